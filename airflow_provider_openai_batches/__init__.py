@@ -1,0 +1,1 @@
+"""Run the OpenAI Batch API from Apache Airflow."""

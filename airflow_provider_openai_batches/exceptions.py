@@ -1,0 +1,105 @@
+"""Everything that this provider raises, in one tree.
+
+A message says what happened, to which batch, file or line, and what to do next. A key never appears in one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from airflow_provider_openai_batches.models import Batch
+
+
+class OpenAIBatchesError(Exception):
+    """The root of the tree."""
+
+
+class InvalidInputError(OpenAIBatchesError, ValueError):
+    """Something was refused before anything was sent or spent."""
+
+
+class InvalidConnectionError(InvalidInputError):
+    """The Airflow connection cannot be used: no key, a bad URL, or a key that would travel in clear."""
+
+
+class TransportError(OpenAIBatchesError):
+    """
+    No answer came, or none that can be read.
+
+    :param sent: False only when it is certain that the request never reached the service.
+    """
+
+    def __init__(self, message: str, *, sent: bool = True) -> None:
+        super().__init__(message)
+        self.sent = sent
+
+
+class APIError(OpenAIBatchesError):
+    """
+    The service answered with an error.
+
+    :param status: the HTTP status.
+    :param code: the service's own code, for example ``insufficient_quota``.
+    :param param: the parameter that the service objects to.
+    :param request_id: the ``x-request-id`` to quote to the service's support.
+    :param retry_after: the seconds that the service asks to wait.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        code: str | None = None,
+        param: str | None = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+        self.request_id = request_id
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        details = [
+            f"{name} {value}"
+            for name, value in (("code", self.code), ("param", self.param), ("request id", self.request_id))
+            if value
+        ]
+        return f"HTTP {self.status}: {self.message}" + (f" ({', '.join(details)})" if details else "")
+
+
+class CreateUncertainError(OpenAIBatchesError):
+    """The service may or may not have stored the batch, and the list could not be read to find out."""
+
+
+class BatchError(OpenAIBatchesError):
+    """
+    A batch did not end well.
+
+    :param batch: the batch as last seen.
+    """
+
+    def __init__(self, message: str, batch: Batch | None = None) -> None:
+        super().__init__(message)
+        self.batch = batch
+
+
+class BatchFailed(BatchError):
+    """The service rejected the input file (nothing ran, nothing is billed), or every request failed."""
+
+
+class BatchExpired(BatchError):
+    """The completion window is over; what was done by then is in the output file, and is billed."""
+
+
+class BatchCancelled(BatchError):
+    """The batch was cancelled; what was done by then is in the output file, and is billed."""
+
+
+class BatchTimeout(BatchError):
+    """The deadline passed while the batch was still running."""

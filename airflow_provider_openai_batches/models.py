@@ -1,0 +1,201 @@
+"""
+What the wire carries, as msgspec structs: strict in what is sent, tolerant in what is read.
+
+Unknown fields are ignored, missing fields and ``null`` are None, an unknown status is "still running", and a
+field of the wrong type is None instead of a failure: compatible servers differ in all of these.
+
+https://developers.openai.com/api/reference/resources/batches
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+TERMINAL_STATUSES = frozenset({"completed", "failed", "expired", "cancelled"})
+MAX_REQUESTS = 50_000
+MAX_FILE_BYTES = 200_000_000
+MAX_EMBEDDING_INPUTS = 50_000
+
+
+class BatchRequestCounts(msgspec.Struct, frozen=True):
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+
+
+class BatchErrorItem(msgspec.Struct, frozen=True):
+    code: str | None = None
+    message: str | None = None
+    param: str | None = None
+    line: int | None = None
+
+    def __str__(self) -> str:
+        where = "".join(
+            f", {name} {value}" for name, value in (("line", self.line), ("param", self.param)) if value
+        )
+        return f"{self.code or 'error'}{where}: {self.message or 'no message'}"
+
+
+class BatchErrors(msgspec.Struct, frozen=True):
+    data: list[BatchErrorItem] | None = None
+
+
+class InputTokensDetails(msgspec.Struct, frozen=True):
+    cached_tokens: int | None = 0
+
+
+class OutputTokensDetails(msgspec.Struct, frozen=True):
+    reasoning_tokens: int | None = 0
+
+
+class BatchUsage(msgspec.Struct, frozen=True):
+    input_tokens: int | None = 0
+    input_tokens_details: InputTokensDetails | None = None
+    output_tokens: int | None = 0
+    output_tokens_details: OutputTokensDetails | None = None
+    total_tokens: int | None = 0
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """A batch; all times are Unix seconds."""
+
+    id: str
+    status: str = "unknown"
+    endpoint: str | None = None
+    model: str | None = None
+    input_file_id: str | None = None
+    completion_window: str | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    errors: BatchErrors | None = None
+    created_at: int | None = None
+    in_progress_at: int | None = None
+    expires_at: int | None = None
+    finalizing_at: int | None = None
+    completed_at: int | None = None
+    failed_at: int | None = None
+    expired_at: int | None = None
+    cancelling_at: int | None = None
+    cancelled_at: int | None = None
+    request_counts: BatchRequestCounts | None = None
+    usage: BatchUsage | None = None
+    metadata: dict[str, str] | None = None
+    object: str | None = "batch"
+
+    @property
+    def is_over(self) -> bool:
+        return self.status in TERMINAL_STATUSES
+
+    @property
+    def counts(self) -> BatchRequestCounts:
+        return self.request_counts or BatchRequestCounts()
+
+    @property
+    def error_items(self) -> list[BatchErrorItem]:
+        return (self.errors and self.errors.data) or []
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, for XCom."""
+        return plain(self)
+
+
+class File(msgspec.Struct, frozen=True):
+    """An uploaded or produced file; ``bytes`` is its size."""
+
+    id: str
+    filename: str | None = None
+    bytes: int | None = None
+    purpose: str | None = None
+    status: str | None = None
+    created_at: int | None = None
+    expires_at: int | None = None
+    object: str | None = "file"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, for XCom."""
+        return plain(self)
+
+
+class BatchPage(msgspec.Struct, frozen=True):
+    """One page of ``GET /batches``, newest first."""
+
+    data: list[Batch] = []
+    has_more: bool = False
+    first_id: str | None = None
+    last_id: str | None = None
+
+
+class RequestLine(msgspec.Struct, frozen=True):
+    """A line of an input file. https://developers.openai.com/api/docs/guides/batch#1-prepare-your-batch-file"""
+
+    custom_id: str
+    url: str
+    body: dict[str, Any]
+    method: str = "POST"
+
+
+class ResultResponse(msgspec.Struct, frozen=True):
+    status_code: int | None = None
+    request_id: str | None = None
+    body: Any = None
+
+
+class ResultError(msgspec.Struct, frozen=True):
+    code: str | None = None
+    message: str | None = None
+
+
+class ResultLine(msgspec.Struct, frozen=True):
+    """A line of an output or error file."""
+
+    custom_id: str
+    id: str | None = None
+    response: ResultResponse | None = None
+    error: ResultError | None = None
+
+
+def plain(value: msgspec.Struct) -> dict[str, Any]:
+    result: dict[str, Any] = msgspec.to_builtins(value)
+    return result
+
+
+def read(data: bytes | str, kind: type[T]) -> T:
+    """
+    Read one JSON document as ``kind``.
+
+    :raises msgspec.ValidationError: if the document is no object, or has no usable ``id``.
+    :raises msgspec.DecodeError: if the document is no JSON.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind, strict=False)
+    except msgspec.ValidationError:
+        return _salvage(msgspec.json.decode(data), kind)
+
+
+def _salvage(document: Any, kind: type[T]) -> T:
+    """Read field by field, and leave out what does not fit."""
+    if not isinstance(document, dict):
+        raise msgspec.ValidationError(f"Expected an object, got {type(document).__name__}")
+    kept = {}
+    for field in msgspec.structs.fields(kind):
+        value = document.get(field.encode_name)
+        if kind is BatchPage and field.name == "data" and isinstance(value, list):
+            kept["data"] = [
+                _salvage(item, Batch) for item in value if isinstance(item, dict) and item.get("id")
+            ]
+        elif value is not None and (fitted := _fit(value, field.type)) is not None:
+            kept[field.name] = fitted
+    return msgspec.convert(msgspec.to_builtins(kept), kind, strict=False)
+
+
+def _fit(value: Any, kind: Any) -> Any:
+    if isinstance(value, float):
+        value = int(value)
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError:
+        return None
