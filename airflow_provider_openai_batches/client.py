@@ -1,0 +1,88 @@
+"""The httpx client of the triggerer: it carries out what :mod:`.protocol` builds, without blocking a loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import httpx
+import tenacity
+
+from airflow_provider_openai_batches import protocol, retry
+from airflow_provider_openai_batches.exceptions import TransportError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from airflow_provider_openai_batches.config import ClientConfig
+    from airflow_provider_openai_batches.models import Batch, BatchPage
+
+log = logging.getLogger(__name__)
+# With one of these, not a byte of the request has left.
+NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+
+
+class AsyncBatchesClient:
+    """
+    Retrieve, list and cancel batches on an event loop.
+
+    :param max_attempts: instead of the connection's own; 1 for a caller that asks again anyway.
+    :param connections: how many connections are open at the most.
+    """
+
+    def __init__(
+        self,
+        config: ClientConfig,
+        *,
+        max_attempts: int | None = None,
+        connections: int = 10,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.config = config
+        self.max_attempts = max_attempts or config.max_attempts
+        self._sleep = sleep
+        self._http = httpx.AsyncClient(
+            headers=config.headers,
+            params=config.params,
+            timeout=httpx.Timeout(config.timeout, connect=config.connect_timeout, pool=None),
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+        )
+
+    async def retrieve_batch(self, batch_id: str) -> Batch:
+        """``GET /batches/{batch_id}``."""
+        return protocol.read_batch(await self._send(protocol.retrieve_batch(batch_id)))
+
+    async def list_batches(self, after: str | None = None, limit: int = 20) -> BatchPage:
+        """``GET /batches``: one page, newest first."""
+        return protocol.read_page(await self._send(protocol.list_batches(after, limit)))
+
+    async def cancel_batch(self, batch_id: str) -> Batch:
+        """``POST /batches/{batch_id}/cancel``."""
+        return protocol.read_batch(await self._send(protocol.cancel_batch(batch_id)))
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def _send(self, request: protocol.Request) -> protocol.Reply:
+        retrying = tenacity.AsyncRetrying(
+            sleep=self._sleep, **retry.policy(request.operation, self.max_attempts, log)
+        )
+        reply: protocol.Reply = await retrying(self._send_once, request)
+        return reply
+
+    async def _send_once(self, request: protocol.Request) -> protocol.Reply:
+        url = f"{self.config.base_url}{request.path}"
+        headers = {"Content-Type": "application/json"} if request.json else None
+        try:
+            answer = await self._http.request(
+                request.method, url, params=request.params, content=request.json, headers=headers
+            )
+        except httpx.HTTPError as error:
+            sent = not isinstance(error, NOT_SENT)
+            raise TransportError(protocol.no_answer(self.config, request, error), sent=sent) from None
+        reply = protocol.Reply(answer.status_code, answer.headers, answer.content)
+        if failed := protocol.failure(reply, self.config.secrets, time.time()):
+            raise failed
+        return reply

@@ -1,0 +1,221 @@
+"""
+PURE: what an Airflow connection says, as the settings that both clients use.
+
+Two connection types are understood: this provider's ``openai_batches`` and the official provider's ``openai``
+(with its ``openai_client_kwargs``).
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+
+from airflow_provider_openai_batches.exceptions import InvalidConnectionError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_BASE_URL = "https://api.openai.com/v1"
+DEFAULT_CONN_ID = "openai_batches_default"
+
+
+class ConnectionLike(Protocol):
+    """The part of an Airflow connection that is read."""
+
+    conn_id: str
+    host: str | None
+    schema: str | None
+    port: int | None
+    password: str | None
+
+    @property
+    def extra_dejson(self) -> dict[str, Any]: ...
+
+
+class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    How to reach the service.
+
+    :param base_url: without a slash at its end.
+    :param headers: sent with every request; the key is among them.
+    :param params: query parameters of every request (Azure's ``api-version``).
+    :param connect_timeout: seconds for a connection to come up.
+    :param timeout: seconds between two bytes of an answer.
+    :param max_attempts: how often a request that may be repeated is sent at the most.
+    """
+
+    base_url: str
+    api_key: str
+    headers: dict[str, str]
+    params: dict[str, str] = {}
+    connect_timeout: float = 10.0
+    timeout: float = 60.0
+    max_attempts: int = 6
+
+    def __repr__(self) -> str:
+        return f"ClientConfig(base_url={self.base_url!r})"
+
+    @property
+    def secrets(self) -> list[str]:
+        """What must not show in a message or a log."""
+        return [self.api_key, *(value for name, value in self.headers.items() if _is_sensitive(name))]
+
+    @classmethod
+    def from_connection(cls, conn: ConnectionLike, environ: Mapping[str, str]) -> ClientConfig:
+        """
+        Read an Airflow connection.
+
+        :param environ: where ``OPENAI_API_KEY`` is looked up when the connection has no key.
+        :raises InvalidConnectionError: if the connection has no key, a bad URL or a bad field.
+        """
+        return _read(conn, environ)
+
+
+def _is_sensitive(name: str) -> bool:
+    return any(word in name.lower() for word in ("auth", "key", "token", "secret", "cookie"))
+
+
+def _read(conn: ConnectionLike, environ: Mapping[str, str]) -> ClientConfig:
+    extra = _extra(conn)
+    azure = _choice(conn, extra, "api_type", ("openai", "azure")) == "azure"
+    api_key = _api_key(conn, extra, environ)
+    headers = {"api-key": api_key} if azure else {"Authorization": f"Bearer {api_key}"}
+    for field, header in (("organization", "OpenAI-Organization"), ("project", "OpenAI-Project")):
+        if extra.get(field):
+            headers[header] = str(extra[field])
+    headers |= _text_map(conn, extra, "headers")
+    params = _text_map(conn, extra, "params")
+    if extra.get("api_version"):
+        params["api-version"] = str(extra["api_version"])
+    return ClientConfig(
+        base_url=_base_url(conn, extra),
+        api_key=api_key,
+        headers={name: _header_value(conn, name, value) for name, value in headers.items()},
+        params=params,
+        connect_timeout=_number(conn, extra, "connect_timeout", 10.0),
+        timeout=_number(conn, extra, "timeout", 60.0),
+        max_attempts=int(_number(conn, extra, "max_attempts", 6)),
+    )
+
+
+def _extra(conn: ConnectionLike) -> dict[str, Any]:
+    """The connection's extra, with the official provider's ``openai_client_kwargs`` in our own words."""
+    try:
+        extra = dict(conn.extra_dejson or {})
+    except ValueError:
+        raise _bad(conn, "extra is not a JSON object") from None
+    theirs = extra.pop("openai_client_kwargs", None)
+    if not theirs:
+        return extra
+    if not isinstance(theirs, dict):
+        raise _bad(conn, "extra field 'openai_client_kwargs' is not a JSON object")
+    theirs = dict(theirs)
+    renames = {"default_headers": "headers", "default_query": "params", "max_retries": "max_attempts"}
+    read = {renames.get(name, name): value for name, value in theirs.items() if value is not None}
+    if "max_retries" in theirs:
+        read["max_attempts"] = int(theirs["max_retries"]) + 1
+    return read | extra
+
+
+def _bad(conn: ConnectionLike, what: str) -> InvalidConnectionError:
+    return InvalidConnectionError(f"Connection {conn.conn_id!r}: {what}.")
+
+
+def _api_key(conn: ConnectionLike, extra: dict[str, Any], environ: Mapping[str, str]) -> str:
+    key = str(extra.get("api_key") or conn.password or environ.get("OPENAI_API_KEY") or "").strip()
+    if not key:
+        raise _bad(
+            conn,
+            "it has no API key. Put the key into the connection's password (API key) field, "
+            "or set OPENAI_API_KEY where Airflow's workers and triggerer run",
+        )
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise _bad(
+            conn, "the API key has characters that no key has (a line break, a space?). Enter it again"
+        )
+    return key
+
+
+def _base_url(conn: ConnectionLike, extra: dict[str, Any]) -> str:
+    url = str(extra.get("base_url") or conn.host or DEFAULT_BASE_URL).strip().rstrip("/")
+    try:
+        url = url if "://" in url else _from_host(conn, url)
+        parts = urlsplit(url)
+        host = parts.hostname
+        _ = parts.port
+    except ValueError as error:
+        raise _bad(conn, f"the base URL {url!r} cannot be read: {error}") from None
+    if parts.scheme not in {"http", "https"} or not host:
+        raise _bad(conn, f"the base URL {url!r} is no http or https address, like {DEFAULT_BASE_URL}")
+    if parts.query or parts.fragment or parts.username:
+        raise _bad(conn, "the base URL must have no user, query or fragment; use the extra field 'params'")
+    if (
+        parts.scheme == "http"
+        and not _is_loopback(host)
+        and extra.get("allow_http") not in {True, "true", "True"}
+    ):
+        raise _bad(
+            conn,
+            f"the base URL {url!r} is plain http, so the API key would travel in clear. Use https, "
+            "or set the extra field 'allow_http' to true if the network is yours",
+        )
+    return url
+
+
+def _from_host(conn: ConnectionLike, host: str) -> str:
+    """Connections given as a URI come apart into host, port and schema."""
+    schema = conn.schema or ""
+    scheme = schema if schema in {"http", "https"} else ("http" if _is_loopback(host) else "https")
+    path = "v1" if schema in {"", "http", "https"} else schema.strip("/")
+    port = f":{conn.port}" if conn.port else ""
+    return f"{scheme}://{host}{port}" if "/" in host else f"{scheme}://{host}{port}/{path}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _choice(conn: ConnectionLike, extra: dict[str, Any], field: str, choices: tuple[str, ...]) -> str:
+    value = str(extra.get(field) or choices[0]).lower()
+    if value not in choices:
+        raise _bad(conn, f"extra field {field!r} is {value!r}; it is one of {', '.join(choices)}")
+    return value
+
+
+def _number(conn: ConnectionLike, extra: dict[str, Any], field: str, default: float) -> float:
+    value = extra.get(field)
+    if value in {None, ""}:
+        return default
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = 0
+    if number <= 0:
+        raise _bad(conn, f"extra field {field!r} is {value!r}; it is a number above 0")
+    return number
+
+
+def _text_map(conn: ConnectionLike, extra: dict[str, Any], field: str) -> dict[str, str]:
+    value = extra.get(field) or {}
+    if isinstance(value, str):
+        try:
+            value = msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            value = None
+    if not isinstance(value, dict):
+        raise _bad(conn, f"extra field {field!r} is not a JSON object of texts")
+    return {str(name): str(text) for name, text in value.items() if text is not None}
+
+
+def _header_value(conn: ConnectionLike, name: str, value: str) -> str:
+    if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
+        raise _bad(conn, f"the header name {name!r} is not allowed")
+    if not value.isprintable() or not value.isascii():
+        raise _bad(conn, f"the value of header {name!r} has a line break or a character outside ASCII")
+    return value
