@@ -73,6 +73,10 @@ class APIError(OpenAIBatchesError):
         return f"HTTP {self.status}: {self.message}" + (f" ({', '.join(details)})" if details else "")
 
 
+class TaskKilled(OpenAIBatchesError):
+    """The task is being stopped; what was about to be sent was not."""
+
+
 class CreateUncertainError(OpenAIBatchesError):
     """The service may or may not have stored the batch, and the list could not be read to find out."""
 

@@ -129,6 +129,13 @@ class BatchPage(msgspec.Struct, frozen=True):
     last_id: str | None = None
 
 
+class FilePage(msgspec.Struct, frozen=True):
+    """One page of ``GET /files``."""
+
+    data: list[File] = []
+    has_more: bool = False
+
+
 class RequestLine(msgspec.Struct, frozen=True):
     """A line of an input file. https://developers.openai.com/api/docs/guides/batch#1-prepare-your-batch-file"""
 
@@ -156,6 +163,9 @@ class ResultLine(msgspec.Struct, frozen=True):
     id: str | None = None
     response: ResultResponse | None = None
     error: ResultError | None = None
+
+
+_ITEMS: dict[Any, Any] = {BatchPage: Batch, FilePage: File}
 
 
 def plain(value: msgspec.Struct) -> dict[str, Any]:
@@ -190,6 +200,10 @@ def _salvage(document: Any, kind: type[T]) -> T:
         elif value is not None and (fitted := _fit(value, field.type)) is not None:
             kept[field.name] = fitted
     return msgspec.convert(msgspec.to_builtins(kept), kind, strict=False)
+
+
+def _has_id(item: Any) -> bool:
+    return isinstance(item, dict) and isinstance(item.get("id"), str)
 
 
 def _fit(value: Any, kind: Any) -> Any:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import msgspec
 
 from airflow_provider_openai_batches.checks import (
+    MAX_PAGE,
     check_endpoint,
     check_expiry,
     check_id,
@@ -23,7 +24,7 @@ from airflow_provider_openai_batches.checks import (
     check_text,
 )
 from airflow_provider_openai_batches.exceptions import APIError, TransportError
-from airflow_provider_openai_batches.models import Batch, BatchPage, File, read
+from airflow_provider_openai_batches.models import Batch, BatchPage, File, FilePage, read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -110,6 +111,14 @@ def retrieve_file(file_id: str) -> Request:
     return Request(operation="retrieve_file", method="GET", path=path)
 
 
+def list_files(purpose: str = "batch", after: str | None = None, limit: int = MAX_PAGE) -> Request:
+    """``GET /files``, newest first."""
+    params = {"purpose": purpose, "order": "desc", "limit": str(check_limit(limit))}
+    if after is not None:
+        params["after"] = check_id(after, "after")
+    return Request(operation="list_files", method="GET", path="/files", params=params)
+
+
 def delete_file(file_id: str) -> Request:
     """``DELETE /files/{file_id}``."""
     path = f"/files/{quote(check_id(file_id, 'file_id'), safe='')}"
@@ -158,6 +167,10 @@ def read_file(reply: Reply) -> File:
 
 def read_page(reply: Reply) -> BatchPage:
     return _read(reply, BatchPage)
+
+
+def read_file_page(reply: Reply) -> FilePage:
+    return _read(reply, FilePage)
 
 
 def _read(reply: Reply, kind: type[T]) -> T:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import tenacity
 
@@ -10,7 +10,17 @@ from airflow_provider_openai_batches.exceptions import APIError
 from airflow_provider_openai_batches.protocol import may_repeat
 
 if TYPE_CHECKING:
-    import logging
+    from collections.abc import Callable
+
+
+class Log(Protocol):
+    """What is asked of a logger: the standard library's and Airflow's own both have it."""
+
+    @property
+    def info(self) -> Callable[..., Any]: ...
+    @property
+    def warning(self) -> Callable[..., Any]: ...
+
 
 # Longer than this no Retry-After is obeyed: a worker slot is not a place to sleep in.
 MAX_RETRY_AFTER = 300.0
@@ -24,7 +34,7 @@ def wait(state: tenacity.RetryCallState) -> float:
     return max(_backoff(state), min(asked or 0.0, MAX_RETRY_AFTER))
 
 
-def policy(operation: str, max_attempts: int, log: logging.Logger) -> dict[str, Any]:
+def policy(operation: str, max_attempts: int, log: Log) -> dict[str, Any]:
     """The arguments of ``tenacity.Retrying`` or ``tenacity.AsyncRetrying`` for one operation."""
 
     def announce(state: tenacity.RetryCallState) -> None:

@@ -1,0 +1,259 @@
+"""The hook: an Airflow connection becomes a requests session, and the session the endpoints."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseHook
+
+from airflow_provider_openai_batches import files, identity, protocol
+from airflow_provider_openai_batches.config import DEFAULT_CONN_ID, ClientConfig
+from airflow_provider_openai_batches.creation import Creation
+from airflow_provider_openai_batches.download import Download
+from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError, TransportError
+from airflow_provider_openai_batches.session import BatchesSession
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    import requests
+
+    from airflow_provider_openai_batches.models import Batch, BatchPage, File
+
+
+class OpenAIBatchesHook(BaseHook):
+    """
+    The Batch API and the files it needs.
+
+    https://developers.openai.com/api/reference/resources/batches
+
+    :param openai_conn_id: an Airflow connection of type ``openai_batches`` or ``openai``.
+    :param recovery_seconds: how long a batch is looked for after the answer to its creation was lost.
+    :param sleep: waits between attempts, in seconds.
+    """
+
+    conn_name_attr = "openai_conn_id"
+    default_conn_name = DEFAULT_CONN_ID
+    conn_type = "openai_batches"
+    hook_name = "OpenAI Batches"
+
+    def __init__(
+        self,
+        openai_conn_id: str = default_conn_name,
+        *,
+        recovery_seconds: float = 30.0,
+        sleep: Callable[[float], None] = time.sleep,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.openai_conn_id = openai_conn_id
+        self.recovery_seconds = recovery_seconds
+        self._stopped = False
+        self._sleep = sleep
+        self._config: ClientConfig | None = None
+        self._session: BatchesSession | None = None
+
+    # -- the connection ------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> ClientConfig:
+        """The connection's settings, read once."""
+        if self._config is None:
+            from airflow.providers.common.compat.sdk import mask_secret  # noqa: PLC0415 - at run time only
+
+            self._config = ClientConfig.from_connection(self.get_connection(self.openai_conn_id), os.environ)
+            for secret in self._config.secrets:
+                mask_secret(secret)
+        return self._config
+
+    @property
+    def session(self) -> BatchesSession:
+        """One session with keep-alive; it carries the key."""
+        if self._session is None:
+            self._session = BatchesSession(self.config, self.log, self._sleep)
+            self._session.stopped = self._stopped
+        return self._session
+
+    def get_conn(self) -> requests.Session:
+        """The requests session below, for calls that this hook does not know."""
+        return self.session.http
+
+    def close(self) -> None:
+        """Close the session; the next call opens a new one."""
+        if self._session is not None:
+            self._session.http.close()
+            self._session = None
+
+    def stop(self) -> None:
+        """From now on nothing is created or uploaded: the task is being killed."""
+        self._stopped = True
+        if self._session is not None:
+            self._session.stopped = True
+
+    @property
+    def stopped(self) -> bool:
+        return self._stopped
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Ask for one batch, and say what is wrong with the connection if that fails."""
+        try:
+            protocol.read_page(self.session.send(protocol.list_batches(limit=1), max_attempts=1))
+        except APIError as error:
+            if error.status in {401, 403}:
+                return False, f"The service refuses the API key. {error}"
+            if error.status in {404, 405} or 300 <= error.status < 400:  # noqa: PLR2004 - HTTP
+                return False, f"No Batch API at {self.config.base_url}: check the base URL. {error}"
+            return False, f"The service was reached but did not answer well. {error}"
+        except TransportError as error:
+            known = not error.sent
+            what = "The host cannot be reached" if known else "There is no Batch API behind the base URL"
+            return False, f"{what}: {error}"
+        except OpenAIBatchesError as error:
+            return False, str(error)
+        return True, f"Connected to {self.config.base_url}."
+
+    # -- batches -------------------------------------------------------------------------------------------
+
+    def create_batch(
+        self,
+        input_file_id: str,
+        endpoint: str,
+        completion_window: str = "24h",
+        metadata: Mapping[str, str] | None = None,
+        output_expires_after: int | Mapping[str, Any] | None = None,
+    ) -> Batch:
+        """
+        Create a batch, once.
+
+        A create whose answer is lost is not repeated blindly: the newest batches are searched for the key
+        that this one carries in its metadata (a one-time key unless the caller gives ``airflow_key``).
+
+        :param output_expires_after: seconds, or ``{"anchor": "created_at", "seconds": …}``.
+        :raises InvalidInputError: before anything is sent.
+        :raises CreateUncertainError: if it cannot be found out whether the batch was stored.
+        :raises APIError: if the service refuses it.
+        """
+        tagged = {identity.KEY: identity.one_time_key(), **(metadata or {})}
+        request = protocol.create_batch(
+            input_file_id, endpoint, completion_window, tagged, output_expires_after
+        )
+        creation = Creation(
+            self.session,
+            self.iter_batches_since,
+            patience=self.recovery_seconds,
+            sleep=self._sleep,
+            log=self.log,
+        )
+        return creation.run(request, tagged[identity.KEY])
+
+    def retrieve_batch(self, batch_id: str) -> Batch:
+        """Retrieve a batch."""
+        return protocol.read_batch(self.session.send(protocol.retrieve_batch(batch_id)))
+
+    def list_batches(self, after: str | None = None, limit: int = 20) -> BatchPage:
+        """
+        One page of batches, newest first.
+
+        :param after: the id of the last batch of the page before.
+        :param limit: 1 to 100.
+        """
+        return protocol.read_page(self.session.send(protocol.list_batches(after, limit)))
+
+    def iter_batches(self, limit: int = 100) -> Iterator[Batch]:
+        """All batches, newest first; each once, whatever the service makes of the cursor."""
+        seen: set[str] = set()
+        after = None
+        while True:
+            page = self.list_batches(after, limit)
+            fresh = [batch for batch in page.data if batch.id not in seen]
+            yield from fresh
+            seen.update(batch.id for batch in fresh)
+            if not page.has_more or not fresh:
+                return
+            after = page.data[-1].id
+
+    def iter_batches_since(self, since: float) -> Iterator[Batch]:
+        """The batches created at ``since`` (Unix seconds) or later, newest first."""
+        for batch in self.iter_batches():
+            if batch.created_at is not None and batch.created_at < since - identity.CLOCK_SKEW:
+                return
+            yield batch
+
+    def cancel_batch(self, batch_id: str) -> Batch:
+        """
+        Cancel a batch; one that is already over, or that is being cancelled, is returned as it is.
+
+        :raises APIError: if there is no such batch.
+        """
+        try:
+            return protocol.read_batch(self.session.send(protocol.cancel_batch(batch_id)))
+        except APIError as error:
+            if error.status not in {400, 409}:
+                raise
+            batch = self.retrieve_batch(batch_id)
+            if batch.is_over or batch.status == "cancelling":
+                return batch
+            raise
+
+    # -- files ---------------------------------------------------------------------------------------------
+
+    def upload_file(
+        self,
+        source: files.Location,
+        filename: str | None = None,
+        expires_after: int | Mapping[str, Any] | None = None,
+    ) -> File:
+        """
+        Upload an input file; it streams, whatever its size.
+
+        :param source: a path, any URI that Airflow's ``ObjectStoragePath`` knows, or a binary file object.
+        :param expires_after: seconds, or ``{"anchor": "created_at", "seconds": …}``.
+        """
+        fields = protocol.upload_fields(expires_after)
+        name = filename or os.path.basename(str(getattr(source, "name", source))) or "batch.jsonl"  # noqa: PTH119 - URIs too
+        with files.opened(source) as file:
+            start = file.tell()
+
+            def send() -> protocol.Reply:
+                file.seek(start)
+                body = files.MultipartBody(file, name, fields)
+                return self.session.send_once(protocol.upload_file(), body, body.content_type)
+
+            return protocol.read_file(self.session.retrying("upload_file")(send))
+
+    def retrieve_file(self, file_id: str) -> File:
+        """Retrieve what the service knows of a file."""
+        return protocol.read_file(self.session.send(protocol.retrieve_file(file_id)))
+
+    def iter_files(self, purpose: str = "batch", limit: int = 100) -> Iterator[File]:
+        """The files of one purpose, newest first."""
+        seen: set[str] = set()
+        after = None
+        while True:
+            page = protocol.read_file_page(self.session.send(protocol.list_files(purpose, after, limit)))
+            fresh = [file for file in page.data if file.id not in seen]
+            yield from fresh
+            seen.update(file.id for file in fresh)
+            if not page.has_more or not fresh:
+                return
+            after = page.data[-1].id
+
+    def delete_file(self, file_id: str) -> None:
+        """Delete a file; one that is gone already is no error."""
+        try:
+            self.session.send(protocol.delete_file(file_id))
+        except APIError as error:
+            if error.status != 404:  # noqa: PLR2004 - HTTP
+                raise
+
+    def download_file(self, file_id: str, destination: files.Location) -> int:
+        """
+        Download a file's content; a broken connection is taken up again where it broke.
+
+        :param destination: a path, a URI (which appear whole or not at all), or a binary file object.
+        :return: the size in bytes.
+        """
+        with files.whole_file(destination) as sink:
+            return Download(self.session, file_id, sink, self.log).run()
