@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from airflow_provider_openai_batches.config import ClientConfig
-    from airflow_provider_openai_batches.models import Batch, BatchPage
+    from airflow_provider_openai_batches.models import Batch, BatchPage, File
 
 log = logging.getLogger(__name__)
 # With one of these, not a byte of the request has left.
@@ -61,6 +61,39 @@ class AsyncBatchesClient:
     async def cancel_batch(self, batch_id: str) -> Batch:
         """``POST /batches/{batch_id}/cancel``."""
         return protocol.read_batch(await self._send(protocol.cancel_batch(batch_id)))
+
+    async def retrieve_file(self, file_id: str) -> File:
+        """``GET /files/{file_id}``."""
+        return protocol.read_file(await self._send(protocol.retrieve_file(file_id)))
+
+    async def read_file_start(self, file_id: str, size: int) -> bytes:
+        """
+        The first ``size`` bytes of ``GET /files/{file_id}/content``, asked for once.
+
+        Not every server knows ranges, so reading stops there whatever comes.
+
+        :raises TransportError: if no answer came.
+        :raises APIError: if the service answered with an error.
+        """
+        request = protocol.download_file(file_id)
+        url = f"{self.config.base_url}{request.path}"
+        headers = {"Range": f"bytes=0-{size - 1}"}
+        start = b""
+        try:
+            async with self._http.stream("GET", url, headers=headers) as answer:
+                async for chunk in answer.aiter_bytes():
+                    start += chunk
+                    if len(start) >= size:
+                        break
+        except httpx.HTTPError as error:
+            raise TransportError(protocol.no_answer(self.config, request, error)) from None
+        # An empty file has no first byte: some servers say 416 then.
+        if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return b""
+        reply = protocol.Reply(answer.status_code, answer.headers, start)
+        if failed := protocol.failure(reply, self.config.secrets, time.time()):
+            raise failed
+        return start[:size]
 
     async def aclose(self) -> None:
         await self._http.aclose()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
+DEFAULT_CONSOLE_URL = "https://platform.openai.com/batches"
 DEFAULT_CONN_ID = "openai_batches_default"
 
 
@@ -44,6 +45,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     :param params: query parameters of every request (Azure's ``api-version``).
     :param connect_timeout: seconds for a connection to come up.
     :param timeout: seconds between two bytes of an answer.
+    :param console_url: where people look at batches; the batch's id goes behind it.
     :param max_attempts: how often a request that may be repeated is sent at the most.
     """
 
@@ -54,6 +56,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     connect_timeout: float = 10.0
     timeout: float = 60.0
     max_attempts: int = 6
+    console_url: str = ""
 
     def __repr__(self) -> str:
         return f"ClientConfig(base_url={self.base_url!r})"
@@ -90,14 +93,21 @@ def _read(conn: ConnectionLike, environ: Mapping[str, str]) -> ClientConfig:
     params = _text_map(conn, extra, "params")
     if extra.get("api_version"):
         params["api-version"] = str(extra["api_version"])
+    base_url = _base_url(conn, extra)
+    console_url = str(
+        extra.get("console_url") or (DEFAULT_CONSOLE_URL if base_url == DEFAULT_BASE_URL else "")
+    )
+    if console_url and not console_url.startswith(("https://", "http://")):
+        raise _bad(conn, f"extra field 'console_url' is {console_url!r}; it must be an http or https address")
     return ClientConfig(
-        base_url=_base_url(conn, extra),
+        base_url=base_url,
         api_key=api_key,
         headers={name: _header_value(conn, name, value) for name, value in headers.items()},
         params=params,
         connect_timeout=_number(conn, extra, "connect_timeout", 10.0),
         timeout=_number(conn, extra, "timeout", 60.0),
-        max_attempts=int(_number(conn, extra, "max_attempts", 6)),
+        max_attempts=max(1, int(_number(conn, extra, "max_attempts", 6))),
+        console_url=console_url,
     )
 
 

@@ -4,6 +4,110 @@ from __future__ import annotations
 
 from typing import Any
 
+NAME = "OpenAI Batches"
+PACKAGE = "airflow_provider_openai_batches"
+
 
 def get_provider_info() -> dict[str, Any]:
-    return {"package-name": "airflow-provider-openai-batches", "name": "OpenAI Batches", "description": "x"}
+    return {
+        "package-name": "airflow-provider-openai-batches",
+        "name": NAME,
+        "description": "Run the `OpenAI Batch API <https://developers.openai.com/api/docs/guides/batch>`__.",
+        "integrations": [
+            {
+                "integration-name": NAME,
+                "external-doc-url": "https://developers.openai.com/api/docs/guides/batch",
+                "tags": ["ai", "ai-inference", "llm", "openai"],
+            }
+        ],
+        "hooks": [{"integration-name": NAME, "python-modules": [f"{PACKAGE}.hooks.openai_batches"]}],
+        "operators": [
+            {
+                "integration-name": NAME,
+                "python-modules": [f"{PACKAGE}.operators.openai_batches"],
+            }
+        ],
+        "sensors": [{"integration-name": NAME, "python-modules": [f"{PACKAGE}.sensors.openai_batches"]}],
+        "triggers": [{"integration-name": NAME, "python-modules": [f"{PACKAGE}.triggers.openai_batches"]}],
+        "extra-links": [f"{PACKAGE}.links.OpenAIBatchLink"],
+        "connection-types": [_connection_type()],
+        "config": _config(),
+    }
+
+
+def _connection_type() -> dict[str, Any]:
+    return {
+        "connection-type": "openai_batches",
+        "hook-class-name": f"{PACKAGE}.hooks.openai_batches.OpenAIBatchesHook",
+        "hook-name": NAME,
+        "ui-field-behaviour": {
+            "hidden-fields": ["login", "schema", "port"],
+            "relabeling": {"password": "API key", "host": "Base URL"},
+            "placeholders": {
+                "host": "https://api.openai.com/v1",
+                "password": "empty: OPENAI_API_KEY of the worker and triggerer",
+            },
+        },
+        "conn-fields": {
+            "organization": _field("Organization", "Sent as OpenAI-Organization."),
+            "project": _field("Project", "Sent as OpenAI-Project."),
+            "timeout": _field(
+                "Read time-out", "Seconds between two bytes of an answer; 60 if empty.", "number"
+            ),
+            "connect_timeout": _field(
+                "Connect time-out", "Seconds for a connection to come up; 10 if empty.", "number"
+            ),
+            "max_attempts": _field(
+                "Attempts", "How often a request that may be repeated is sent; 6 if empty.", "integer"
+            ),
+            "headers": _field("Headers", "A JSON object of further headers, for a gateway.", "object"),
+            "api_type": {
+                "label": "API type",
+                "description": "azure sends the key as api-key.",
+                "schema": {"type": ["string", "null"], "enum": ["openai", "azure"], "default": "openai"},
+            },
+            "api_version": _field("API version", "Azure's api-version parameter, where it needs one."),
+            "console_url": _field(
+                "Console URL", "Where people look at batches; the batch's id is put behind it."
+            ),
+            "allow_http": {
+                "label": "Allow plain http",
+                "description": "The key travels in clear to a host that is not this one.",
+                "schema": {"type": ["boolean", "null"], "default": False},
+            },
+        },
+    }
+
+
+def _field(label: str, description: str, kind: str = "string") -> dict[str, Any]:
+    return {"label": label, "description": description, "schema": {"type": [kind, "null"]}}
+
+
+def _config() -> dict[str, Any]:
+    return {
+        "openai_batches": {
+            "description": "How batches are told apart and found again.",
+            "options": {
+                "deployment_id": {
+                    "description": (
+                        "Names this Airflow in the keys of its batches, so that two deployments on one API key "
+                        "never take each other's. Empty: Airflow's own [api] base_url.\n"
+                    ),
+                    "version_added": "0.1.0",
+                    "type": "string",
+                    "example": "production",
+                    "default": "",
+                },
+                "recovery_seconds": {
+                    "description": (
+                        "For how many seconds a batch is looked for after the answer to its creation was lost, "
+                        "before the creation is sent again.\n"
+                    ),
+                    "version_added": "0.1.0",
+                    "type": "float",
+                    "example": None,
+                    "default": "30",
+                },
+            },
+        }
+    }

@@ -1,0 +1,172 @@
+"""What all operators share: the hook, the task's identity, and one way to wait."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseOperator, conf
+
+from airflow_provider_openai_batches import outcome, protocol
+from airflow_provider_openai_batches.checks import check_interval
+from airflow_provider_openai_batches.config import DEFAULT_CONN_ID
+from airflow_provider_openai_batches.exceptions import BatchTimeout, OpenAIBatchesError
+from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
+from airflow_provider_openai_batches.identity import TaskIdentity
+from airflow_provider_openai_batches.triggers.openai_batches import OpenAIBatchTrigger
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_openai_batches.models import Batch
+
+# Pauses in seconds between looks at a completed batch whose file ids lag behind its status.
+SETTLING_PAUSES = (1, 2, 4, 8, 15, 30)
+
+
+def deployment_id() -> str:
+    """What tells this Airflow's batches from those of another one on the same API key."""
+    return conf.get("openai_batches", "deployment_id", fallback="") or conf.get(
+        "api", "base_url", fallback=""
+    )
+
+
+def task_identity(context: Context) -> TaskIdentity:
+    ti = context["ti"]
+    map_index = ti.map_index if ti.map_index is not None else -1
+    return TaskIdentity(deployment_id(), ti.dag_id, ti.run_id, ti.task_id, map_index)
+
+
+def search_since(context: Context) -> float | None:
+    """Unix seconds from which on earlier tries may have left batches; None on the first try."""
+    if context["ti"].try_number <= 1:
+        return None
+    return context["dag_run"].run_after.timestamp()
+
+
+def settled(hook: OpenAIBatchesHook, batch: Batch) -> Batch:
+    """The batch once its file ids have caught up with its status, or as it is after a minute."""
+    for pause in SETTLING_PAUSES:
+        if not outcome.lacks_files(batch):
+            break
+        hook.log.info("Batch %s is completed but does not name its files yet; asking again", batch.id)
+        hook.sleep(pause)
+        batch = hook.retrieve_batch(batch.id)
+    return batch
+
+
+def raise_unless_good(hook: OpenAIBatchesHook, batch: Batch) -> None:
+    """
+    Raise for a batch that is over and has no results.
+
+    :raises BatchFailed: also if every single request failed; the first of their errors are in the message.
+    :raises BatchExpired: if the window ended first.
+    :raises BatchCancelled: if it was cancelled.
+    """
+    first_errors: list[str] = []
+    if outcome.all_failed(batch) and batch.error_file_id:
+        first_errors = outcome.describe_errors(hook.first_lines(batch.error_file_id))
+    if error := outcome.error_of(batch, first_errors):
+        raise error
+
+
+class BatchOperator(BaseOperator):
+    """An operator on a connection."""
+
+    ui_color = "#e8f5f0"
+
+    def __init__(self, *, openai_conn_id: str = DEFAULT_CONN_ID, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.openai_conn_id = openai_conn_id
+
+    @cached_property
+    def hook(self) -> OpenAIBatchesHook:
+        return OpenAIBatchesHook(self.openai_conn_id)
+
+
+class WaitingOperator(BatchOperator):
+    """
+    An operator that may wait for batches.
+
+    :param deferrable: wait in the triggerer, or hold the worker's slot.
+    :param poll_interval: seconds between two looks at the batch.
+    :param batch_timeout: seconds to wait at the most; default: until an hour after the batch's ``expires_at``.
+    :param cancel_on_kill: cancel the batch when the task is stopped.
+    """
+
+    def __init__(
+        self,
+        *,
+        deferrable: bool = True,
+        poll_interval: float = 60.0,
+        batch_timeout: float | None = None,
+        cancel_on_kill: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.deferrable = deferrable
+        self.poll_interval = check_interval(poll_interval, "poll_interval")
+        self.batch_timeout = None if batch_timeout is None else check_interval(batch_timeout, "batch_timeout")
+        self.cancel_on_kill = cancel_on_kill
+        self._batch_ids: list[str] = []
+
+    def wait_for(self, context: Context, batch_ids: list[str]) -> Any:
+        """Wait for batches, then go on in :meth:`execute_complete`."""
+        self._batch_ids = batch_ids
+        end_time = None if self.batch_timeout is None else time.time() + self.batch_timeout
+        return self._wait(context, self._trigger(batch_ids, end_time))
+
+    def _trigger(self, batch_ids: list[str], end_time: float | None) -> OpenAIBatchTrigger:
+        return OpenAIBatchTrigger(
+            openai_conn_id=self.openai_conn_id,
+            batch_ids=batch_ids,
+            poll_interval=self.poll_interval,
+            end_time=end_time,
+            cancel_on_kill=self.cancel_on_kill,
+        )
+
+    def _wait(self, context: Context, trigger: OpenAIBatchTrigger) -> Any:
+        if self.deferrable:
+            self.defer(trigger=trigger, method_name="execute_complete")
+        self.hook.close()
+        return self.execute_complete(context, asyncio.run(_first_event(trigger)))
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Go on when the wait is over."""
+        self._batch_ids = list(event["batches"])
+        if event["status"] == "error":
+            raise OpenAIBatchesError(event["message"])
+        if event["status"] == "timeout":
+            self.on_timeout(event)
+        try:
+            batches = [settled(self.hook, self.hook.retrieve_batch(batch_id)) for batch_id in self._batch_ids]
+        except OpenAIBatchesError as error:
+            if not protocol.may_repeat("retrieve_batch", error):
+                raise
+            self.log.warning("The service went away as the wait ended (%s); waiting again", error)
+            return self._wait(context, self._trigger(self._batch_ids, None))
+        return self.finish(context, batches)
+
+    def on_timeout(self, event: dict[str, Any]) -> None:
+        """End the task whose deadline passed."""
+        raise BatchTimeout(event["message"])
+
+    def finish(self, context: Context, batches: list[Batch]) -> Any:
+        """What the task returns when its batches are over."""
+        raise NotImplementedError
+
+    def on_kill(self) -> None:
+        """Cancel what this task has running."""
+        if self.cancel_on_kill and self._batch_ids:
+            from airflow_provider_openai_batches.submission import Killer  # noqa: PLC0415 - only on a kill
+
+            Killer(self.hook.sibling(), self.log).cancel(self._batch_ids)
+
+
+async def _first_event(trigger: OpenAIBatchTrigger) -> dict[str, Any]:
+    async for event in trigger.run():
+        payload: dict[str, Any] = event.payload
+        return payload
+    raise OpenAIBatchesError("The wait ended without a word.")

@@ -1,0 +1,300 @@
+"""One operator for each operation of the Batch API: the order of steps and the deferral, nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow_provider_openai_batches import checks, files, jsonl
+from airflow_provider_openai_batches.exceptions import BatchTimeout, InvalidInputError, OpenAIBatchesError
+from airflow_provider_openai_batches.links import OpenAIBatchLink
+from airflow_provider_openai_batches.models import plain
+from airflow_provider_openai_batches.operators.base import (
+    BatchOperator,
+    WaitingOperator,
+    raise_unless_good,
+    search_since,
+    settled,
+    task_identity,
+)
+from airflow_provider_openai_batches.submission import BatchSpec, Ledger, Submitter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_openai_batches.models import Batch
+
+
+class OpenAICreateBatchOperator(WaitingOperator):
+    """
+    Submit a batch and wait for it, in the triggerer unless told otherwise.
+
+    A later try of the task takes up the batch that an earlier one left, running or completed, and pays nothing
+    again. https://developers.openai.com/api/reference/resources/batches/methods/create
+
+    :param endpoint: for example ``/v1/responses`` or ``/v1/chat/completions``. (templated)
+    :param input_file_id: the id of an uploaded file. Give this or ``input_file``. (templated)
+    :param input_file: a JSONL file, as a path or any URI of Airflow's object storage; it is checked line by line
+        and uploaded. (templated)
+    :param completion_window: ``24h`` at OpenAI. (templated)
+    :param metadata: up to 11 pairs of texts; the provider adds 5 by which the batch is found again. (templated)
+    :param output_expires_after: seconds (3,600 to 2,592,000) after which the service deletes the results.
+    :param wait_for_completion: if False, the task ends when the batch is created.
+    :param deferrable: wait in the triggerer, or hold the worker's slot.
+    :param poll_interval: seconds between two looks at the batch.
+    :param batch_timeout: seconds to wait at the most; default: until an hour after the batch's own ``expires_at``.
+    :param cancel_on_kill: cancel the batch when the task is stopped.
+    :param cancel_on_timeout: cancel the batch when the wait times out.
+    :param reuse: take up the batch of an earlier try; if False, every try submits anew.
+    :return: the batch as a dict; its id is in the XCom ``batch_id`` from the moment it exists.
+    :raises InvalidInputError: before anything is sent.
+    :raises BatchFailed: if the service rejects the file, or every request failed.
+    :raises BatchExpired: if the window ended first.
+    :raises BatchCancelled: if somebody cancelled it.
+    :raises BatchTimeout: if ``batch_timeout`` passed.
+    """
+
+    template_fields: Sequence[str] = (
+        "endpoint",
+        "input_file_id",
+        "input_file",
+        "completion_window",
+        "metadata",
+        "openai_conn_id",
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {"metadata": "json"}
+    operator_extra_links = (OpenAIBatchLink(),)
+
+    def __init__(
+        self,
+        *,
+        endpoint: str,
+        input_file_id: str | None = None,
+        input_file: str | None = None,
+        completion_window: str = "24h",
+        metadata: Mapping[str, str] | None = None,
+        output_expires_after: int | Mapping[str, Any] | None = None,
+        wait_for_completion: bool = True,
+        cancel_on_timeout: bool = True,
+        reuse: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.endpoint = endpoint
+        self.input_file_id = input_file_id
+        self.input_file = input_file
+        self.completion_window = completion_window
+        self.metadata = metadata
+        self.output_expires_after = output_expires_after
+        self.wait_for_completion = wait_for_completion
+        self.cancel_on_timeout = cancel_on_timeout
+        self.reuse = reuse
+        self._submitter: Submitter | None = None
+        if output_expires_after is not None:
+            checks.check_expiry(output_expires_after, "output_expires_after")
+        self._check_source()
+
+    def _check_source(self) -> None:
+        if (self.input_file_id is None) == (self.input_file is None):
+            given = "both" if self.input_file is not None else "neither"
+            raise InvalidInputError(
+                f"Give either input_file_id (a file at the service) or input_file (a JSONL file); {given} is given."
+            )
+
+    def execute(self, context: Context) -> Any:
+        self._check_source()
+        digest = self._check_input()
+        task = task_identity(context)
+        self._submitter = Submitter(
+            self.hook, task, Ledger(self.hook, task, search_since(context)), self.log, reuse=self.reuse
+        )
+        batch = self._submit(self._submitter, digest)
+        self._batch_ids = [batch.id]
+        context["ti"].xcom_push("batch_id", batch.id)
+        OpenAIBatchLink.store(context, self.hook.config, batch.id)
+        if not self.wait_for_completion:
+            return batch.to_dict()
+        if batch.is_over:
+            return self.finish(context, [settled(self.hook, batch)])
+        return self.wait_for(context, [batch.id])
+
+    def _check_input(self) -> str:
+        """Refuse bad input before anything is sent; what is good is named by a digest."""
+        checks.check_endpoint(self.endpoint)
+        checks.check_text(self.completion_window, "completion_window")
+        checks.check_metadata({**(self.metadata or {}), **dict.fromkeys(_ADDED, "")})
+        if self.input_file is None:
+            return f"{self.endpoint} {checks.check_id(self.input_file_id, 'input_file_id')}"
+        with files.opened(self.input_file) as file:
+            summary = jsonl.check_input(file, self.endpoint, str(self.input_file))
+        self.log.info("%s: %d requests, %d bytes", self.input_file, summary.requests, summary.bytes)
+        return f"{self.endpoint} {summary.sha256}"
+
+    def _submit(self, submitter: Submitter, digest: str) -> Batch:
+        key = submitter.key(digest)
+        submitter.cancel_outdated({key})
+        if batch := submitter.find(key):
+            return batch
+        spec = BatchSpec(
+            endpoint=self.endpoint,
+            completion_window=self.completion_window,
+            metadata=self.metadata or {},
+            output_expires_after=self.output_expires_after,
+        )
+        if self.input_file is None:
+            return submitter.submit_file_id(spec, key, str(self.input_file_id))
+        return submitter.submit_file(spec, key, self.input_file)
+
+    def finish(self, context: Context, batches: list[Batch]) -> dict[str, Any]:  # noqa: ARG002 - as the base
+        batch = batches[0]
+        raise_unless_good(self.hook, batch)
+        self.log.info(
+            "Batch %s completed: %d of %d requests succeeded, %d failed",
+            batch.id,
+            batch.counts.completed,
+            batch.counts.total,
+            batch.counts.failed,
+        )
+        return batch.to_dict()
+
+    def on_timeout(self, event: dict[str, Any]) -> None:
+        if not self.cancel_on_timeout:
+            raise BatchTimeout(f"{event['message']} Nothing was cancelled: it goes on, and is paid for.")
+        ends = [f"{batch_id} is {self._cancelled(batch_id)}" for batch_id in event["batches"]]
+        raise BatchTimeout(f"{event['message']} Cancelled: {', '.join(ends)}.")
+
+    def _cancelled(self, batch_id: str) -> str:
+        try:
+            return self.hook.cancel_batch(batch_id).status
+        except OpenAIBatchesError as error:
+            return f"not cancelled and may run on ({error})"
+
+    def on_kill(self) -> None:
+        if self._submitter and self.cancel_on_kill:
+            self._submitter.kill()
+        else:
+            self.hook.stop()
+            super().on_kill()
+
+
+# The names of the pairs that the provider adds to a batch's metadata.
+_ADDED = ("airflow_key", "airflow_dag_id", "airflow_run_id", "airflow_task_id", "airflow_map_index")
+
+
+class OpenAIRetrieveBatchOperator(BatchOperator):
+    """
+    Retrieve a batch.
+
+    https://developers.openai.com/api/reference/resources/batches/methods/retrieve
+
+    :param batch_id: the batch's id. (templated)
+    :return: the batch as a dict.
+    """
+
+    template_fields: Sequence[str] = ("batch_id", "openai_conn_id")
+
+    def __init__(self, *, batch_id: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.batch_id = batch_id
+
+    def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow's signature
+        batch = self.hook.retrieve_batch(self.batch_id)
+        self.log.info("Batch %s is %s", batch.id, batch.status)
+        return batch.to_dict()
+
+
+class OpenAIListBatchesOperator(BatchOperator):
+    """
+    List one page of batches, newest first.
+
+    https://developers.openai.com/api/reference/resources/batches/methods/list
+
+    :param after: the id of the last batch of the page before. (templated)
+    :param limit: 1 to 100.
+    :return: ``{"data": [...], "has_more": …, "first_id": …, "last_id": …}``.
+    """
+
+    template_fields: Sequence[str] = ("after", "openai_conn_id")
+
+    def __init__(self, *, after: str | None = None, limit: int = 20, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.after = after
+        self.limit = checks.check_limit(limit)
+
+    def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow's signature
+        page = self.hook.list_batches(self.after, self.limit)
+        self.log.info("%d batches%s", len(page.data), ", and there are more" if page.has_more else "")
+        return plain(page)
+
+
+class OpenAICancelBatchOperator(WaitingOperator):
+    """
+    Cancel a batch; one that is over already is no error.
+
+    https://developers.openai.com/api/reference/resources/batches/methods/cancel
+
+    :param batch_id: the batch's id. (templated)
+    :param wait_for_completion: wait until ``cancelling``, which takes up to ten minutes, has become ``cancelled``.
+    :return: the batch as a dict.
+    """
+
+    template_fields: Sequence[str] = ("batch_id", "openai_conn_id")
+
+    def __init__(self, *, batch_id: str, wait_for_completion: bool = False, **kwargs: Any) -> None:
+        super().__init__(cancel_on_kill=False, **kwargs)
+        self.batch_id = batch_id
+        self.wait_for_completion = wait_for_completion
+
+    def execute(self, context: Context) -> Any:
+        batch = self.hook.cancel_batch(self.batch_id)
+        self.log.info("Batch %s is %s", batch.id, batch.status)
+        if batch.is_over or not self.wait_for_completion:
+            return batch.to_dict()
+        return self.wait_for(context, [batch.id])
+
+    def finish(self, context: Context, batches: list[Batch]) -> dict[str, Any]:  # noqa: ARG002 - as the base
+        return batches[0].to_dict()
+
+
+class OpenAIDownloadBatchResultsOperator(BatchOperator):
+    """
+    Download what a batch has produced: its output file and its error file.
+
+    The partial results of an expired or cancelled batch are downloaded too: they are paid for.
+
+    :param batch_id: the batch's id. (templated)
+    :param output_uri: a directory, as a path or any URI of Airflow's object storage; the files in it are named
+        ``<batch id>-output.jsonl`` and ``<batch id>-errors.jsonl``. (templated)
+    :return: id, status, counts, and the URI and size in bytes of each file.
+    """
+
+    template_fields: Sequence[str] = ("batch_id", "output_uri", "openai_conn_id")
+
+    def __init__(self, *, batch_id: str, output_uri: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.batch_id = batch_id
+        self.output_uri = output_uri
+
+    def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow's signature
+        batch = settled(self.hook, self.hook.retrieve_batch(self.batch_id))
+        if batch.status == "failed":
+            raise_unless_good(self.hook, batch)
+        if not batch.is_over:
+            raise InvalidInputError(
+                f"Batch {batch.id} is {batch.status}: it has no results yet. Put an OpenAIBatchSensor before this task."
+            )
+        result: dict[str, Any] = {
+            "batch_id": batch.id,
+            "status": batch.status,
+            "request_counts": plain(batch.counts),
+        }
+        for name, file_id in (("output", batch.output_file_id), ("errors", batch.error_file_id)):
+            result[name] = self._download(file_id, f"{batch.id}-{name}.jsonl") if file_id else None
+        return result
+
+    def _download(self, file_id: str, name: str) -> dict[str, Any]:
+        target = files.as_path(self.output_uri) / name
+        size = self.hook.download_file(file_id, target)
+        self.log.info("%s: %d bytes", target, size)
+        return {"uri": str(target), "bytes": size}

@@ -1,0 +1,132 @@
+"""A sensor for a batch that some other task, or somebody, submitted."""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    BaseSensorOperator,
+    PokeReturnValue,
+)
+
+from airflow_provider_openai_batches import protocol
+from airflow_provider_openai_batches.checks import check_id, check_interval
+from airflow_provider_openai_batches.config import DEFAULT_CONN_ID
+from airflow_provider_openai_batches.exceptions import BatchError, OpenAIBatchesError
+from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
+from airflow_provider_openai_batches.links import OpenAIBatchLink
+from airflow_provider_openai_batches.operators.base import raise_unless_good, settled
+from airflow_provider_openai_batches.triggers.openai_batches import OpenAIBatchTrigger
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_openai_batches.models import Batch
+
+
+class OpenAIBatchSensor(BaseSensorOperator):
+    """
+    Wait until a batch is over.
+
+    It fails at once, without using up retries, when the batch failed, expired or was cancelled.
+
+    :param batch_id: the batch's id. (templated)
+    :param openai_conn_id: an Airflow connection of type ``openai_batches`` or ``openai``. (templated)
+    :param poll_interval: seconds between two looks at the batch, in every mode.
+    :param deferrable: wait in the triggerer; if False, ``mode`` says how (``poke`` or ``reschedule``).
+    :return: the batch as a dict.
+    """
+
+    template_fields: Sequence[str] = ("batch_id", "openai_conn_id")
+    operator_extra_links = (OpenAIBatchLink(),)
+    ui_color = "#e8f5f0"
+
+    def __init__(
+        self,
+        *,
+        batch_id: str,
+        openai_conn_id: str = DEFAULT_CONN_ID,
+        poll_interval: float = 60.0,
+        deferrable: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("poke_interval", check_interval(poll_interval, "poll_interval"))
+        super().__init__(**kwargs)
+        self.batch_id = batch_id
+        self.openai_conn_id = openai_conn_id
+        self.poll_interval = poll_interval
+        self.deferrable = deferrable
+
+    @cached_property
+    def hook(self) -> OpenAIBatchesHook:
+        return OpenAIBatchesHook(self.openai_conn_id)
+
+    def execute(self, context: Context) -> Any:
+        check_id(self.batch_id, "batch_id")
+        OpenAIBatchLink.store(context, self.hook.config, self.batch_id)
+        if not self.deferrable:
+            return super().execute(context)
+        batch = self._look()
+        if batch is not None and batch.is_over:
+            return self._finish(batch)
+        return self._defer(time.time() + self.timeout)
+
+    def poke(self, context: Context) -> PokeReturnValue:  # noqa: ARG002 - Airflow's signature
+        batch = self._look()
+        if batch is None or not batch.is_over:
+            return PokeReturnValue(is_done=False)
+        return PokeReturnValue(is_done=True, xcom_value=self._finish(batch))
+
+    def _look(self) -> Batch | None:
+        """The batch, or None while the service has a passing fault."""
+        try:
+            batch = self.hook.retrieve_batch(self.batch_id)
+        except OpenAIBatchesError as error:
+            if not protocol.may_repeat("retrieve_batch", error):
+                raise AirflowFailException(f"Batch {self.batch_id} cannot be watched: {error}") from error
+            self.log.warning("Batch %s cannot be seen at the moment: %s", self.batch_id, error)
+            return None
+        self.log.info("Batch %s is %s", batch.id, batch.status)
+        return batch
+
+    def _defer(self, end_time: float) -> None:
+        self.defer(
+            trigger=OpenAIBatchTrigger(
+                openai_conn_id=self.openai_conn_id,
+                batch_ids=[self.batch_id],
+                poll_interval=self.poll_interval,
+                end_time=end_time,
+            ),
+            method_name="execute_complete",
+            kwargs={"end_time": end_time},
+        )
+
+    def execute_complete(self, context: Context, event: dict[str, Any], end_time: float) -> Any:  # noqa: ARG002 - Airflow's signature
+        """Go on when the wait is over."""
+        if event["status"] == "error":
+            return self._fail(AirflowFailException(event["message"]))
+        if event["status"] == "timeout":
+            return self._fail(AirflowSensorTimeout(event["message"]))
+        batch = self._look()
+        return self._finish(batch) if batch is not None else self._defer(end_time)
+
+    def _finish(self, batch: Batch) -> dict[str, Any]:
+        batch = settled(self.hook, batch)
+        try:
+            raise_unless_good(self.hook, batch)
+        except BatchError as error:
+            self._fail(AirflowFailException(str(error)), error)
+        return batch.to_dict()
+
+    def _fail(self, error: Exception, cause: Exception | None = None) -> None:
+        """Fail, or skip where ``soft_fail`` or ``never_fail`` asks for it."""
+        if self.soft_fail or self.never_fail:
+            raise AirflowSkipException(str(error)) from cause
+        raise error from cause

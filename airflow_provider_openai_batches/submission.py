@@ -1,0 +1,233 @@
+"""
+From an input to its one batch: find the one that an earlier try left, or upload and create.
+
+Shared by every operator that submits. A first try sends no request more than it must: upload and create.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import tenacity
+
+from airflow_provider_openai_batches import identity
+from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError, TaskKilled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from airflow_provider_openai_batches.files import Location
+    from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
+    from airflow_provider_openai_batches.identity import TaskIdentity
+    from airflow_provider_openai_batches.models import Batch
+    from airflow_provider_openai_batches.retry import Log
+
+# After a kill Airflow gives a running task five seconds before it ends it the hard way.
+KILL_SECONDS = 4.0
+
+
+class BatchSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked of the service, the input aside."""
+
+    endpoint: str
+    completion_window: str = "24h"
+    metadata: Mapping[str, str] = {}
+    output_expires_after: int | Mapping[str, Any] | None = None
+
+
+class Ledger:
+    """
+    This task's batches as the service lists them.
+
+    :param since: Unix seconds before which none of them was created; None for a first try, which has none.
+    """
+
+    def __init__(self, hook: OpenAIBatchesHook, task: TaskIdentity, since: float | None) -> None:
+        self._hook = hook
+        self._task = task
+        self.since = since
+
+    @cached_property
+    def batches(self) -> list[Batch]:
+        """The task's own batches, newest first, read once."""
+        if self.since is None:
+            return []
+        prefix = f"{self._task.task_key}-"
+        oldest = max(self.since, time.time() - identity.MAX_AGE)
+        listed = self._hook.iter_batches_since(oldest)
+        return [batch for batch in listed if (identity.key_of(batch) or "").startswith(prefix)]
+
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """Ids of the files that earlier tries uploaded, by name."""
+        if self.since is None:
+            return {}
+        found: dict[str, str] = {}
+        for file in self._hook.iter_files():
+            if file.created_at is not None and file.created_at < self.since - identity.CLOCK_SKEW:
+                break
+            if file.filename and file.status != "error":
+                found.setdefault(file.filename, file.id)
+        return found
+
+
+class Submitter:
+    """
+    Submits the batches of one task.
+
+    :param reuse: whether batches of earlier tries are taken up; if not, those that still run are cancelled.
+    """
+
+    def __init__(
+        self, hook: OpenAIBatchesHook, task: TaskIdentity, ledger: Ledger, log: Log, *, reuse: bool = True
+    ) -> None:
+        self.hook = hook
+        self.task = task
+        self.ledger = ledger
+        self._log = log
+        self._reuse = reuse
+        self._salt = "" if reuse else identity.one_time_key()
+        # What a kill has to cancel: the batches, and the keys of creates whose answer is not there yet.
+        self.known: set[str] = set()
+        self.pending: dict[str, float] = {}
+
+    def key(self, input_digest: str, shard: int = 0) -> str:
+        return self.task.key(input_digest + self._salt, shard)
+
+    def find(self, key: str) -> Batch | None:
+        """The batch that an earlier try made of the same input, if it can be used."""
+        batch = identity.choose(self.ledger.batches, key) if self._reuse else None
+        if batch:
+            self._log.info(
+                "Batch %s of an earlier try is %s: it is taken up, nothing is sent", batch.id, batch.status
+            )
+        return batch
+
+    def cancel_outdated(self, keys: set[str]) -> None:
+        """Cancel what earlier tries left running for an input that this one does not ask any more."""
+        for batch in identity.outdated(self.ledger.batches, self.task.task_key, keys):
+            self._log.warning("Batch %s still runs for an input of an earlier try; cancelling it", batch.id)
+            self.hook.cancel_batch(batch.id)
+
+    def submit_file_id(self, spec: BatchSpec, key: str, input_file_id: str) -> Batch:
+        """Create the batch of a file that is at the service already."""
+        metadata = self.task.metadata(key, spec.metadata)
+        self.pending[key] = time.time()
+        try:
+            batch = self.hook.create_batch(
+                input_file_id, spec.endpoint, spec.completion_window, metadata, spec.output_expires_after
+            )
+        except APIError:
+            # The service said no: there is nothing to look for. After any other error there may be.
+            del self.pending[key]
+            raise
+        self.known.add(batch.id)
+        del self.pending[key]
+        if self.hook.stopped:
+            self.hook.cancel_batch(batch.id)
+            raise TaskKilled(f"The task was stopped while batch {batch.id} was created; it is cancelled.")
+        self._log.info("Batch %s created: %s, %s", batch.id, spec.endpoint, batch.status)
+        return batch
+
+    def submit_file(
+        self,
+        spec: BatchSpec,
+        key: str,
+        source: Location,
+        expires_after: int | Mapping[str, Any] | None = None,
+    ) -> Batch:
+        """Upload a file, or find it where an earlier try left it, and create its batch."""
+        name = f"airflow-{key}.jsonl"
+        if known := self._known_file(key, name):
+            try:
+                self._log.info("Input file %s of an earlier try is used again", known)
+                return self.submit_file_id(spec, key, known)
+            except APIError as error:
+                if error.status not in {400, 404}:
+                    raise
+                self._log.info("Input file %s cannot be used any more (%s); uploading it again", known, error)
+        file = self.hook.upload_file(source, name, expires_after)
+        self._log.info("Input file %s uploaded: %s bytes", file.id, file.bytes)
+        return self._after_upload(lambda: self.submit_file_id(spec, key, file.id))
+
+    def _known_file(self, key: str, name: str) -> str | None:
+        if not self._reuse:
+            return None
+        earlier = (batch.input_file_id for batch in self.ledger.batches if identity.key_of(batch) == key)
+        return next((file_id for file_id in earlier if file_id), None) or self.ledger.files.get(name)
+
+    def _after_upload(self, create: Callable[[], Batch]) -> Batch:
+        """A file can need a moment after its upload before a batch may use it."""
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_file_not_ready),
+            stop=tenacity.stop_after_attempt(4),
+            wait=tenacity.wait_exponential(multiplier=1),
+            sleep=self.hook.sleep,
+            reraise=True,
+        )
+        return retrying(create)
+
+    def kill(self) -> None:
+        """Begin nothing any more, and cancel all that this task has running, known or not yet known."""
+        self.hook.stop()
+        killer = Killer(self.hook.sibling(), self._log)
+        killer.cancel(self.known)
+        since = (
+            self.ledger.since if self.ledger.since is not None else min(self.pending.values(), default=None)
+        )
+        if since is not None:
+            killer.find_and_cancel(self.task.task_key, set(self.pending), since)
+
+
+class Killer:
+    """Cancels within the seconds that Airflow leaves to a task that is being killed."""
+
+    def __init__(self, hook: OpenAIBatchesHook, log: Log, seconds: float = KILL_SECONDS) -> None:
+        self._hook = hook
+        self._log = log
+        self._deadline = time.monotonic() + seconds
+
+    def cancel(self, batch_ids: Iterable[str]) -> None:
+        for batch_id in list(batch_ids):
+            try:
+                batch = self._hook.cancel_batch(batch_id)
+            except OpenAIBatchesError as error:
+                self._log.error("Batch %s could not be cancelled and may run on: %s", batch_id, error)
+            else:
+                self._log.info("The task is stopped: batch %s is %s", batch_id, batch.status)
+
+    def find_and_cancel(self, task_key: str, pending: set[str], since: float) -> None:
+        """
+        Cancel the task's batches that the list shows.
+
+        :param pending: keys of creates whose answer has not come: looked for until found or out of time.
+        :param since: Unix seconds before which none was created.
+        """
+        missing = set(pending)
+        while True:
+            try:
+                listed = list(self._hook.iter_batches_since(since))
+            except OpenAIBatchesError as error:
+                self._log.warning("The batches cannot be listed: %s", error)
+                listed = []
+            self.cancel(batch.id for batch in identity.outdated(listed, task_key, keys=()))
+            missing -= {identity.key_of(batch) or "" for batch in listed}
+            if not missing or time.monotonic() > self._deadline:
+                break
+            self._hook.sleep(0.5)
+        if missing:
+            self._log.error(
+                "The task is stopped while a batch is being created, and the list does not show it yet. It is"
+                " cancelled if its answer still comes; if not, look for a batch with metadata %s=%s",
+                identity.KEY,
+                ", ".join(missing),
+            )
+
+
+def _file_not_ready(error: BaseException) -> bool:
+    if not isinstance(error, APIError) or error.status not in {400, 404}:
+        return False
+    return error.param == "input_file_id" or "file" in (error.message or "").lower()
