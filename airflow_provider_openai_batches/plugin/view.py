@@ -1,0 +1,106 @@
+"""PURE: a batch as the page shows it. What is not named here does not reach the browser."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from airflow_provider_openai_batches.models import Batch, File
+
+TIMES = (
+    "created_at",
+    "in_progress_at",
+    "finalizing_at",
+    "completed_at",
+    "failed_at",
+    "cancelling_at",
+    "cancelled_at",
+    "expired_at",
+    "expires_at",
+)
+ENDS = ("completed_at", "failed_at", "expired_at", "cancelled_at")
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """The task that made a batch, as the batch's own metadata tells it."""
+
+    dag_id: str | None = None
+    run_id: str | None = None
+    task_id: str | None = None
+    map_index: int = -1
+
+    @classmethod
+    def of(cls, batch: Batch) -> Origin:
+        texts = {
+            name: value
+            for name, value in (batch.metadata or {}).items()
+            if name.startswith("airflow_") and isinstance(value, str) and value
+        }
+        index = texts.get("airflow_map_index", "")
+        return cls(
+            texts.get("airflow_dag_id"),
+            texts.get("airflow_run_id"),
+            texts.get("airflow_task_id"),
+            int(index) if index.isascii() and index.isdigit() else -1,
+        )
+
+
+def row(batch: Batch, *, dag_known: bool, may_cancel: bool) -> dict[str, Any]:
+    """A line of the table."""
+    usage = batch.usage
+    return {
+        "id": batch.id,
+        "status": batch.status,
+        "is_over": batch.is_over,
+        "may_cancel": may_cancel and not batch.is_over and batch.status != "cancelling",
+        "endpoint": batch.endpoint,
+        "model": batch.model,
+        "counts": msgspec.to_builtins(batch.counts),
+        "tokens": usage
+        and {
+            "input": usage.input_tokens or 0,
+            "cached": (usage.input_tokens_details and usage.input_tokens_details.cached_tokens) or 0,
+            "output": usage.output_tokens or 0,
+            "reasoning": (usage.output_tokens_details and usage.output_tokens_details.reasoning_tokens) or 0,
+            "total": usage.total_tokens or 0,
+        },
+        "created_at": batch.created_at,
+        "in_progress_at": batch.in_progress_at,
+        "expires_at": batch.expires_at,
+        "ended_at": next((time for name in ENDS if (time := getattr(batch, name))), None),
+        "origin": msgspec.to_builtins(Origin.of(batch)),
+        "dag_known": dag_known,
+    }
+
+
+def details(
+    batch: Batch, files: list[dict[str, Any]], failures: list[str], link: str | None
+) -> dict[str, Any]:
+    """What a line opens to, beside the line itself."""
+    return {
+        "times": {name: time for name in TIMES if (time := getattr(batch, name))},
+        "completion_window": batch.completion_window,
+        "errors": msgspec.to_builtins(batch.error_items),
+        "files": files,
+        "failures": failures,
+        "metadata": {
+            name: str(value)
+            for name, value in (batch.metadata or {}).items()
+            if not name.startswith("airflow_")
+        },
+        "link": link,
+    }
+
+
+def file(role: str, file_id: str, known: File | None, problem: str | None = None) -> dict[str, Any]:
+    """One of a batch's files; ``problem`` says why nothing is known about it."""
+    return {
+        "role": role,
+        "id": file_id,
+        "filename": known and known.filename,
+        "bytes": known and known.bytes,
+        "expires_at": known and known.expires_at,
+        "problem": problem,
+    }
