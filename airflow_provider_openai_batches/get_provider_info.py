@@ -90,8 +90,8 @@ def _config() -> dict[str, Any]:
             "options": {
                 "deployment_id": {
                     "description": (
-                        "Names this Airflow in the keys of its batches, so that two deployments on one API key "
-                        "never take each other's. Empty: Airflow's own [api] base_url.\n"
+                        "Names this Airflow in the keys of its batches, so that two deployments on one API "
+                        "key never take each other's. Empty: Airflow's own [api] base_url.\n"
                     ),
                     "version_added": "0.1.0",
                     "type": "string",
@@ -100,8 +100,8 @@ def _config() -> dict[str, Any]:
                 },
                 "recovery_seconds": {
                     "description": (
-                        "For how many seconds a batch is looked for after the answer to its creation was lost, "
-                        "before the creation is sent again.\n"
+                        "For how many seconds a batch is looked for after the answer to its creation was "
+                        "lost, before the creation is sent again.\n"
                     ),
                     "version_added": "0.1.0",
                     "type": "float",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import BaseHook
+from airflow.providers.common.compat.sdk import BaseHook, conf
 
 from airflow_provider_openai_batches import files, identity, protocol
 from airflow_provider_openai_batches.config import DEFAULT_CONN_ID, ClientConfig
@@ -30,7 +31,8 @@ class OpenAIBatchesHook(BaseHook):
     https://developers.openai.com/api/reference/resources/batches
 
     :param openai_conn_id: an Airflow connection of type ``openai_batches`` or ``openai``.
-    :param recovery_seconds: how long a batch is looked for after the answer to its creation was lost.
+    :param recovery_seconds: how long a batch is looked for after the answer to its creation was lost;
+        default: the option ``[openai_batches] recovery_seconds``, 30.
     :param sleep: waits between attempts, in seconds.
     """
 
@@ -43,15 +45,15 @@ class OpenAIBatchesHook(BaseHook):
         self,
         openai_conn_id: str = default_conn_name,
         *,
-        recovery_seconds: float = 30.0,
+        recovery_seconds: float | None = None,
         sleep: Callable[[float], None] = time.sleep,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.openai_conn_id = openai_conn_id
-        self.recovery_seconds = recovery_seconds
+        self._recovery_seconds = recovery_seconds
         self._stopped = False
-        self._sleep = sleep
+        self.sleep = sleep
         self._config: ClientConfig | None = None
         self._session: BatchesSession | None = None
 
@@ -69,10 +71,16 @@ class OpenAIBatchesHook(BaseHook):
         return self._config
 
     @property
+    def recovery_seconds(self) -> float:
+        if self._recovery_seconds is not None:
+            return self._recovery_seconds
+        return conf.getfloat("openai_batches", "recovery_seconds", fallback=30.0)
+
+    @property
     def session(self) -> BatchesSession:
         """One session with keep-alive; it carries the key."""
         if self._session is None:
-            self._session = BatchesSession(self.config, self.log, self._sleep)
+            self._session = BatchesSession(self.config, self.log, self.sleep)
             self._session.stopped = self._stopped
         return self._session
 
@@ -91,6 +99,12 @@ class OpenAIBatchesHook(BaseHook):
         self._stopped = True
         if self._session is not None:
             self._session.stopped = True
+
+    def sibling(self) -> OpenAIBatchesHook:
+        """Another hook on the same connection, for a signal handler that interrupts this one."""
+        other = OpenAIBatchesHook(self.openai_conn_id, sleep=self.sleep)
+        other._config = self._config
+        return other
 
     @property
     def stopped(self) -> bool:
@@ -143,7 +157,7 @@ class OpenAIBatchesHook(BaseHook):
             self.session,
             self.iter_batches_since,
             patience=self.recovery_seconds,
-            sleep=self._sleep,
+            sleep=self.sleep,
             log=self.log,
         )
         return creation.run(request, tagged[identity.KEY])
@@ -257,3 +271,8 @@ class OpenAIBatchesHook(BaseHook):
         """
         with files.whole_file(destination) as sink:
             return Download(self.session, file_id, sink, self.log).run()
+
+    def first_lines(self, file_id: str, count: int = 10) -> list[bytes]:
+        """The first lines of a file, without downloading the rest."""
+        with self.session.stream(protocol.download_file(file_id), 0) as answer:
+            return list(islice(answer.iter_lines(), count))

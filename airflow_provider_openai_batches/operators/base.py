@@ -92,7 +92,7 @@ class WaitingOperator(BatchOperator):
 
     :param deferrable: wait in the triggerer, or hold the worker's slot.
     :param poll_interval: seconds between two looks at the batch.
-    :param batch_timeout: seconds to wait at the most; default: until an hour after the batch's ``expires_at``.
+    :param batch_timeout: seconds to wait at the most; default: an hour past the batch's ``expires_at``.
     :param cancel_on_kill: cancel the batch when the task is stopped.
     """
 

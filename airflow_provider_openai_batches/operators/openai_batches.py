@@ -30,20 +30,20 @@ class OpenAICreateBatchOperator(WaitingOperator):
     """
     Submit a batch and wait for it, in the triggerer unless told otherwise.
 
-    A later try of the task takes up the batch that an earlier one left, running or completed, and pays nothing
-    again. https://developers.openai.com/api/reference/resources/batches/methods/create
+    A later try of the task takes up the batch that an earlier one left, running or completed, and pays
+    nothing again. https://developers.openai.com/api/reference/resources/batches/methods/create
 
     :param endpoint: for example ``/v1/responses`` or ``/v1/chat/completions``. (templated)
     :param input_file_id: the id of an uploaded file. Give this or ``input_file``. (templated)
-    :param input_file: a JSONL file, as a path or any URI of Airflow's object storage; it is checked line by line
-        and uploaded. (templated)
+    :param input_file: a JSONL file, as a path or any URI of Airflow's object storage; it is checked line by
+        line and uploaded. (templated)
     :param completion_window: ``24h`` at OpenAI. (templated)
-    :param metadata: up to 11 pairs of texts; the provider adds 5 by which the batch is found again. (templated)
+    :param metadata: up to 11 pairs of texts; the provider adds 5 to find the batch again. (templated)
     :param output_expires_after: seconds (3,600 to 2,592,000) after which the service deletes the results.
     :param wait_for_completion: if False, the task ends when the batch is created.
     :param deferrable: wait in the triggerer, or hold the worker's slot.
     :param poll_interval: seconds between two looks at the batch.
-    :param batch_timeout: seconds to wait at the most; default: until an hour after the batch's own ``expires_at``.
+    :param batch_timeout: seconds to wait at the most; default: an hour past the batch's ``expires_at``.
     :param cancel_on_kill: cancel the batch when the task is stopped.
     :param cancel_on_timeout: cancel the batch when the wait times out.
     :param reuse: take up the batch of an earlier try; if False, every try submits anew.
@@ -99,7 +99,8 @@ class OpenAICreateBatchOperator(WaitingOperator):
         if (self.input_file_id is None) == (self.input_file is None):
             given = "both" if self.input_file is not None else "neither"
             raise InvalidInputError(
-                f"Give either input_file_id (a file at the service) or input_file (a JSONL file); {given} is given."
+                "Give either input_file_id (a file at the service) or input_file (a JSONL file): "
+                f"{given} is given."
             )
 
     def execute(self, context: Context) -> Any:
@@ -235,7 +236,7 @@ class OpenAICancelBatchOperator(WaitingOperator):
     https://developers.openai.com/api/reference/resources/batches/methods/cancel
 
     :param batch_id: the batch's id. (templated)
-    :param wait_for_completion: wait until ``cancelling``, which takes up to ten minutes, has become ``cancelled``.
+    :param wait_for_completion: wait until ``cancelling`` (up to ten minutes) has become ``cancelled``.
     :return: the batch as a dict.
     """
 
@@ -264,8 +265,8 @@ class OpenAIDownloadBatchResultsOperator(BatchOperator):
     The partial results of an expired or cancelled batch are downloaded too: they are paid for.
 
     :param batch_id: the batch's id. (templated)
-    :param output_uri: a directory, as a path or any URI of Airflow's object storage; the files in it are named
-        ``<batch id>-output.jsonl`` and ``<batch id>-errors.jsonl``. (templated)
+    :param output_uri: a directory, as a path or any URI of Airflow's object storage; the files in it are
+        named ``<batch id>-output.jsonl`` and ``<batch id>-errors.jsonl``. (templated)
     :return: id, status, counts, and the URI and size in bytes of each file.
     """
 
@@ -282,7 +283,8 @@ class OpenAIDownloadBatchResultsOperator(BatchOperator):
             raise_unless_good(self.hook, batch)
         if not batch.is_over:
             raise InvalidInputError(
-                f"Batch {batch.id} is {batch.status}: it has no results yet. Put an OpenAIBatchSensor before this task."
+                f"Batch {batch.id} is {batch.status}: it has no results yet. "
+                "Put an OpenAIBatchSensor before this task."
             )
         result: dict[str, Any] = {
             "batch_id": batch.id,
