@@ -1,0 +1,72 @@
+"""``python -m airflow_provider_openai_batches.devserver``"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow_provider_openai_batches.devserver.server import DevServer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+KEY_VARIABLE = "DEVSERVER_UPSTREAM_KEY"
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="python -m airflow_provider_openai_batches.devserver",
+        description="An OpenAI Batch API on loopback. It prints its base URL once it is ready.",
+        formatter_class=ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on")
+    add("--port", type=int, default=8089, help="0 takes a free port")
+    add(
+        "--batch-seconds",
+        type=float,
+        default=20.0,
+        help="how long a batch takes from its creation to its end",
+    )
+    add("--upstream", help="base URL, with /v1, of a real API that gets every request")
+    add("--upstream-key", default=os.environ.get(KEY_VARIABLE), help=f"its key; better in {KEY_VARIABLE}")
+    add("--concurrency", type=int, default=8, help="requests that the upstream is given at a time")
+    add("--latency", type=float, default=0.0, help="seconds that each answer takes longer")
+    add("--data-dir", type=Path, help="where files are kept; without it, a temporary folder")
+    add("--enqueued-token-limit", type=int, help="a batch over it fails with token_limit_exceeded")
+    add("--api-key", action="append", default=[], help="accept only this key; may be repeated")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until SIGINT or SIGTERM."""
+    options = _parser().parse_args(argv)
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    server = DevServer(
+        host=options.host,
+        port=options.port,
+        data_dir=options.data_dir,
+        upstream=options.upstream,
+        upstream_key=options.upstream_key,
+        concurrency=options.concurrency,
+        batch_seconds=options.batch_seconds,
+        latency=options.latency,
+        enqueued_token_limit=options.enqueued_token_limit,
+        api_keys=options.api_key,
+    )
+    with server:
+        sys.stdout.write(f"{server.base_url}\n")
+        sys.stdout.flush()
+        stopped.wait()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

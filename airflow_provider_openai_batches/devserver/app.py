@@ -1,0 +1,149 @@
+"""
+The routes of the API, without their prefix.
+
+https://developers.openai.com/api/reference/resources/batches
+https://developers.openai.com/api/reference/resources/files
+"""
+
+import msgspec
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import FileResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp
+
+from airflow_provider_openai_batches.devserver import params
+from airflow_provider_openai_batches.devserver.control import ControlRoutes
+from airflow_provider_openai_batches.devserver.errors import ApiError, error_body
+from airflow_provider_openai_batches.devserver.gateway import Gateway
+from airflow_provider_openai_batches.devserver.service import Service
+from airflow_provider_openai_batches.devserver.store import DEFAULT_EXPIRY, StoredFile
+from airflow_provider_openai_batches.devserver.uploads import Upload
+
+JSON = "application/json"
+
+
+class Download(FileResponse):
+    """Ranges included; larger pieces than the default, for there is a change of threads for each."""
+
+    chunk_size = 1 << 20
+
+
+class Routes:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def router(self) -> APIRouter:
+        router = APIRouter()
+        for method, path, endpoint in (
+            ("POST", "/batches", self.create_batch),
+            ("GET", "/batches", self.list_batches),
+            ("GET", "/batches/{batch_id}", self.retrieve_batch),
+            ("POST", "/batches/{batch_id}/cancel", self.cancel_batch),
+            ("POST", "/files", self.upload_file),
+            ("GET", "/files", self.list_files),
+            ("GET", "/files/{file_id}", self.retrieve_file),
+            ("DELETE", "/files/{file_id}", self.delete_file),
+            ("GET", "/files/{file_id}/content", self.download_file),
+        ):
+            router.add_api_route(path, endpoint, methods=[method], response_model=None)
+        return router
+
+    async def create_batch(self, request: Request) -> Response:
+        return _json(self._service.create_batch(params.read_create(await request.body())))
+
+    async def list_batches(self, request: Request) -> Response:
+        query = request.query_params
+        return _json(self._service.list_batches(query.get("after"), params.read_limit(query, 20, 100)))
+
+    async def retrieve_batch(self, batch_id: str) -> Response:
+        return _json(self._service.encode(self._service.find_batch(batch_id)))
+
+    async def cancel_batch(self, batch_id: str) -> Response:
+        return _json(self._service.cancel_batch(batch_id))
+
+    async def upload_file(self, request: Request) -> Response:
+        _, path = self._service.files.new_path()
+        upload = Upload(request.headers.get("content-type", ""), path)
+        try:
+            async for chunk in request.stream():
+                upload.feed(chunk)
+            stored = self._store(upload)
+        except BaseException:
+            path.unlink()
+            raise
+        finally:
+            upload.close()
+        self._service.tally.bytes_uploaded += upload.bytes
+        return _json(msgspec.json.encode(stored.wire))
+
+    def _store(self, upload: Upload) -> StoredFile:
+        upload.check_whole()
+        if upload.filename is None:
+            raise params.invalid("file", "Missing required parameter: 'file'.", "missing_required_parameter")
+        purpose = upload.fields.get("purpose")
+        if purpose not in params.PURPOSES:
+            raise params.invalid("purpose", f"'{purpose}' is not one of {list(params.PURPOSES)}.")
+        policy = {
+            name[14:-1]: text for name, text in upload.fields.items() if name.startswith("expires_after[")
+        }
+        expiry = params.read_expiry("expires_after", policy) if policy else None
+        if expiry is None and purpose == "batch":
+            expiry = DEFAULT_EXPIRY
+        with self._service.engine.lock:
+            return self._service.files.add(
+                upload.path, upload.filename, purpose, sha256=upload.sha256, expiry=expiry
+            )
+
+    async def list_files(self, request: Request) -> Response:
+        query = request.query_params
+        content = self._service.list_files(
+            query.get("after"),
+            params.read_limit(query, 10_000, 10_000),
+            query.get("purpose"),
+            newest_first=params.read_order(query),
+        )
+        return _json(content)
+
+    async def retrieve_file(self, file_id: str) -> Response:
+        return _json(msgspec.json.encode(self._service.files.find(file_id).wire))
+
+    async def delete_file(self, file_id: str) -> Response:
+        with self._service.engine.lock:
+            self._service.files.delete(self._service.files.find(file_id))
+        return _json(msgspec.json.encode({"id": file_id, "object": "file", "deleted": True}))
+
+    async def download_file(self, file_id: str) -> Response:
+        stored = self._service.files.find(file_id)
+        return Download(stored.path, media_type="application/octet-stream", stat_result=stored.path.stat())
+
+
+def _json(content: bytes) -> Response:
+    return Response(content, media_type=JSON)
+
+
+async def _on_api_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return Response(msgspec.json.encode(error.body), status_code=error.status, media_type=JSON)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    text = f"Invalid URL ({request.method} {request.url.path}): {error.detail}"
+    body = msgspec.json.encode(error_body(error.status_code, text, code="unknown_url"))
+    return Response(body, status_code=error.status_code, media_type=JSON)
+
+
+async def _on_disconnect(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=400)  # nobody reads it
+
+
+def create_app(service: Service) -> ASGIApp:
+    """The whole server: the API behind its gateway, and the control routes."""
+    app = FastAPI(openapi_url=None)
+    app.include_router(Routes(service).router())
+    app.include_router(ControlRoutes(service).router(), prefix="/_dev")
+    app.add_exception_handler(ApiError, _on_api_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    return Gateway(app, service)

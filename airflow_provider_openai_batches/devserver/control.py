@@ -1,0 +1,75 @@
+"""The control routes, for tests; the package docstring describes them."""
+
+import asyncio
+from functools import partial
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+
+from airflow_provider_openai_batches.devserver.errors import ApiError
+from airflow_provider_openai_batches.devserver.service import Service
+
+
+class ControlRoutes:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def router(self) -> APIRouter:
+        router = APIRouter()
+        for method, path, endpoint in (
+            ("POST", "/faults", self.faults),
+            ("DELETE", "/faults", self.clear_faults),
+            ("POST", "/settings", self.settings),
+            ("GET", "/stats", self.stats),
+            ("GET", "/batches", self.batches),
+            ("POST", "/batches/{batch_id}", self.force),
+            ("POST", "/seed", self.seed),
+            ("POST", "/reset", self.reset),
+        ):
+            router.add_api_route(path, endpoint, methods=[method], response_model=None)
+        return router
+
+    async def faults(self, request: Request) -> Response:
+        return _json({"rules": self._service.faults.add(await _read(request, list))})
+
+    async def clear_faults(self) -> Response:
+        self._service.faults.clear()
+        return _json({"rules": 0})
+
+    async def settings(self, request: Request) -> Response:
+        return _json(self._service.patch_settings(await _read(request, dict)))
+
+    async def stats(self, request: Request) -> Response:
+        return _json(self._service.stats(request.query_params.get("metadata_key")))
+
+    async def batches(self, request: Request) -> Response:
+        query = request.query_params.items()
+        prefix = "metadata."
+        wanted = {name.removeprefix(prefix): text for name, text in query if name.startswith(prefix)}
+        return _json(self._service.show_batches(wanted))
+
+    async def force(self, batch_id: str, request: Request) -> Response:
+        changes = await _read(request, dict)
+        return _json(await asyncio.to_thread(partial(self._service.force, batch_id, **changes)))
+
+    async def seed(self, request: Request) -> Response:
+        try:
+            return _json({"batches": self._service.seed(**await _read(request, dict))})
+        except TypeError as error:
+            raise ApiError(400, f"Unusable seed: {error}") from None
+
+    async def reset(self) -> Response:
+        self._service.reset()
+        return _json({"reset": True})
+
+
+async def _read(request: Request, kind: type) -> Any:
+    try:
+        return msgspec.json.decode(await request.body(), type=kind)
+    except msgspec.DecodeError as error:
+        raise ApiError(400, f"Unusable body: {error}") from None
+
+
+def _json(value: Any) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")

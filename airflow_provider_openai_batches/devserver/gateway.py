@@ -1,0 +1,104 @@
+"""What stands before the routes: prefixes, keys, counting, latency, faults, request ids."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from airflow_provider_openai_batches.devserver.errors import error_body
+from airflow_provider_openai_batches.devserver.faults import Exchange
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from airflow_provider_openai_batches.devserver.service import Service
+
+PREFIXES = ("/openai/v1/", "/openai/", "/v1/")
+CONTROL = "/_dev/"
+LOOPBACK = ("127.", "::1", "::ffff:127.")
+# By method, collection and the shape of the rest of the path.
+OPERATIONS = {
+    ("POST", "batches", ""): "create_batch",
+    ("GET", "batches", ""): "list_batches",
+    ("GET", "batches", "ID"): "retrieve_batch",
+    ("POST", "batches", "ID/cancel"): "cancel_batch",
+    ("POST", "files", ""): "upload_file",
+    ("GET", "files", ""): "list_files",
+    ("GET", "files", "ID"): "retrieve_file",
+    ("DELETE", "files", "ID"): "delete_file",
+    ("GET", "files", "ID/content"): "download_file",
+}
+
+
+def operation(method: str, path: str) -> str:
+    """:param path: without a prefix."""
+    collection, _, rest = path.strip("/").partition("/")
+    item, slash, verb = rest.partition("/")
+    return OPERATIONS.get((method, collection, "ID" * bool(item) + slash + verb), "unknown")
+
+
+class Gateway:
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if path.startswith(CONTROL):
+            if not scope["client"][0].startswith(LOOPBACK):
+                return await refuse(send, 403, "The control routes are for this machine only.")
+            return await self._app(scope, receive, send)
+        prefix = next((prefix for prefix in PREFIXES if path.startswith(prefix)), None)
+        if prefix is None:
+            text = f"Invalid URL ({scope['method']} {path})"
+            return await refuse(send, 404, text, code="unknown_url")
+        path = path[len(prefix) - 1 :]
+        scope = {**scope, "path": path, "raw_path": path.encode()}
+        name = operation(scope["method"], path)
+        with self._service.tally.request(name):
+            await self._serve(name, scope, receive, _with_request_id(send))
+        return None
+
+    async def _serve(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._service.settings.latency:
+            await asyncio.sleep(self._service.settings.latency)
+        rule = self._service.faults.pick(name, scope["path"])
+        if rule is None:
+            await self._authorized(scope, receive, send)
+        else:
+            await Exchange(self._authorized, scope, receive, send).play(rule)
+
+    async def _authorized(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer":
+            key = headers.get(b"api-key", b"")
+        known = self._service.settings.api_keys
+        if not key.strip():
+            text = "You didn't provide an API key. Send it as a bearer token in the Authorization header."
+            return await refuse(send, 401, text)
+        if known and key.strip().decode("utf-8", "replace") not in known:
+            return await refuse(send, 401, "Incorrect API key provided.", code="invalid_api_key")
+        return await self._app(scope, receive, send)
+
+
+def _with_request_id(send: Send) -> Send:
+    request_id = (b"x-request-id", f"req_{secrets.token_hex(16)}".encode())
+
+    async def wrapped(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message["headers"], request_id]}
+        await send(message)
+
+    return wrapped
+
+
+async def refuse(send: Send, status: int, message: str, *, code: str | None = None) -> None:
+    """Answer with an error."""
+    body = msgspec.json.encode(error_body(status, message, code=code))
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

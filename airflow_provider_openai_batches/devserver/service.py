@@ -1,0 +1,245 @@
+"""The account behind the routes: its files, its batches, and what tests may do to them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from airflow_provider_openai_batches.devserver.engine import Engine
+from airflow_provider_openai_batches.devserver.errors import ApiError, no_such_batch
+from airflow_provider_openai_batches.devserver.faults import Faults
+from airflow_provider_openai_batches.devserver.files import FileStore
+from airflow_provider_openai_batches.devserver.params import invalid
+from airflow_provider_openai_batches.devserver.settings import LifeClock, Settings
+from airflow_provider_openai_batches.devserver.store import (
+    DEFAULT_EXPIRY,
+    BatchObject,
+    BatchRecord,
+    Ledger,
+    new_id,
+)
+from airflow_provider_openai_batches.devserver.tally import Tally
+from airflow_provider_openai_batches.models import TERMINAL_STATUSES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from airflow_provider_openai_batches.devserver.upstream import Upstream
+
+FORCE_TIMEOUT = 60.0
+_encode = msgspec.json.Encoder().encode
+
+
+class Service:
+    """
+    :param clock: the wall clock, in Unix seconds.
+    :param upstream: the real API that requests are sent to, if they are.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Callable[[], float],
+        folder: Path | None = None,
+        upstream: Upstream | None = None,
+    ) -> None:
+        self.settings = settings
+        self.clock = LifeClock(clock)
+        self.tally = Tally()
+        self.faults = Faults(settings.seed)
+        self.files = FileStore(folder, self.clock)
+        self.batches: Ledger[BatchRecord] = Ledger()
+        self.engine = Engine(settings, self.clock, self.files, self.tally, upstream)
+        self._initial = msgspec.structs.asdict(settings)
+
+    # What the API does
+
+    def create_batch(self, params: dict[str, Any]) -> bytes:
+        with self.engine.lock:
+            source = self.files.for_batch(params["input_file_id"], self.settings.file_lag_seconds)
+            wall, now = self.clock.wall(), self.clock.now()
+            wire = BatchObject(
+                id=new_id("batch_"),
+                endpoint=params["endpoint"],
+                input_file_id=source.wire.id,
+                completion_window=params["completion_window"],
+                created_at=int(wall),
+                expires_at=int(wall + self.settings.window_seconds),
+                metadata=params.get("metadata"),
+            )
+            record = BatchRecord(
+                wire, now, self.settings.batch_seconds, now + self.settings.window_seconds, input=source
+            )
+            record.born = now
+            record.output_expiry = params.get("output_expires_after") or DEFAULT_EXPIRY
+            self.batches.add(record)
+            self.engine.begin(record)
+            return self.encode(record)
+
+    def find_batch(self, batch_id: str) -> BatchRecord:
+        record = self.batches.get(batch_id)
+        if record is None:
+            raise no_such_batch(batch_id)
+        return record
+
+    def encode(self, record: BatchRecord) -> bytes:
+        with self.engine.lock:  # a batch must not move on between its fields
+            return _encode(self.engine.show(record))
+
+    def cancel_batch(self, batch_id: str) -> bytes:
+        with self.engine.lock:
+            record = self.find_batch(batch_id)
+            self.engine.cancel(record)
+            return self.encode(record)
+
+    def list_batches(self, after: str | None, limit: int) -> bytes:
+        if not self.settings.list_enabled:
+            raise ApiError(404, "This server does not list batches.", code="unknown_url")
+        with self.engine.lock:
+            cursor = self.batches.get(after) if after is not None else None
+            if after is not None and cursor is None:
+                raise invalid("after", f"Invalid 'after': no batch found with id '{after}'.")
+            latest = self.clock.now() - self.settings.list_lag_seconds
+            records, more = self.batches.page(cursor, limit, lambda record: record.born <= latest)
+            return _encode(page([self.engine.show(record) for record in records], more))
+
+    def list_files(self, after: str | None, limit: int, purpose: str | None, *, newest_first: bool) -> bytes:
+        with self.engine.lock:
+            cursor = self.files.find(after) if after is not None else None
+            stored, more = self.files.ledger.page(
+                cursor,
+                limit,
+                lambda item: purpose in (None, item.wire.purpose) and self.files.alive(item),
+                newest_first=newest_first,
+            )
+            return _encode(page([item.wire for item in stored], more))
+
+    # What tests do
+
+    def patch_settings(self, changes: dict[str, Any]) -> dict[str, Any]:
+        with self.engine.lock:
+            self.settings.patch(changes)
+            self.clock.freeze(self.settings.freeze)
+            self.engine.wake()
+            return {**msgspec.structs.asdict(self.settings), "api_keys": len(self.settings.api_keys)}
+
+    def stats(self, metadata_key: str | None = None) -> dict[str, Any]:
+        with self.engine.lock:
+            own = self._own()
+            stats = self.tally.stats() | {
+                "faults_fired": self.faults.fired,
+                "files": len(self.files.ledger),
+                "batches": {
+                    "stored": len(own),
+                    "running": sum(record.over_at is None for record in own),
+                    "by_status": dict(Counter(record.wire.status for record in own)),
+                    "seeded": len(self.batches) - len(own),
+                },
+            }
+            if metadata_key is not None:
+                found = ((record.wire.metadata or {}).get(metadata_key) for record in own)
+                stats["batches_by_metadata"] = dict(Counter(value for value in found if value is not None))
+            return stats
+
+    def _own(self) -> list[BatchRecord]:
+        """The batches that were created over the API, up to date."""
+        own = [record for record in self.batches if not record.seeded]
+        for record in own:
+            self.engine.advance(record)
+        return own
+
+    def show_batches(self, metadata: dict[str, str] | None = None) -> list[dict[str, Any]]:
+        """The batches that were created over the API and have this metadata, oldest first."""
+        wanted = (metadata or {}).items()
+        with self.engine.lock:
+            return [
+                msgspec.to_builtins(self.engine.show(record))
+                for record in self._own()
+                if wanted <= (record.wire.metadata or {}).items()
+            ]
+
+    def force(
+        self,
+        batch_id: str,
+        *,
+        status: str | None = None,
+        after: float | None = None,
+        stuck: bool | None = None,
+        **fields: Any,
+    ) -> dict[str, Any]:
+        """Returns the batch once a terminal ``status`` is reached."""
+        with self.engine.lock:
+            record = self.find_batch(batch_id)
+            record.overrides = {**(record.overrides or {}), **fields}
+            self.engine.force(record, status, after, stuck=stuck)
+            over = record.over
+        if status in TERMINAL_STATUSES and over is not None and not over.wait(FORCE_TIMEOUT):
+            raise ApiError(500, f"The batch {batch_id} did not become '{status}' in {FORCE_TIMEOUT} s.")
+        with self.engine.lock:
+            shown: dict[str, Any] = msgspec.to_builtins(self.engine.show(record))
+            return shown
+
+    def seed(
+        self,
+        count: int,
+        status: str = "completed",
+        metadata: dict[str, str] | None = None,
+        spread_seconds: float = 0.0,
+    ) -> int:
+        """Add batches of others, without files, created over the last ``spread_seconds``."""
+        with self.engine.lock:
+            now, wall = self.clock.now(), self.clock.wall()
+            step = spread_seconds / max(1, count)
+            records = [self._seeded(now, wall, index * step, status, metadata) for index in range(count)]
+            self.batches.merge(records, lambda record: record.born)
+            return len(self.batches)
+
+    def _seeded(
+        self, now: float, wall: float, age: float, status: str, metadata: dict[str, str] | None
+    ) -> BatchRecord:
+        created = int(wall - age)
+        wire = BatchObject(
+            id=new_id("batch_"),
+            endpoint="/v1/chat/completions",
+            input_file_id="file-seeded",
+            completion_window="24h",
+            created_at=created,
+            expires_at=created + int(self.settings.window_seconds),
+            status=status,
+            metadata=metadata,
+            request_counts={"total": 1, "completed": int(status == "completed"), "failed": 0},
+        )
+        record = BatchRecord(wire, now - age, 0.0, now, born=now - age, seeded=True, stuck=True)
+        if status in TERMINAL_STATUSES:
+            setattr(wire, f"{status}_at", created)
+            record.over_at = now - age
+        return record
+
+    def reset(self) -> None:
+        """As new: no files, no batches, no faults, no counts, and the settings of the start."""
+        with self.engine.lock:
+            self.engine.reset()
+            self.batches.clear()
+            self.files.clear()
+            self.faults.clear()
+            self.tally.reset()
+            self.patch_settings(self._initial)
+
+    def close(self) -> None:
+        self.engine.close()
+        self.files.close()
+
+
+def page(items: list[Any], more: bool) -> dict[str, Any]:
+    """https://developers.openai.com/api/reference/resources/batches/methods/list"""
+    ids = [item["id"] if isinstance(item, dict) else item.id for item in items]
+    return {
+        "object": "list",
+        "data": items,
+        "first_id": ids[0] if ids else None,
+        "last_id": ids[-1] if ids else None,
+        "has_more": more,
+    }
