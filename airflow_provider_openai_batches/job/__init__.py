@@ -1,0 +1,12 @@
+"""
+Rows in, request files out; unordered results in, ordered parts out: the data side of a job, no network.
+
+:mod:`~.sources` reads rows, :mod:`~.bodies` makes requests of them (:mod:`~.template`, :mod:`~.schema`),
+:mod:`~.shards` writes them as files within the limits of the service, :mod:`~.index` notes where each row's
+result is, :mod:`~.followup` writes what must be asked again, :mod:`~.merge` writes the ordered parts and
+:mod:`~.manifest` the sign that they are complete.
+
+A job lives in one work directory. ``job.json`` (its shards), ``rows.jsonl`` (custom_id and kept columns, in
+the order of the input), ``shard-NNNNN.jsonl`` (the request files) and ``shard-NNNNN.ids.jsonl`` (which row
+each of their lines is) are all that a later process needs.
+"""

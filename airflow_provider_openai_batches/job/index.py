@@ -1,0 +1,167 @@
+"""Where each row's result is, in the downloaded files of any number of rounds, at 17 bytes a row."""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.job.answers import AnswerReader
+from airflow_provider_openai_batches.job.endpoints import kind_of
+from airflow_provider_openai_batches.job.files import open_binary
+from airflow_provider_openai_batches.job.results import Line, RowError, body_of, classify, read_line
+from airflow_provider_openai_batches.job.state import read_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from airflow_provider_openai_batches.job.files import AnyPath
+    from airflow_provider_openai_batches.job.schema import OutputSchema
+    from airflow_provider_openai_batches.job.state import Job, Shard
+
+# What is known of a row. A better state replaces a worse one, in whatever order the lines come.
+NOTHING, PASSING, LASTING, INVALID, PAID = range(5)
+
+
+class Scan(msgspec.Struct):
+    """
+    What one batch's files held.
+
+    :param lines: all that are not blank.
+    :param unreadable: lines that are no JSON object with a ``custom_id``.
+    :param unknown: lines for requests that the batch does not have.
+    :param duplicates: lines for requests that had one before in the same batch.
+    """
+
+    lines: int = 0
+    unreadable: int = 0
+    unknown: int = 0
+    duplicates: int = 0
+
+    def add(self, other: Scan) -> None:
+        for field in self.__struct_fields__:
+            setattr(self, field, getattr(self, field) + getattr(other, field))
+
+
+class ResultIndex:
+    """
+    The best result of each row so far.
+
+    :param work: the directory of the job.
+    :param retry_invalid: a schema: answers that do not match it are to be asked again.
+    """
+
+    def __init__(self, job: Job, work: AnyPath, *, retry_invalid: OutputSchema | None = None) -> None:
+        self.job, self.work = job, work
+        self.files: list[AnyPath] = []
+        self.rejections: dict[int, RowError] = {}
+        self.scan = Scan()
+        self._noted: set[int] = set()
+        self.unreadable = array("Q")  # file, offset and length of each such line, one after the other
+        self.superseded = array("Q")  # the same of answers that are paid for but not used
+        self._kind = kind_of(job.endpoint)
+        self._reader = AnswerReader(self._kind, schema=retry_invalid) if retry_invalid else None
+        self._state = bytearray(job.rows)
+        self._file, self._length = (array("I", bytes(4 * job.rows)) for _ in range(2))
+        self._offset = array("Q", bytes(8 * job.rows))
+
+    def add(self, shard: Shard, paths: Iterable[AnyPath]) -> Scan:
+        """
+        Note all result lines of a shard's batch; call it once for each batch.
+
+        :param paths: its downloaded output file and error file, as far as there are such (or none).
+            They must stay until the parts are written, on a disk where reading here and there is cheap.
+        """
+        rows = {custom_id: row for row, custom_id in read_ids(self.work, shard)}
+        scan = Scan()
+        seen: set[int] = set()
+        for path in paths:
+            number = len(self.files)
+            self.files.append(path)
+            for offset, length, line in _lines(path):
+                scan.lines += 1
+                if line is None:
+                    scan.unreadable += 1
+                    self.unreadable.extend((number, offset, length))
+                    continue
+                row = rows.get(line.custom_id)
+                if row is None:
+                    scan.unknown += 1
+                    continue
+                if row in seen:
+                    scan.duplicates += 1
+                seen.add(row)
+                self._note(row, self._state_of(line), number, offset, length)
+        self.scan.add(scan)
+        self._noted.add(shard.index)
+        return scan
+
+    def reject(self, shard: Shard, error: RowError) -> None:
+        """Note that the service rejected the whole batch: nothing ran, and nothing is to be asked again."""
+        self.rejections[len(self.files)] = error
+        for row, _ in read_ids(self.work, shard):
+            self._note(row, LASTING, len(self.files), 0, 0)
+        self.files.append(None)
+        self._noted.add(shard.index)
+
+    def location(self, row: int) -> tuple[int, int, int] | None:
+        """Return file number, offset and length of the row's best line, None if it has none."""
+        if self._state[row] == NOTHING:
+            return None
+        return self._file[row], self._offset[row], self._length[row]
+
+    def is_unfinished(self, row: int) -> bool:
+        """Whether the row is to be asked again: nothing usable came, and asking again may help."""
+        state = self._state[row]
+        return state in {NOTHING, PASSING} or (state == INVALID and self._reader is not None)
+
+    @property
+    def unfinished(self) -> int:
+        """How many rows are to be asked again."""
+        count = self._state.count(NOTHING) + self._state.count(PASSING)
+        return count + self._state.count(INVALID) if self._reader else count
+
+    def check_complete(self) -> None:
+        """
+        Make sure that no shard was forgotten: its rows would be paid twice, or lost.
+
+        :raises InvalidInputError: if the results of a shard were not added.
+        """
+        forgotten = [str(shard.index) for shard in self.job.shards if shard.index not in self._noted]
+        if forgotten:
+            raise InvalidInputError(
+                f"The results of the shards {', '.join(forgotten)} were not added to the index"
+            )
+
+    def _state_of(self, line: Line) -> int:
+        outcome = classify(line, self._kind)
+        if outcome.status != "succeeded":
+            return PASSING if outcome.retryable else LASTING
+        if self._reader is None or line.response is None:
+            return PAID
+        invalid = self._reader.read(body_of(line.response)).outcome.status == "invalid_output"
+        return INVALID if invalid else PAID
+
+    def _note(self, row: int, state: int, number: int, offset: int, length: int) -> None:
+        known = self._state[row]
+        if state < known or state == known >= INVALID:  # of failures the latest counts, of answers the first
+            if state >= INVALID:
+                self.superseded.extend((number, offset, length))
+            return
+        if known >= INVALID:
+            self.superseded.extend((self._file[row], self._offset[row], self._length[row]))
+        self._state[row], self._file[row] = state, number
+        self._offset[row], self._length[row] = offset, length
+
+
+def _lines(path: AnyPath) -> Iterator[tuple[int, int, Line | None]]:
+    """Yield offset, length and content of each line that is not blank."""
+    offset = 0
+    with open_binary(path) as lines:
+        for data in lines:
+            length = len(data)
+            if not data.isspace():
+                yield offset, length, read_line(data)
+            offset += length

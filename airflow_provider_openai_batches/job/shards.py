@@ -1,0 +1,265 @@
+"""Requests into JSONL files within the limits of the service, the same bytes for the same rows."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.job.bodies import name_row
+from airflow_provider_openai_batches.job.endpoints import EMBEDDINGS, embedding_inputs, kind_of
+from airflow_provider_openai_batches.job.files import open_binary, remove
+from airflow_provider_openai_batches.job.state import (
+    JOB_FILE,
+    ROWS_FILE,
+    Job,
+    Limits,
+    Shard,
+    work_directory,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+
+    from airflow_provider_openai_batches.job.bodies import Request
+    from airflow_provider_openai_batches.job.files import AnyPath
+
+MAX_MODELS = 100  # one open file each
+_BYTES_PER_TOKEN = 4
+_BUCKETS = 64
+
+
+def write_shards(
+    requests: Iterable[Request],
+    work: AnyPath,
+    *,
+    endpoint: str,
+    limits: Limits | None = None,
+    max_requests: int | None = None,
+) -> Job:
+    """
+    Write the request files of a job, and ``job.json`` last.
+
+    :param work: the directory of the job; it is made if it is missing.
+    :param max_requests: refuses a job of more rows, as soon as it is seen to be one.
+    :raises InvalidInputError: if there are no rows or too many, a body is no JSON or too large for a file, or
+        a ``custom_id`` comes twice; it names the row.
+    """
+    work, limits = work_directory(work), limits or Limits()
+    remove(work / JOB_FILE)
+    counted_inputs = kind_of(endpoint) == EMBEDDINGS
+    envelope = Envelope(endpoint)
+    ids = _CustomIds()
+    rows = 0
+    with open_binary(work / ROWS_FILE, "wb") as rows_file, ShardWriter(work, envelope, limits) as writer:
+        for request in requests:
+            if rows == max_requests:
+                raise InvalidInputError(
+                    f"The job has more than max_requests={max_requests} rows: nothing was sent"
+                )
+            custom_id, body, kept = _encoded(request)
+            inputs = embedding_inputs(request.body) if counted_inputs else 0
+            line = envelope.line(custom_id, body)
+            writer.add(request.row_number, custom_id, line, request.body.get("model"), inputs)
+            rows_file.write(b"[%b,%b]\n" % (custom_id, kept))
+            ids.add(request.custom_id)
+            rows += 1
+    if not rows:
+        raise InvalidInputError("The job has no rows")
+    ids.check(work)
+    job = Job(
+        digest=_digest(endpoint, writer.shards),
+        endpoint=endpoint,
+        rows=rows,
+        limits=limits,
+        shards=writer.shards,
+    )
+    job.save(work)
+    return job
+
+
+def _digest(endpoint: str, shards: list[Shard]) -> str:
+    return hashlib.sha256("\n".join([endpoint, *(shard.sha256 for shard in shards)]).encode()).hexdigest()
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def _encoded(request: Request) -> tuple[bytes, bytes, bytes]:
+    parts = {"custom_id": request.custom_id, "body": request.body, "kept": request.kept}
+    try:
+        return _encode(request.custom_id), _encode(request.body), _encode(request.kept)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidInputError(
+            f"{name_row(request.row_number, request.custom_id)}: {_culprit(parts)} is no JSON: {error}"
+        ) from error
+
+
+def _culprit(value: Any, where: str = "") -> str:
+    """Where the innermost value is that cannot be encoded."""
+    children = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    )
+    for key, child in children:
+        try:
+            _encode(child)
+        except (TypeError, ValueError, OverflowError):
+            return _culprit(child, f"{where}.{key}" if isinstance(value, dict) else f"{where}[{key}]")
+        except RecursionError:
+            break
+    return where.lstrip(".")
+
+
+class Envelope:
+    """What is around ``custom_id`` and body in each request line of a job."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._middle = b',"method":"POST","url":%b,"body":' % _encode(endpoint)
+        self.size = len(self.line(b"", b""))
+
+    def line(self, custom_id: bytes, body: bytes) -> bytes:
+        """Both are JSON already."""
+        return b'{"custom_id":%b%b%b}\n' % (custom_id, self._middle, body)
+
+
+class ShardWriter:
+    """Lines into files; of each model one file is open. A new one begins where a limit would be passed."""
+
+    def __init__(
+        self, work: AnyPath, envelope: Envelope, limits: Limits, first_index: int = 0, round_number: int = 0
+    ) -> None:
+        self.shards: list[Shard] = []
+        self._work, self._envelope, self._limits = work, envelope, limits
+        self._next_index, self._round = first_index, round_number
+        self._open: dict[str | None, _OpenShard] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for shard in self._open.values():
+            self.shards.append(shard.close())
+        self.shards.sort(key=lambda shard: shard.index)
+
+    def add(self, row: int, custom_id: bytes, line: bytes, model: str | None, inputs: int) -> None:
+        """
+        :param custom_id: as JSON.
+        :param inputs: the embedding inputs of the request.
+        """
+        shard = self._open.get(model)
+        if shard is None or not shard.has_room(self._limits, len(line), inputs):
+            shard = self._begin(row, custom_id, model, len(line), inputs)
+        shard.add(row, custom_id, line, inputs, len(line) - self._envelope.size - len(custom_id))
+
+    def _begin(self, row: int, custom_id: bytes, model: str | None, size: int, inputs: int) -> _OpenShard:
+        name = name_row(row, msgspec.json.decode(custom_id))
+        if size > self._limits.max_bytes:
+            raise InvalidInputError(
+                f"{name} is {size:,} bytes as a request, a file may have {self._limits.max_bytes:,}"
+            )
+        if inputs > self._limits.max_embedding_inputs:
+            raise InvalidInputError(
+                f"{name} has {inputs:,} embedding inputs, a file has {self._limits.max_embedding_inputs:,}"
+            )
+        if model in self._open:
+            self.shards.append(self._open.pop(model).close())
+        elif len(self._open) == MAX_MODELS:
+            raise InvalidInputError(
+                f"{name} has the model {model!r}: a job may have {MAX_MODELS} models, not more"
+            )
+        self._open[model] = _OpenShard(self._work, self._next_index, self._round, model, row)
+        self._next_index += 1
+        return self._open[model]
+
+
+class _OpenShard:
+    def __init__(
+        self, work: AnyPath, index: int, round_number: int, model: str | None, first_row: int
+    ) -> None:
+        self._shard = Shard(
+            index=index,
+            round=round_number,
+            model=model,
+            first_row=first_row,
+            last_row=first_row,
+            requests=0,
+            bytes=0,
+            embedding_inputs=0,
+            estimated_tokens=0,
+            sha256="",
+        )
+        self._sha256 = hashlib.sha256()
+        self._requests = self._bytes = self._inputs = self._body_bytes = 0
+        self._last_row = first_row
+        with ExitStack() as stack:
+            self._lines = stack.enter_context(open_binary(work / self._shard.file, "wb"))
+            self._ids = stack.enter_context(open_binary(work / self._shard.ids_file, "wb"))
+            self._files = stack.pop_all()
+
+    def has_room(self, limits: Limits, size: int, inputs: int) -> bool:
+        return (
+            self._requests < limits.max_requests
+            and self._bytes + size <= limits.max_bytes
+            and self._inputs + inputs <= limits.max_embedding_inputs
+        )
+
+    def add(self, row: int, custom_id: bytes, line: bytes, inputs: int, body_bytes: int) -> None:
+        self._lines.write(line)
+        self._ids.write(b"[%d,%b]\n" % (row, custom_id))
+        self._sha256.update(line)
+        self._requests += 1
+        self._bytes += len(line)
+        self._inputs += inputs
+        self._body_bytes += body_bytes
+        self._last_row = row
+
+    def close(self) -> Shard:
+        self._files.close()
+        return msgspec.structs.replace(
+            self._shard,
+            requests=self._requests,
+            bytes=self._bytes,
+            embedding_inputs=self._inputs,
+            estimated_tokens=-(-self._body_bytes // _BYTES_PER_TOKEN),
+            sha256=self._sha256.hexdigest(),
+            last_row=self._last_row,
+        )
+
+
+class _CustomIds:
+    """Finds a ``custom_id`` that comes twice at 8 bytes a row: hashes first, the texts only of equal ones."""
+
+    def __init__(self) -> None:
+        self._buckets = [array("q") for _ in range(_BUCKETS)]
+
+    def add(self, custom_id: str) -> None:
+        value = hash(custom_id)
+        self._buckets[value % _BUCKETS].append(value)
+
+    def check(self, work: AnyPath) -> None:
+        suspects: set[int] = set()
+        for bucket in self._buckets:
+            if len(seen := set(bucket)) < len(bucket):
+                seen.clear()
+                suspects.update(value for value in bucket if value in seen or seen.add(value))  # type: ignore[func-returns-value]
+        if suspects:
+            self._compare(work, suspects)
+
+    @staticmethod
+    def _compare(work: AnyPath, suspects: set[int]) -> None:
+        rows: dict[str, int] = {}
+        decode = msgspec.json.Decoder(tuple[str, msgspec.Raw]).decode
+        with open_binary(work / ROWS_FILE) as lines:
+            for number, line in enumerate(lines):
+                custom_id = decode(line)[0]
+                if hash(custom_id) in suspects and rows.setdefault(custom_id, number) != number:
+                    raise InvalidInputError(
+                        f"Rows {rows[custom_id]} and {number} have the same custom_id {custom_id!r:.80}"
+                    )
