@@ -150,9 +150,9 @@ def _api_key(conn: ConnectionLike, extra: dict[str, Any], environ: Mapping[str, 
 
 
 def _base_url(conn: ConnectionLike, extra: dict[str, Any]) -> str:
-    url = str(extra.get("base_url") or conn.host or DEFAULT_BASE_URL).strip().rstrip("/")
+    url = str(extra.get("base_url") or conn.host or DEFAULT_BASE_URL).strip()
     try:
-        url = url if "://" in url else _from_host(conn, url)
+        url = (url if "://" in url else _from_host(conn, url.rstrip("/"))).rstrip("/")
         parts = urlsplit(url)
         host = parts.hostname
         _ = parts.port

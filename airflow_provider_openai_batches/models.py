@@ -86,6 +86,11 @@ class Batch(msgspec.Struct, frozen=True):
     metadata: dict[str, str] | None = None
     object: str | None = "batch"
 
+    def __post_init__(self) -> None:
+        for field in ("input_file_id", "output_file_id", "error_file_id"):
+            if getattr(self, field) == "":  # as some servers say "none"
+                msgspec.structs.force_setattr(self, field, None)
+
     @property
     def is_over(self) -> bool:
         return self.status in TERMINAL_STATUSES

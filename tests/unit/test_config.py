@@ -1,0 +1,147 @@
+"""Connections are read, and bad ones refused with words that help."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from airflow.sdk import Connection
+
+from airflow_provider_openai_batches.config import ClientConfig
+from airflow_provider_openai_batches.exceptions import InvalidConnectionError
+
+
+def read(
+    extra: dict[str, Any] | None = None, environ: dict[str, str] | None = None, **fields: Any
+) -> ClientConfig:
+    fields = {"conn_type": "openai_batches", "password": "sk-key", **fields}
+    connection = Connection(conn_id="c", extra=json.dumps(extra or {}), **fields)
+    return ClientConfig.from_connection(connection, environ or {})
+
+
+def test_a_key_is_enough() -> None:
+    """Everything else has a default."""
+    config = read()
+    assert config.base_url == "https://api.openai.com/v1"
+    assert config.headers == {"Authorization": "Bearer sk-key"}
+    assert (config.connect_timeout, config.timeout, config.max_attempts) == (10, 60, 6)
+    assert config.console_url == "https://platform.openai.com/batches"
+
+
+def test_every_field_arrives() -> None:
+    """Each extra field has its effect."""
+    config = read(
+        {
+            "organization": "org",
+            "project": "proj",
+            "timeout": "5",
+            "connect_timeout": 2,
+            "max_attempts": 3,
+            "headers": {"X-Team": "a"},
+            "console_url": "https://console.example/b",
+        },
+        host="https://gateway.example/openai/v1/",
+    )
+    assert config.base_url == "https://gateway.example/openai/v1"
+    assert config.headers["OpenAI-Organization"] == "org"
+    assert config.headers["OpenAI-Project"] == "proj"
+    assert config.headers["X-Team"] == "a"
+    assert (config.connect_timeout, config.timeout, config.max_attempts) == (2, 5, 3)
+    assert config.console_url == "https://console.example/b"
+
+
+def test_azure_sends_its_own_header() -> None:
+    """The key goes into api-key, the version into the query."""
+    config = read(
+        {"api_type": "azure", "api_version": "2025-04-01"}, host="https://r.openai.azure.com/openai"
+    )
+    assert config.headers == {"api-key": "sk-key"}
+    assert config.params == {"api-version": "2025-04-01"}
+    assert config.console_url == ""
+
+
+def test_the_official_providers_connection_works_as_it_is() -> None:
+    """Its openai_client_kwargs are read in its own words."""
+    kwargs = {"api_key": "sk-theirs", "base_url": "https://x.example/v1", "organization": "o", "timeout": 9}
+    kwargs |= {"max_retries": 2, "default_headers": {"X-A": "b"}, "default_query": {"q": "1"}}
+    config = read({"openai_client_kwargs": kwargs}, conn_type="openai", password=None)
+    assert config.api_key == "sk-theirs"
+    assert config.base_url == "https://x.example/v1"
+    assert config.headers == {"Authorization": "Bearer sk-theirs", "OpenAI-Organization": "o", "X-A": "b"}
+    assert config.params == {"q": "1"}
+    assert (config.timeout, config.max_attempts) == (9, 3)
+
+
+def test_the_environment_serves_where_the_connection_has_no_key() -> None:
+    """OPENAI_API_KEY, and only then."""
+    assert read(password=None, environ={"OPENAI_API_KEY": "sk-env"}).api_key == "sk-env"
+    assert read(environ={"OPENAI_API_KEY": "sk-env"}).api_key == "sk-key"
+
+
+@pytest.mark.parametrize(
+    ("uri", "base_url"),
+    [
+        ("openai-batches://:k@", "https://api.openai.com/v1"),
+        ("openai-batches://:k@gateway.example", "https://gateway.example/v1"),
+        ("openai-batches://:k@gateway.example:8443/v2", "https://gateway.example:8443/v2"),
+        ("openai-batches://:k@127.0.0.1:8089", "http://127.0.0.1:8089/v1"),
+        ("openai-batches://:k@localhost:8089/https", "https://localhost:8089/v1"),
+    ],
+)
+def test_connections_given_as_uris(uri: str, base_url: str) -> None:
+    """As in AIRFLOW_CONN_… variables."""
+    config = ClientConfig.from_connection(Connection(conn_id="c", uri=uri), {})
+    assert (config.base_url, config.api_key) == (base_url, "k")
+
+
+@pytest.mark.parametrize(
+    ("extra", "fields", "said"),
+    [
+        ({}, {"password": None}, "no API key.*password"),
+        ({}, {"password": "  "}, "no API key"),
+        ({}, {"password": "sk-\nx"}, "characters that no key has"),
+        ({}, {"host": "ftp://x"}, "no http or https address"),
+        ({}, {"host": "https://"}, "no http or https address"),
+        ({}, {"host": "https://x:port/v1"}, "cannot be read"),
+        ({}, {"host": "https://user:pw@x/v1"}, "no user, query or fragment"),
+        ({}, {"host": "https://x/v1?a=b"}, "no user, query or fragment"),
+        ({}, {"host": "http://example.com/v1"}, "travel in clear.*allow_http"),
+        ({}, {"host": "http://127.0.0.1.example.com/v1"}, "travel in clear"),
+        ({}, {"host": "http://localhost.example.com/v1"}, "travel in clear"),
+        ({"allow_http": "false"}, {"host": "http://example.com/v1"}, "travel in clear"),
+        ({"timeout": "soon"}, {}, "'timeout' is 'soon'"),
+        ({"max_attempts": 0}, {}, "'max_attempts' is 0"),
+        ({"headers": "x"}, {}, "'headers' is not a JSON object"),
+        ({"headers": {"A": "b\r\nC: d"}}, {}, "line break"),
+        ({"headers": {"A b": "c"}}, {}, "not allowed"),
+        ({"api_type": "aws"}, {}, "'api_type' is 'aws'"),
+        ({"openai_client_kwargs": "x"}, {}, "openai_client_kwargs"),
+        ({"console_url": "javascript:alert(1)"}, {}, "console_url"),
+    ],
+)
+def test_a_bad_connection_is_refused(extra: dict[str, Any], fields: dict[str, Any], said: str) -> None:
+    """With the connection's name, the field, and what to do."""
+    with pytest.raises(InvalidConnectionError, match=rf"Connection 'c': .*{said}"):
+        read(extra, **fields)
+
+
+@pytest.mark.parametrize(
+    "host", ["http://127.0.0.1:1/v1", "http://localhost/v1", "http://[::1]:9/v1", "http://127.8.0.1/v1"]
+)
+def test_plain_http_is_fine_on_this_host(host: str) -> None:
+    """The key does not leave the machine."""
+    assert read(host=host).base_url == host
+
+
+def test_plain_http_can_be_allowed() -> None:
+    """For a network of one's own."""
+    assert read({"allow_http": True}, host="http://vllm.internal/v1").base_url == "http://vllm.internal/v1"
+
+
+def test_a_config_does_not_show_its_key() -> None:
+    """Not even in a traceback's repr."""
+    config = read({"headers": {"X-Secret-Token": "hush"}})
+    assert "sk-key" not in repr(config)
+    assert "hush" not in repr(config)
+    assert "hush" in config.secrets

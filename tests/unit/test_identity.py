@@ -1,0 +1,80 @@
+"""A key names one task's one input, and the right batch is chosen by it."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_openai_batches import identity
+from airflow_provider_openai_batches.checks import check_metadata
+from airflow_provider_openai_batches.identity import TaskIdentity
+from airflow_provider_openai_batches.models import TERMINAL_STATUSES, Batch, BatchRequestCounts
+
+TASK = TaskIdentity("prod", "dag", "run", "task", 3)
+PARTS = st.tuples(
+    st.text(), st.text(), st.text(), st.text(), st.integers(-1, 5), st.integers(0, 5), st.text()
+)
+
+
+def key(parts: tuple[str, str, str, str, int, int, str]) -> str:
+    *task, shard, digest = parts
+    return TaskIdentity(*task).key(digest, shard)  # type: ignore[arg-type]
+
+
+@given(PARTS, PARTS)
+def test_keys_are_equal_only_for_the_same_task_shard_and_input(one: tuple, other: tuple) -> None:  # type: ignore[type-arg]
+    """No two things share a key, however their names run into each other."""
+    assert (key(one) == key(other)) is (one == other)
+
+
+def batch(status: str, batch_key: str = "k", **fields: object) -> Batch:
+    return Batch(id=f"batch_{status}", status=status, metadata={identity.KEY: batch_key}, **fields)  # type: ignore[arg-type]
+
+
+def test_the_metadata_keeps_the_users_pairs_and_fits() -> None:
+    """Eleven pairs of the user's own have room beside ours, at their longest."""
+    own = {f"k{number}": "v" * 512 for number in range(11)}
+    task = TaskIdentity("d", "x" * 250, "y" * 250, "z" * 250, 1_000_000)
+    metadata = check_metadata(task.metadata(task.key("digest"), own))
+    assert own.items() <= metadata.items()
+    assert metadata["airflow_dag_id"] == "x" * 250
+
+
+def test_a_completed_batch_is_chosen_before_a_running_one() -> None:
+    """It is paid for and done."""
+    listed = [batch("in_progress"), batch("completed"), batch("completed", "other")]
+    chosen = identity.choose(listed, "k")
+    assert chosen is not None
+    assert chosen.status == "completed"
+
+
+@given(st.sampled_from(["cancelling", *sorted(TERMINAL_STATUSES - {"completed"})]))
+def test_what_ended_badly_is_not_used(status: str) -> None:
+    """A new one is asked for instead."""
+    assert identity.choose([batch(status)], "k") is None
+
+
+def test_a_batch_whose_requests_all_failed_is_not_used() -> None:
+    """A retry would otherwise fail on it for ever."""
+    failed = batch("completed", request_counts=BatchRequestCounts(total=2, completed=0, failed=2))
+    assert identity.choose([failed], "k") is None
+
+
+def test_an_unknown_status_is_still_running() -> None:
+    """Compatible servers have statuses of their own."""
+    assert identity.choose([batch("scheduling")], "k") is not None
+
+
+def test_only_this_tasks_running_batches_are_outdated() -> None:
+    """Nothing of another task or deployment is ever touched."""
+    mine, asked = TASK.key("old"), TASK.key("new")
+    theirs = TaskIdentity("staging", "dag", "run", "task", 3).key("old")
+    listed = [
+        batch("in_progress", mine),
+        batch("completed", mine),
+        batch("cancelling", mine),
+        batch("in_progress", asked),
+        batch("in_progress", theirs),
+        Batch(id="none", status="in_progress"),
+    ]
+    assert identity.outdated(listed, TASK.task_key, {asked}) == [listed[0]]

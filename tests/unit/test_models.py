@@ -1,0 +1,86 @@
+"""What the wire carries is read tolerantly."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_openai_batches.models import Batch, BatchPage, File, read
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+BATCH_FIELDS = [field.encode_name for field in msgspec.structs.fields(Batch) if field.name != "id"]
+
+
+def test_a_full_batch_is_read_field_by_field() -> None:
+    """Nested counts, usage and errors come through."""
+    batch = read(
+        b'{"id":"b","object":"batch","status":"failed","created_at":1,"errors":{"object":"list","data":'
+        b'[{"code":"c","line":3,"message":"m","param":null}]},"request_counts":{"total":3,"completed":1,"failed":2},'
+        b'"usage":{"input_tokens":5,"input_tokens_details":{"cached_tokens":2},"output_tokens":7,'
+        b'"output_tokens_details":{"reasoning_tokens":1},"total_tokens":12},"metadata":{"a":"b"},"new_field":[1]}',
+        Batch,
+    )
+    assert str(batch.error_items[0]) == "c, line 3: m"
+    assert (batch.counts.total, batch.counts.failed) == (3, 2)
+    assert batch.usage is not None
+    assert batch.usage.input_tokens_details is not None
+    assert batch.usage.input_tokens_details.cached_tokens == 2
+    assert batch.is_over
+
+
+@pytest.mark.parametrize("field", ["output_file_id", "error_file_id", "input_file_id"])
+def test_an_empty_file_id_is_no_file(field: str) -> None:
+    """Some servers send an empty text where OpenAI sends null."""
+    assert getattr(read(f'{{"id":"b","{field}":""}}'.encode(), Batch), field) is None
+
+
+@given(st.dictionaries(st.sampled_from(BATCH_FIELDS), JSON))
+def test_no_value_of_any_field_makes_a_batch_unreadable(document: dict[str, object]) -> None:
+    """A field of the wrong type is left out, the rest stays."""
+    batch = read(msgspec.json.encode({**document, "id": "batch_1"}), Batch)
+    assert batch.id == "batch_1"
+    assert isinstance(batch.status, str)
+    msgspec.json.encode(batch.to_dict())
+
+
+@given(st.lists(JSON))
+def test_a_page_keeps_the_batches_that_can_be_read(others: list[object]) -> None:
+    """One broken entry does not hide the others."""
+    page = read(
+        msgspec.json.encode({"data": [*others, {"id": "b", "created_at": "soon"}], "has_more": None}),
+        BatchPage,
+    )
+    assert page.data[-1].id == "b"
+    assert page.data[-1].created_at is None
+    assert page.has_more is False
+
+
+@pytest.mark.parametrize(
+    "text", [b"[]", b"3", b"null", b"{}", b'{"id":null}', b'{"id":7}', b"<html>", b"", b'{"id":"b']
+)
+def test_what_is_no_batch_is_an_error(text: bytes) -> None:
+    """Without an id there is nothing to go on with."""
+    with pytest.raises(msgspec.MsgspecError):
+        read(text, Batch)
+
+
+def test_numbers_as_text_and_fractions_are_understood() -> None:
+    """Compatible servers send times as text or with a fraction."""
+    batch = read(b'{"id":"b","created_at":"1711","expires_at":1712.6}', Batch)
+    assert (batch.created_at, batch.expires_at) == (1711, 1712)
+
+
+def test_a_file_is_read() -> None:
+    """Size and name come through, an unknown purpose too."""
+    file = read(b'{"id":"f","bytes":12,"filename":"x.jsonl","purpose":null}', File)
+    assert (file.id, file.bytes, file.filename, file.purpose) == ("f", 12, "x.jsonl", None)

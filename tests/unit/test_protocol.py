@@ -1,0 +1,205 @@
+"""Requests are built as the contract says, and failures are understood."""
+
+from __future__ import annotations
+
+from email.utils import formatdate
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_openai_batches import protocol
+from airflow_provider_openai_batches.exceptions import APIError, InvalidInputError, TransportError
+from airflow_provider_openai_batches.protocol import Reply
+
+OPERATIONS = [
+    "create_batch",
+    "retrieve_batch",
+    "list_batches",
+    "cancel_batch",
+    "upload_file",
+    "retrieve_file",
+    "list_files",
+    "delete_file",
+    "download_file",
+]
+
+
+def failure(status: int, body: bytes, headers: dict[str, str] | None = None) -> APIError:
+    error = protocol.failure(Reply(status, headers or {}, body), ["sk-secret"], now=1000.0)
+    assert error is not None
+    return error
+
+
+@pytest.mark.parametrize(
+    "value", ["", " ", None, "None", 7, "a/b", "a\\b", ".", "..", "a b", "a\n", "a\x00", "a\u2028b"]
+)
+def test_an_id_that_is_none_is_refused(value: object) -> None:
+    """Nothing is sent for an id that is empty or would lead elsewhere."""
+    for build in (
+        protocol.retrieve_batch,
+        protocol.cancel_batch,
+        protocol.retrieve_file,
+        protocol.delete_file,
+    ):
+        with pytest.raises(InvalidInputError, match=r"_id is .*id"):
+            build(value)  # type: ignore[operator]
+
+
+@given(st.text(min_size=1))
+def test_an_id_cannot_change_the_path(value: str) -> None:
+    """Whatever passes stays one segment of the path."""
+    try:
+        path = protocol.retrieve_batch(value).path
+    except InvalidInputError:
+        return
+    assert path.startswith("/batches/")
+    assert not set(path[len("/batches/") :]) & set("/?#\\ ")
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["", None, "/v2/x", "v1/responses", "/v1/", "/v1", "/v1/../x", "/v1/a?b", "https://x/v1/a"]
+)
+def test_an_endpoint_that_is_no_path_is_refused(endpoint: object) -> None:
+    """The message shows what one looks like."""
+    with pytest.raises(InvalidInputError, match=r"endpoint is .*'/v1/responses'"):
+        protocol.create_batch("file-1", endpoint)  # type: ignore[arg-type]
+
+
+def test_an_unknown_well_formed_endpoint_passes() -> None:
+    """Compatible servers have more endpoints than OpenAI."""
+    assert b"/v1/rerank" in (protocol.create_batch("file-1", "/v1/rerank").json or b"")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ({str(number): "x" for number in range(17)}, "17 pairs"),
+        ({"k" * 65: "x"}, "65 characters"),
+        ({"": "x"}, "0 characters"),
+        ({"k": "v" * 513}, "513 characters"),
+        ({"k": 3}, "must be texts"),
+        ({3: "v"}, "must be texts"),
+        (["k"], "must be a dict"),
+    ],
+)
+def test_metadata_over_the_limits_is_refused(metadata: object, said: str) -> None:
+    """Each limit of the service has its sentence."""
+    with pytest.raises(InvalidInputError, match=said):
+        protocol.create_batch("file-1", "/v1/responses", metadata=metadata)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "value", [3599, 2_592_001, True, "1d", {"anchor": "x", "seconds": 3600}, {"seconds": 3600}]
+)
+def test_an_expiry_out_of_range_is_refused(value: object) -> None:
+    """An hour to thirty days."""
+    with pytest.raises(InvalidInputError, match="output_expires_after"):
+        protocol.create_batch("file-1", "/v1/responses", output_expires_after=value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("limit", [0, 101, -1, True, "20", 1.0])
+def test_a_limit_out_of_range_is_refused(limit: object) -> None:
+    """1 to 100."""
+    with pytest.raises(InvalidInputError, match="limit is"):
+        protocol.list_batches(limit=limit)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "code"),
+    [
+        (b'{"error":{"message":"no","type":"t","code":"c","param":"p"}}', "no", "c"),
+        (b'{"error":{"message":"no","type":"t","code":null}}', "no", "t"),
+        (b'{"error":"plain"}', "plain", None),
+        (b'{"detail":"not found"}', "not found", None),
+        (b'{"detail":[{"loc":["body"],"msg":"bad"}]}', '[{"loc":["body"],"msg":"bad"}]', None),
+        (b'{"message":"gateway"}', "gateway", None),
+        (
+            b"<html><head><style>x{}</style></head><body><h1>502 Bad Gateway</h1></body></html>",
+            "502 Bad Gateway",
+            None,
+        ),
+        (b"", "no message", None),
+        (b"\xff\xfe", "\ufffd\ufffd", None),
+        (b"[1]", "[1]", None),
+    ],
+)
+def test_error_bodies_of_every_shape_are_read(body: bytes, message: str, code: str | None) -> None:
+    """OpenAI's shape, those of compatible servers, and a proxy's page."""
+    error = failure(502, body, {"x-request-id": "req_1"})
+    assert (error.message, error.code, error.request_id, error.status) == (message, code, "req_1", 502)
+    assert "HTTP 502" in str(error)
+    assert "req_1" in str(error)
+
+
+@given(st.binary())
+def test_no_body_breaks_the_reading_of_an_error(body: bytes) -> None:
+    """Any bytes make an APIError."""
+    assert failure(500, body).status == 500
+
+
+def test_a_key_that_the_service_repeats_is_blotted_out() -> None:
+    """Some servers echo the key that they refuse."""
+    assert "sk-secret" not in str(failure(401, b'{"error":{"message":"wrong key sk-secret given"}}'))
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("3", 3.0),
+        ("0.5", 0.5),
+        ("-1", 0.0),
+        (formatdate(1060, usegmt=True), 60.0),
+        ("soon", None),
+        ("", None),
+        (None, None),
+        ("nan", None),
+        ("inf", None),
+    ],
+)
+def test_retry_after_is_read(value: str | None, seconds: float | None) -> None:
+    """In seconds and as a date; nonsense is no wish."""
+    assert protocol.retry_after(value, now=1000.0) == seconds
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 502, 503, 504])
+def test_which_status_may_be_repeated(operation: str, status: int) -> None:
+    """The table of the retry rules, for every operation."""
+    create = operation == "create_batch"
+    expected = (
+        status == 429
+        or (status == 409 and operation == "upload_file")
+        or (status in {408, 500, 502, 503, 504} and not create)
+    )
+    assert protocol.may_repeat(operation, APIError("x", status=status)) is expected
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_no_money_is_never_repeated(operation: str) -> None:
+    """Waiting does not fill an account."""
+    assert not protocol.may_repeat(operation, APIError("x", status=429, code="insufficient_quota"))
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_create_is_repeated_only_if_it_never_left(operation: str) -> None:
+    """A lost answer may hide a stored batch."""
+    assert protocol.may_repeat(operation, TransportError("x", sent=False))
+    assert protocol.may_repeat(operation, TransportError("x", sent=True)) is (operation != "create_batch")
+
+
+def test_a_page_instead_of_json_is_no_answer() -> None:
+    """A 200 with a proxy's page says nothing about the batch."""
+    with pytest.raises(TransportError, match=r"no Batch .*Sign in.*base URL"):
+        protocol.read_batch(Reply(200, {}, b"<html>Sign in</html>"))
+
+
+@given(st.text(), st.dictionaries(st.from_regex(r"[a-z_]+", fullmatch=True), st.text("ab", max_size=3)))
+def test_a_multipart_head_cannot_be_broken_out_of(filename: str, fields: dict[str, str]) -> None:
+    """Whatever a file is called, there is one part a field and one for the file."""
+    try:
+        head, tail = protocol.multipart(fields, filename, "BOUNDARY")
+    except UnicodeEncodeError:
+        return
+    assert head.count(b"\r\n\r\n") == len(fields) + 1
+    assert tail == b"\r\n--BOUNDARY--\r\n"
