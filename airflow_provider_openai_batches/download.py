@@ -7,13 +7,15 @@ from typing import IO, TYPE_CHECKING
 
 from airflow_provider_openai_batches import protocol
 from airflow_provider_openai_batches.exceptions import TransportError
-from airflow_provider_openai_batches.files import CHUNK
 
 if TYPE_CHECKING:
     import requests
 
     from airflow_provider_openai_batches.retry import Log
     from airflow_provider_openai_batches.session import BatchesSession
+
+# What a broken connection loses is at most one piece.
+PIECE = 64 * 1024
 
 
 class Download:
@@ -58,7 +60,7 @@ class Download:
             position = _position(answer, self.written)
             announced = answer.headers.get("Content-Length")
             end = position + int(announced) if announced and announced.isdigit() else None
-            for chunk in answer.iter_content(CHUNK):
+            for chunk in answer.iter_content(PIECE):
                 self._write(chunk, position)
                 position += len(chunk)
         if end is not None and position != end:

@@ -49,7 +49,7 @@ class MultipartBody:
 
 
 def as_path(location: Location) -> Any:
-    """A local path as ``pathlib.Path``, any other URI as Airflow's ``ObjectStoragePath``."""
+    """A local path as ``pathlib.Path``, a URI as Airflow's ``ObjectStoragePath`` or fsspec's own."""
     if hasattr(location, "open") and hasattr(location, "parent"):
         return location
     text = os.fspath(location)
@@ -57,7 +57,24 @@ def as_path(location: Location) -> Any:
         return Path(text)
     from airflow.providers.common.compat.sdk import ObjectStoragePath  # noqa: PLC0415 - costs 100 ms, seldom needed
 
-    return ObjectStoragePath(text)
+    path = ObjectStoragePath(text)
+    try:
+        path.fs  # noqa: B018 - Airflow knows only the schemes of its providers, fsspec knows more
+    except ValueError:
+        from upath import UPath  # noqa: PLC0415 - as above
+
+        return UPath(text)
+    return path
+
+
+def name_of(source: Location) -> str:
+    """The last part of a path, a URI or a file object's name; a name of our own where there is none."""
+    name = getattr(source, "name", source)
+    return os.path.basename(name) if isinstance(name, str) and name else _of_path(name)  # noqa: PTH119 - URIs
+
+
+def _of_path(name: Any) -> str:
+    return Path(name).name if isinstance(name, os.PathLike) else "batch.jsonl"
 
 
 @contextmanager

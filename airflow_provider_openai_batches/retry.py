@@ -26,7 +26,7 @@ class Log(Protocol):
 
 # Longer than this no Retry-After is obeyed: a worker slot is not a place to sleep in.
 MAX_RETRY_AFTER = 300.0
-_backoff = tenacity.wait_exponential_jitter(initial=0.5, max=30.0, jitter=0.5)
+_backoff = tenacity.wait_exponential(multiplier=0.5, max=30.0) + tenacity.wait_random(0, 0.5)
 
 
 def wait(state: tenacity.RetryCallState) -> float:

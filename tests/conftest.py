@@ -5,6 +5,12 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from airflow_provider_openai_batches.devserver import DevServer
 
 HOME = Path(tempfile.mkdtemp(prefix="airflow-tests-"))
 for name in [name for name in os.environ if name.startswith(("AIRFLOW_", "OPENAI_"))]:
@@ -16,3 +22,11 @@ os.environ |= {
     "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     "NO_PROXY": "127.0.0.1,localhost",
 }
+
+pytest_plugins = ["airflow_provider_openai_batches.devserver.pytest_plugin"]
+
+
+@pytest.fixture
+def server(openai_batches_server: DevServer) -> DevServer:
+    """A dev server that the default connection leads to."""
+    return openai_batches_server

@@ -226,7 +226,7 @@ class OpenAIBatchesHook(BaseHook):
         :param expires_after: seconds, or ``{"anchor": "created_at", "seconds": …}``.
         """
         fields = protocol.upload_fields(expires_after)
-        name = filename or os.path.basename(str(getattr(source, "name", source))) or "batch.jsonl"  # noqa: PTH119 - URIs too
+        name = filename or files.name_of(source)
         with files.opened(source) as file:
             start = file.tell()
 

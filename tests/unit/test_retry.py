@@ -55,7 +55,7 @@ def test_waits_grow_and_are_capped(number: int) -> None:
     """Half a second, doubled each time, up to half a minute, and jitter."""
     _, waits = run([TransportError("x")] * number)
     for index, seconds in enumerate(waits):
-        assert min(30.0, 0.5 * 2**index) <= seconds <= min(30.0, 0.5 * 2**index + 0.5)
+        assert min(30.0, 0.5 * 2**index) <= seconds <= min(30.0, 0.5 * 2**index) + 0.5
 
 
 @pytest.mark.parametrize(("asked", "waited"), [(7.0, 7.0), (100_000.0, retry.MAX_RETRY_AFTER)])
