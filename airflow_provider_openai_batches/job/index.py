@@ -15,7 +15,7 @@ from airflow_provider_openai_batches.job.results import Line, RowError, body_of,
 from airflow_provider_openai_batches.job.state import read_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from airflow_provider_openai_batches.job.files import AnyPath
     from airflow_provider_openai_batches.job.schema import OutputSchema
@@ -29,7 +29,7 @@ class Scan(msgspec.Struct):
     """
     What one batch's files held.
 
-    :param lines: all that are not blank.
+    :param lines: those that can be read.
     :param unreadable: lines that are no JSON object with a ``custom_id``.
     :param unknown: lines for requests that the batch does not have.
     :param duplicates: lines for requests that had one before in the same batch.
@@ -78,14 +78,25 @@ class ResultIndex:
         scan = Scan()
         seen: set[int] = set()
         for path in paths:
-            number = len(self.files)
-            self.files.append(path)
-            for offset, length, line in _lines(path):
-                scan.lines += 1
+            self._add_file(path, rows, seen, scan)
+        self.scan.add(scan)
+        self._noted.add(shard.index)
+        return scan
+
+    def _add_file(self, path: AnyPath, rows: dict[str, int], seen: set[int], scan: Scan) -> None:
+        number = len(self.files)
+        self.files.append(path)
+        offset = length = 0
+        with open_binary(path) as lines:
+            for data in lines:
+                offset, length = offset + length, len(data)
+                line = read_line(data)
                 if line is None:
-                    scan.unreadable += 1
-                    self.unreadable.extend((number, offset, length))
+                    if not data.isspace():
+                        scan.unreadable += 1
+                        self.unreadable.extend((number, offset, length))
                     continue
+                scan.lines += 1
                 row = rows.get(line.custom_id)
                 if row is None:
                     scan.unknown += 1
@@ -94,9 +105,6 @@ class ResultIndex:
                     scan.duplicates += 1
                 seen.add(row)
                 self._note(row, self._state_of(line), number, offset, length)
-        self.scan.add(scan)
-        self._noted.add(shard.index)
-        return scan
 
     def reject(self, shard: Shard, error: RowError) -> None:
         """Note that the service rejected the whole batch: nothing ran, and nothing is to be asked again."""
@@ -106,11 +114,9 @@ class ResultIndex:
         self.files.append(None)
         self._noted.add(shard.index)
 
-    def location(self, row: int) -> tuple[int, int, int] | None:
-        """Return file number, offset and length of the row's best line, None if it has none."""
-        if self._state[row] == NOTHING:
-            return None
-        return self._file[row], self._offset[row], self._length[row]
+    def location(self, row: int) -> tuple[int, int, int, int]:
+        """Return the state of the row, and file number, offset and length of its best line if it has one."""
+        return self._state[row], self._file[row], self._offset[row], self._length[row]
 
     def is_unfinished(self, row: int) -> bool:
         """Whether the row is to be asked again: nothing usable came, and asking again may help."""
@@ -154,14 +160,3 @@ class ResultIndex:
             self.superseded.extend((self._file[row], self._offset[row], self._length[row]))
         self._state[row], self._file[row] = state, number
         self._offset[row], self._length[row] = offset, length
-
-
-def _lines(path: AnyPath) -> Iterator[tuple[int, int, Line | None]]:
-    """Yield offset, length and content of each line that is not blank."""
-    offset = 0
-    with open_binary(path) as lines:
-        for data in lines:
-            length = len(data)
-            if not data.isspace():
-                yield offset, length, read_line(data)
-            offset += length

@@ -13,6 +13,7 @@ from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.job.answers import Answer, AnswerReader, usage_of
 from airflow_provider_openai_batches.job.endpoints import kind_of
 from airflow_provider_openai_batches.job.files import as_path, open_binary, pyarrow, remove, whole
+from airflow_provider_openai_batches.job.index import INVALID, NOTHING
 from airflow_provider_openai_batches.job.manifest import (
     MANIFEST_FILE,
     UNREADABLE_FILE,
@@ -21,17 +22,16 @@ from airflow_provider_openai_batches.job.manifest import (
     Part,
 )
 from airflow_provider_openai_batches.job.parquet import Parquet
-from airflow_provider_openai_batches.job.parts import JsonLines, ResultRow
+from airflow_provider_openai_batches.job.parts import JsonLines
 from airflow_provider_openai_batches.job.results import (
     MISSING,
     STATUSES,
     Outcome,
     RowError,
     body_of,
-    classify,
     read_line,
 )
-from airflow_provider_openai_batches.job.state import ROWS_FILE
+from airflow_provider_openai_batches.job.state import ROWS_FILE, RowId
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,13 +105,13 @@ def check_output(output: str, output_format: str, rows_per_part: int = ROWS_PER_
         raise InvalidInputError(f"output_format is {output_format!r}: it is 'jsonl' or 'parquet'")
 
 
-def _write_part(directory: AnyPath, number: int, shape: Format, rows: Iterator[ResultRow]) -> Part:
+def _write_part(directory: AnyPath, number: int, shape: Format, rows: Iterator[tuple[bytes, Answer]]) -> Part:
     name = f"part-{number:05d}{shape.suffix}"
     count = 0
     with whole(directory / name) as handle:
         with shape.open(handle) as part:
-            for row in rows:
-                part.write(row)
+            for row, answer in rows:
+                part.write(row, answer)
                 count += 1
         size = handle.tell()
     return Part(file=name, rows=count, bytes=size)
@@ -125,44 +125,39 @@ class _Results(msgspec.Struct):
     reader: AnswerReader
     merged: Merged
 
-    def rows(self) -> Iterator[ResultRow]:
-        decode = msgspec.json.Decoder(tuple[msgspec.Raw, msgspec.Raw]).decode
-        kind = kind_of(self.index.job.endpoint)
+    def rows(self) -> Iterator[tuple[bytes, Answer]]:
         counts, usage = self.merged.counts, self.merged.usage
         with open_binary(self.index.work / ROWS_FILE) as lines:
             for number, line in enumerate(lines):
-                custom_id, kept = decode(line)
-                answer = self._answer(number, kind)
+                answer = self._answer(number)
                 outcome = answer.outcome
                 counts[outcome.status] += 1
                 if answer.usage is not None:
                     usage.add(answer.usage)
                 if outcome.error is not None:
-                    self._count(outcome.error, custom_id)
-                yield ResultRow(custom_id, kept, outcome.status, answer.output, answer.usage, outcome.error)
+                    self._count(outcome.error, line)
+                yield line, answer
 
-    def _answer(self, row: int, kind: str) -> Answer:
-        location = self.index.location(row)
-        if location is None:
+    def _answer(self, row: int) -> Answer:
+        state, *location = self.index.location(row)
+        if state == NOTHING:
             return _NOTHING
-        if location[0] in self.index.rejections:
-            return Answer(Outcome("failed", error=self.index.rejections[location[0]]), None, None)
-        line = read_line(self.files.read(*location))
-        if line is None:
+        number = location[0]
+        if number in self.index.rejections:
+            return Answer(Outcome("failed", error=self.index.rejections[number]), None, None)
+        try:
+            return self.reader.read_line(self.files.read(*location), answered=state >= INVALID)
+        except (ValueError, msgspec.DecodeError) as error:
             raise InvalidInputError(
-                f"{self.index.files[location[0]]} was changed while its results were merged"
-            )
-        outcome = classify(line, kind)
-        if outcome.status != "succeeded" or line.response is None:
-            return Answer(outcome, None, None)
-        return self.reader.read(body_of(line.response))
+                f"{self.index.files[number]} was changed while its results were merged"
+            ) from error
 
-    def _count(self, error: RowError, custom_id: msgspec.Raw) -> None:
+    def _count(self, error: RowError, row: bytes) -> None:
         errors = self.merged.errors
         code = error.code if error.code in errors or len(errors) < MAX_ERROR_CODES else "other"
         group = errors.get(code)
         if group is None:
-            errors[code] = ErrorGroup(1, error.message, msgspec.json.decode(custom_id))
+            errors[code] = ErrorGroup(1, error.message, msgspec.json.decode(row, type=RowId).custom_id)
         else:
             group.count += 1
 

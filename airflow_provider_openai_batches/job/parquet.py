@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
-from airflow_provider_openai_batches.job.answers import Usage
+from airflow_provider_openai_batches.job.answers import Answer, Usage
 from airflow_provider_openai_batches.job.endpoints import EMBEDDINGS, kind_of
 from airflow_provider_openai_batches.job.files import open_binary, pyarrow
 from airflow_provider_openai_batches.job.state import ROWS_FILE
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from airflow_provider_openai_batches.job.files import AnyPath
-    from airflow_provider_openai_batches.job.parts import Part, ResultRow
+    from airflow_provider_openai_batches.job.parts import Part
     from airflow_provider_openai_batches.job.state import Job
 
 _INTEGERS = 1 << 63
@@ -73,13 +73,15 @@ class _ParquetPart:
         self._rows: list[tuple[Any, ...]] = []
         self._bytes = 0
 
-    def write(self, row: ResultRow) -> None:
-        kept = msgspec.json.decode(row.kept)
+    def write(self, row: bytes, answer: Answer) -> None:
+        kept = msgspec.json.decode(row)
         values = [_text(kept[name]) if kind == "text" else kept[name] for name, kind in self._kept.items()]
-        output = self._output(row.output)
-        usage, error = (part and msgspec.structs.asdict(part) for part in (row.usage, row.error))
-        self._rows.append((msgspec.json.decode(row.custom_id), *values, row.status, output, usage, error))
-        self._bytes += len(row.kept) + _size(output)
+        output = self._output(answer.output)
+        usage, error = (
+            part and msgspec.structs.asdict(part) for part in (answer.usage, answer.outcome.error)
+        )
+        self._rows.append((kept["custom_id"], *values, answer.outcome.status, output, usage, error))
+        self._bytes += len(row) + _size(output)
         if len(self._rows) >= _GROUP_ROWS or self._bytes >= _GROUP_BYTES:
             self.flush()
 
@@ -160,18 +162,17 @@ _KINDS = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 def _kept_types(work: AnyPath) -> dict[str, str]:
     """The type of each kept column over all rows: the parts of a job must agree."""
-    decode = msgspec.json.Decoder(tuple[msgspec.Raw, dict[str, Any]]).decode
     seen: dict[str, set[str]] = {}
     with open_binary(work / ROWS_FILE) as lines:
         for line in lines:
-            kept = decode(line)[1]
-            if not kept:  # all rows have the same columns
+            columns = msgspec.json.decode(line)
+            if len(columns) == 1:  # all rows have the same columns, and keep none
                 break
-            for name, value in kept.items():
+            for name, value in columns.items():
                 kinds = seen.setdefault(name, set())
                 if value is not None:
                     kinds.add(_kind(value))
-    return {name: _common(kinds) for name, kinds in seen.items()}
+    return {name: _common(kinds) for name, kinds in seen.items() if name != "custom_id"}
 
 
 def _kind(value: Any) -> str:

@@ -11,31 +11,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-    from airflow_provider_openai_batches.job.answers import Usage
+    from airflow_provider_openai_batches.job.answers import Answer, Usage
     from airflow_provider_openai_batches.job.results import RowError
-
-
-class ResultRow(msgspec.Struct, frozen=True, gc=False):
-    """
-    A row of the results.
-
-    :param custom_id: as JSON.
-    :param kept: the kept columns, as a JSON object.
-    :param output: JSON values, or ``msgspec.Raw`` at any depth.
-    """
-
-    custom_id: msgspec.Raw
-    kept: msgspec.Raw
-    status: str
-    output: Any
-    usage: Usage | None
-    error: RowError | None
 
 
 class Part(Protocol):
     """A part that is being written."""
 
-    def write(self, row: ResultRow) -> None: ...
+    def write(self, row: bytes, answer: Answer) -> None:
+        """
+        Add a row.
+
+        :param row: its first columns, a line of ``rows.jsonl``.
+        """
 
 
 class Format(Protocol):
@@ -70,8 +58,8 @@ class _JsonPart:
     def __init__(self, handle: BinaryIO) -> None:
         self._write = handle.write
 
-    def write(self, row: ResultRow) -> None:
-        # The first columns are JSON already: they are put in front, not decoded and encoded again.
-        tail = _encode(_Tail(row.status, row.output, row.usage, row.error))
-        kept = bytes(row.kept)[1:-1]
-        self._write(b'{"custom_id":%b,%b%b%b\n' % (row.custom_id, kept, b"," if kept else b"", tail[1:]))
+    def write(self, row: bytes, answer: Answer) -> None:
+        outcome = answer.outcome
+        tail = _encode(_Tail(outcome.status, answer.output, answer.usage, outcome.error))
+        # The first columns are JSON already: both objects are joined, without decoding the one in front.
+        self._write(b"%b,%b\n" % (row[:-2], tail[1:]))

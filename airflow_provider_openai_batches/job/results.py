@@ -25,14 +25,14 @@ _MAX_MESSAGE = 1_000
 _NULL = msgspec.Raw(b"null")
 
 
-class RowError(msgspec.Struct, frozen=True):
+class RowError(msgspec.Struct, frozen=True, gc=False):
     """Why a row has no usable output."""
 
     code: str
     message: str
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """
     What became of one request.
 
@@ -45,17 +45,17 @@ class Outcome(msgspec.Struct, frozen=True):
     error: RowError | None = None
 
 
-class LineResponse(msgspec.Struct, frozen=True):
+class LineResponse(msgspec.Struct, frozen=True, gc=False):
     status_code: int | None = None
     body: msgspec.Raw = _NULL
 
 
-class LineError(msgspec.Struct, frozen=True):
+class LineError(msgspec.Struct, frozen=True, gc=False):
     code: str | None = None
     message: str | None = None
 
 
-class Line(msgspec.Struct, frozen=True):
+class Line(msgspec.Struct, frozen=True, gc=False):
     """A line of an output or error file; its body is not decoded."""
 
     custom_id: str

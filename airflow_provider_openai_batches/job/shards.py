@@ -18,6 +18,7 @@ from airflow_provider_openai_batches.job.state import (
     ROWS_FILE,
     Job,
     Limits,
+    RowId,
     Shard,
     work_directory,
 )
@@ -66,7 +67,7 @@ def write_shards(
             inputs = embedding_inputs(request.body) if counted_inputs else 0
             line = envelope.line(custom_id, body)
             writer.add(request.row_number, custom_id, line, request.body.get("model"), inputs)
-            rows_file.write(b"[%b,%b]\n" % (custom_id, kept))
+            rows_file.write(b'{"custom_id":%b%b}\n' % (custom_id, kept))
             ids.add(request.custom_id)
             rows += 1
     if not rows:
@@ -93,7 +94,8 @@ _encode = msgspec.json.Encoder().encode
 def _encoded(request: Request) -> tuple[bytes, bytes, bytes]:
     parts = {"custom_id": request.custom_id, "body": request.body, "kept": request.kept}
     try:
-        return _encode(request.custom_id), _encode(request.body), _encode(request.kept)
+        kept = b"," + _encode(request.kept)[1:-1] if request.kept else b""
+        return _encode(request.custom_id), _encode(request.body), kept
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidInputError(
             f"{name_row(request.row_number, request.custom_id)}: {_culprit(parts)} is no JSON: {error}"
@@ -255,10 +257,10 @@ class _CustomIds:
     @staticmethod
     def _compare(work: AnyPath, suspects: set[int]) -> None:
         rows: dict[str, int] = {}
-        decode = msgspec.json.Decoder(tuple[str, msgspec.Raw]).decode
+        decode = msgspec.json.Decoder(RowId).decode
         with open_binary(work / ROWS_FILE) as lines:
             for number, line in enumerate(lines):
-                custom_id = decode(line)[0]
+                custom_id = decode(line).custom_id
                 if hash(custom_id) in suspects and rows.setdefault(custom_id, number) != number:
                     raise InvalidInputError(
                         f"Rows {rows[custom_id]} and {number} have the same custom_id {custom_id!r:.80}"

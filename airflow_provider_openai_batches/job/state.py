@@ -128,6 +128,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidInputError(f"{path} is damaged: {error}. Delete it, the job starts anew") from error
 
 
+class RowId(msgspec.Struct, frozen=True):
+    """The start of a line of ``rows.jsonl``; the kept columns follow."""
+
+    custom_id: str
+
+
 def read_ids(work: AnyPath, shard: Shard) -> Iterator[tuple[int, str]]:
     """Yield row number and custom_id of each request of the shard, in the order of its file."""
     decode = msgspec.json.Decoder(tuple[int, str]).decode
