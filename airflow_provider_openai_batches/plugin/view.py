@@ -20,7 +20,6 @@ TIMES = (
     "expired_at",
     "expires_at",
 )
-ENDS = ("completed_at", "failed_at", "expired_at", "cancelled_at")
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -69,7 +68,7 @@ def row(batch: Batch, *, dag_known: bool, may_cancel: bool) -> dict[str, Any]:
         "created_at": batch.created_at,
         "in_progress_at": batch.in_progress_at,
         "expires_at": batch.expires_at,
-        "ended_at": next((time for name in ENDS if (time := getattr(batch, name))), None),
+        "ended_at": getattr(batch, f"{batch.status}_at", None) if batch.is_over else None,
         "origin": msgspec.to_builtins(Origin.of(batch)),
         "dag_known": dag_known,
     }

@@ -1,0 +1,30 @@
+// Elements are made here and nowhere else: text goes in as text, never as markup.
+
+/**
+ * @param {string} tag name, with classes after dots: "span.badge.quiet"
+ * @param {Object} [attributes] "on…" are listeners; null, undefined and false leave an attribute out
+ * @param {...(Node|string|number|null|undefined|false)} children
+ */
+export function el(tag, attributes = {}, ...children) {
+  const [name, ...classes] = tag.split(".");
+  const element = document.createElement(name);
+  if (classes.length) element.className = classes.join(" ");
+  for (const [key, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
+    else element.setAttribute(key, value === true ? "" : value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+/** Text that came from elsewhere: set apart, so that its writing direction stays its own. */
+export function foreign(text) {
+  return el("bdi", {}, String(text));
+}
+
+export function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+export const byId = (id) => document.getElementById(id);

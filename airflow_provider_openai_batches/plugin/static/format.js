@@ -1,0 +1,63 @@
+// Numbers and times as people read them. Times are Unix seconds.
+
+const whole = new Intl.NumberFormat("en");
+const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
+const moment = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "medium" });
+
+export const number = (value) => whole.format(value);
+export const short = (value) => (value < 10_000 ? whole.format(value) : compact.format(value));
+export const date = (seconds) => moment.format(seconds * 1000);
+
+export function duration(seconds) {
+  const s = Math.max(0, Math.round(seconds));
+  if (s < 60) return `${s} s`;
+  const minutes = Math.round(s / 60);
+  if (minutes < 60) return `${minutes} min`;
+  const [hours, rest] = [Math.floor(minutes / 60), minutes % 60];
+  if (hours < 24) return hours < 10 && rest ? `${hours} h ${rest} min` : `${hours} h`;
+  const [days, left] = [Math.floor(hours / 24), hours % 24];
+  return days < 10 && left ? `${days} d ${left} h` : `${days} d`;
+}
+
+export function age(seconds) {
+  return seconds < 5 ? "now" : duration(seconds).split(" ").slice(0, 2).join(" ");
+}
+
+export function bytes(value) {
+  const units = ["B", "kB", "MB", "GB"];
+  let [size, unit] = [value, 0];
+  while (size >= 1000 && unit < units.length - 1) [size, unit] = [size / 1000, unit + 1];
+  return `${size < 10 && unit ? size.toFixed(1) : Math.round(size)} ${units[unit]}`;
+}
+
+/** How far a batch is: what is done, what failed, and both as parts of 100. */
+export function progress({ counts }) {
+  const { total, completed, failed } = counts;
+  const part = (value) => (total ? (100 * value) / total : 0);
+  return { total, completed, failed, donePart: part(completed), failedPart: part(failed) };
+}
+
+/** Time left: at the pace so far if there is one, else until the completion window closes. */
+export function timeLeft(batch, now) {
+  if (batch.is_over) {
+    const known = batch.ended_at && batch.created_at;
+    return known
+      ? { text: `took ${duration(batch.ended_at - batch.created_at)}`, why: "" }
+      : { text: "–", why: "" };
+  }
+  const window = batch.expires_at ? batch.expires_at - now : null;
+  const end =
+    window === null ? "" : window > 0 ? `The window closes in ${duration(window)}.` : "The window is over.";
+  const done = batch.counts.completed + batch.counts.failed;
+  if (batch.status === "in_progress" && done && batch.in_progress_at && batch.counts.total >= done) {
+    const pace = Math.max(1, now - batch.in_progress_at) / done;
+    return { text: `≈ ${duration(pace * (batch.counts.total - done))}`, why: `At the pace so far. ${end}` };
+  }
+  if (window === null) return { text: "–", why: "" };
+  return window > 0 ? { text: `≤ ${duration(window)}`, why: end } : { text: "overdue", why: end };
+}
+
+const GROUPS = { completed: "completed", failed: "failed", expired: "expired", cancelled: "cancelled" };
+/** The filter that a status falls under; whatever is not over runs. */
+export const group = (batch) => (batch.is_over ? (GROUPS[batch.status] ?? "failed") : "running");
+export const words = (status) => status.replaceAll("_", " ");

@@ -1,0 +1,58 @@
+// Ways out of the page. Airflow frames it in a sandbox that lets no link out, so its own document follows them.
+
+import { el, foreign } from "./dom.js";
+
+const AIRFLOW = new URL("../", new URL(".", location.href));
+
+function follow(event) {
+  if (event.button > 1 || window.parent === window) return;
+  const link = event.currentTarget;
+  const apart = link.target === "_blank" || event.ctrlKey || event.metaKey || event.button === 1;
+  try {
+    const twin = window.parent.document.createElement("a");
+    twin.href = link.href;
+    twin.target = apart ? "_blank" : "_self";
+    twin.rel = "noopener noreferrer";
+    event.preventDefault();
+    twin.click();
+  } catch {
+    // framed by another site's page: the browser decides
+  }
+}
+
+function out(href, target, content, title) {
+  const stop = (event) => {
+    event.stopPropagation();
+    follow(event);
+  };
+  return el(
+    "a",
+    { href, target, rel: "noopener noreferrer", title, onclick: stop, onauxclick: stop },
+    content,
+  );
+}
+
+export const inAirflow = (path, content, title) => out(new URL(path, AIRFLOW).href, "_top", content, title);
+export const elsewhere = (href, content) => out(href, "_blank", content, href);
+
+const e = encodeURIComponent;
+
+/** A batch's DAG, run and task as links, or as mere text where this Airflow has no such DAG. */
+export function origin(batch) {
+  const { dag_id: dag, run_id: run, task_id: task, map_index: index } = batch.origin;
+  const place = (path, text) =>
+    batch.dag_known ? inAirflow(path, foreign(text), text) : el("span", { title: text }, foreign(text));
+  const suffix = index >= 0 ? `/mapped/${index}` : "";
+  return {
+    dag: dag && place(`dags/${e(dag)}`, dag),
+    run: dag && run && place(`dags/${e(dag)}/runs/${e(run)}`, run),
+    task:
+      dag &&
+      run &&
+      task &&
+      place(
+        `dags/${e(dag)}/runs/${e(run)}/tasks/${e(task)}${suffix}`,
+        index >= 0 ? `${task} [${index}]` : task,
+      ),
+  };
+}
