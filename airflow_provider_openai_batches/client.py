@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import httpx
 import tenacity
@@ -20,15 +20,20 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.models import Batch, BatchPage, File
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 # With one of these, not a byte of the request has left.
 NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+
+# Longer than the usual poll interval, shorter than the patience of routers with silent connections.
+KEEP_ALIVE = 90.0
 
 
 class AsyncBatchesClient:
     """
     Retrieve, list and cancel batches on an event loop.
 
-    :param max_attempts: instead of the connection's own; 1 for a caller that asks again anyway.
+    :param max_attempts: instead of the connection's own; 1 for a caller that asks again anyway. A cancel is
+        sent as often as the connection says all the same.
     :param connections: how many connections are open at the most.
     """
 
@@ -47,24 +52,29 @@ class AsyncBatchesClient:
             headers=config.headers,
             params=config.params,
             timeout=httpx.Timeout(config.timeout, connect=config.connect_timeout, pool=None),
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            limits=httpx.Limits(
+                max_connections=connections,
+                max_keepalive_connections=connections,
+                keepalive_expiry=KEEP_ALIVE,
+            ),
         )
 
     async def retrieve_batch(self, batch_id: str) -> Batch:
         """``GET /batches/{batch_id}``."""
-        return protocol.read_batch(await self._send(protocol.retrieve_batch(batch_id)))
+        return await self._send(protocol.retrieve_batch(batch_id), protocol.read_batch)
 
     async def list_batches(self, after: str | None = None, limit: int = 20) -> BatchPage:
         """``GET /batches``: one page, newest first."""
-        return protocol.read_page(await self._send(protocol.list_batches(after, limit)))
+        return await self._send(protocol.list_batches(after, limit), protocol.read_page)
 
     async def cancel_batch(self, batch_id: str) -> Batch:
         """``POST /batches/{batch_id}/cancel``."""
-        return protocol.read_batch(await self._send(protocol.cancel_batch(batch_id)))
+        request = protocol.cancel_batch(batch_id)
+        return await self._send(request, protocol.read_batch, self.config.max_attempts)
 
     async def retrieve_file(self, file_id: str) -> File:
         """``GET /files/{file_id}``."""
-        return protocol.read_file(await self._send(protocol.retrieve_file(file_id)))
+        return await self._send(protocol.retrieve_file(file_id), protocol.read_file)
 
     async def read_file_start(self, file_id: str, size: int) -> bytes:
         """
@@ -98,12 +108,17 @@ class AsyncBatchesClient:
     async def aclose(self) -> None:
         await self._http.aclose()
 
-    async def _send(self, request: protocol.Request) -> protocol.Reply:
-        retrying = tenacity.AsyncRetrying(
-            sleep=self._sleep, **retry.policy(request.operation, self.max_attempts, log)
-        )
-        reply: protocol.Reply = await retrying(self._send_once, request)
-        return reply
+    async def _send(
+        self, request: protocol.Request, read: Callable[[protocol.Reply], T], attempts: int | None = None
+    ) -> T:
+        policy = retry.policy(request.operation, attempts or self.max_attempts, log)
+        retrying = tenacity.AsyncRetrying(sleep=self._sleep, **policy)
+
+        async def attempt() -> T:
+            return read(await self._send_once(request))
+
+        result: T = await retrying(attempt)
+        return result
 
     async def _send_once(self, request: protocol.Request) -> protocol.Reply:
         url = f"{self.config.base_url}{request.path}"

@@ -1,0 +1,169 @@
+"""The trigger that waits for batches while their task is deferred."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_provider_openai_batches.checks import check_id, check_interval
+from airflow_provider_openai_batches.exceptions import APIError, InvalidInputError, OpenAIBatchesError
+from airflow_provider_openai_batches.polling import RETURN_WHEN, Wait
+from airflow_provider_openai_batches.progress import Job
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from airflow_provider_openai_batches.polling import ReturnWhen
+    from airflow_provider_openai_batches.shared_client import SharedClient
+
+# Airflow gives on_kill() 30 seconds.
+CANCEL_WITHIN = 25.0
+CANCEL_TRY_WITHIN = 8.0
+
+
+class OpenAIBatchTrigger(BaseTrigger):
+    """
+    Wait for batches, and fire one event.
+
+    The event's payload is ``{"status": …, "message": str, "batches": {batch_id: status}}``, and ``status`` is
+
+    * ``finished``: what was waited for is there (``return_when``), or the pause is over;
+    * ``timeout``: the deadline passed, and the message says what still runs. Nothing is cancelled;
+    * ``error``: something that waiting cannot mend: a batch that the service does not know, a key that it
+      refuses although the connection was read again, a connection that does not exist.
+
+    Passing faults (no answer, 408, 429, 5xx, answers that cannot be read) are waited out until the deadline.
+    https://developers.openai.com/api/reference/resources/batches/methods/retrieve
+
+    :param openai_conn_id: the Airflow connection; no secret of it is stored with the trigger.
+    :param batch_ids: the ids of the batches; none at all is a pause until ``end_time``.
+    :param poll_interval: seconds between two looks at a batch.
+    :param end_time: the deadline in Unix seconds. None is each batch's own ``expires_at`` and an hour, or 25
+        hours from the beginning of the wait where that is unknown.
+    :param cancel_on_kill: whether :meth:`on_kill` cancels the batches that are not over.
+    :param return_when: ``ALL_COMPLETED``, or ``FIRST_COMPLETED`` to end with any batch that is over.
+    :param progress: what of a job was done before, so that the log speaks of all of it: any of the whole
+        numbers ``batches``, ``finished``, ``total``, ``completed``, ``failed``, ``round`` that
+        :class:`~airflow_provider_openai_batches.progress.Job` explains.
+    :param max_poll_interval: seconds up to which the interval grows with the age of a batch, at 2 % of it.
+    """
+
+    def __init__(
+        self,
+        openai_conn_id: str,
+        batch_ids: Sequence[str],
+        poll_interval: float = 60.0,
+        *,
+        end_time: float | None = None,
+        cancel_on_kill: bool = False,
+        return_when: ReturnWhen = "ALL_COMPLETED",
+        progress: Mapping[str, int] | None = None,
+        max_poll_interval: float | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.openai_conn_id = openai_conn_id
+        self.batch_ids = list(batch_ids)
+        self.poll_interval = poll_interval
+        self.end_time = end_time
+        self.cancel_on_kill = cancel_on_kill
+        self.return_when: ReturnWhen = return_when
+        self.progress = dict(progress) if progress else None
+        self.max_poll_interval = max_poll_interval
+        self._wait: Wait | None = None
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Class path and arguments, as they are stored in Airflow's database."""
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {
+                "openai_conn_id": self.openai_conn_id,
+                "batch_ids": self.batch_ids,
+                "poll_interval": self.poll_interval,
+                "end_time": self.end_time,
+                "cancel_on_kill": self.cancel_on_kill,
+                "return_when": self.return_when,
+                "progress": self.progress,
+                "max_poll_interval": self.max_poll_interval,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait, write progress into the task's log, and yield one event."""
+        # Here, because operators import this module too and need no event loop's client.
+        from airflow_provider_openai_batches.watch import Waiter  # noqa: PLC0415
+
+        try:
+            wait = self._wait = self._begin()
+        except (InvalidInputError, TypeError, ValueError) as error:
+            # Not in __init__: there it would end the whole triggerer.
+            unknown = dict.fromkeys(map(str, self.batch_ids), "unknown")
+            yield _event({"status": "error", "message": str(error), "batches": unknown})
+            return
+        async with Waiter(self.openai_conn_id, wait) as waiter:
+            while True:
+                for line in await waiter.news():
+                    self.log.log(line.level, line.text)
+                if wait.verdict:
+                    break
+        yield _event(wait.payload())
+
+    def _begin(self) -> Wait:
+        if self.return_when not in RETURN_WHEN:
+            raise InvalidInputError(
+                f"return_when is {self.return_when!r}; it is one of {', '.join(RETURN_WHEN)}."
+            )
+        if self.max_poll_interval is not None:
+            check_interval(self.max_poll_interval, "max_poll_interval")
+        return Wait(
+            [check_id(batch_id, "batch_ids") for batch_id in self.batch_ids],
+            poll_interval=check_interval(self.poll_interval, "poll_interval"),
+            now=time.time(),
+            end_time=self.end_time,
+            return_when=self.return_when,
+            job=Job(**self.progress) if self.progress else None,
+            max_poll_interval=self.max_poll_interval,
+        )
+
+    async def on_kill(self) -> None:
+        """
+        Cancel what is not known to be over. Airflow 3.3 calls this when a user kills the deferred task.
+
+        https://developers.openai.com/api/reference/resources/batches/methods/cancel
+        """
+        from airflow_provider_openai_batches.watch import borrow  # noqa: PLC0415 - as in run()
+
+        if not self.cancel_on_kill:
+            return
+        running = list(self._wait.pending) if self._wait else self.batch_ids
+        async with borrow(self.openai_conn_id) as client:
+            await asyncio.gather(*(self._cancel(client, batch_id) for batch_id in running))
+
+    async def _cancel(self, client: SharedClient, batch_id: str) -> None:
+        """Cancel one batch within the time that Airflow gives, and log what came of it."""
+        loop = asyncio.get_running_loop()
+        end, error = loop.time() + CANCEL_WITHIN, "no answer"
+        while loop.time() < end:
+            try:
+                async with asyncio.timeout(min(CANCEL_TRY_WITHIN, end - loop.time())):
+                    batch = await client.cancel_batch(batch_id)
+            except TimeoutError:
+                continue
+            except APIError as refusal:
+                error = str(refusal)
+                if refusal.status in {404, 409}:
+                    self.log.info("The task was killed: %s needs no cancelling (%s)", batch_id, error)
+                    return
+            except OpenAIBatchesError as failure:
+                error = str(failure)
+            else:
+                self.log.info("The task was killed: %s is now %s", batch_id, batch.status)
+                return
+            await asyncio.sleep(1)
+        self.log.error("The task was killed, but %s could not be cancelled: %s", batch_id, error)
+
+
+def _event(payload: dict[str, Any]) -> TriggerEvent:
+    return TriggerEvent(payload)  # type: ignore[no-untyped-call]
