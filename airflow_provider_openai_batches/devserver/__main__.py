@@ -34,7 +34,7 @@ def _parser() -> ArgumentParser:
         help="how long a batch takes from its creation to its end",
     )
     add("--upstream", help="base URL, with /v1, of a real API that gets every request")
-    add("--upstream-key", default=os.environ.get(KEY_VARIABLE), help=f"its key; better in {KEY_VARIABLE}")
+    add("--upstream-key", help=f"its key; better given in the environment as {KEY_VARIABLE}")
     add("--concurrency", type=int, default=8, help="requests that the upstream is given at a time")
     add("--latency", type=float, default=0.0, help="seconds that each answer takes longer")
     add("--data-dir", type=Path, help="where files are kept; without it, a temporary folder")
@@ -54,13 +54,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         port=options.port,
         data_dir=options.data_dir,
         upstream=options.upstream,
-        upstream_key=options.upstream_key,
+        upstream_key=options.upstream_key or os.environ.get(KEY_VARIABLE),
         concurrency=options.concurrency,
         batch_seconds=options.batch_seconds,
         latency=options.latency,
         enqueued_token_limit=options.enqueued_token_limit,
         api_keys=options.api_key,
     )
+    try:
+        server.start()
+    except OSError as error:
+        sys.stderr.write(f"Cannot listen on {options.host}:{options.port}: {error}. Choose another --port.\n")
+        return 1
     with server:
         sys.stdout.write(f"{server.base_url}\n")
         sys.stdout.flush()

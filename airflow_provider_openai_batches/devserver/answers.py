@@ -55,14 +55,18 @@ class Tokens(NamedTuple):
         return self.output // 4
 
     def usage(self) -> dict[str, Any]:
-        """As a response or a batch reports it."""
-        return {
-            "input_tokens": self.input,
-            "input_tokens_details": {"cached_tokens": self.cached},
-            "output_tokens": self.output,
-            "output_tokens_details": {"reasoning_tokens": self.reasoning},
-            "total_tokens": self.input + self.output,
-        }
+        return usage(self.input, self.cached, self.output, self.reasoning)
+
+
+def usage(given: int, cached: int, made: int, reasoning: int) -> dict[str, Any]:
+    """Token counts as a response or a batch reports them."""
+    return {
+        "input_tokens": given,
+        "input_tokens_details": {"cached_tokens": cached},
+        "output_tokens": made,
+        "output_tokens_details": {"reasoning_tokens": reasoning},
+        "total_tokens": given + made,
+    }
 
 
 class Answer(NamedTuple):
@@ -155,7 +159,7 @@ def _chat(ask: _Ask) -> tuple[Any, Tokens]:
     refused = ask.quirk == "refuse"
     text = REFUSAL if refused else _reply(ask, _child(ask.body, "response_format", "json_schema", "schema"))
     tokens = _count(ask, text)
-    message = {
+    message: dict[str, Any] = {
         "role": "assistant",
         "content": None if refused else text,
         "refusal": text if refused else None,

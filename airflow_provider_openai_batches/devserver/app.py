@@ -6,7 +6,7 @@ https://developers.openai.com/api/reference/resources/files
 """
 
 import msgspec
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -33,8 +33,7 @@ class Routes:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def router(self) -> APIRouter:
-        router = APIRouter()
+    def add_to(self, app: FastAPI) -> None:
         for method, path, endpoint in (
             ("POST", "/batches", self.create_batch),
             ("GET", "/batches", self.list_batches),
@@ -46,8 +45,7 @@ class Routes:
             ("DELETE", "/files/{file_id}", self.delete_file),
             ("GET", "/files/{file_id}/content", self.download_file),
         ):
-            router.add_api_route(path, endpoint, methods=[method], response_model=None)
-        return router
+            app.add_api_route(path, endpoint, methods=[method], response_model=None)
 
     async def create_batch(self, request: Request) -> Response:
         return _json(self._service.create_batch(params.read_create(await request.body())))
@@ -141,8 +139,8 @@ async def _on_disconnect(_request: Request, _error: Exception) -> Response:
 def create_app(service: Service) -> ASGIApp:
     """The whole server: the API behind its gateway, and the control routes."""
     app = FastAPI(openapi_url=None)
-    app.include_router(Routes(service).router())
-    app.include_router(ControlRoutes(service).router(), prefix="/_dev")
+    Routes(service).add_to(app)
+    ControlRoutes(service).add_to(app)
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from fastapi import APIRouter, Request, Response
+from fastapi import FastAPI, Request, Response
 
 from airflow_provider_openai_batches.devserver.errors import ApiError
 from airflow_provider_openai_batches.devserver.service import Service
@@ -15,8 +15,7 @@ class ControlRoutes:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    def router(self) -> APIRouter:
-        router = APIRouter()
+    def add_to(self, app: FastAPI) -> None:
         for method, path, endpoint in (
             ("POST", "/faults", self.faults),
             ("DELETE", "/faults", self.clear_faults),
@@ -27,8 +26,7 @@ class ControlRoutes:
             ("POST", "/seed", self.seed),
             ("POST", "/reset", self.reset),
         ):
-            router.add_api_route(path, endpoint, methods=[method], response_model=None)
-        return router
+            app.add_api_route(f"/_dev{path}", endpoint, methods=[method], response_model=None)
 
     async def faults(self, request: Request) -> Response:
         return _json({"rules": self._service.faults.add(await _read(request, list))})

@@ -17,7 +17,6 @@ import msgspec
 
 from airflow_provider_openai_batches.devserver.errors import ApiError
 from airflow_provider_openai_batches.devserver.results import Dropped, ResultWriter, write_results
-from airflow_provider_openai_batches.devserver.store import Results
 from airflow_provider_openai_batches.devserver.upstream import Sender, Upstream
 from airflow_provider_openai_batches.devserver.validation import check_file
 from airflow_provider_openai_batches.devserver.worker import Worker
@@ -26,7 +25,7 @@ from airflow_provider_openai_batches.models import TERMINAL_STATUSES
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.devserver.files import FileStore
     from airflow_provider_openai_batches.devserver.settings import LifeClock, Settings
-    from airflow_provider_openai_batches.devserver.store import BatchObject, BatchRecord
+    from airflow_provider_openai_batches.devserver.store import BatchObject, BatchRecord, Results
     from airflow_provider_openai_batches.devserver.tally import Tally
 
 # Where in a batch's life, as fractions of its seconds, validating and running end; and how long an end takes.
@@ -135,13 +134,16 @@ class Engine:
             self._worker.submit(partial(self._write, record, writer))
 
     def _send(self, record: BatchRecord, sender: Sender) -> None:
-        self._finish(record, sender.run())
+        try:
+            self._finish(record, sender.run())
+        except Dropped:
+            sender.writer.discard()
 
     def _write(self, record: BatchRecord, writer: ResultWriter) -> None:
         try:
             self._finish(record, write_results(record, writer))
         except Dropped:
-            return
+            writer.discard()
 
     def _finish(self, record: BatchRecord, results: Results) -> None:
         with self.lock:
@@ -206,9 +208,14 @@ class Engine:
         self._produce(record)
         self._worker.submit(partial(self.advance, record), record.due)
 
+    def _produced(self, record: BatchRecord) -> bool:
+        """Whether the result files are written, and their time has passed; if need be, have them written."""
+        if record.check is not None or record.seeded:
+            self._produce(record)
+        return record.results is not None and self._passed(record)
+
     def _finalizing(self, record: BatchRecord) -> bool:
-        self._produce(record)
-        if record.results is None or not self._passed(record):
+        if not self._produced(record):
             return False
         ending = record.ending or "completed"
         expiring = record.check is not None and record.check.expiring
@@ -216,8 +223,7 @@ class Engine:
         return True
 
     def _cancelling(self, record: BatchRecord) -> bool:
-        self._produce(record)
-        if record.results is None or not self._passed(record):
+        if not self._produced(record):
             return False
         self._end(record, "cancelled")
         return True
@@ -317,10 +323,10 @@ class Engine:
         wire, results = record.wire, record.results
         if not record.seeded:
             wire.request_counts = self._counts(record)
-        if record.over_at is not None and results is not None and wire.output_file_id is None:
-            if self._clock.now() >= record.over_at + self._settings.output_id_lag_seconds:
-                wire.output_file_id = results.output and results.output.wire.id
-                wire.error_file_id = results.error and results.error.wire.id
+        lag = self._settings.output_id_lag_seconds
+        if results is not None and record.over_at is not None and self._clock.now() >= record.over_at + lag:
+            wire.output_file_id = results.output.wire.id if results.output else None
+            wire.error_file_id = results.error.wire.id if results.error else None
         if not (record.overrides or self._settings.omit_nulls):
             return wire
         shown: dict[str, Any] = msgspec.to_builtins(wire) | (record.overrides or {})

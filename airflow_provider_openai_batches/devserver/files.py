@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 
 class FileStore:
-    """
-    :param folder: where the bytes go; without one, a temporary folder that :meth:`close` removes.
-    """
+    """:param folder: where the bytes go; without one, a temporary folder that :meth:`close` removes."""
 
     def __init__(self, folder: Path | None, clock: LifeClock) -> None:
         self.ledger: Ledger[StoredFile] = Ledger()

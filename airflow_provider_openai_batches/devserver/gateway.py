@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from airflow_provider_openai_batches.devserver.service import Service
+    from airflow_provider_openai_batches.devserver.tally import Tally
 
 PREFIXES = ("/openai/v1/", "/openai/", "/v1/")
 CONTROL = "/_dev/"
@@ -58,8 +59,14 @@ class Gateway:
         path = path[len(prefix) - 1 :]
         scope = {**scope, "path": path, "raw_path": path.encode()}
         name = operation(scope["method"], path)
-        with self._service.tally.request(name):
-            await self._serve(name, scope, receive, _with_request_id(send))
+        reply = _Reply(send, self._service.tally)
+        self._service.tally.begin(name)
+        try:
+            await self._serve(name, scope, receive, reply)
+        except asyncio.CancelledError:
+            return None  # the server stops, and its connections are cut already
+        finally:
+            reply.end()
         return None
 
     async def _serve(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,15 +92,26 @@ class Gateway:
         return await self._app(scope, receive, send)
 
 
-def _with_request_id(send: Send) -> Send:
-    request_id = (b"x-request-id", f"req_{secrets.token_hex(16)}".encode())
+class _Reply:
+    """Gives an answer its request id, and counts the call as ended before the client has its last byte."""
 
-    async def wrapped(message: Message) -> None:
+    def __init__(self, send: Send, tally: Tally) -> None:
+        self._send = send
+        self._tally = tally
+        self._ended = False
+
+    async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            request_id = (b"x-request-id", f"req_{secrets.token_hex(16)}".encode())
             message = {**message, "headers": [*message["headers"], request_id]}
-        await send(message)
+        elif not message.get("more_body"):
+            self.end()
+        await self._send(message)
 
-    return wrapped
+    def end(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._tally.end()
 
 
 async def refuse(send: Send, status: int, message: str, *, code: str | None = None) -> None:

@@ -43,13 +43,7 @@ def read_create(body: bytes) -> dict[str, Any]:
         raise ApiError(400, "The body of the request is not valid JSON.") from None
     if not isinstance(params, dict):
         raise ApiError(400, "The body of the request must be a JSON object.")
-    for name in params.keys() - CREATE_PARAMS:
-        raise invalid(name, f"Unknown parameter: '{name}'.", "unknown_parameter")
-    for name in ("input_file_id", "endpoint", "completion_window"):
-        if params.get(name) is None:
-            raise invalid(name, f"Missing required parameter: '{name}'.", "missing_required_parameter")
-        if not isinstance(params[name], str):
-            raise invalid(name, f"Invalid type for '{name}': expected a string.", "invalid_type")
+    _check_names(params)
     if params["endpoint"] not in ENDPOINTS:
         allowed = ", ".join(f"'{endpoint}'" for endpoint in ENDPOINTS)
         raise invalid("endpoint", f"Invalid value: '{params['endpoint']}'. Supported values are: {allowed}.")
@@ -63,6 +57,16 @@ def read_create(body: bytes) -> dict[str, Any]:
             )
         params["output_expires_after"] = read_expiry("output_expires_after", expiry)
     return params
+
+
+def _check_names(params: dict[str, Any]) -> None:
+    for name in params.keys() - CREATE_PARAMS:
+        raise invalid(name, f"Unknown parameter: '{name}'.", "unknown_parameter")
+    for name in ("input_file_id", "endpoint", "completion_window"):
+        if params.get(name) is None:
+            raise invalid(name, f"Missing required parameter: '{name}'.", "missing_required_parameter")
+        if not isinstance(params[name], str):
+            raise invalid(name, f"Invalid type for '{name}': expected a string.", "invalid_type")
 
 
 def _check_metadata(metadata: Any) -> None:

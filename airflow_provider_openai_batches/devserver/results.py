@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from airflow_provider_openai_batches.devserver.answers import Tokens, answer
+from airflow_provider_openai_batches.devserver.answers import answer, usage
 from airflow_provider_openai_batches.devserver.store import Results
 from airflow_provider_openai_batches.devserver.validation import breathe, decode_line, digest
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
+    from airflow_provider_openai_batches.devserver.answers import Tokens
     from airflow_provider_openai_batches.devserver.files import FileStore
     from airflow_provider_openai_batches.devserver.store import BatchRecord, Check, StoredFile
     from airflow_provider_openai_batches.devserver.tally import Tally
@@ -33,7 +34,7 @@ REASONS = {
 _encode = msgspec.json.Encoder().encode
 
 
-class Dropped(Exception):  # noqa: N818 - no error: the batch was forgotten meanwhile
+class Dropped(Exception):
     """The server was reset while a batch's results were written."""
 
 
@@ -77,11 +78,13 @@ class _Part:
         if self._file is None or self._path is None:
             return None
         self._file.close()
-        if self._record.dropped:
-            self._path.unlink(missing_ok=True)
-            return None
         name = f"{self._record.wire.id}_{self._kind}.jsonl"
         return self._files.add(self._path, name, "batch_output", expiry=self._record.output_expiry)
+
+    def discard(self) -> None:
+        if self._file is not None and self._path is not None:
+            self._file.close()
+            self._path.unlink(missing_ok=True)
 
 
 class ResultWriter:
@@ -149,37 +152,34 @@ class ResultWriter:
         used[3] += tokens.reasoning
 
     def close(self) -> Results:
-        given, cached, made, reasoning = self._used
-        usage = {
-            "input_tokens": given,
-            "input_tokens_details": {"cached_tokens": cached},
-            "output_tokens": made,
-            "output_tokens_details": {"reasoning_tokens": reasoning},
-            "total_tokens": given + made,
-        }
-        return Results(self.completed, self.failed, usage, self._output.close(), self._error.close())
+        used = usage(*self._used)
+        return Results(self.completed, self.failed, used, self._output.close(), self._error.close())
+
+    def discard(self) -> None:
+        self._output.discard()
+        self._error.discard()
 
 
 def write_results(record: BatchRecord, writer: ResultWriter) -> Results:
-    """Answer the first ``record.done`` requests in the batch's order, and say of the others why they were not."""
+    """
+    Answer the first ``record.done`` requests in the batch's order, and say of the others why they were not.
+
+    :raises Dropped: if the batch was forgotten meanwhile.
+    """
     check, source = record.check, record.input
     if check is None or source is None or check.errors or not check.total:
         return writer.close()
-    ending = record.ending if record.ending in REASONS else "expired"
+    ending = "cancelled" if record.ending == "cancelled" else "expired"
     done = record.done or 0
-    try:
-        with Requests(source.path, check) as requests:
-            for place, index in enumerate(check.order):
-                if record.dropped:
-                    raise Dropped
-                line, quirk = requests[index], check.quirks.get(index, "")
-                if place >= done or quirk.startswith("expire"):
-                    writer.ended(line, ending or "expired")
-                else:
-                    made = answer(line, record.wire.endpoint, record.wire.created_at, quirk)
-                    writer.ran(line, made.status, made.body, made.tokens, omit=quirk == "omit")
-                breathe(place)
-    except BaseException:
-        writer.close()
-        raise
+    with Requests(source.path, check) as requests:
+        for place, index in enumerate(check.order):
+            if record.dropped:
+                raise Dropped
+            line, quirk = requests[index], check.quirks.get(index, "")
+            if place >= done or quirk.startswith("expire"):
+                writer.ended(line, ending)
+            else:
+                made = answer(line, record.wire.endpoint, record.wire.created_at, quirk)
+                writer.ran(line, made.status, made.body, made.tokens, omit=quirk == "omit")
+            breathe(place)
     return writer.close()

@@ -71,7 +71,7 @@ class _Uvicorn(uvicorn.Server):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        while self.server_state.connections:
+        while self.server_state.connections:  # noqa: ASYNC110 - they go in the next turns of the loop
             await asyncio.sleep(0)
 
 

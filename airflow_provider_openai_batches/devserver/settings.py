@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """All times are in seconds. A batch keeps the ``batch_seconds`` and ``window_seconds`` of its creation."""
+    """Times are in seconds. A batch keeps the ``batch_seconds`` and ``window_seconds`` of its creation."""
 
     batch_seconds: float = 20.0
     window_seconds: float = 86_400

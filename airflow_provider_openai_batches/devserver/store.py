@@ -196,7 +196,8 @@ class Ledger(Generic[T]):
     def merge(self, items: list[T], key: Callable[[T], float]) -> None:
         """Add many items at their places in time."""
         self._by_id.update((item.wire.id, item) for item in items)
-        self._order = sorted([item for item in self._order if item is not None] + items, key=key)
+        merged = sorted([item for item in self._order if item is not None] + items, key=key)
+        self._order = list[T | None](merged)
         for position, item in enumerate(self._order):
             if item is not None:
                 item.position = position

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from typing import Any
 
 
 class Tally:
-    """``executed`` and ``paid`` count, by digest of a request line, how often it ran and how often it succeeded."""
+    """``executed`` and ``paid``: by digest of a request line, how often it ran and how often it succeeded."""
 
     def __init__(self) -> None:
         self.requests: Counter[str] = Counter()
@@ -26,15 +22,13 @@ class Tally:
         self.__init__()  # type: ignore[misc]
         self.in_flight = in_flight
 
-    @contextmanager
-    def request(self, operation: str) -> Iterator[None]:
+    def begin(self, operation: str) -> None:
         self.requests[operation] += 1
         self.in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
+
+    def end(self) -> None:
+        self.in_flight -= 1
 
     def run(self, digest: bytes, *, succeeded: bool) -> None:
         self.executed[digest] = self.executed.get(digest, 0) + 1

@@ -117,4 +117,4 @@ def _parameters(header: str) -> dict[str, str]:
     name, _, value = header.partition(":")
     message = Message()
     message[name] = value.strip()
-    return dict(message.get_params([], header=name)[1:])  # type: ignore[arg-type]
+    return dict(message.get_params([], header=name)[1:])

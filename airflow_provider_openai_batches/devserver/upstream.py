@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from airflow_provider_openai_batches.devserver.answers import Tokens
-from airflow_provider_openai_batches.devserver.results import Requests
+from airflow_provider_openai_batches.devserver.results import Dropped, Requests
 
 if TYPE_CHECKING:
     import httpx
@@ -69,6 +69,8 @@ class Sender:
                 thread.start()
             for thread in threads:
                 thread.join()
+        if self._record.dropped:
+            raise Dropped
         return self.writer.close()
 
     def _work(self, client: httpx.Client, requests: Requests, order: Any) -> None:

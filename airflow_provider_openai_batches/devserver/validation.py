@@ -102,7 +102,7 @@ class _Checker:
     def read(self, file: StoredFile) -> None:
         offset = 0
         with file.path.open("rb") as source:
-            for self._number, raw in enumerate(source, 1):  # noqa: B020 - errors name the line
+            for self._number, raw in enumerate(source, 1):
                 if raw.strip():
                     if self.check.total == MAX_REQUESTS:
                         self.error(
@@ -180,7 +180,7 @@ class _Checker:
 
 
 def _count_inputs(raw: msgspec.Raw) -> int:
-    value = msgspec.json.decode(raw) if len(memoryview(raw)) else None
+    value = msgspec.json.decode(raw) if bytes(raw) else None
     if isinstance(value, list) and value and not isinstance(value[0], int):
         return len(value)
     return 1

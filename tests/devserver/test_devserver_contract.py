@@ -1,0 +1,115 @@
+"""Every answer against OpenAI's own OpenAPI document."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from jsonschema import Draft202012Validator
+
+if TYPE_CHECKING:
+    from devserver_api import Api
+
+    from airflow_provider_openai_batches.devserver import DevServer
+
+DOCUMENT = json.loads((Path(__file__).parents[1] / "openapi" / "openai-batch-openapi.json").read_text())
+
+
+def without_nulls(value: Any) -> Any:
+    """The document does not mark the optional fields of a batch as nullable; the service sends null."""
+    if isinstance(value, dict):
+        return {name: without_nulls(part) for name, part in value.items() if part is not None}
+    return [without_nulls(part) for part in value] if isinstance(value, list) else value
+
+
+def check(answer: httpx.Response, schema: str) -> dict[str, Any]:
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-request-id"].startswith("req_")
+    reference = {"$ref": f"#/components/schemas/{schema}", "components": DOCUMENT["components"]}
+    Draft202012Validator(reference).validate(without_nulls(answer.json()))
+    return answer.json()
+
+
+def test_files(api: Api) -> None:
+    """Upload, retrieve, list and delete answer with the documented objects."""
+    answer = api.http.post("/files", data={"purpose": "batch"}, files={"file": ("in.jsonl", b"{}\n")})
+    file = check(answer, "OpenAIFile")
+    assert (file["bytes"], file["filename"], file["purpose"]) == (3, "in.jsonl", "batch")
+    assert check(api.http.get(f"/files/{file['id']}"), "OpenAIFile") == file
+    assert check(api.http.get("/files"), "ListFilesResponse")["data"] == [file]
+    check(api.http.delete(f"/files/{file['id']}"), "DeleteFileResponse")
+    assert api.http.get(f"/files/{file['id']}").status_code == 404
+
+
+@pytest.mark.parametrize("ending", ["completed", "failed", "expired", "cancelled"])
+def test_batches(server: DevServer, api: Api, ending: str) -> None:
+    """Create, retrieve, list and cancel answer with the documented object, whatever becomes of the batch."""
+    server.settings(batch_seconds=60)
+    file_id = api.upload([api.line("a"), api.line("b", quirk="fail:400")])["id"]
+    batch = check(api.http.post("/batches", json=api.params(file_id, metadata={"k": "v"})), "Batch")
+    assert (batch["status"], batch["metadata"]) == ("validating", {"k": "v"})
+    assert batch["output_file_id"] is None
+    if ending == "cancelled":
+        assert check(api.http.post(f"/batches/{batch['id']}/cancel"), "Batch")["status"] == "cancelling"
+    server.force(batch["id"], status=ending)
+    seen = check(api.http.get(f"/batches/{batch['id']}"), "Batch")
+    assert seen["status"] == ending
+    assert seen[f"{ending}_at"] >= seen["created_at"]
+    page = check(api.http.get("/batches"), "ListBatchesResponse")
+    assert page["data"] == [seen]
+    assert page["first_id"] == page["last_id"] == batch["id"]
+
+
+def test_prefixes(server: DevServer, api: Api) -> None:
+    """The same routes answer under the prefixes of Azure, with its header for the key."""
+    batch = api.create([api.line()])
+    root = server.base_url.removesuffix("/v1")
+    for prefix in ("/v1", "/openai/v1", "/openai"):
+        answer = httpx.get(f"{root}{prefix}/batches/{batch['id']}?api-version=1", headers={"api-key": "k"})
+        assert check(answer, "Batch")["id"] == batch["id"]
+    assert httpx.get(f"{root}/batches", headers={"api-key": "k"}).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/nothing"), ("PUT", "/batches"), ("GET", "/batches/a/b/c"), ("GET", "/")]
+)
+def test_unknown_urls(api: Api, method: str, path: str) -> None:
+    """An unknown URL is answered in the error shape."""
+    answer = api.http.request(method, path)
+    assert answer.status_code in (404, 405)
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/files/file-x"),
+        ("GET", "/files/file-x/content"),
+        ("DELETE", "/files/file-x"),
+        ("GET", "/batches/batch_x"),
+        ("POST", "/batches/batch_x/cancel"),
+    ],
+)
+def test_unknown_ids(api: Api, method: str, path: str) -> None:
+    """An unknown id is a 404 that names it."""
+    answer = api.http.request(method, path)
+    assert answer.status_code == 404
+    assert path.split("/")[2] in answer.json()["error"]["message"]
+
+
+def test_keys(server: DevServer, api: Api) -> None:
+    """Any key will do until some are set; without one, or with another, the answer is 401 and quotes none."""
+    assert httpx.get(f"{server.base_url}/batches").status_code == 401
+    assert httpx.get(f"{server.base_url}/batches", headers={"authorization": "Bearer"}).status_code == 401
+    assert api.http.get("/batches").status_code == 200
+    server.settings(api_keys=["right"])
+    answer = api.http.get("/batches", headers={"authorization": "Bearer wrong-key"})
+    assert answer.status_code == 401
+    assert answer.json()["error"]["code"] == "invalid_api_key"
+    assert "wrong-key" not in answer.text
+    assert api.http.get("/batches", headers={"authorization": "Bearer right"}).status_code == 200
+    assert json.loads(*server.environment.values())["password"] == "right"

@@ -1,0 +1,213 @@
+"""The life of a batch, from its creation to each of its ends."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_provider_openai_batches.devserver import DevServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from devserver_api import Api
+
+MANY = 40
+
+
+class Clock:
+    """A wall clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def server(clock: Clock) -> Iterator[DevServer]:
+    with DevServer(batch_seconds=100, clock=clock) as running:
+        yield running
+
+
+def validated(api: Api, batch: dict[str, Any]) -> dict[str, Any]:
+    """Until the worker has read the input file."""
+    return api.wait(batch["id"], lambda seen: seen["model"] is not None)
+
+
+def test_completed(server: DevServer, api: Api, clock: Clock) -> None:
+    """A batch takes its time for each status, its counts rise evenly, every request is answered once."""
+    batch = api.create([api.line(f"r{number}") for number in range(MANY)])
+    assert (batch["created_at"], batch["expires_at"]) == (clock.now, clock.now + 86_400)
+    assert validated(api, batch)["status"] == "validating"
+    clock.now += 10
+    seen = api.get(batch["id"])
+    assert (seen["status"], seen["in_progress_at"]) == ("in_progress", clock.now)
+    assert seen["request_counts"] == {"total": MANY, "completed": 0, "failed": 0}
+    clock.now += 40
+    seen = api.get(batch["id"])
+    assert seen["request_counts"] == {"total": MANY, "completed": MANY // 2, "failed": 0}
+    assert seen["output_file_id"] is None
+    clock.now += 40
+    seen = api.get(batch["id"])
+    assert (seen["status"], seen["finalizing_at"]) == ("finalizing", clock.now)
+    clock.now += 10
+    seen = api.wait(batch["id"])
+    assert (seen["status"], seen["completed_at"]) == ("completed", clock.now)
+    assert seen["request_counts"] == {"total": MANY, "completed": MANY, "failed": 0}
+    results = api.results(seen["output_file_id"])
+    assert sorted(results) == sorted(f"r{number}" for number in range(MANY))
+    assert list(results) != sorted(results, key=lambda name: int(name[1:]))
+    assert seen["error_file_id"] is None
+
+
+def test_usage_is_the_sum_of_the_answers(server: DevServer, api: Api) -> None:
+    """The batch's usage is that of its successful requests together."""
+    batch = api.create([api.line(f"r{number}") for number in range(5)] + [api.line("x", quirk="fail:400")])
+    seen = server.force(batch["id"], status="completed")
+    used = [line["response"]["body"]["usage"] for line in api.results(seen["output_file_id"]).values()]
+    usage = seen["usage"]
+    assert len(used) == 5
+    assert usage["input_tokens"] == sum(one["prompt_tokens"] for one in used) > 0
+    assert usage["output_tokens"] == sum(one["completion_tokens"] for one in used) > 0
+    cached = sum(one["prompt_tokens_details"]["cached_tokens"] for one in used)
+    reasoning = sum(one["completion_tokens_details"]["reasoning_tokens"] for one in used)
+    assert usage["input_tokens_details"]["cached_tokens"] == cached > 0
+    assert usage["output_tokens_details"]["reasoning_tokens"] == reasoning > 0
+    assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
+
+
+def test_failed_requests(server: DevServer, api: Api) -> None:
+    """A request that fails is in the error file, with the detail in the body and no error of its own."""
+    batch = api.create([api.line("good"), api.line("bad", quirk="fail:429")])
+    seen = server.force(batch["id"], status="completed")
+    assert seen["request_counts"] == {"total": 2, "completed": 1, "failed": 1}
+    assert list(api.results(seen["output_file_id"])) == ["good"]
+    line = api.results(seen["error_file_id"])["bad"]
+    assert line["error"] is None
+    assert line["response"]["status_code"] == 429
+    assert line["response"]["body"]["error"]["code"] == "rate_limit_exceeded"
+
+
+def test_no_success_no_output_file(server: DevServer, api: Api) -> None:
+    """A batch can be completed without one success; then it has no output file."""
+    seen = server.force(api.create([api.line(quirk="fail:400")])["id"], status="completed")
+    assert (seen["status"], seen["output_file_id"]) == ("completed", None)
+    assert seen["request_counts"] == {"total": 1, "completed": 0, "failed": 1}
+
+
+def test_a_body_that_the_endpoint_refuses(server: DevServer, api: Api) -> None:
+    """A request without what its endpoint needs is answered 400."""
+    seen = server.force(api.create([api.line(messages=None)])["id"], status="completed")
+    assert api.results(seen["error_file_id"])["a"]["response"]["status_code"] == 400
+
+
+def test_cancel(server: DevServer, api: Api, clock: Clock) -> None:
+    """A cancelled batch is cancelling for a while; what was done is in the output, the rest is not."""
+    batch = api.create([api.line(f"r{number}") for number in range(MANY)])
+    validated(api, batch)
+    clock.now += 10
+    assert api.get(batch["id"])["status"] == "in_progress"
+    clock.now += 20
+    answer = api.http.post(f"/batches/{batch['id']}/cancel")
+    assert (answer.status_code, answer.json()["status"]) == (200, "cancelling")
+    again = api.http.post(f"/batches/{batch['id']}/cancel")
+    assert (again.status_code, again.json()["cancelling_at"]) == (200, clock.now)
+    clock.now += 9
+    assert api.get(batch["id"])["status"] == "cancelling"
+    clock.now += 1
+    seen = api.wait(batch["id"])
+    assert (seen["status"], seen["cancelled_at"]) == ("cancelled", clock.now)
+    done, rest = api.results(seen["output_file_id"]), api.results(seen["error_file_id"])
+    assert len(done) == seen["request_counts"]["completed"] == MANY // 4
+    assert len(done | rest) == MANY
+    assert {(line["response"], line["error"]["code"]) for line in rest.values()} == {
+        (None, "batch_cancelled")
+    }
+    assert server.stats()["request_lines_executed"] == len(done)
+    late = api.http.post(f"/batches/{batch['id']}/cancel")
+    assert late.status_code == 409
+    assert "cancelled" in late.json()["error"]["message"]
+
+
+def test_cancel_at_once(server: DevServer, api: Api, clock: Clock) -> None:
+    """A batch can be cancelled before its file was read; then nothing is done."""
+    batch = api.create([api.line("a"), api.line("b")])
+    assert api.http.post(f"/batches/{batch['id']}/cancel").json()["status"] == "cancelling"
+    clock.now += 10
+    seen = api.wait(batch["id"])
+    assert (seen["status"], seen["output_file_id"]) == ("cancelled", None)
+    assert len(api.results(seen["error_file_id"])) == 2
+
+
+def test_expiry(server: DevServer, api: Api, clock: Clock) -> None:
+    """When the window ends first, the batch expires with what was done by then."""
+    server.settings(window_seconds=50)
+    batch = api.create([api.line(f"r{number}") for number in range(MANY)])
+    validated(api, batch)
+    clock.now += 10
+    api.get(batch["id"])
+    clock.now += 40
+    assert api.get(batch["id"])["status"] == "finalizing"
+    clock.now += 10
+    seen = api.wait(batch["id"])
+    assert (seen["status"], seen["expired_at"]) == ("expired", clock.now)
+    assert seen["expires_at"] == seen["created_at"] + 50
+    done, rest = api.results(seen["output_file_id"]), api.results(seen["error_file_id"])
+    assert len(done) == seen["request_counts"]["completed"] == MANY // 2
+    assert len(done | rest) == MANY
+    assert {(line["response"], line["error"]["code"]) for line in rest.values()} == {(None, "batch_expired")}
+
+
+def test_requests_that_ask_to_expire_or_to_be_omitted(server: DevServer, api: Api) -> None:
+    """A request that is not reached makes the batch expired; an omitted one is counted, but in no file."""
+    lines = [api.line("a"), api.line("b", quirk="expire"), api.line("c", quirk="omit")]
+    seen = server.force(api.create(lines)["id"], status="completed")
+    assert seen["status"] == "expired"
+    assert seen["request_counts"] == {"total": 3, "completed": 2, "failed": 0}
+    assert list(api.results(seen["output_file_id"])) == ["a"]
+    assert list(api.results(seen["error_file_id"])) == ["b"]
+    assert server.stats()["request_lines_paid"] == 2
+
+
+def test_quirks_for_the_first_runs_only(server: DevServer, api: Api) -> None:
+    """With *1 only the first run of the same request fails, and the runs are counted."""
+    lines = [api.line("a", quirk="fail:500*1")]
+    first = server.force(api.create(lines)["id"], status="completed")
+    second = server.force(api.create(lines)["id"], status="completed")
+    third = server.force(api.create([api.line("other")])["id"], status="completed")
+    completed = [batch["request_counts"]["completed"] for batch in (first, second, third)]
+    assert completed == [0, 1, 1]
+    stats = server.stats()
+    assert (stats["request_lines_executed"], stats["executed_more_than_once"]) == (3, 1)
+    assert (stats["request_lines_paid"], stats["paid_more_than_once"]) == (2, 0)
+
+
+def test_the_same_file_gives_the_same_results(server: DevServer, api: Api) -> None:
+    """Answers and their order depend on the requests and the seed only."""
+    lines = [api.line(f"r{number}") for number in range(MANY)]
+    files = [server.force(api.create(lines)["id"], status="completed")["output_file_id"] for _ in range(2)]
+    server.settings(seed=1)
+    files.append(server.force(api.create(lines)["id"], status="completed")["output_file_id"])
+    first, second, other = (list(api.results(file)) for file in files)
+    assert first == second != other
+
+
+def test_timers(server: DevServer, api: Api, clock: Clock) -> None:
+    """In real time a batch gets to its end, and its files are written, without anybody looking."""
+    with DevServer(batch_seconds=0.1) as real:
+        api.http.base_url = real.base_url
+        api.create([api.line()])
+        for _ in range(500):
+            if real.service.tally.executed and not real.service.engine.running:
+                break
+            time.sleep(0.01)
+        assert real.stats()["batches"]["by_status"] == {"completed": 1}
