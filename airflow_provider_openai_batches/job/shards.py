@@ -113,7 +113,7 @@ def _culprit(value: Any, where: str = "") -> str:
         except (TypeError, ValueError, OverflowError):
             return _culprit(child, f"{where}.{key}" if isinstance(value, dict) else f"{where}[{key}]")
         except RecursionError:
-            break
+            return str(key)
     return where.lstrip(".")
 
 

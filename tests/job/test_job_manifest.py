@@ -1,0 +1,96 @@
+"""The manifest, and whose directory it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jobkit import CHAT, Service, prepare
+from upath import UPath
+
+from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.job.manifest import BatchRecord, Manifest, check_target
+from airflow_provider_openai_batches.job.merge import merge
+
+
+def made(tmp_path: Path) -> Manifest:
+    job = prepare(tmp_path / "work", ["a", "b"])
+    merged = merge(Service(tmp_path / "work", {(0, "row-1"): "invalid"}).index(job), tmp_path / "out")
+    record = BatchRecord(shard=0, round=0, batch_id="batch_1", status="completed", counts={"total": 2})
+    return Manifest.of(
+        merged,
+        digest=job.digest,
+        endpoint=CHAT,
+        output_format="jsonl",
+        batches=[record],
+        times={"finished": "2025-01-31T12:00:00Z"},
+    )
+
+
+def test_manifest(tmp_path: Path) -> None:
+    """It is read as it was written, and is plain JSON."""
+    manifest = made(tmp_path)
+    manifest.write(tmp_path / "out")
+    assert Manifest.read(tmp_path / "out") == manifest
+    written = json.loads((tmp_path / "out" / "manifest.json").read_bytes())
+    assert written == manifest.to_dict()
+    assert written["rows"] == 2
+    assert written["counts"] == {
+        "succeeded": 1,
+        "failed": 1,
+        "invalid_output": 0,
+        "expired": 0,
+        "cancelled": 0,
+        "missing": 0,
+    }
+    assert written["errors"] == {"invalid": {"count": 1, "message": "no", "custom_id": "row-1"}}
+    assert written["usage"]["total_tokens"] == 5
+    assert written["batches"][0]["batch_id"] == "batch_1"
+    assert written["parts"][0]["file"] == "part-00000.jsonl"
+
+
+def test_free_directory(tmp_path: Path) -> None:
+    """A directory that is not there is made, and nothing is left in it."""
+    for directory in (tmp_path / "a" / "b", str(tmp_path / "c"), UPath("memory:///target")):
+        assert check_target(directory, "digest") is None
+        assert list(UPath(directory).iterdir()) == []
+
+
+def test_directory_of_this_job(tmp_path: Path) -> None:
+    """The manifest of the same job says that there is nothing left to do."""
+    manifest = made(tmp_path)
+    manifest.write(tmp_path / "out")
+    assert check_target(tmp_path / "out", manifest.digest) == manifest
+    assert check_target(tmp_path / "out") is None
+
+
+def test_directory_of_another_job(tmp_path: Path) -> None:
+    """Results of another job are replaced only on demand."""
+    made(tmp_path).write(tmp_path / "out")
+    with pytest.raises(
+        InvalidInputError, match=r"holds the results of another job \(2 rows, .*overwrite=True"
+    ):
+        check_target(tmp_path / "out", "digest")
+    assert check_target(tmp_path / "out", "digest", overwrite=True) is None
+
+
+def test_manifest_of_something_else(tmp_path: Path) -> None:
+    """A file of that name that is no manifest is somebody's."""
+    (tmp_path / "manifest.json").write_text('{"short_name": "web app"}')
+    with pytest.raises(InvalidInputError, match=r"manifest\.json is no manifest of a job"):
+        check_target(tmp_path, "digest")
+    assert check_target(tmp_path, "digest", overwrite=True) is None
+
+
+def _file(tmp_path: Path) -> Any:
+    (tmp_path / "file").write_text("")
+    return tmp_path / "file" / "out"
+
+
+@pytest.mark.parametrize("target", [_file, lambda _: Path("/proc/out")], ids=["under a file", "read-only"])
+def test_directory_that_cannot_be_written(tmp_path: Path, target: Any) -> None:
+    """Found before anything is spent."""
+    with pytest.raises(InvalidInputError, match=r"The output directory .*out cannot be written"):
+        check_target(target(tmp_path), "digest")

@@ -1,0 +1,349 @@
+"""Unordered results into ordered parts."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import pytest
+from jobkit import CHAT, USAGE, Service, answered, chat, failed, noted, prepare, read_parts, write_lines
+from upath import UPath
+
+from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.job.files import whole
+from airflow_provider_openai_batches.job.followup import write_followup
+from airflow_provider_openai_batches.job.index import ResultIndex, Scan
+from airflow_provider_openai_batches.job.manifest import ErrorGroup
+from airflow_provider_openai_batches.job.merge import MAX_ERROR_CODES, merge
+from airflow_provider_openai_batches.job.results import RowError
+from airflow_provider_openai_batches.job.schema import OutputSchema
+from airflow_provider_openai_batches.job.state import Job, Limits, read_ids
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TOKENS = {"input_tokens": 3, "cached_tokens": 0, "output_tokens": 2, "reasoning_tokens": 0, "total_tokens": 5}
+
+
+def names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_row(tmp_path: Path) -> None:
+    """The columns of a row: its id, what was kept, what became of it."""
+    rows = [{"k": "a", "day": [1, {"x": None}], "n": 1.5}, {"k": "b", "day": "é\u2028", "n": 2}]
+    job = prepare(tmp_path, rows, body="Say {k}", id_column="k", keep_columns=["day", "n"])
+    index = noted(tmp_path, job, [failed("b", "batch_expired"), answered("a", chat("A"))])
+    merged = merge(index, tmp_path / "out")
+    first, second = read_parts(tmp_path / "out")
+    assert list(first.items()) == [
+        ("custom_id", "a"),
+        ("day", [1, {"x": None}]),
+        ("n", 1.5),
+        ("status", "succeeded"),
+        ("output", "A"),
+        ("usage", TOKENS),
+        ("error", None),
+    ]
+    assert second == {
+        "custom_id": "b",
+        "day": "é\u2028",
+        "n": 2,
+        "status": "expired",
+        "output": None,
+        "usage": None,
+        "error": {"code": "batch_expired", "message": "It was batch_expired."},
+    }
+    assert merged.counts == {
+        "succeeded": 1,
+        "failed": 0,
+        "invalid_output": 0,
+        "expired": 1,
+        "cancelled": 0,
+        "missing": 0,
+    }
+    assert merged.errors == {"batch_expired": ErrorGroup(1, "It was batch_expired.", "b")}
+    assert (merged.usage.input_tokens, merged.usage.total_tokens) == (3, 5)
+
+
+def test_parts(tmp_path: Path) -> None:
+    """Parts of a given number of rows, with their sizes; nothing else is left in the directory."""
+    job = prepare(tmp_path, [f"p{number}" for number in range(7)], Limits(max_requests=2))
+    merged = merge(Service(tmp_path).index(job), tmp_path / "out", rows_per_part=3)
+    assert [(part.file, part.rows) for part in merged.parts] == [
+        ("part-00000.jsonl", 3),
+        ("part-00001.jsonl", 3),
+        ("part-00002.jsonl", 1),
+    ]
+    for part in merged.parts:
+        assert (tmp_path / "out" / part.file).stat().st_size == part.bytes
+    assert names(tmp_path / "out") == [part.file for part in merged.parts]
+    assert [row["output"] for row in read_parts(tmp_path / "out")] == [f"p{number}" for number in range(7)]
+
+
+def test_parts_of_an_earlier_job_go(tmp_path: Path) -> None:
+    """What is left of a larger job before it, its manifest first, would be read as part of this one."""
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("manifest.json", "part-00001.jsonl", "part-00000.parquet", "unreadable.txt", "mine.txt"):
+        (out / name).write_text("old")
+    merge(Service(tmp_path).index(prepare(tmp_path, ["x"])), out)
+    assert names(out) == ["mine.txt", "part-00000.jsonl"]
+
+
+def test_lines_that_are_nobodys(tmp_path: Path) -> None:
+    """Unknown and duplicate ids and lines that are no JSON are counted, kept aside, and hurt no row."""
+    job = prepare(tmp_path, ["x", "y", "z"])
+    index = noted(
+        tmp_path,
+        job,
+        [
+            b"<html>Bad Gateway</html>",
+            answered("row-1", chat("first")),
+            answered("row-9", chat("unknown")),
+            b"",
+            answered("row-1", chat("second")),
+            failed("row-0", "batch_expired"),
+            answered("row-0", chat("after the failure")),
+            failed("row-1", "batch_expired"),
+            b'{"custom_id": "row-2", "response": {"status_co',
+        ],
+    )
+    assert index.scan == Scan(lines=6, unreadable=2, unknown=1, duplicates=3)
+    merged = merge(index, tmp_path / "out")
+    assert merged.scan == index.scan
+    assert [(row["status"], row["output"]) for row in read_parts(tmp_path / "out")] == [
+        ("succeeded", "after the failure"),
+        ("succeeded", "first"),
+        ("missing", None),
+    ]
+    assert (tmp_path / "out" / "unreadable.txt").read_bytes() == (
+        b'<html>Bad Gateway</html>\n{"custom_id": "row-2", "response": {"status_co\n'
+    )
+    assert merged.usage.total_tokens == 15  # the answer that is not used was paid for too
+
+
+def test_results_of_another_shard_are_unknown(tmp_path: Path) -> None:
+    """A request is looked for among those of its own batch only."""
+    job = prepare(tmp_path, ["x", "y"], Limits(max_requests=1))
+    index = ResultIndex(job, tmp_path)
+    index.add(job.shards[0], [write_lines(tmp_path / "0.jsonl", [answered("row-1", chat("wrong"))])])
+    index.add(job.shards[1], [])
+    assert index.scan.unknown == 1
+    merge(index, tmp_path / "out")
+    assert [row["status"] for row in read_parts(tmp_path / "out")] == ["missing", "missing"]
+
+
+def test_followup_asks_only_what_may_help(tmp_path: Path) -> None:
+    """What expired, was cancelled, busy, limited or lost goes again as it was; the rest does not."""
+    rows = [f"p{number}" for number in range(8)]
+    job = prepare(tmp_path, rows, Limits(max_requests=3))
+    kinds = ["expired", "cancelled", "busy", "limited", "lost", "invalid"]
+    service = Service(tmp_path, {(0, f"row-{number}"): kind for number, kind in enumerate(kinds)})
+    index = service.index(job)
+    assert index.unfinished == 5
+    more = write_followup(job, tmp_path, index)
+    assert [(s.index, s.round, s.requests, s.first_row, s.last_row) for s in more.shards[3:]] == [
+        (3, 1, 3, 0, 2),
+        (4, 1, 2, 3, 4),
+    ]
+    assert more.shards[:3] == job.shards
+    assert (Job.load(tmp_path), more.round, more.digest) == (more, 1, job.digest)
+    original = b"".join((tmp_path / shard.file).read_bytes() for shard in job.shards).splitlines()
+    again = b"".join((tmp_path / shard.file).read_bytes() for shard in more.shards[3:]).splitlines()
+    assert again == original[:5]
+    assert [row for shard in more.shards[3:] for row, _ in read_ids(tmp_path, shard)] == [0, 1, 2, 3, 4]
+    assert more.bytes == job.bytes
+    assert more.shards[3].estimated_tokens == job.shards[0].estimated_tokens
+
+
+def test_second_round_fills_the_gaps(tmp_path: Path) -> None:
+    """Later rounds give what was missing; what is missing still has its latest error."""
+    job = prepare(tmp_path, ["a", "b", "c"])
+    faults = {(0, "row-0"): "expired", (0, "row-2"): "expired", (1, "row-2"): "busy"}
+    service = Service(tmp_path, faults)
+    index = service.index(job)
+    index.job = more = write_followup(job, tmp_path, index)
+    index.add(more.shards[1], service.run(more.shards[1]))
+    merge(index, tmp_path / "out")
+    assert [(row["status"], row["output"]) for row in read_parts(tmp_path / "out")] == [
+        ("succeeded", "a"),
+        ("succeeded", "b"),
+        ("failed", None),
+    ]
+    assert max(service.paid.values()) == 1
+    assert index.unfinished == 1
+
+
+def test_nothing_to_ask_again(tmp_path: Path) -> None:
+    """Then the job stays as it is."""
+    job = prepare(tmp_path, ["a"])
+    assert write_followup(job, tmp_path, Service(tmp_path).index(job)) is job
+
+
+def test_followup_of_embeddings_and_models(tmp_path: Path) -> None:
+    """Embedding inputs are counted again and models stay apart."""
+    rows = [{"model": f"m{number % 2}", "input": ["x"] * 2} for number in range(6)]
+    limits = Limits(max_embedding_inputs=4)
+    job = prepare(tmp_path, rows, limits, "/v1/embeddings")
+    index = ResultIndex(job, tmp_path)
+    for shard in job.shards:
+        index.add(shard, [])
+    more = write_followup(job, tmp_path, index)
+    fields = ("model", "requests", "embedding_inputs", "bytes", "sha256", "estimated_tokens")
+    first, second = (
+        sorted([getattr(shard, field) for field in fields] for shard in more.shards_of(number))
+        for number in (0, 1)
+    )
+    assert first == second
+
+
+def test_forgotten_shard(tmp_path: Path) -> None:
+    """Results that were not looked at would be asked and paid for again."""
+    job = prepare(tmp_path, ["a", "b"], Limits(max_requests=1))
+    index = ResultIndex(job, tmp_path)
+    index.add(job.shards[0], [])
+    for act in (lambda: write_followup(job, tmp_path, index), lambda: merge(index, tmp_path / "out")):
+        with pytest.raises(InvalidInputError, match="results of the shards 1 were not added"):
+            act()
+
+
+def test_rejected_batch(tmp_path: Path) -> None:
+    """Rows of a batch that the service rejected say why, and are not asked again."""
+    job = prepare(tmp_path, ["a", "b"], Limits(max_requests=1))
+    index = ResultIndex(job, tmp_path)
+    index.reject(job.shards[0], RowError("invalid_model", "There is no model m."))
+    index.add(job.shards[1], Service(tmp_path).run(job.shards[1]))
+    assert index.unfinished == 0
+    merged = merge(index, tmp_path / "out")
+    first, second = read_parts(tmp_path / "out")
+    assert (first["status"], first["error"]["code"], second["status"]) == (
+        "failed",
+        "invalid_model",
+        "succeeded",
+    )
+    assert merged.errors["invalid_model"].count == 1
+
+
+def test_invalid_answers_are_asked_again_if_wanted(tmp_path: Path) -> None:
+    """The better answer is taken, the first one stays where there is none; both were paid for."""
+    schema = OutputSchema({"type": "object"})
+    job = prepare(tmp_path, ["a", "b"], schema=schema)
+    lines = [answered("row-0", chat("no")), answered("row-1", chat("bad"))]
+    assert noted(tmp_path, job, lines).unfinished == 0
+    index = noted(tmp_path, job, lines, retry_invalid=schema)
+    assert index.unfinished == 2
+    index.job = more = write_followup(job, tmp_path, index)
+    again = write_lines(
+        tmp_path / "again.jsonl", [answered("row-0", chat("{}")), failed("row-1", "batch_expired")]
+    )
+    index.add(more.shards[1], [again])
+    assert index.unfinished == 1
+    merged = merge(index, tmp_path / "out", schema=schema)
+    assert [(row["status"], row["output"]) for row in read_parts(tmp_path / "out")] == [
+        ("succeeded", {}),
+        ("invalid_output", "bad"),
+    ]
+    assert merged.usage.total_tokens == 15
+
+
+def test_whole_bodies(tmp_path: Path) -> None:
+    """output="body" passes on every byte of the body."""
+    job = prepare(tmp_path, ["a"])
+    merge(
+        noted(tmp_path, job, [answered("row-0", {"x": 1.10, **chat("A")})]), tmp_path / "out", output="body"
+    )
+    (row,) = read_parts(tmp_path / "out")
+    assert row["output"] == {"x": 1.1, **chat("A")}
+    assert row["usage"]["total_tokens"] == USAGE["total_tokens"]
+
+
+def test_embeddings_keep_their_digits(tmp_path: Path) -> None:
+    """Numbers are passed on as they were written."""
+    job = prepare(tmp_path, ["a"], endpoint="/v1/embeddings")
+    body = b'{"data":[{"embedding":[0.10, 1e-9,-0]}]}'
+    line = b'{"custom_id":"row-0","response":{"status_code":200,"body":%b}}' % body
+    merge(noted(tmp_path, job, [line]), tmp_path / "out")
+    assert b'"output":[0.10, 1e-9,-0],' in (tmp_path / "out" / "part-00000.jsonl").read_bytes()
+
+
+def test_many_error_codes(tmp_path: Path) -> None:
+    """The groups stay few, whatever codes a server makes up."""
+    count = MAX_ERROR_CODES + 5
+    job = prepare(tmp_path, ["x"] * count)
+    lines = [failed(f"row-{number}", f"code-{number}") for number in range(count)]
+    errors = merge(noted(tmp_path, job, lines), tmp_path / "out").errors
+    assert len(errors) == MAX_ERROR_CODES + 1
+    assert errors["other"].count == 5
+
+
+def test_whole_or_not_at_all(tmp_path: Path) -> None:
+    """A merge that breaks leaves neither a part nor a beginning of one."""
+    job = prepare(tmp_path, ["a", "b"])
+    index = noted(tmp_path, job, [answered("row-0", chat("A")), answered("row-1", chat("B"))])
+    (tmp_path / "output.jsonl").write_bytes(answered("row-0", chat("A")) + b"\n")
+    with pytest.raises(InvalidInputError, match=r"output\.jsonl was changed"):
+        merge(index, tmp_path / "out")
+    assert names(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("in_store", [False, True])
+def test_file_that_is_not_finished(tmp_path: Path, in_store: bool) -> None:
+    """An old file stays as it was until the new one is complete."""
+    folder = UPath("memory:///whole") if in_store else tmp_path
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "a").write_bytes(b"old")
+
+    def stop(handle: BinaryIO) -> None:
+        handle.write(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), whole(folder / "a") as handle:
+        stop(handle)
+    assert [path.name for path in folder.iterdir()] == ["a"]
+    assert (folder / "a").read_bytes() == b"old"
+    with whole(folder / "a") as handle:
+        handle.write(b"new")
+    assert (folder / "a").read_bytes() == b"new"
+
+
+def test_everything_in_a_store(tmp_path: Path) -> None:
+    """Work directory, results and parts may be in a store."""
+    work = UPath("memory:///merge")
+    job = prepare(work, ["a", "b"])
+    (work / "output.jsonl").write_bytes(b"".join(answered(f"row-{n}", chat(f"A{n}")) + b"\n" for n in (1, 0)))
+    index = ResultIndex(job, work)
+    index.add(job.shards[0], [work / "output.jsonl"])
+    merge(index, work / "out")
+    lines = (work / "out" / "part-00000.jsonl").read_bytes().splitlines()
+    assert [json.loads(line)["output"] for line in lines] == ["A0", "A1"]
+
+
+def test_more_result_files_than_may_be_open(tmp_path: Path) -> None:
+    """Files are closed as others are needed."""
+    job = prepare(tmp_path, [f"p{number}" for number in range(150)], Limits(max_requests=1))
+    merged = merge(Service(tmp_path).index(job), tmp_path / "out")
+    assert merged.counts["succeeded"] == 150
+    assert [row["output"] for row in read_parts(tmp_path / "out")] == [f"p{number}" for number in range(150)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"output": "json"}, "output is 'json': it is 'text' or 'body'"),
+        ({"output_format": "csv"}, "output_format is 'csv': it is 'jsonl' or 'parquet'"),
+        ({"rows_per_part": 0}, "rows_per_part is 0"),
+    ],
+)
+def test_faulty_arguments(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    """Unknown values are refused before anything is written."""
+    with pytest.raises(InvalidInputError, match=message):
+        merge(ResultIndex(prepare(tmp_path, ["a"]), tmp_path), tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_azure_paths(tmp_path: Path) -> None:
+    """The same endpoint under its other name is read the same."""
+    job = prepare(tmp_path, ["a"], endpoint=CHAT.removeprefix("/v1"))
+    merge(noted(tmp_path, job, [answered("row-0", chat("A"))]), tmp_path / "out")
+    assert read_parts(tmp_path / "out")[0]["output"] == "A"

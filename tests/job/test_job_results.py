@@ -1,0 +1,324 @@
+"""Result lines and the answers in them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from jobkit import USAGE, answered, chat, failed
+
+from airflow_provider_openai_batches.job.answers import Answer, AnswerReader, Usage, usage_of
+from airflow_provider_openai_batches.job.results import body_of, classify, read_line
+from airflow_provider_openai_batches.job.schema import OutputSchema
+
+CHAT, RESPONSES = "chat/completions", "responses"
+SCHEMA = OutputSchema({"type": "object", "required": ["label"]})
+TOKENS = Usage(3, 0, 2, 0, 5)
+
+
+def outcome(line: bytes, kind: str = CHAT) -> tuple[str, bool, str | None]:
+    read = read_line(line)
+    assert read is not None
+    found = classify(read, kind)
+    return found.status, found.retryable, found.error and found.error.code
+
+
+def answer(body: Any, kind: str = CHAT, output: str = "text", schema: OutputSchema | None = None) -> Answer:
+    """Read the same line in both ways, which must agree."""
+    reader = AnswerReader(kind, output, schema)
+    line = answered("a", body)
+    known, unknown = (reader.read_line(line, answered=flag) for flag in (True, False))
+    assert msgspec.json.encode(known) == msgspec.json.encode(unknown)
+    return msgspec.structs.replace(known, output=msgspec.json.decode(msgspec.json.encode(known.output)))
+
+
+@pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504, 599])
+def test_passing_failures(status: int) -> None:
+    """What may go better another time is asked again."""
+    assert outcome(answered("a", {"error": {"code": "c", "message": "m"}}, status)) == ("failed", True, "c")
+
+
+@pytest.mark.parametrize("status", [300, 400, 401, 403, 404, 413, 422])
+def test_lasting_failures(status: int) -> None:
+    """What the service will refuse every time is not."""
+    assert outcome(answered("a", {"error": {"code": "c", "message": "m"}}, status)) == ("failed", False, "c")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (failed("a", "batch_expired"), ("expired", True, "batch_expired")),
+        (failed("a", "batch_cancelled"), ("cancelled", True, "batch_cancelled")),
+        (failed("a", "server_error"), ("failed", True, "server_error")),
+        (failed("a", "invalid_request"), ("failed", False, "invalid_request")),
+        (failed("a", "insufficient_quota"), ("failed", False, "insufficient_quota")),
+        (
+            answered("a", {"error": {"code": "insufficient_quota"}}, 429),
+            ("failed", False, "insufficient_quota"),
+        ),
+        (answered("a", {"error": {"code": None, "type": "t"}}, 400), ("failed", False, "t")),
+        (answered("a", {"detail": "no"}, 422), ("failed", False, "http_422")),
+        (answered("a", {"error": "no"}, 400), ("failed", False, "http_400")),
+        (answered("a", None, 500), ("failed", True, "http_500")),
+        (answered("a", '{"error": {"code": "c"}}', 400), ("failed", False, "c")),
+        (b'{"custom_id": "a"}', ("missing", True, "missing")),
+        (b'{"custom_id": "a", "response": null, "error": null}', ("missing", True, "missing")),
+        (b'{"custom_id": "a", "error": "gone"}', ("failed", True, "error")),
+        (b'{"custom_id": "a", "response": {"status_code": "200", "body": {}}}', ("succeeded", False, None)),
+        (b'{"custom_id": "a", "response": {"body": {}}}', ("succeeded", False, None)),
+        (b'{"custom_id": "a", "response": {"body": {"error": {"code": "c"}}}}', ("failed", False, "c")),
+        (b'{"custom_id": "a", "response": {"body": 1}, "error": {"code": "c"}}', ("failed", True, "c")),
+        (b'{"custom_id": "a", "response": "Bad Gateway"}', ("failed", True, "error")),
+    ],
+)
+def test_outcomes(line: bytes, expected: tuple[str, bool, str | None]) -> None:
+    """Requests that never ran, errors in all the forms that servers write, and sparse successes."""
+    assert outcome(line) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"status": "completed", "error": None}, ("succeeded", False, None)),
+        ({"status": "incomplete"}, ("succeeded", False, None)),
+        (
+            {"status": "failed", "error": {"code": "server_error", "message": "m"}},
+            ("failed", True, "server_error"),
+        ),
+        (
+            {"status": "failed", "error": {"code": "image_parse_error"}},
+            ("failed", False, "image_parse_error"),
+        ),
+    ],
+)
+def test_responses_that_failed_inside(body: Any, expected: tuple[str, bool, str | None]) -> None:
+    """A response says in itself whether it failed, with an HTTP status of 200."""
+    assert outcome(answered("a", body), RESPONSES) == expected
+
+
+def test_message_of_an_error() -> None:
+    """The service's own words, from wherever they are, and not without end."""
+    for line, message in [
+        (answered("a", {"error": {"code": "c", "message": "m"}}, 400), "m"),
+        (answered("a", {"detail": "why"}, 422), "why"),
+        (answered("a", "plain text", 400), "plain text"),
+        (failed("a", "batch_expired"), "It was batch_expired."),
+        (answered("a", {"error": {"message": "x" * 5_000}}, 400), "x" * 1_000),
+    ]:
+        read = read_line(line)
+        assert read is not None
+        error = classify(read, CHAT).error
+        assert error is not None
+        assert error.message == message
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"oops", b"[1]", b'"a"', b"{}", b'{"custom_id": null}', b'{"custom_id": "a"', b"\xff"]
+)
+def test_no_result_line(line: bytes) -> None:
+    """What names no request is no result."""
+    assert read_line(line) is None
+
+
+def test_custom_id_that_is_a_number() -> None:
+    """Some servers write it as they like."""
+    line = read_line(b'{"custom_id": 7, "response": {"status_code": 200, "body": {"a": 1.25}}}')
+    assert line is not None
+    assert line.custom_id == "7"
+    assert line.response is not None
+    assert bytes(line.response.body) == b'{"a":1.25}'
+
+
+def test_body_as_text() -> None:
+    """A body that is a text with JSON is read; its line breaks do not come through."""
+    line = read_line(answered("a", json.dumps(chat("hi"), indent=1)))
+    assert line is not None
+    assert line.response is not None
+    assert b"\n" not in bytes(body_of(line.response))
+    assert answer(json.dumps(chat("hi"), indent=1)).output == "hi"
+
+
+def message(*parts: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "message", "role": "assistant", "content": list(parts)}
+
+
+def text(value: str) -> dict[str, Any]:
+    return {"type": "output_text", "text": value, "annotations": []}
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "output"),
+    [
+        (CHAT, chat("hi"), "hi"),
+        (CHAT, chat(""), ""),
+        (CHAT, {"choices": chat("a")["choices"] + chat("b")["choices"]}, ["a", "b"]),
+        (CHAT, chat([{"type": "text", "text": "a"}, {"type": "x"}, {"type": "text", "text": "b"}]), "ab"),
+        ("completions", {"choices": [{"text": "hi"}]}, "hi"),
+        ("completions", {"choices": [{"text": "a"}, {"text": "b"}]}, ["a", "b"]),
+        (
+            RESPONSES,
+            {
+                "output": [
+                    {
+                        "type": "reasoning",
+                        "summary": [],
+                        "content": [{"type": "reasoning_text", "text": "hm"}],
+                    },
+                    message(text("a"), text("b")),
+                    {"type": "web_search_call", "status": "completed"},
+                    message(text("c")),
+                ]
+            },
+            "abc",
+        ),
+        ("embeddings", {"data": [{"embedding": [0.1, -2e-7], "index": 0}]}, [0.1, -2e-7]),
+        ("embeddings", {"data": [{"embedding": "AACAPw=="}]}, "AACAPw=="),
+        (
+            "embeddings",
+            {"data": [{"embedding": [2], "index": 1}, {"embedding": [1], "index": 0}]},
+            [[1], [2]],
+        ),
+        ("moderations", {"results": [{"flagged": True}]}, [{"flagged": True}]),
+        ("images/generations", {"data": [{"url": "u"}]}, [{"url": "u"}]),
+        ("videos", {"id": "v"}, {"id": "v"}),
+    ],
+)
+def test_text_of_an_answer(kind: str, body: Any, output: Any) -> None:
+    """What the endpoint is asked for; several choices and inputs make a list in their order."""
+    read = answer(body, kind)
+    assert (read.outcome.status, read.output) == ("succeeded", output)
+    assert answer(body, kind, "body").output == body
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (CHAT, chat(None, refusal="I can't.")),
+        (CHAT, {"choices": chat("a")["choices"] + chat(None, refusal="I can't.")["choices"]}),
+        (RESPONSES, {"output": [message({"type": "refusal", "refusal": "I can't."})]}),
+    ],
+)
+@pytest.mark.parametrize("schema", [None, SCHEMA])
+def test_refusal(kind: str, body: Any, schema: OutputSchema | None) -> None:
+    """A refusal of the model is a failure that says why, with a schema too."""
+    read = answer(body, kind, schema=schema)
+    assert read.outcome.status == "failed"
+    assert read.outcome.error is not None
+    assert (read.outcome.error.code, read.outcome.error.message) == ("refusal", "I can't.")
+    assert (read.output, read.outcome.retryable) == (None, False)
+    assert answer(body, kind, "body").output == body
+
+
+def test_answer_without_text() -> None:
+    """An answer that only calls tools is no text, but a body."""
+    body = chat(None, tool_calls=[{"id": "t"}])
+    error = answer(body).outcome.error
+    assert error is not None
+    assert (error.code, error.message) == ("no_text", "The answer has no text (stop); output='body' keeps it")
+    assert answer(body, output="body").outcome.status == "succeeded"
+    assert answer(body).usage == TOKENS
+
+
+def test_structured() -> None:
+    """The value that the text holds, or the text and what is wrong with it."""
+    assert answer(chat('{"label": "a"}'), schema=SCHEMA).output == {"label": "a"}
+    read = answer(chat('{"labels": "a"}'), schema=SCHEMA)
+    assert (read.outcome.status, read.output) == ("invalid_output", '{"labels": "a"}')
+    assert read.outcome.error is not None
+    assert read.outcome.error.message == "$: 'label' is a required property"
+    assert read.usage == TOKENS
+    assert answer(chat("{}"), schema=SCHEMA, output="body").output == chat("{}")
+    several = {"choices": chat('{"label": 1}')["choices"] * 2}
+    assert answer(several, schema=SCHEMA).output == [{"label": 1}] * 2
+    error = answer(chat(None), schema=SCHEMA).outcome.error
+    assert error is not None
+    assert error.message == "the answer has no text"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "reason"),
+    [
+        (CHAT, {"choices": [{"message": {"content": '{"lab'}, "finish_reason": "length"}]}, "length"),
+        (
+            RESPONSES,
+            {"output": [message(text('{"lab'))], "incomplete_details": {"reason": "max_output_tokens"}},
+            "max_output_tokens",
+        ),
+    ],
+)
+def test_structured_but_cut_off(kind: str, body: Any, reason: str) -> None:
+    """The error says so, because more tokens help and another model does not."""
+    error = answer(body, kind, schema=SCHEMA).outcome.error
+    assert error is not None
+    assert error.message.startswith(f"the answer was cut off ({reason}): ")
+
+
+@pytest.mark.parametrize(
+    "kind", [CHAT, RESPONSES, "embeddings", "moderations", "images/generations", "completions"]
+)
+@pytest.mark.parametrize("body", [None, 1, "text", [], {"choices": 7, "output": 7, "data": 7}])
+def test_body_of_no_known_form(kind: str, body: Any) -> None:
+    """It is a failure, or a success without text; what came stays in the row."""
+    read = answer(body, kind)
+    if read.outcome.status == "failed":
+        assert read.outcome.error is not None
+        assert read.outcome.error.code == "unexpected_answer"
+        assert read.output == body
+    else:
+        assert read.output == 7
+    assert answer(body, kind, "body").outcome.status == "succeeded"
+
+
+def test_what_compatible_servers_write_differently() -> None:
+    """Null for an empty object, numbers as text, a usage of their own: the text is found all the same."""
+    body = chat("hi") | {"usage": {"prompt_tokens": "many"}}
+    body["choices"][0] |= {"finish_reason": 7}
+    assert answer(body).output is not None
+    assert answer(chat("hi") | {"usage": {"prompt_tokens": "many"}}).output == "hi"
+    assert answer(chat("hi") | {"usage": None}).output == "hi"
+    assert (
+        answer({"output": [message(text("a"))], "incomplete_details": None, "x": None}, RESPONSES).output
+        == "a"
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "usage"),
+    [
+        ({"usage": USAGE}, TOKENS),
+        ({"usage": {"prompt_tokens": 3, "total_tokens": 3}}, Usage(3, 0, 0, 0, 3)),
+        (
+            {
+                "usage": {
+                    "prompt_tokens": 9,
+                    "completion_tokens": 8,
+                    "prompt_tokens_details": {"cached_tokens": 4},
+                    "completion_tokens_details": {"reasoning_tokens": 5, "audio_tokens": 0},
+                }
+            },
+            Usage(9, 4, 8, 5, 17),
+        ),
+        (
+            {
+                "usage": {
+                    "input_tokens": 9,
+                    "input_tokens_details": {"cached_tokens": 4},
+                    "output_tokens": 8,
+                    "output_tokens_details": {"reasoning_tokens": 5},
+                    "total_tokens": 17,
+                }
+            },
+            Usage(9, 4, 8, 5, 17),
+        ),
+        ({"usage": {"prompt_tokens": 1, "prompt_tokens_details": None}}, Usage(1, 0, 0, 0, 1)),
+        ({"usage": None}, None),
+        ({}, None),
+        (7, None),
+        ({"usage": {"prompt_tokens": "x"}}, None),
+    ],
+)
+def test_usage(body: Any, usage: Usage | None) -> None:
+    """One form for all endpoints."""
+    assert usage_of(msgspec.Raw(json.dumps(body).encode())) == usage

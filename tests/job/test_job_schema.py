@@ -1,0 +1,162 @@
+"""Structured output."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Literal
+
+import jsonschema
+import pytest
+from pydantic import BaseModel, Field, RootModel
+
+from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.job.bodies import requests_from
+from airflow_provider_openai_batches.job.schema import OutputSchema
+
+LABEL = {
+    "title": "a label!",
+    "type": "object",
+    "properties": {"label": {"$ref": "#/$defs/kind"}},
+    "required": ["label"],
+    "$defs": {"kind": {"enum": ["good", "bad"]}},
+}
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Part(BaseModel):
+    name: str
+    parts: list[Part] = []
+    colour: Colour = Field(Colour.RED, description="Of its outside")
+    default: int | None = None
+
+
+class Machine(BaseModel):
+    kind: Literal["a", "b"]
+    main: Part = Field(description="The largest")
+    others: dict[str, int] | None = None
+
+
+class Small(BaseModel):
+    main: Part
+    note: str = Field("none", alias="remark")
+
+
+def nodes(node: Any) -> list[dict[str, Any]]:
+    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else []
+    return ([node] if isinstance(node, dict) else []) + [
+        found for child in children for found in nodes(child)
+    ]
+
+
+def test_chat_form() -> None:
+    """The endpoint's own form, with a name that the service takes; the dict is sent as it is given."""
+    (request,) = requests_from(["x"], endpoint="/v1/chat/completions", model="m", schema=OutputSchema(LABEL))
+    assert request.body["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {"name": "a_label_", "schema": LABEL, "strict": True},
+    }
+
+
+def test_responses_form() -> None:
+    """The other settings of the text stay."""
+    body = {"input": "x", "text": {"verbosity": "low"}}
+    (request,) = requests_from([body], endpoint="/v1/responses", model="m", schema=OutputSchema(LABEL, "n"))
+    assert request.body["text"] == {
+        "verbosity": "low",
+        "format": {"type": "json_schema", "name": "n", "schema": LABEL, "strict": True},
+    }
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "field"),
+    [
+        ("/v1/chat/completions", {"messages": [], "response_format": {"type": "text"}}, "response_format"),
+        ("/v1/responses", {"input": "", "text": {"format": {"type": "text"}}}, "format"),
+    ],
+)
+def test_body_with_a_form_of_its_own(endpoint: str, body: dict[str, Any], field: str) -> None:
+    """Two forms for one answer are one too many."""
+    with pytest.raises(InvalidInputError, match=f"Row 0: its body has '{field}' already"):
+        list(requests_from([body], endpoint=endpoint, model="m", schema=OutputSchema(LABEL)))
+
+
+def test_endpoint_without_schemas() -> None:
+    """Refused at once."""
+    with pytest.raises(InvalidInputError, match="embeddings knows no output_schema"):
+        requests_from([], endpoint="/v1/embeddings", schema=OutputSchema(LABEL))
+
+
+def test_strict_form_of_a_model() -> None:
+    """Every object is closed and has all its properties required; nothing stands beside a $ref."""
+    schema = OutputSchema(Small)
+    jsonschema.Draft202012Validator.check_schema(schema.schema)
+    objects = [node for node in nodes(schema.schema) if node.get("type") == "object"]
+    assert len(objects) == 2
+    for node in objects:
+        assert node["additionalProperties"] is False
+        assert node["required"] == list(node["properties"])
+    assert all(len(node) == 1 for node in nodes(schema.schema) if "$ref" in node)
+    assert list(schema.schema["$defs"]["Part"]["properties"]) == ["name", "parts", "colour", "default"]
+    assert schema.name == "Small"
+
+
+def test_model_that_contains_itself() -> None:
+    """The root is an object, as the service wants it."""
+    schema = OutputSchema(Part).schema
+    assert schema["type"] == "object"
+    assert schema["properties"]["parts"]["items"] == {"$ref": "#/$defs/Part"}
+
+
+def test_model_with_keys_of_any_name() -> None:
+    """What has no strict form is named."""
+    with pytest.raises(InvalidInputError, match=r"Machine\.others has keys of any name"):
+        OutputSchema(Machine)
+
+
+def test_model_that_is_no_object() -> None:
+    """A list at the root has no strict form."""
+
+    class Names(RootModel[list[str]]):
+        pass
+
+    with pytest.raises(InvalidInputError, match="Names is no object"):
+        OutputSchema(Names)
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ({"type": "objekt"}, r"output_schema\.type is no valid JSON schema: 'objekt'"),
+        ({"properties": {"a": {"minimum": "1"}}}, r"output_schema\.properties\.a\.minimum is no valid"),
+        ({"$ref": "#/$defs/nothing"}, r"the \$ref '#/\$defs/nothing' leads nowhere"),
+        ({"$ref": "http://127.0.0.1:9/x.json"}, "leads nowhere"),
+        ("{}", "output_schema is a dict or a pydantic model, not '{}'"),
+        (dict, "not <class 'dict'>"),
+    ],
+)
+def test_invalid_schema(schema: Any, message: str) -> None:
+    """Found before anything is sent, with the place; a reference never leads to the network."""
+    with pytest.raises(InvalidInputError, match=message):
+        OutputSchema(schema)
+
+
+def test_answers_against_a_dict() -> None:
+    """The value, or what is wrong and where."""
+    schema = OutputSchema(LABEL)
+    assert schema.check('{"label": "good"}') == ({"label": "good"}, None)
+    assert schema.check('{"label": "ugly"}') == (None, "$.label: 'ugly' is not one of ['good', 'bad']")
+    assert "malformed" in (schema.check("label: good")[1] or "")
+    assert "truncated" in (schema.check('{"label": "go')[1] or "")
+
+
+def test_answers_against_a_model() -> None:
+    """The value is JSON again, under the names that the model was asked for."""
+    schema = OutputSchema(Small)
+    text = '{"main": {"name": "x", "parts": [], "colour": "red", "default": null}, "remark": "r"}'
+    value, error = schema.check(text)
+    assert error is None
+    assert value == {"main": {"name": "x", "parts": [], "colour": "red", "default": None}, "remark": "r"}
+    assert "main" in (schema.check("{}")[1] or "")
