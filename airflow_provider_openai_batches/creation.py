@@ -59,7 +59,7 @@ class Creation:
         for attempt in range(1, self._session.config.max_attempts + 1):
             started = time.time()
             try:
-                return protocol.read_batch(self._session.send(request))
+                return self._session.send(request, protocol.read_batch)
             except (APIError, TransportError) as error:
                 if not protocol.may_have_stored(error):
                     raise

@@ -173,6 +173,10 @@ def read_file_page(reply: Reply) -> FilePage:
     return _read(reply, FilePage)
 
 
+def read_nothing(reply: Reply) -> None:
+    """For an answer of which only the status counts."""
+
+
 def _read(reply: Reply, kind: type[T]) -> T:
     """
     Read a successful answer.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tenacity
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.config import ClientConfig
     from airflow_provider_openai_batches.retry import Log
 
+T = TypeVar("T")
 # What spends money or stores something; a task that is being killed begins none of it.
 SPENDING = frozenset({"create_batch", "upload_file"})
 
@@ -42,14 +43,16 @@ class BatchesSession:
         # Without this a .netrc entry for the host would take the place of the key.
         self.http.auth = _as_it_is
 
-    def send(self, request: protocol.Request, max_attempts: int | None = None) -> protocol.Reply:
+    def send(
+        self, request: protocol.Request, read: Callable[[protocol.Reply], T], max_attempts: int | None = None
+    ) -> T:
         """
-        Send a request, and repeat it where that is safe.
+        Send a request and read its reply, and repeat both where that is safe.
 
         :raises APIError: if the service answers with an error.
-        :raises TransportError: if no answer comes.
+        :raises TransportError: if no answer comes, or none that can be read.
         """
-        return self.retrying(request.operation, max_attempts)(self.send_once, request)
+        return self.retrying(request.operation, max_attempts)(lambda: read(self.send_once(request)))
 
     def retrying(self, operation: str, max_attempts: int | None = None) -> tenacity.Retrying:
         attempts = max_attempts or self.config.max_attempts

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import json
 import time
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow.sdk.exceptions import TaskDeferred
 
 ENDPOINT = "/v1/chat/completions"
 
@@ -17,3 +23,61 @@ def request_lines(count: int = 3) -> bytes:
 def short_sleep(seconds: float) -> None:
     """A fiftieth of the real wait."""
     time.sleep(seconds / 50)
+
+
+class FakeTaskInstance:
+    """What an operator asks of its task instance; XComs are kept in ``xcoms``."""
+
+    def __init__(self, task_id: str, try_number: int, map_index: int, run_id: str) -> None:
+        self.dag_id, self.run_id, self.task_id = "dag", run_id, task_id
+        self.try_number, self.map_index = try_number, map_index
+        self.xcoms: dict[str, Any] = {}
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        json.dumps(value)  # what goes into XCom must be plain
+        self.xcoms[key] = value
+
+
+class FakeDagRun:
+    def __init__(self, run_after: datetime) -> None:
+        self.run_after = run_after
+
+
+def task_context(
+    operator: Any, try_number: int = 1, map_index: int = -1, run_id: str = "run"
+) -> dict[str, Any]:
+    """The part of Airflow's context that the operators read."""
+    ti = FakeTaskInstance(operator.task_id, try_number, map_index, run_id)
+    return {"ti": ti, "dag_run": FakeDagRun(datetime.now(UTC))}
+
+
+def run_task(operator: Any, context: dict[str, Any] | None = None) -> Any:
+    """Run a task as Airflow does: execute it, run its triggers where it defers, and resume it on a new object."""
+    context = context or task_context(operator)
+    deferral = None
+    while True:
+        try:
+            if deferral is None:
+                return operator.execute(context)
+            resumed, event = fresh(operator), asyncio.run(first_event(rebuilt(deferral.trigger)))
+            return getattr(resumed, deferral.method_name)(context, event=event, **(deferral.kwargs or {}))
+        except TaskDeferred as raised:
+            deferral = raised
+
+
+def fresh(operator: Any) -> Any:
+    """Another object of the same task, as a resumed task is."""
+    return type(operator)(**operator._BaseOperator__init_kwargs)
+
+
+def rebuilt(trigger: Any) -> Any:
+    """The trigger as the triggerer makes it from what the database holds."""
+    path, kwargs = trigger.serialize()
+    module, name = path.rsplit(".", 1)
+    return getattr(importlib.import_module(module), name)(**json.loads(json.dumps(kwargs)))
+
+
+async def first_event(trigger: Any) -> Any:
+    async for event in trigger.run():
+        return event.payload
+    raise AssertionError("the trigger fired no event")

@@ -74,7 +74,7 @@ class OpenAIBatchesHook(BaseHook):
     def recovery_seconds(self) -> float:
         if self._recovery_seconds is not None:
             return self._recovery_seconds
-        return conf.getfloat("openai_batches", "recovery_seconds", fallback=30.0)
+        return float(conf.getfloat("openai_batches", "recovery_seconds", fallback=30.0))
 
     @property
     def session(self) -> BatchesSession:
@@ -113,7 +113,7 @@ class OpenAIBatchesHook(BaseHook):
     def test_connection(self) -> tuple[bool, str]:
         """Ask for one batch, and say what is wrong with the connection if that fails."""
         try:
-            protocol.read_page(self.session.send(protocol.list_batches(limit=1), max_attempts=1))
+            self.session.send(protocol.list_batches(limit=1), protocol.read_page, max_attempts=1)
         except APIError as error:
             if error.status in {401, 403}:
                 return False, f"The service refuses the API key. {error}"
@@ -164,7 +164,7 @@ class OpenAIBatchesHook(BaseHook):
 
     def retrieve_batch(self, batch_id: str) -> Batch:
         """Retrieve a batch."""
-        return protocol.read_batch(self.session.send(protocol.retrieve_batch(batch_id)))
+        return self.session.send(protocol.retrieve_batch(batch_id), protocol.read_batch)
 
     def list_batches(self, after: str | None = None, limit: int = 20) -> BatchPage:
         """
@@ -173,7 +173,7 @@ class OpenAIBatchesHook(BaseHook):
         :param after: the id of the last batch of the page before.
         :param limit: 1 to 100.
         """
-        return protocol.read_page(self.session.send(protocol.list_batches(after, limit)))
+        return self.session.send(protocol.list_batches(after, limit), protocol.read_page)
 
     def iter_batches(self, limit: int = 100) -> Iterator[Batch]:
         """All batches, newest first; each once, whatever the service makes of the cursor."""
@@ -202,7 +202,7 @@ class OpenAIBatchesHook(BaseHook):
         :raises APIError: if there is no such batch.
         """
         try:
-            return protocol.read_batch(self.session.send(protocol.cancel_batch(batch_id)))
+            return self.session.send(protocol.cancel_batch(batch_id), protocol.read_batch)
         except APIError as error:
             if error.status not in {400, 409}:
                 raise
@@ -230,23 +230,24 @@ class OpenAIBatchesHook(BaseHook):
         with files.opened(source) as file:
             start = file.tell()
 
-            def send() -> protocol.Reply:
+            def send() -> File:
                 file.seek(start)
                 body = files.MultipartBody(file, name, fields)
-                return self.session.send_once(protocol.upload_file(), body, body.content_type)
+                reply = self.session.send_once(protocol.upload_file(), body, body.content_type)
+                return protocol.read_file(reply)
 
-            return protocol.read_file(self.session.retrying("upload_file")(send))
+            return self.session.retrying("upload_file")(send)
 
     def retrieve_file(self, file_id: str) -> File:
         """Retrieve what the service knows of a file."""
-        return protocol.read_file(self.session.send(protocol.retrieve_file(file_id)))
+        return self.session.send(protocol.retrieve_file(file_id), protocol.read_file)
 
     def iter_files(self, purpose: str = "batch", limit: int = 100) -> Iterator[File]:
         """The files of one purpose, newest first."""
         seen: set[str] = set()
         after = None
         while True:
-            page = protocol.read_file_page(self.session.send(protocol.list_files(purpose, after, limit)))
+            page = self.session.send(protocol.list_files(purpose, after, limit), protocol.read_file_page)
             fresh = [file for file in page.data if file.id not in seen]
             yield from fresh
             seen.update(file.id for file in fresh)
@@ -257,7 +258,7 @@ class OpenAIBatchesHook(BaseHook):
     def delete_file(self, file_id: str) -> None:
         """Delete a file; one that is gone already is no error."""
         try:
-            self.session.send(protocol.delete_file(file_id))
+            self.session.send(protocol.delete_file(file_id), protocol.read_nothing)
         except APIError as error:
             if error.status != 404:  # noqa: PLR2004 - HTTP
                 raise

@@ -28,9 +28,8 @@ SETTLING_PAUSES = (1, 2, 4, 8, 15, 30)
 
 def deployment_id() -> str:
     """What tells this Airflow's batches from those of another one on the same API key."""
-    return conf.get("openai_batches", "deployment_id", fallback="") or conf.get(
-        "api", "base_url", fallback=""
-    )
+    chosen = conf.get("openai_batches", "deployment_id", fallback="")
+    return str(chosen or conf.get("api", "base_url", fallback=""))
 
 
 def task_identity(context: Context) -> TaskIdentity:

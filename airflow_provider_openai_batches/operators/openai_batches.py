@@ -243,7 +243,8 @@ class OpenAICancelBatchOperator(WaitingOperator):
     template_fields: Sequence[str] = ("batch_id", "openai_conn_id")
 
     def __init__(self, *, batch_id: str, wait_for_completion: bool = False, **kwargs: Any) -> None:
-        super().__init__(cancel_on_kill=False, **kwargs)
+        super().__init__(**kwargs)
+        self.cancel_on_kill = False  # the batch is being stopped anyway
         self.batch_id = batch_id
         self.wait_for_completion = wait_for_completion
 
