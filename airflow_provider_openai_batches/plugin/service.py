@@ -47,7 +47,10 @@ def load_config(conn_id: str) -> ClientConfig:
         raise UnknownConnectionError(conn_id)
     config = ClientConfig.from_connection(conn, os.environ)
     return msgspec.structs.replace(
-        config, timeout=min(config.timeout, MAX_TIMEOUT), connect_timeout=min(config.connect_timeout, 5.0)
+        config,
+        timeout=min(config.timeout, MAX_TIMEOUT),
+        connect_timeout=min(config.connect_timeout, 5.0),
+        max_attempts=1,
     )
 
 
@@ -74,7 +77,7 @@ class Service:
 
     def __init__(self, config: ClientConfig, seconds: float) -> None:
         self.config = config
-        self.client = AsyncBatchesClient(config, max_attempts=1)
+        self.client = AsyncBatchesClient(config)
         self._shared = SharedCalls(seconds)
 
     async def page(self, after: str | None) -> BatchPage:

@@ -1,0 +1,131 @@
+// What stands around the table: totals, filters, messages, and how fresh it all is.
+
+import { byId, el, setText } from "./dom.js";
+import { group, number, short } from "./format.js";
+import { inAirflow } from "./links.js";
+import { EVERY } from "./list.js";
+
+export const STATUSES = ["all", "running", "completed", "failed", "expired", "cancelled"];
+
+/** Put ``children`` into an element, unless what they are made from is what it was. */
+function redraw(element, basis, children) {
+  const key = JSON.stringify(basis);
+  if (element.dataset.key === key) return;
+  element.dataset.key = key;
+  element.replaceChildren(...children().filter(Boolean));
+}
+
+export function drawTotals(batches) {
+  const sum = (read) => batches.reduce((total, batch) => total + (read(batch) ?? 0), 0);
+  const failed = sum((batch) => batch.counts.failed);
+  const figures = [
+    ["Batches", number(batches.length)],
+    ["Running", number(batches.filter((batch) => !batch.is_over).length)],
+    [
+      "Requests done",
+      short(sum((batch) => batch.counts.completed)),
+      short(sum((batch) => batch.counts.total)),
+    ],
+    ["Requests failed", number(failed)],
+    ["Input tokens", short(sum((batch) => batch.tokens?.input))],
+    ["Output tokens", short(sum((batch) => batch.tokens?.output))],
+  ];
+  const amiss = (name) => (name === "Requests failed" && failed ? ".amiss" : "");
+  byId("totals").hidden = !batches.length;
+  redraw(byId("totals"), figures, () =>
+    figures.map(([name, value, of]) =>
+      el(
+        `div${amiss(name)}`,
+        {},
+        el("dt", {}, name),
+        el("dd", {}, value, of && el("small", {}, ` of ${of}`)),
+      ),
+    ),
+  );
+}
+
+/** @param {function(Object, string, string): boolean} passes is asked without the status */
+export function drawFilters(table, filter, run, passes) {
+  const counts = Object.fromEntries(STATUSES.map((status) => [status, 0]));
+  for (const { batch, haystack } of table.rows.values()) {
+    if (!passes(batch, haystack, "any status")) continue;
+    counts.all += 1;
+    counts[group(batch)] += 1;
+  }
+  for (const chip of byId("statuses").children) {
+    chip.setAttribute("aria-pressed", String(chip.dataset.status === filter.status));
+    setText(chip.lastChild, number(counts[chip.dataset.status]));
+  }
+  const dags = [...new Set(table.batches.map((batch) => batch.origin.dag_id).filter(Boolean))].sort();
+  if (filter.dag && !dags.includes(filter.dag)) dags.unshift(filter.dag);
+  const options = () => [
+    el("option", { value: "" }, "All DAGs"),
+    ...dags.map((dag) => el("option", { value: dag }, dag)),
+  ];
+  byId("filters").hidden = !table.rows.size;
+  byId("dag-field").hidden = Boolean(run);
+  redraw(byId("dag"), dags, options);
+  byId("dag").value = filter.dag;
+}
+
+/** What to say above the rows or instead of them: its title, a sentence, a button and what that does. */
+function message(list, shown, page) {
+  const { problem, hidden, table } = list;
+  if (problem) {
+    const button = problem.status === 400 ? ["Reload", () => list.load()] : ["Try again", page.retry];
+    return [table.rows.size ? "Not up to date" : "No list to show", problem.message, button];
+  }
+  if (!list.looked) return ["", "Loading…"];
+  if (!list.conn) {
+    const what = "Create a connection of type OpenAI Batches with your API key, and its batches show here.";
+    return ["No connection yet", what, null, () => inAirflow("connections", "Open Admin → Connections")];
+  }
+  if (shown.length) {
+    return hidden && ["", `${number(hidden)} more are of DAGs that you may not read.`];
+  }
+  if (table.rows.size) {
+    return [
+      "Nothing matches",
+      "No batch that is loaded passes the filter.",
+      ["Clear the filter", page.clearFilter],
+    ];
+  }
+  if (hidden) return ["No batch to show", `${number(hidden)} batches are of DAGs that you may not read.`];
+  if (page.run) {
+    const other = "If the task uses another connection, choose it above.";
+    return ["No batch of this run", `A task that creates one shows it here at once. ${other}`];
+  }
+  return ["No batch yet", "As soon as a DAG creates one with this connection, it shows here."];
+}
+
+export function drawNotice(list, shown, page) {
+  const notice = byId("notice");
+  const said = message(list, shown, page);
+  notice.hidden = !said;
+  notice.dataset.kind = list.problem ? "problem" : shown.length ? "note" : "empty";
+  const [title, sentence, button, link] = said || [];
+  redraw(notice, [title, sentence], () => [
+    title && el("h2", {}, title),
+    sentence && el("p", {}, sentence),
+    button && el("button.button", { type: "button", onclick: () => button[1]() }, button[0]),
+    link && el("p", {}, link()),
+  ]);
+}
+
+export function drawRest(list, shown, isSearch) {
+  const { table, next, loading } = list;
+  byId("table").hidden = !shown.length;
+  byId("more").hidden = !next || !table.rows.size;
+  byId("older").disabled = loading;
+  setText(byId("older"), loading ? "Loading…" : isSearch ? "Search older batches" : "Load older batches");
+  setText(
+    byId("seen"),
+    `${number(shown.length)} shown of ${number(table.rows.size)} loaded; there are older ones.`,
+  );
+  const live = list.looked && !list.problem && list.runs;
+  byId("pulse").dataset.live = String(live);
+  setText(
+    byId("freshness"),
+    !list.looked || list.problem ? "" : live ? `Live, every ${EVERY} s` : "Nothing runs",
+  );
+}

@@ -1,0 +1,143 @@
+"""Many viewers cost the service one call."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from airflow_provider_openai_batches.plugin.shared import SharedCalls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow_provider_openai_batches.devserver import DevServer
+
+CONN = {"conn_id": "openai_batches_default"}
+
+
+class Calls:
+    """A call that is slow, counts itself, and fails if told so; and the clock beside it."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.now = 0.0
+        self.error: Exception | None = None
+        self.go = asyncio.Event()
+        self.shared = SharedCalls(4.0, clock=lambda: self.now, size=3)
+
+    async def call(self) -> int:
+        self.count += 1
+        await self.go.wait()
+        if self.error:
+            raise self.error
+        return self.count
+
+    async def get(self, key: str = "k") -> int:
+        answer: int = await self.shared.get(key, self.call)
+        return answer
+
+
+def test_who_asks_meanwhile_waits_for_the_same_call() -> None:
+    """Twenty at once are one call."""
+
+    async def run() -> None:
+        calls = Calls()
+        waiting = asyncio.gather(*(calls.get() for _ in range(20)))
+        await asyncio.sleep(0)
+        calls.go.set()
+        assert await waiting == [1] * 20
+
+    asyncio.run(run())
+
+
+def test_an_answer_serves_for_some_seconds() -> None:
+    """The clock decides, from the answer on; another key is another call."""
+
+    async def run() -> None:
+        calls = Calls()
+        calls.go.set()
+        assert await calls.get() == 1
+        calls.now = 3.9
+        assert await calls.get() == 1
+        calls.now = 4.0
+        assert await calls.get() == 2
+        assert await calls.get("other") == 3
+        calls.shared.forget()
+        assert await calls.get() == 4
+
+    asyncio.run(run())
+
+
+def test_a_failure_serves_too() -> None:
+    """A dead service is not asked by each viewer in turn."""
+
+    async def run() -> None:
+        calls = Calls()
+        calls.go.set()
+        calls.error = OSError("dead")
+        for _ in range(3):
+            with pytest.raises(OSError, match="dead"):
+                await calls.get()
+        assert calls.count == 1
+
+    asyncio.run(run())
+
+
+def test_one_who_leaves_does_not_stop_the_call() -> None:
+    """A viewer who closes the page takes nothing from the others."""
+
+    async def run() -> None:
+        calls = Calls()
+        first, second = asyncio.ensure_future(calls.get()), asyncio.ensure_future(calls.get())
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.sleep(0)
+        calls.go.set()
+        assert await second == 1
+
+    asyncio.run(run())
+
+
+def test_not_more_than_so_many_are_kept() -> None:
+    """The oldest go first."""
+
+    async def run() -> None:
+        calls = Calls()
+        calls.go.set()
+        for key in ("a", "b", "c", "d"):
+            await calls.get(key)
+        assert await calls.get("d") == 4
+        assert await calls.get("a") == 5
+
+    asyncio.run(run())
+
+
+def test_twenty_viewers(login: Callable[[str], httpx.Client], server: DevServer) -> None:
+    """Twenty viewers who look again and again cost one list in each span, not one each."""
+    from airflow_provider_openai_batches.plugin import OpenAIBatchesPlugin
+
+    client = login("viewer")
+    services = OpenAIBatchesPlugin.fastapi_apps[0]["app"]._app.state.services
+    services._seconds = services._configs._seconds = 0.5
+    until = time.monotonic() + 2.0
+    answers: list[int] = []
+
+    def look() -> None:
+        with httpx.Client(base_url=client.base_url, cookies=client.cookies, trust_env=False) as viewer:
+            while time.monotonic() < until:
+                answers.append(viewer.get("/openai-batches/api/batches", params=CONN).status_code)
+                time.sleep(0.05)
+
+    threads = [threading.Thread(target=look) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert set(answers) == {200}
+    assert len(answers) > 40
+    assert server.stats()["requests"]["list_batches"] <= 6
