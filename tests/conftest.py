@@ -30,3 +30,10 @@ pytest_plugins = ["airflow_provider_openai_batches.devserver.pytest_plugin"]
 def server(openai_batches_server: DevServer) -> DevServer:
     """A dev server that the default connection leads to."""
     return openai_batches_server
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Quick tests first; those that start an Airflow last."""
+    items.sort(
+        key=lambda item: bool(item.get_closest_marker("live")) + 2 * bool(item.get_closest_marker("ui"))
+    )

@@ -318,5 +318,5 @@ def test_download_of_what_still_runs_is_refused(server: DevServer, input_file: s
     server.settings(freeze=True)
     batch = create(input_file, wait_for_completion=False).execute(task_context(create(input_file)))
     operator = OpenAIDownloadBatchResultsOperator(task_id="d", batch_id=batch["id"], output_uri=str(tmp_path))
-    with pytest.raises(InvalidInputError, match="has no results yet. Put an OpenAIBatchSensor"):
+    with pytest.raises(InvalidInputError, match=r"has no results yet. Put an OpenAIBatchSensor"):
         operator.execute(task_context(operator))

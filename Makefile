@@ -1,0 +1,69 @@
+# make demo    the main job on real rows in a real Airflow, with progress and a summary
+# make test    all tests but those that need a browser
+# The rest is listed by: make help
+
+PYTHON ?= python3.11
+AIRFLOW ?= 3.3.2
+VENV ?= .venv
+BIN = $(VENV)/bin
+CONSTRAINTS = constraints/airflow-$(AIRFLOW).txt
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
+PYTEST = $(BIN)/python -m pytest
+SERVICE ?= local
+
+.PHONY: help demo ui test test-ui test-airflow lint bench chaos clean
+
+help:
+	@echo "make demo                         run the quickstart on real rows (SERVICE=openai for the real service)"
+	@echo "make ui                           leave Airflow running with everything configured"
+	@echo "make test                         all tests but those that need a browser"
+	@echo "make test-ui                      the tests of the page, in headless Chromium"
+	@echo "make test-airflow VERSION=3.1.8   the suite on another Airflow"
+	@echo "make lint                         ruff and mypy --strict"
+	@echo "make bench                        the benchmarks, beside the other providers"
+	@echo "make chaos                        kill everything at random, and count"
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) > /dev/null || { echo "$(PYTHON) is needed (or PYTHON=path of one)."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
+	@echo "Installing Airflow $(AIRFLOW) and this provider into $(VENV) ..."
+	$(PIP) --editable '.[demo]' apache-airflow==$(AIRFLOW)
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
+	@echo "Installing Airflow $(AIRFLOW), this provider and its tests' tools into $(VENV) ..."
+	$(PIP) --editable '.[demo,dev]' apache-airflow==$(AIRFLOW)
+	@touch $@
+
+demo: $(VENV)/.demo
+	@$(BIN)/python demo/run.py --service $(SERVICE) $(if $(ROWS),--rows $(ROWS))
+
+ui: $(VENV)/.demo
+	@$(BIN)/python demo/run.py --service $(SERVICE) --ui
+
+test: $(VENV)/.dev
+	$(PYTEST) -m "not ui"
+
+test-ui: $(VENV)/.dev
+	$(PYTEST) -m ui
+
+test-airflow:
+	@test -n "$(VERSION)" || { echo "Say which: make test-airflow VERSION=3.1.8"; exit 1; }
+	$(MAKE) test AIRFLOW=$(VERSION) VENV=.venv-$(VERSION)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/waits.py
+	$(BIN)/python benchmarks/landing.py
+
+chaos: $(VENV)/.dev
+	$(BIN)/python benchmarks/chaos.py
+
+clean:
+	rm -rf .venv* .bench .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
