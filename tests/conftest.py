@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +32,15 @@ pytest_plugins = ["airflow_provider_openai_batches.devserver.pytest_plugin"]
 def server(openai_batches_server: DevServer) -> DevServer:
     """A dev server that the default connection leads to."""
     return openai_batches_server
+
+
+@pytest.fixture(scope="session")
+def airflow_database() -> dict[str, str]:
+    """The environment of an Airflow with a database, for programs of their own."""
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "airflow", "db", "migrate"], check=True, capture_output=True
+    )
+    return dict(os.environ)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

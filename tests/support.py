@@ -14,9 +14,11 @@ from airflow.sdk.exceptions import TaskDeferred
 ENDPOINT = "/v1/chat/completions"
 
 
-def request_lines(count: int = 3) -> bytes:
+def request_lines(count: int = 3, prefix: str = "") -> bytes:
     body = {"model": "gpt-5-mini", "messages": [{"role": "user", "content": "hi"}]}
-    lines = [{"custom_id": str(n), "method": "POST", "url": ENDPOINT, "body": body} for n in range(count)]
+    lines = [
+        {"custom_id": f"{prefix}{n}", "method": "POST", "url": ENDPOINT, "body": body} for n in range(count)
+    ]
     return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
 
 
@@ -52,7 +54,7 @@ def task_context(
 
 
 def run_task(operator: Any, context: dict[str, Any] | None = None) -> Any:
-    """Run a task as Airflow does: execute it, run its triggers where it defers, and resume it on a new object."""
+    """Run a task as Airflow does: where it defers, run the trigger, and resume on a new object."""
     context = context or task_context(operator)
     deferral = None
     while True:

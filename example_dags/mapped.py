@@ -1,0 +1,39 @@
+"""Several files, one mapped task each: every batch waits for itself, and a retry takes up only its own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from airflow.sdk import DAG, task
+
+from airflow_provider_openai_batches.operators.openai_batches import (
+    OpenAICreateBatchOperator,
+    OpenAIDownloadBatchResultsOperator,
+)
+
+WORK = os.environ.get("EXAMPLE_WORK", "include")
+
+with DAG("mapped", schedule=None, tags=["openai"], doc_md=__doc__):
+
+    @task
+    def find_files() -> list[str]:
+        """Whatever lies there today."""
+        return sorted(str(path) for path in Path(WORK).glob("requests*.jsonl"))
+
+    @task
+    def ids(batches: list[dict]) -> list[str]:
+        """The ids of all batches."""
+        return [batch["id"] for batch in batches]
+
+    batches = OpenAICreateBatchOperator.partial(
+        task_id="batches",
+        endpoint="/v1/chat/completions",
+        poll_interval=float(os.environ.get("EXAMPLE_POLL_INTERVAL", "60")),
+        retries=2,
+    ).expand(input_file=find_files())
+
+    OpenAIDownloadBatchResultsOperator.partial(
+        task_id="results",
+        output_uri=f"{WORK}/results",
+    ).expand(batch_id=ids(batches.output))

@@ -1,0 +1,53 @@
+"""One real Airflow for all live tests, and a dev server in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from airflow_stack import AirflowStack
+
+from airflow_provider_openai_batches.devserver import DevServerClient
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+KEY = "sk-live-test-key-that-must-show-nowhere"
+DAGS = Path(__file__).parent / "dags"
+
+
+@pytest.fixture(scope="session")
+def service() -> Iterator[DevServerClient]:
+    """The dev server as ``python -m`` starts it."""
+    command = [
+        sys.executable,
+        "-m",
+        "airflow_provider_openai_batches.devserver",
+        "--port",
+        "0",
+        "--api-key",
+        KEY,
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        line = process.stdout.readline()
+        url = line[line.index("http") :].split()[0]
+        try:
+            with DevServerClient(url) as client:
+                yield client
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="session")
+def airflow(service: DevServerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowStack]:
+    """Scheduler, triggerer, DAG processor and API server."""
+    home = tmp_path_factory.mktemp("live") / "airflow"
+    with AirflowStack(home, DAGS, {"LIVE_WORK": str(home.parent)}) as stack:
+        connection = {"conn_type": "openai_batches", "host": service.base_url, "password": KEY}
+        stack.airflow("connections", "add", "openai_batches_default", "--conn-json", json.dumps(connection))
+        yield stack

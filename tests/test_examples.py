@@ -1,0 +1,87 @@
+"""Every example is parsed, serialized, and run against the dev server in Airflow's own test runner."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from support import request_lines
+
+if TYPE_CHECKING:
+    from airflow_provider_openai_batches.devserver import DevServer
+
+EXAMPLES = Path(__file__).parent.parent / "example_dags"
+ROWS = "iata,name,city\n" + "".join(f"X{n},Field {n},Town {n}\n" for n in range(20))
+# Serializes a DAG into the database, runs it, and says what its tasks came to.
+RUN = """
+import json, sys
+from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
+from airflow.models.dagbundle import DagBundleModel
+from airflow.utils.session import create_session
+from airflow.serialization.serialized_objects import DagSerialization
+
+bag = DagBag(sys.argv[1], bundle_path=None, bundle_name="examples")
+assert not bag.import_errors, bag.import_errors
+(dag,) = bag.dags.values()
+DagSerialization.from_dict(DagSerialization.to_dict(dag))
+with create_session() as session:
+    session.merge(DagBundleModel(name="examples"))
+sync_bag_to_db(bag, "examples", None)
+run = dag.test(run_conf=json.loads(sys.argv[2]))
+print("RESULT", json.dumps({ti.task_id: str(ti.state) for ti in run.get_task_instances()}))
+"""
+
+
+@pytest.fixture(scope="module")
+def database(airflow_database: dict[str, str]) -> dict[str, str]:
+    return airflow_database
+
+
+def run_dag(name: str, environment: dict[str, str], conf: dict[str, object] | None = None) -> dict[str, str]:
+    command = [sys.executable, "-W", "ignore", "-c", RUN, str(EXAMPLES / name), json.dumps(conf or {})]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110, check=False)
+    found = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    assert found, done.stdout[-3000:] + done.stderr[-3000:]
+    states: dict[str, str] = json.loads(found[0].removeprefix("RESULT "))
+    return states
+
+
+@pytest.mark.parametrize("name", [path.name for path in sorted(EXAMPLES.glob("*.py"))])
+def test_an_example_runs(name: str, database: dict[str, str], server: DevServer, tmp_path: Path) -> None:
+    """All its tasks succeed, and what it submitted is over."""
+    (tmp_path / "places.csv").write_text(ROWS)
+    for number in range(2):
+        (tmp_path / f"requests-{number}.jsonl").write_bytes(request_lines(5, prefix=f"{number}-"))
+    environment = {
+        **database,
+        **server.environment,
+        "EXAMPLE_ROWS": str(tmp_path / "places.csv"),
+        "EXAMPLE_WORK": str(tmp_path),
+        "EXAMPLE_REQUESTS": str(tmp_path / "requests-0.jsonl"),
+        "EXAMPLE_POLL_INTERVAL": "0.2",
+    }
+    if name == "list_and_cancel.py":
+        server.settings(batch_seconds=60)
+        start_a_batch(server)
+    states = run_dag(name, environment, {"hours": 0})
+    assert states
+    assert set(states.values()) == {"success"}
+    stats = server.stats()
+    assert stats["batches"]["stored"] >= 1
+    assert stats["paid_more_than_once"] == 0
+
+
+def start_a_batch(server: DevServer) -> None:
+    """Something for list_and_cancel to find."""
+    import io
+    import time
+
+    from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
+
+    hook = OpenAIBatchesHook()
+    hook.create_batch(hook.upload_file(io.BytesIO(request_lines())).id, "/v1/chat/completions")
+    time.sleep(1.1)
