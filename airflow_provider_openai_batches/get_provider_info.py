@@ -30,6 +30,7 @@ def get_provider_info() -> dict[str, Any]:
         "sensors": [{"integration-name": NAME, "python-modules": [f"{PACKAGE}.sensors.openai_batches"]}],
         "triggers": [{"integration-name": NAME, "python-modules": [f"{PACKAGE}.triggers.openai_batches"]}],
         "extra-links": [f"{PACKAGE}.links.OpenAIBatchLink"],
+        "cli": [f"{PACKAGE}.cli.get_commands"],
         "connection-types": [_connection_type()],
         "config": _config(),
     }

@@ -1,0 +1,88 @@
+"""
+``airflow openai-batches``: what the commands are called and take. Airflow reads this for every command, so
+what they do is imported only when one of them runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from airflow.cli.cli_config import (
+    ARG_OUTPUT,
+    ARG_VERBOSE,
+    ARG_YES,
+    ActionCommand,
+    Arg,
+    CLICommand,
+    GroupCommand,
+    lazy_load_command,
+)
+
+from airflow_provider_openai_batches.config import DEFAULT_CONN_ID
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Airflow's own has no types.
+_arg: Callable[..., Arg] = Arg
+COMMANDS = "airflow_provider_openai_batches.cli.commands"
+EXIT_CODES = (
+    "exit codes: 0 all is well; 1 a batch failed, expired or was cancelled, or some of its requests failed; "
+    "2 the command could not do its work; 130 stopped with Ctrl-C"
+)
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return number
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+    return int(text)
+
+
+CONN_ID = _arg(
+    ("--conn-id",), help=f"Airflow connection (default: {DEFAULT_CONN_ID})", default=DEFAULT_CONN_ID
+)
+BATCH_ID = _arg(("batch_id",), help="Id of a batch", metavar="ID")
+BATCH_IDS = _arg(("batch_ids",), help="Ids of batches", metavar="ID", nargs="+")
+BATCH_IDS_OR_NONE = _arg(
+    ("batch_ids",), help="Ids of batches; without any, those that run now", metavar="ID", nargs="*"
+)
+LIMIT = _arg(("--limit",), help="How many batches to list at the most (default: 20)", type=_count, default=20)
+STATUS = _arg(("--status",), help="Only batches with this status", default=None)
+DAG_ID = _arg(("--dag-id",), help="Only batches that this DAG made", default=None)
+RUN_ID = _arg(("--run-id",), help="Only batches that this run made", default=None)
+INTERVAL = _arg(("--interval",), help="Seconds between two looks (default: 10)", type=_positive, default=10.0)
+DIRECTORY = _arg(("directory",), help="Where to put the files; it is made if need be", metavar="DIRECTORY")
+
+
+def get_commands() -> list[CLICommand]:
+    return [
+        GroupCommand(
+            name="openai-batches",
+            help="List, watch and cancel batches of the OpenAI Batch API",
+            subcommands=(
+                _command("list", "list_batches", "List batches, newest first", LIMIT, STATUS, DAG_ID, RUN_ID),
+                _command("show", "show_batch", "Show all of a batch", BATCH_ID),
+                _command("watch", "watch_batches", "Watch until all are over", BATCH_IDS_OR_NONE, INTERVAL),
+                _command("cancel", "cancel_batches", "Cancel batches", BATCH_IDS, ARG_YES),
+                _command("results", "download_results", "Download a batch's files", BATCH_ID, DIRECTORY),
+            ),
+        )
+    ]
+
+
+def _command(name: str, function: str, help_text: str, *args: Arg) -> ActionCommand:
+    return ActionCommand(
+        name=name,
+        help=help_text,
+        func=lazy_load_command(f"{COMMANDS}.{function}"),
+        args=(*args, CONN_ID, ARG_OUTPUT, ARG_VERBOSE),
+        epilog=EXIT_CODES,
+    )

@@ -1,0 +1,91 @@
+"""PURE: a batch as lines of text for a terminal."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from airflow_provider_openai_batches.models import Batch
+
+MINUTE, HOUR, DAY = 60, 3_600, 86_400
+
+
+def clean(value: object) -> str:
+    """Text from elsewhere without what would steer the terminal."""
+    return "".join(
+        sign if sign.isprintable() or sign == "\n" else "\N{REPLACEMENT CHARACTER}" for sign in str(value)
+    )
+
+
+def text(value: object) -> str:
+    """As :func:`clean`, and without what would be markup to rich."""
+    return escape(clean(value).replace("\n", " ")) if value is not None else ""
+
+
+def duration(seconds: float) -> str:
+    """As people say it: ``59 s``, ``12 min``, ``3 h 5 min``, ``1 d 2 h``."""
+    seconds = max(0, round(seconds))
+    if seconds < MINUTE:
+        return f"{seconds} s"
+    if seconds < HOUR:
+        return f"{seconds // MINUTE} min"
+    large, small, names = (HOUR, MINUTE, "h min") if seconds < DAY else (DAY, HOUR, "d h")
+    first, second = names.split()
+    rest = seconds % large // small
+    return f"{seconds // large} {first} {rest} {second}" if rest else f"{seconds // large} {first}"
+
+
+def when(seconds: int | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(seconds)) if seconds else ""
+
+
+def age(batch: Batch, now: float) -> str:
+    return duration(now - batch.created_at) if batch.created_at else ""
+
+
+def line(batch: Batch) -> dict[str, str]:
+    """A row of a list."""
+    counts, metadata = batch.counts, batch.metadata or {}
+    index = metadata.get("airflow_map_index", "-1")
+    task_id = metadata.get("airflow_task_id")
+    return {
+        "id": text(batch.id),
+        "status": text(batch.status),
+        "done": f"{counts.completed}/{counts.total}",
+        "failed": str(counts.failed),
+        "model": text(batch.model),
+        "tokens": str(batch.usage.total_tokens or 0) if batch.usage else "",
+        "age": age(batch, time.time()),
+        "dag_id": text(metadata.get("airflow_dag_id")),
+        "run_id": text(metadata.get("airflow_run_id")),
+        "task_id": text(task_id if index == "-1" or not task_id else f"{task_id}[{index}]"),
+    }
+
+
+def properties(batch: Batch) -> list[dict[str, str]]:
+    """All that is known of a batch, a line each."""
+    lines: list[tuple[str, object]] = []
+    for name, value in batch.to_dict().items():
+        if value is None or name in {"object", "errors"}:
+            continue
+        if name.endswith("_at"):
+            lines.append((name, when(value)))
+        elif isinstance(value, dict):
+            lines.extend(_flat(name, value))
+        else:
+            lines.append((name, value))
+    lines += [(f"errors[{number}]", error) for number, error in enumerate(batch.error_items)]
+    return [{"property": text(name), "value": text(value)} for name, value in lines]
+
+
+def _flat(name: str, value: dict[str, Any]) -> list[tuple[str, object]]:
+    pairs: list[tuple[str, object]] = []
+    for key, inner in value.items():
+        if isinstance(inner, dict):
+            pairs.extend(_flat(f"{name}.{key}", inner))
+        elif inner is not None:
+            pairs.append((f"{name}.{key}", inner))
+    return pairs
