@@ -97,8 +97,7 @@ def step_shards(folder: Path, count: int) -> None:
 
 
 def step_followup(folder: Path, _: int) -> None:
-    index = indexed(folder)
-    write_followup(index.job, folder, index)
+    write_followup(indexed(folder))
 
 
 def step_merge(folder: Path, count: int) -> None:

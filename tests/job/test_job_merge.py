@@ -10,6 +10,7 @@ from jobkit import CHAT, USAGE, Service, answered, chat, failed, noted, prepare,
 from upath import UPath
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.job import merge as merging
 from airflow_provider_openai_batches.job.files import whole
 from airflow_provider_openai_batches.job.followup import write_followup
 from airflow_provider_openai_batches.job.index import ResultIndex, Scan
@@ -142,7 +143,7 @@ def test_followup_asks_only_what_may_help(tmp_path: Path) -> None:
     service = Service(tmp_path, {(0, f"row-{number}"): kind for number, kind in enumerate(kinds)})
     index = service.index(job)
     assert index.unfinished == 5
-    more = write_followup(job, tmp_path, index)
+    more = write_followup(index)
     assert [(s.index, s.round, s.requests, s.first_row, s.last_row) for s in more.shards[3:]] == [
         (3, 1, 3, 0, 2),
         (4, 1, 2, 3, 4),
@@ -163,7 +164,7 @@ def test_second_round_fills_the_gaps(tmp_path: Path) -> None:
     faults = {(0, "row-0"): "expired", (0, "row-2"): "expired", (1, "row-2"): "busy"}
     service = Service(tmp_path, faults)
     index = service.index(job)
-    index.job = more = write_followup(job, tmp_path, index)
+    more = write_followup(index)
     index.add(more.shards[1], service.run(more.shards[1]))
     merge(index, tmp_path / "out")
     assert [(row["status"], row["output"]) for row in read_parts(tmp_path / "out")] == [
@@ -178,7 +179,7 @@ def test_second_round_fills_the_gaps(tmp_path: Path) -> None:
 def test_nothing_to_ask_again(tmp_path: Path) -> None:
     """Then the job stays as it is."""
     job = prepare(tmp_path, ["a"])
-    assert write_followup(job, tmp_path, Service(tmp_path).index(job)) is job
+    assert write_followup(Service(tmp_path).index(job)) is job
 
 
 def test_followup_of_embeddings_and_models(tmp_path: Path) -> None:
@@ -189,7 +190,7 @@ def test_followup_of_embeddings_and_models(tmp_path: Path) -> None:
     index = ResultIndex(job, tmp_path)
     for shard in job.shards:
         index.add(shard, [])
-    more = write_followup(job, tmp_path, index)
+    more = write_followup(index)
     fields = ("model", "requests", "embedding_inputs", "bytes", "sha256", "estimated_tokens")
     first, second = (
         sorted([getattr(shard, field) for field in fields] for shard in more.shards_of(number))
@@ -203,7 +204,7 @@ def test_forgotten_shard(tmp_path: Path) -> None:
     job = prepare(tmp_path, ["a", "b"], Limits(max_requests=1))
     index = ResultIndex(job, tmp_path)
     index.add(job.shards[0], [])
-    for act in (lambda: write_followup(job, tmp_path, index), lambda: merge(index, tmp_path / "out")):
+    for act in (lambda: write_followup(index), lambda: merge(index, tmp_path / "out")):
         with pytest.raises(InvalidInputError, match="results of the shards 1 were not added"):
             act()
 
@@ -233,7 +234,7 @@ def test_invalid_answers_are_asked_again_if_wanted(tmp_path: Path) -> None:
     assert noted(tmp_path, job, lines).unfinished == 0
     index = noted(tmp_path, job, lines, retry_invalid=schema)
     assert index.unfinished == 2
-    index.job = more = write_followup(job, tmp_path, index)
+    more = write_followup(index)
     again = write_lines(
         tmp_path / "again.jsonl", [answered("row-0", chat("{}")), failed("row-1", "batch_expired")]
     )
@@ -319,8 +320,12 @@ def test_everything_in_a_store(tmp_path: Path) -> None:
     assert [json.loads(line)["output"] for line in lines] == ["A0", "A1"]
 
 
-def test_more_result_files_than_may_be_open(tmp_path: Path) -> None:
+def test_more_result_files_than_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are closed as others are needed."""
+    monkeypatch.setattr(merging, "_OPEN_FILES", 2)
+    with merging._ResultFiles([write_lines(tmp_path / str(n), [b"%d" % n]) for n in range(5)]) as files:
+        assert [files.read(n, 0, 1) for n in (0, 1, 2, 3, 4, 0)] == [b"0", b"1", b"2", b"3", b"4", b"0"]
+        assert len(files._open) == 2
     job = prepare(tmp_path, [f"p{number}" for number in range(150)], Limits(max_requests=1))
     merged = merge(Service(tmp_path).index(job), tmp_path / "out")
     assert merged.counts["succeeded"] == 150

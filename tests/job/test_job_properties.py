@@ -68,7 +68,7 @@ def test_each_row_has_one_result_in_order(
         files |= {shard.index: service.run(shard) for shard in job.shards_of(round_number)}
         index = indexed(job, work, files)
         if index.unfinished and round_number < ROUNDS - 1:
-            write_followup(job, work, index)
+            write_followup(index)
         else:
             break
     merged = merge(indexed(loaded(work), work, files), work / "out", rows_per_part=rows_per_part)

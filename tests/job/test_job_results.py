@@ -10,7 +10,7 @@ import pytest
 from jobkit import USAGE, answered, chat, failed
 
 from airflow_provider_openai_batches.job.answers import Answer, AnswerReader, Usage, usage_of
-from airflow_provider_openai_batches.job.results import body_of, classify, read_line
+from airflow_provider_openai_batches.job.results import RowError, body_of, classify, read_line
 from airflow_provider_openai_batches.job.schema import OutputSchema
 
 CHAT, RESPONSES = "chat/completions", "responses"
@@ -168,6 +168,7 @@ def text(value: str) -> dict[str, Any]:
                     },
                     message(text("a"), text("b")),
                     {"type": "web_search_call", "status": "completed"},
+                    {"type": "other", "content": [text("not an answer")]},
                     message(text("c")),
                 ]
             },
@@ -209,6 +210,15 @@ def test_refusal(kind: str, body: Any, schema: OutputSchema | None) -> None:
     assert (read.outcome.error.code, read.outcome.error.message) == ("refusal", "I can't.")
     assert (read.output, read.outcome.retryable) == (None, False)
     assert answer(body, kind, "body").output == body
+
+
+def test_line_that_is_no_success() -> None:
+    """A line that is not known to have succeeded is classified first."""
+    body = {"status": "failed", "error": {"code": "c", "message": "m"}, "output": []}
+    read = AnswerReader(RESPONSES).read_line(answered("a", body), answered=False)
+    assert (read.outcome.status, read.outcome.error) == ("failed", RowError("c", "m"))
+    with pytest.raises(ValueError, match="no result line"):
+        AnswerReader(RESPONSES).read_line(b"oops", answered=False)
 
 
 def test_answer_without_text() -> None:

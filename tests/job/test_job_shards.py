@@ -118,6 +118,13 @@ def test_one_file_a_model(tmp_path: Path) -> None:
     ]
 
 
+def test_shards_are_in_the_order_of_their_beginnings(tmp_path: Path) -> None:
+    """A file that is full early does not come before one that was begun earlier."""
+    rows = [{"messages": [], "model": model} for model in ("m0", "m1", "m1", "m1")]
+    job = prepare(tmp_path, rows, Limits(max_requests=2))
+    assert [(s.index, s.model, s.first_row) for s in job.shards] == [(0, "m0", 0), (1, "m1", 1), (2, "m1", 3)]
+
+
 def test_same_rows_same_bytes(tmp_path: Path) -> None:
     """A second run gives the same files and digest; another row, order or endpoint another digest."""
 
