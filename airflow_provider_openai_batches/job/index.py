@@ -10,7 +10,7 @@ import msgspec
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.job.answers import AnswerReader
 from airflow_provider_openai_batches.job.endpoints import kind_of
-from airflow_provider_openai_batches.job.files import open_binary
+from airflow_provider_openai_batches.job.files import as_path, open_binary
 from airflow_provider_openai_batches.job.results import Line, RowError, body_of, classify, read_line
 from airflow_provider_openai_batches.job.state import read_ids
 
@@ -53,8 +53,8 @@ class ResultIndex:
     :param retry_invalid: a schema: answers that do not match it are to be asked again.
     """
 
-    def __init__(self, job: Job, work: AnyPath, *, retry_invalid: OutputSchema | None = None) -> None:
-        self.job, self.work = job, work
+    def __init__(self, job: Job, work: str | AnyPath, *, retry_invalid: OutputSchema | None = None) -> None:
+        self.job, self.work = job, as_path(work)
         self.files: list[AnyPath] = []
         self.rejections: dict[int, RowError] = {}
         self.scan = Scan()
@@ -67,7 +67,7 @@ class ResultIndex:
         self._file, self._length = (array("I", bytes(4 * job.rows)) for _ in range(2))
         self._offset = array("Q", bytes(8 * job.rows))
 
-    def add(self, shard: Shard, paths: Iterable[AnyPath]) -> Scan:
+    def add(self, shard: Shard, paths: Iterable[str | AnyPath]) -> Scan:
         """
         Note all result lines of a shard's batch; call it once for each batch.
 
@@ -78,7 +78,7 @@ class ResultIndex:
         scan = Scan()
         seen: set[int] = set()
         for path in paths:
-            self._add_file(path, rows, seen, scan)
+            self._add_file(as_path(path), rows, seen, scan)
         self.scan.add(scan)
         self._noted.add(shard.index)
         return scan

@@ -112,13 +112,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
             handle.write(msgspec.json.format(msgspec.json.encode(self), indent=1))
 
     @classmethod
-    def load(cls, work: AnyPath) -> Job | None:
+    def load(cls, work: str | AnyPath) -> Job | None:
         """
         Return the job of a work directory, None if there is none or its files were never completed.
 
         :raises InvalidInputError: if ``job.json`` is damaged.
         """
-        path = work / JOB_FILE
+        path = as_path(work) / JOB_FILE
         if not path.exists():
             return None
         try:

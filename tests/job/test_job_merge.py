@@ -12,13 +12,10 @@ from upath import UPath
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.job import merge as merging
 from airflow_provider_openai_batches.job.files import whole
-from airflow_provider_openai_batches.job.followup import write_followup
 from airflow_provider_openai_batches.job.index import ResultIndex, Scan
 from airflow_provider_openai_batches.job.manifest import ErrorGroup
 from airflow_provider_openai_batches.job.merge import MAX_ERROR_CODES, merge
-from airflow_provider_openai_batches.job.results import RowError
-from airflow_provider_openai_batches.job.schema import OutputSchema
-from airflow_provider_openai_batches.job.state import Job, Limits, read_ids
+from airflow_provider_openai_batches.job.state import Job, Limits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -135,119 +132,6 @@ def test_results_of_another_shard_are_unknown(tmp_path: Path) -> None:
     assert [row["status"] for row in read_parts(tmp_path / "out")] == ["missing", "missing"]
 
 
-def test_followup_asks_only_what_may_help(tmp_path: Path) -> None:
-    """What expired, was cancelled, busy, limited or lost goes again as it was; the rest does not."""
-    rows = [f"p{number}" for number in range(8)]
-    job = prepare(tmp_path, rows, Limits(max_requests=3))
-    kinds = ["expired", "cancelled", "busy", "limited", "lost", "invalid"]
-    service = Service(tmp_path, {(0, f"row-{number}"): kind for number, kind in enumerate(kinds)})
-    index = service.index(job)
-    assert index.unfinished == 5
-    more = write_followup(index)
-    assert [(s.index, s.round, s.requests, s.first_row, s.last_row) for s in more.shards[3:]] == [
-        (3, 1, 3, 0, 2),
-        (4, 1, 2, 3, 4),
-    ]
-    assert more.shards[:3] == job.shards
-    assert (Job.load(tmp_path), more.round, more.digest) == (more, 1, job.digest)
-    original = b"".join((tmp_path / shard.file).read_bytes() for shard in job.shards).splitlines()
-    again = b"".join((tmp_path / shard.file).read_bytes() for shard in more.shards[3:]).splitlines()
-    assert again == original[:5]
-    assert [row for shard in more.shards[3:] for row, _ in read_ids(tmp_path, shard)] == [0, 1, 2, 3, 4]
-    assert more.bytes == job.bytes
-    assert more.shards[3].estimated_tokens == job.shards[0].estimated_tokens
-
-
-def test_second_round_fills_the_gaps(tmp_path: Path) -> None:
-    """Later rounds give what was missing; what is missing still has its latest error."""
-    job = prepare(tmp_path, ["a", "b", "c"])
-    faults = {(0, "row-0"): "expired", (0, "row-2"): "expired", (1, "row-2"): "busy"}
-    service = Service(tmp_path, faults)
-    index = service.index(job)
-    more = write_followup(index)
-    index.add(more.shards[1], service.run(more.shards[1]))
-    merge(index, tmp_path / "out")
-    assert [(row["status"], row["output"]) for row in read_parts(tmp_path / "out")] == [
-        ("succeeded", "a"),
-        ("succeeded", "b"),
-        ("failed", None),
-    ]
-    assert max(service.paid.values()) == 1
-    assert index.unfinished == 1
-
-
-def test_nothing_to_ask_again(tmp_path: Path) -> None:
-    """Then the job stays as it is."""
-    job = prepare(tmp_path, ["a"])
-    assert write_followup(Service(tmp_path).index(job)) is job
-
-
-def test_followup_of_embeddings_and_models(tmp_path: Path) -> None:
-    """Embedding inputs are counted again and models stay apart."""
-    rows = [{"model": f"m{number % 2}", "input": ["x"] * 2} for number in range(6)]
-    limits = Limits(max_embedding_inputs=4)
-    job = prepare(tmp_path, rows, limits, "/v1/embeddings")
-    index = ResultIndex(job, tmp_path)
-    for shard in job.shards:
-        index.add(shard, [])
-    more = write_followup(index)
-    fields = ("model", "requests", "embedding_inputs", "bytes", "sha256", "estimated_tokens")
-    first, second = (
-        sorted([getattr(shard, field) for field in fields] for shard in more.shards_of(number))
-        for number in (0, 1)
-    )
-    assert first == second
-
-
-def test_forgotten_shard(tmp_path: Path) -> None:
-    """Results that were not looked at would be asked and paid for again."""
-    job = prepare(tmp_path, ["a", "b"], Limits(max_requests=1))
-    index = ResultIndex(job, tmp_path)
-    index.add(job.shards[0], [])
-    for act in (lambda: write_followup(index), lambda: merge(index, tmp_path / "out")):
-        with pytest.raises(InvalidInputError, match="results of the shards 1 were not added"):
-            act()
-
-
-def test_rejected_batch(tmp_path: Path) -> None:
-    """Rows of a batch that the service rejected say why, and are not asked again."""
-    job = prepare(tmp_path, ["a", "b"], Limits(max_requests=1))
-    index = ResultIndex(job, tmp_path)
-    index.reject(job.shards[0], RowError("invalid_model", "There is no model m."))
-    index.add(job.shards[1], Service(tmp_path).run(job.shards[1]))
-    assert index.unfinished == 0
-    merged = merge(index, tmp_path / "out")
-    first, second = read_parts(tmp_path / "out")
-    assert (first["status"], first["error"]["code"], second["status"]) == (
-        "failed",
-        "invalid_model",
-        "succeeded",
-    )
-    assert merged.errors["invalid_model"].count == 1
-
-
-def test_invalid_answers_are_asked_again_if_wanted(tmp_path: Path) -> None:
-    """The better answer is taken, the first one stays where there is none; both were paid for."""
-    schema = OutputSchema({"type": "object"})
-    job = prepare(tmp_path, ["a", "b"], schema=schema)
-    lines = [answered("row-0", chat("no")), answered("row-1", chat("bad"))]
-    assert noted(tmp_path, job, lines).unfinished == 0
-    index = noted(tmp_path, job, lines, retry_invalid=schema)
-    assert index.unfinished == 2
-    more = write_followup(index)
-    again = write_lines(
-        tmp_path / "again.jsonl", [answered("row-0", chat("{}")), failed("row-1", "batch_expired")]
-    )
-    index.add(more.shards[1], [again])
-    assert index.unfinished == 1
-    merged = merge(index, tmp_path / "out", schema=schema)
-    assert [(row["status"], row["output"]) for row in read_parts(tmp_path / "out")] == [
-        ("succeeded", {}),
-        ("invalid_output", "bad"),
-    ]
-    assert merged.usage.total_tokens == 15
-
-
 def test_whole_bodies(tmp_path: Path) -> None:
     """output="body" passes on every byte of the body."""
     job = prepare(tmp_path, ["a"])
@@ -351,4 +235,16 @@ def test_azure_paths(tmp_path: Path) -> None:
     """The same endpoint under its other name is read the same."""
     job = prepare(tmp_path, ["a"], endpoint=CHAT.removeprefix("/v1"))
     merge(noted(tmp_path, job, [answered("row-0", chat("A"))]), tmp_path / "out")
+    assert read_parts(tmp_path / "out")[0]["output"] == "A"
+
+
+def test_strings_are_paths(tmp_path: Path) -> None:
+    """Work directory, result files and target may be given as text."""
+    work = str(tmp_path / "work")
+    prepare(work, ["a"])
+    job = Job.load(work)
+    assert job is not None
+    index = ResultIndex(job, work)
+    index.add(job.shards[0], [str(write_lines(tmp_path / "output.jsonl", [answered("row-0", chat("A"))]))])
+    merge(index, str(tmp_path / "out"))
     assert read_parts(tmp_path / "out")[0]["output"] == "A"
