@@ -126,7 +126,7 @@ class Engine:
             if record.ending is not None:
                 record.sender.stop(record.ending)
             thread = threading.Thread(target=self._send, args=(record, record.sender), daemon=True)
-            self._senders.append(thread)
+            self._senders = [*(sender for sender in self._senders if sender.is_alive()), thread]
             thread.start()
         else:
             if record.done is None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def server() -> Iterator[DevServer]:
-    with DevServer(batch_seconds=0.1) as running:
+    with DevServer(batch_seconds=0.05) as running:
         yield running
 
 

@@ -78,7 +78,7 @@ def test_stuck(control: DevServer | DevServerClient, api: Api, status: str) -> N
     """A status, also one that nobody knows, can be held; a force ends it."""
     batch = api.create([api.line()])
     control.force(batch["id"], status=status, stuck=True)
-    time.sleep(0.2)
+    time.sleep(0.1)
     assert api.get(batch["id"])["status"] == status
     ending = "cancelled" if status == "cancelling" else "completed"
     assert control.force(batch["id"], status=ending)["status"] == ending
@@ -97,7 +97,7 @@ def test_cancelling_can_be_stuck(control: DevServer | DevServerClient, api: Api)
     batch = api.create([api.line()])
     control.force(batch["id"], status="finalizing", stuck=True)
     assert api.http.post(f"/batches/{batch['id']}/cancel").json()["status"] == "cancelling"
-    time.sleep(0.2)
+    time.sleep(0.1)
     assert api.get(batch["id"])["status"] == "cancelling"
 
 
@@ -116,11 +116,20 @@ def test_freeze(control: DevServer | DevServerClient, api: Api) -> None:
     control.settings(freeze=True)
     other = api.create([api.line()])
     before = [api.get(batch["id"])["status"], api.get(other["id"])["status"]]
-    time.sleep(0.2)
+    time.sleep(0.1)
     assert [api.get(batch["id"])["status"], api.get(other["id"])["status"]] == before
     assert before[1] == "validating"
     control.settings(freeze=False)
     assert {api.wait(one["id"])["status"] for one in (batch, other)} == {"completed"}
+
+
+def test_freeze_before_a_batch_is_due(control: DevServer | DevServerClient, api: Api) -> None:
+    """A batch that takes no time at all does not move either, though its file is read meanwhile."""
+    control.settings(freeze=True, batch_seconds=0)
+    batch = api.wait(api.create([api.line()])["id"], lambda seen: seen["model"] is not None)
+    assert batch["status"] == "validating"
+    control.settings(freeze=False)
+    assert api.wait(batch["id"])["status"] == "completed"
 
 
 def test_force_while_frozen(control: DevServer | DevServerClient, api: Api) -> None:
@@ -207,7 +216,7 @@ def test_reset(control: DevServer | DevServerClient, api: Api, server: DevServer
     control.reset()
     stats = control.stats()
     assert (stats["batches"]["stored"], stats["files"], stats["requests"]) == (0, 0, {})
-    assert server.service.settings.batch_seconds == 0.1
+    assert server.service.settings.batch_seconds == 0.05
     assert api.run([api.line()])["status"] == "completed"
 
 

@@ -201,6 +201,37 @@ def test_the_same_file_gives_the_same_results(server: DevServer, api: Api) -> No
     assert first == second != other
 
 
+def test_frozen_time_does_not_count(server: DevServer, api: Api, clock: Clock) -> None:
+    """After a freeze a batch still has the time before it that it had."""
+    batch = api.create([api.line()])
+    validated(api, batch)
+    clock.now += 5
+    server.settings(freeze=True)
+    clock.now += 1000
+    server.settings(freeze=False)
+    clock.now += 4
+    assert api.get(batch["id"])["status"] == "validating"
+    clock.now += 1
+    assert api.get(batch["id"])["status"] == "in_progress"
+
+
+def test_the_largest_batch(api: Api) -> None:
+    """50,000 requests are read and answered in seconds, and the server answers others meanwhile."""
+    count, slowest, began = 50_000, 0.0, time.monotonic()
+    with DevServer(batch_seconds=0.1) as real:
+        api.http.base_url = real.base_url
+        batch = api.create([api.line(f"r{number}") for number in range(count)])
+        while batch["status"] != "completed":
+            assert time.monotonic() - began < 30
+            time.sleep(0.02)
+            asked = time.monotonic()
+            batch = api.get(batch["id"])
+            slowest = max(slowest, time.monotonic() - asked)
+        assert batch["request_counts"] == {"total": count, "completed": count, "failed": 0}
+        assert len(api.results(batch["output_file_id"])) == count
+    assert slowest < 0.5
+
+
 def test_timers(server: DevServer, api: Api, clock: Clock) -> None:
     """In real time a batch gets to its end, and its files are written, without anybody looking."""
     with DevServer(batch_seconds=0.1) as real:

@@ -104,6 +104,18 @@ def test_cancel_stops_sending(server: DevServer, api: Api) -> None:
     assert {line["error"]["code"] for line in rest.values()} == {"batch_cancelled"}
 
 
+def test_concurrency_is_of_all_batches_together(api: Api) -> None:
+    """Two batches at the same time get no more of the upstream than one."""
+    batches = [api.create([api.line(f"{name}{number}") for number in range(8)]) for name in "ab"]
+    api.wait(batches[0]["id"], lambda _: len(Model.seen) == 4)
+    api.wait(batches[1]["id"], lambda batch: batch["status"] == "in_progress")
+    time.sleep(0.1)
+    assert len(Model.seen) == 4
+    Model.gate.set()
+    assert [api.wait(batch["id"])["request_counts"]["completed"] for batch in batches] == [8, 8]
+    assert Model.peak <= 4
+
+
 def test_progress_is_real(server: DevServer, api: Api) -> None:
     """The batch stays in progress for as long as its requests take."""
     batch = api.create([api.line(f"r{number}") for number in range(5)])
