@@ -19,7 +19,7 @@ from airflow_provider_openai_batches.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from airflow_provider_openai_batches.models import Batch
     from airflow_provider_openai_batches.retry import Log
@@ -32,6 +32,7 @@ class Creation:
 
     :param batches_since: lists the batches created at a Unix time or later, newest first.
     :param patience: seconds for which a batch is looked for, because a list may lag behind.
+    :param older: ids of batches with the same key that were there before: this create did not make them.
     """
 
     def __init__(
@@ -42,12 +43,14 @@ class Creation:
         patience: float,
         sleep: Callable[[float], None],
         log: Log,
+        older: Collection[str] = (),
     ) -> None:
         self._session = session
         self._batches_since = batches_since
         self._patience = patience
         self._sleep = sleep
         self._log = log
+        self._older = frozenset(older)
 
     def run(self, request: protocol.Request, key: str) -> Batch:
         """
@@ -82,7 +85,10 @@ class Creation:
         waited, pause = 0.0, 0.5
         while True:
             try:
-                batch = next((b for b in self._batches_since(started) if identity.key_of(b) == key), None)
+                listed = self._batches_since(started)
+                batch = next(
+                    (b for b in listed if identity.key_of(b) == key and b.id not in self._older), None
+                )
             except OpenAIBatchesError as error:
                 if waited >= self._patience:
                     raise CreateUncertainError(

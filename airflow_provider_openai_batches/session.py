@@ -65,7 +65,9 @@ class BatchesSession:
         content_type: str = "application/json",
     ) -> protocol.Reply:
         """Send a request once; ``body`` streams in the place of the request's own JSON."""
-        data = body if body is not None else request.json
+        data: Any = body if body is not None else request.json
+        if request.operation in SPENDING:
+            data = _Withheld(data, lambda: self._refuse_if_stopped(request))
         headers = {"Content-Type": content_type} if data is not None else {}
         with self._answer(request, data=data, headers=headers) as answer:
             return protocol.Reply(answer.status_code, answer.headers, answer.content)
@@ -94,8 +96,7 @@ class BatchesSession:
 
     @contextmanager
     def _answer(self, request: protocol.Request, **kwargs: Any) -> Iterator[requests.Response]:
-        if self.stopped and request.operation in SPENDING:
-            raise TaskKilled(f"The task is being stopped: {request.operation} was not sent.")
+        self._refuse_if_stopped(request)
         params = {**self.config.params, **request.params}
         timeouts = (self.config.connect_timeout, self.config.timeout)
         try:
@@ -113,6 +114,10 @@ class BatchesSession:
             self._raise_for_status(request, answer)
             yield answer
 
+    def _refuse_if_stopped(self, request: protocol.Request) -> None:
+        if self.stopped and request.operation in SPENDING:
+            raise TaskKilled(f"The task is being stopped: {request.operation} was not sent.")
+
     def _raise_for_status(self, request: protocol.Request, answer: requests.Response) -> None:
         if 200 <= answer.status_code < 300:  # noqa: PLR2004 - HTTP
             return
@@ -125,6 +130,27 @@ class BatchesSession:
 
     def _lost(self, request: protocol.Request, error: Exception) -> TransportError:
         return TransportError(protocol.no_answer(self.config, request, error), sent=not _never_sent(error))
+
+
+class _Withheld:
+    """
+    A body that is given out piece by piece, and not at all once the task is stopped.
+
+    A kill can come while the connection is still being made; without its body the request means nothing.
+    """
+
+    def __init__(self, body: Any, check: Callable[[], None]) -> None:
+        self._parts = [body] if isinstance(body, bytes) else body
+        self._length = len(body)
+        self._check = check
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[bytes]:
+        for part in self._parts:
+            self._check()
+            yield part
 
 
 def _as_it_is(request: Any) -> Any:

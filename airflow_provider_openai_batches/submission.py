@@ -14,19 +14,17 @@ import msgspec
 import tenacity
 
 from airflow_provider_openai_batches import identity
-from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError, TaskKilled
+from airflow_provider_openai_batches.exceptions import APIError, TaskKilled
+from airflow_provider_openai_batches.killer import CANCEL_SECONDS, KILL_SECONDS, Killer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from airflow_provider_openai_batches.files import Location
     from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
     from airflow_provider_openai_batches.identity import TaskIdentity
     from airflow_provider_openai_batches.models import Batch
     from airflow_provider_openai_batches.retry import Log
-
-# After a kill Airflow gives a running task five seconds before it ends it the hard way.
-KILL_SECONDS = 4.0
 
 
 class BatchSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,18 +45,52 @@ class Ledger:
 
     def __init__(self, hook: OpenAIBatchesHook, task: TaskIdentity, since: float | None) -> None:
         self._hook = hook
-        self._task = task
+        self._prefix = f"{task.task_key}-"
+        self._found: dict[str, Batch] | None = None if since is not None else {}
+        self._waited, self._pause = 0.0, 0.5
         self.since = since
 
-    @cached_property
+    @property
     def batches(self) -> list[Batch]:
-        """The task's own batches, newest first, read once."""
-        if self.since is None:
-            return []
-        prefix = f"{self._task.task_key}-"
-        oldest = max(self.since, time.time() - identity.MAX_AGE)
-        listed = self._hook.iter_batches_since(oldest)
-        return [batch for batch in listed if (identity.key_of(batch) or "").startswith(prefix)]
+        """The task's own batches, newest first."""
+        if self._found is None:
+            self._found = self._read(max(self.since or 0.0, time.time() - identity.MAX_AGE))
+        return list(self._found.values())
+
+    def look_again(self) -> bool:
+        """
+        Wait a little and read the newest batches again.
+
+        An earlier try may have died a moment ago, and the list may lag as it may after a lost answer.
+
+        :return: False, and nothing is done, once that has been waited for (on a first try: at once).
+        """
+        if self.since is None or self._waited >= self._hook.recovery_seconds:
+            return False
+        self._hook.sleep(self._pause)
+        self._waited, self._pause = self._waited + self._pause, min(self._pause * 2, 8.0)
+        fresh = self._read(time.time() - self._hook.recovery_seconds)
+        self._found = fresh | {batch.id: batch for batch in self.batches if batch.id not in fresh}
+        return True
+
+    @property
+    def unseen_since(self) -> float | None:
+        """Unix seconds from which on there may be batches that were not seen; None if there can be none."""
+        if self._found is None:
+            return self.since
+        patience = self._hook.recovery_seconds
+        return time.time() - patience if self.since is not None and self._waited < patience else None
+
+    def note(self, batch: Batch) -> None:
+        """Take over what the service answered about one of them."""
+        if self._found is not None:
+            self._found[batch.id] = batch
+
+    def _read(self, since: float) -> dict[str, Batch]:
+        listed = self._hook.iter_batches_since(since)
+        return {
+            batch.id: batch for batch in listed if (identity.key_of(batch) or "").startswith(self._prefix)
+        }
 
     @cached_property
     def files(self) -> dict[str, str]:
@@ -90,6 +122,8 @@ class Submitter:
         self._log = log
         self._reuse = reuse
         self._salt = "" if reuse else identity.one_time_key()
+        self._asked: set[str] = set()
+        self._killed = self._answer_lost = False
         # What a kill has to cancel: the batches, and the keys of creates whose answer is not there yet.
         self.known: set[str] = set()
         self.pending: dict[str, float] = {}
@@ -99,35 +133,55 @@ class Submitter:
 
     def find(self, key: str) -> Batch | None:
         """The batch that an earlier try made of the same input, if it can be used."""
-        batch = identity.choose(self.ledger.batches, key) if self._reuse else None
+        batch = self._usable(key)
+        while batch is None and self.ledger.look_again():
+            self.cancel_outdated(self._asked)
+            batch = self._usable(key)
         if batch:
             self._log.info(
                 "Batch %s of an earlier try is %s: it is taken up, nothing is sent", batch.id, batch.status
             )
+            if not batch.is_over:
+                self.known.add(batch.id)
         return batch
+
+    def _usable(self, key: str) -> Batch | None:
+        return identity.choose(self.ledger.batches, key) if self._reuse else None
 
     def cancel_outdated(self, keys: set[str]) -> None:
         """Cancel what earlier tries left running for an input that this one does not ask any more."""
+        self._asked = keys
         for batch in identity.outdated(self.ledger.batches, self.task.task_key, keys):
+            if self.hook.stopped:
+                raise TaskKilled(f"The task is being stopped: batch {batch.id} of an earlier try is left.")
             self._log.warning("Batch %s still runs for an input of an earlier try; cancelling it", batch.id)
-            self.hook.cancel_batch(batch.id)
+            self.ledger.note(self.hook.cancel_batch(batch.id))
 
     def submit_file_id(self, spec: BatchSpec, key: str, input_file_id: str) -> Batch:
         """Create the batch of a file that is at the service already."""
         metadata = self.task.metadata(key, spec.metadata)
+        older = [batch.id for batch in self.ledger.batches if identity.key_of(batch) == key]
         self.pending[key] = time.time()
         try:
             batch = self.hook.create_batch(
-                input_file_id, spec.endpoint, spec.completion_window, metadata, spec.output_expires_after
+                input_file_id,
+                spec.endpoint,
+                spec.completion_window,
+                metadata,
+                spec.output_expires_after,
+                older=older,
             )
         except APIError:
             # The service said no: there is nothing to look for. After any other error there may be.
             del self.pending[key]
             raise
+        except BaseException:
+            self._answer_lost = True
+            raise
         self.known.add(batch.id)
         del self.pending[key]
-        if self.hook.stopped:
-            self.hook.cancel_batch(batch.id)
+        if self._killed:
+            Killer(self.hook.sibling(), self._log, CANCEL_SECONDS).cancel([batch.id])
             raise TaskKilled(f"The task was stopped while batch {batch.id} was created; it is cancelled.")
         self._log.info("Batch %s created: %s, %s", batch.id, spec.endpoint, batch.status)
         return batch
@@ -172,59 +226,14 @@ class Submitter:
 
     def kill(self) -> None:
         """Begin nothing any more, and cancel all that this task has running, known or not yet known."""
+        self._killed = True
         self.hook.stop()
-        killer = Killer(self.hook.sibling(), self._log)
+        answer_to_come = self.pending and not self._answer_lost
+        killer = Killer(self.hook.sibling(), self._log, KILL_SECONDS if answer_to_come else CANCEL_SECONDS)
         killer.cancel(self.known)
-        since = (
-            self.ledger.since if self.ledger.since is not None else min(self.pending.values(), default=None)
-        )
-        if since is not None:
-            killer.find_and_cancel(self.task.task_key, set(self.pending), since)
-
-
-class Killer:
-    """Cancels within the seconds that Airflow leaves to a task that is being killed."""
-
-    def __init__(self, hook: OpenAIBatchesHook, log: Log, seconds: float = KILL_SECONDS) -> None:
-        self._hook = hook
-        self._log = log
-        self._deadline = time.monotonic() + seconds
-
-    def cancel(self, batch_ids: Iterable[str]) -> None:
-        for batch_id in list(batch_ids):
-            try:
-                batch = self._hook.cancel_batch(batch_id)
-            except OpenAIBatchesError as error:
-                self._log.error("Batch %s could not be cancelled and may run on: %s", batch_id, error)
-            else:
-                self._log.info("The task is stopped: batch %s is %s", batch_id, batch.status)
-
-    def find_and_cancel(self, task_key: str, pending: set[str], since: float) -> None:
-        """
-        Cancel the task's batches that the list shows.
-
-        :param pending: keys of creates whose answer has not come: looked for until found or out of time.
-        :param since: Unix seconds before which none was created.
-        """
-        missing = set(pending)
-        while True:
-            try:
-                listed = list(self._hook.iter_batches_since(since))
-            except OpenAIBatchesError as error:
-                self._log.warning("The batches cannot be listed: %s", error)
-                listed = []
-            self.cancel(batch.id for batch in identity.outdated(listed, task_key, keys=()))
-            missing -= {identity.key_of(batch) or "" for batch in listed}
-            if not missing or time.monotonic() > self._deadline:
-                break
-            self._hook.sleep(0.5)
-        if missing:
-            self._log.error(
-                "The task is stopped while a batch is being created, and the list does not show it yet. It is"
-                " cancelled if its answer still comes; if not, look for a batch with metadata %s=%s",
-                identity.KEY,
-                ", ".join(missing),
-            )
+        since = [*self.pending.values(), *filter(None, [self.ledger.unseen_since])]
+        if since:
+            killer.find_and_cancel(self.task.task_key, set(self.pending), min(since))
 
 
 def _file_not_ready(error: BaseException) -> bool:

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseHook, conf
+from msgspec.structs import replace
 
 from airflow_provider_openai_batches import files, identity, protocol
 from airflow_provider_openai_batches.config import DEFAULT_CONN_ID, ClientConfig
@@ -17,11 +18,14 @@ from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesEr
 from airflow_provider_openai_batches.session import BatchesSession
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     import requests
 
     from airflow_provider_openai_batches.models import Batch, BatchPage, File
+
+# Seconds that one request may take while a task is being killed: there must be time for the next one.
+KILL_TIMEOUT = 2.0
 
 
 class OpenAIBatchesHook(BaseHook):
@@ -101,9 +105,10 @@ class OpenAIBatchesHook(BaseHook):
             self._session.stopped = True
 
     def sibling(self) -> OpenAIBatchesHook:
-        """Another hook on the same connection, for a signal handler that interrupts this one."""
+        """Another hook on the same connection, for the few seconds of a kill that interrupts this one."""
         other = OpenAIBatchesHook(self.openai_conn_id, sleep=self.sleep)
-        other._config = self._config
+        timeout = min(self.config.timeout, KILL_TIMEOUT)
+        other._config = replace(self.config, connect_timeout=timeout, timeout=timeout, max_attempts=1)
         return other
 
     @property
@@ -137,6 +142,8 @@ class OpenAIBatchesHook(BaseHook):
         completion_window: str = "24h",
         metadata: Mapping[str, str] | None = None,
         output_expires_after: int | Mapping[str, Any] | None = None,
+        *,
+        older: Collection[str] = (),
     ) -> Batch:
         """
         Create a batch, once.
@@ -145,6 +152,7 @@ class OpenAIBatchesHook(BaseHook):
         that this one carries in its metadata (a one-time key unless the caller gives ``airflow_key``).
 
         :param output_expires_after: seconds, or ``{"anchor": "created_at", "seconds": …}``.
+        :param older: ids of batches that carry the same ``airflow_key`` already, and are not this one.
         :raises InvalidInputError: before anything is sent.
         :raises CreateUncertainError: if it cannot be found out whether the batch was stored.
         :raises APIError: if the service refuses it.
@@ -159,6 +167,7 @@ class OpenAIBatchesHook(BaseHook):
             patience=self.recovery_seconds,
             sleep=self.sleep,
             log=self.log,
+            older=older,
         )
         return creation.run(request, tagged[identity.KEY])
 

@@ -12,7 +12,7 @@ from airflow.providers.common.compat.sdk import BaseOperator, conf
 from airflow_provider_openai_batches import outcome, protocol
 from airflow_provider_openai_batches.checks import check_interval
 from airflow_provider_openai_batches.config import DEFAULT_CONN_ID
-from airflow_provider_openai_batches.exceptions import BatchTimeout, OpenAIBatchesError
+from airflow_provider_openai_batches.exceptions import BatchTimeout, OpenAIBatchesError, TaskKilled
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 from airflow_provider_openai_batches.identity import TaskIdentity
 from airflow_provider_openai_batches.triggers.openai_batches import OpenAIBatchTrigger
@@ -134,9 +134,11 @@ class WaitingOperator(BatchOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Go on when the wait is over."""
-        self._batch_ids = list(event["batches"])
         if event["status"] == "error":
             raise OpenAIBatchesError(event["message"])
+        self.ready_to_be_killed()
+        self._batch_ids = list(event["batches"])
+        self.end_if_killed()
         if event["status"] == "timeout":
             self.on_timeout(event)
         try:
@@ -144,6 +146,7 @@ class WaitingOperator(BatchOperator):
         except OpenAIBatchesError as error:
             if not protocol.may_repeat("retrieve_batch", error):
                 raise
+            self.end_if_killed()
             self.log.warning("The service went away as the wait ended (%s); waiting again", error)
             return self._wait(context, self._trigger(self._batch_ids, None))
         return self.finish(context, batches)
@@ -156,10 +159,21 @@ class WaitingOperator(BatchOperator):
         """What the task returns when its batches are over."""
         raise NotImplementedError
 
+    def ready_to_be_killed(self) -> None:
+        """Read the connection: :meth:`on_kill` cannot, it may have interrupted just such a call."""
+        _ = self.hook.config
+
+    def end_if_killed(self) -> None:
+        """Airflow lets a task run on after :meth:`on_kill`, and an early one found nothing to cancel."""
+        if self.hook.stopped and self.cancel_on_kill:
+            self.on_kill()
+            raise TaskKilled("The task was stopped; what it had running is cancelled.")
+
     def on_kill(self) -> None:
         """Cancel what this task has running."""
+        self.hook.stop()
         if self.cancel_on_kill and self._batch_ids:
-            from airflow_provider_openai_batches.submission import Killer  # noqa: PLC0415 - only on a kill
+            from airflow_provider_openai_batches.killer import Killer  # noqa: PLC0415 - only on a kill
 
             Killer(self.hook.sibling(), self.log).cancel(self._batch_ids)
 

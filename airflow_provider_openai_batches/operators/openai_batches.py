@@ -105,12 +105,14 @@ class OpenAICreateBatchOperator(WaitingOperator):
 
     def execute(self, context: Context) -> Any:
         self._check_source()
-        digest = self._check_input()
+        self.ready_to_be_killed()
         task = task_identity(context)
         self._submitter = Submitter(
             self.hook, task, Ledger(self.hook, task, search_since(context)), self.log, reuse=self.reuse
         )
-        batch = self._submit(self._submitter, digest)
+        self.end_if_killed()
+        batch = self._submit(self._submitter, self._check_input())
+        self.end_if_killed()
         self._batch_ids = [batch.id]
         context["ti"].xcom_push("batch_id", batch.id)
         OpenAIBatchLink.store(context, self.hook.config, batch.id)
@@ -175,7 +177,6 @@ class OpenAICreateBatchOperator(WaitingOperator):
         if self._submitter and self.cancel_on_kill:
             self._submitter.kill()
         else:
-            self.hook.stop()
             super().on_kill()
 
 
