@@ -5,7 +5,8 @@ from __future__ import annotations
 from airflow_provider_openai_batches.retry import MAX_RETRY_AFTER
 
 PER_SECOND = 50.0
-SLOWEST_GAP = 5.0
+SLOWEST_GAP = 1.0
+SPEED_UP = 0.8
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
 
@@ -32,7 +33,7 @@ class Pace:
         return start - now
 
     def answered(self) -> None:
-        self._gap = max(self._shortest_gap, self._gap * 0.9)
+        self._gap = max(self._shortest_gap, self._gap * SPEED_UP)
         self._pause = FIRST_PAUSE
 
     def slowed(self, started: float, now: float, retry_after: float | None) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError, TransportError
 from airflow_provider_openai_batches.rounds import Standing, Walk, shown_on
-from airflow_provider_openai_batches.shared_client import SharedClient
+from airflow_provider_openai_batches.shared_client import IN_FLIGHT, SharedClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -178,9 +178,9 @@ class Poller:
             return
         walk = await self._walk(self._worth_listing())
         if not self._stopped_by:
-            rest = self._due()[:RETRIEVES_AT_ONCE]
-            random.shuffle(rest)
-            await asyncio.gather(*(self._retrieve(entry.batch_id) for entry in rest))
+            rest = [entry.batch_id for entry in self._due()[:RETRIEVES_AT_ONCE]]
+            random.shuffle(rest)  # so that those that fail are not always the first
+            await asyncio.gather(*(self._retrieve_each(rest) for _ in range(IN_FLIGHT)))
         if self._stopped_by or self._is_refused:
             await self._stop(self._stopped_by)
         elif walk:
@@ -241,7 +241,7 @@ class Poller:
             start = None if self._stopped_by else walk.jump()
             if start is None:
                 break
-        for batch_id in walk.left:
+        for batch_id in () if self._stopped_by else walk.left:
             if entry := self._entries.get(batch_id):
                 entry.is_unlisted = True
         return walk
@@ -273,8 +273,12 @@ class Poller:
         await asyncio.sleep(PAGE_AGAIN_AFTER)
         return await self.client.list_batches(after)
 
+    async def _retrieve_each(self, batch_ids: list[str]) -> None:
+        while batch_ids and not self._stopped_by:
+            await self._retrieve(batch_ids.pop())
+
     async def _retrieve(self, batch_id: str) -> None:
-        if self._stopped_by or batch_id not in self._entries:
+        if batch_id not in self._entries:
             return
         self._standing.retrieved()
         try:

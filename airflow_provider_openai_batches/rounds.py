@@ -2,7 +2,7 @@
 PURE: which requests ask for many batches in the fewest requests.
 
 ``GET /batches`` shows 100 batches a page, newest first, and any batch's id serves as the cursor. So a round
-walks the pages from the newest batch on, or from an awaited one, in several lanes at once, as long as they show
+walks the pages from the newest batch or from an awaited one, in several lanes at once, as long as they show
 more than they cost; what they did not show is retrieved.
 
 https://developers.openai.com/api/reference/resources/batches/methods/list
@@ -25,11 +25,9 @@ JUMP_FROM = 50
 LANES = 8
 WAITS_A_LANE = 600
 FRUITLESS_JUMPS = 2
-# A walk that saved nothing is paid for by so many retrieves before the next one, twice as many each time.
-RETRIEVES_BETWEEN = 100
-MOST_RETRIEVES_BETWEEN = 12_800
-# Where the list is missing or broken.
-RETRIEVES_WITHOUT_LIST = 3_200
+# After a walk that saved nothing so many rounds go by retrieves alone, twice as many each time.
+ROUNDS_BETWEEN = 2
+MOST_ROUNDS_BETWEEN = 128
 
 
 class Walk:
@@ -41,6 +39,7 @@ class Walk:
 
     def __init__(self, wanted: Iterable[str]) -> None:
         self.left: dict[str, None] = dict.fromkeys(wanted)
+        self.wanted = len(self.left)
         self.pages = 0
         self.saved = 0
         self.broken = False
@@ -102,7 +101,7 @@ class Standing:
     def __init__(self) -> None:
         self.from_top = True
         self._retrieves_left = 0
-        self._next_break = RETRIEVES_BETWEEN
+        self._rounds_between = ROUNDS_BETWEEN
 
     def is_worth(self, wanted: int) -> bool:
         return wanted >= LIST_FROM and self._retrieves_left <= 0
@@ -112,14 +111,14 @@ class Standing:
 
     def learn(self, walk: Walk) -> None:
         """Go on listing after a walk that saved requests, else retrieve for a while."""
+        if walk.saved >= walk.pages:
+            self._rounds_between = ROUNDS_BETWEEN
         if walk.saved > 0:
-            self._next_break = RETRIEVES_BETWEEN
             self.from_top = walk.top_is_rich
             return
-        least = RETRIEVES_WITHOUT_LIST if walk.broken else RETRIEVES_BETWEEN
-        self._retrieves_left = max(self._next_break, least)
-        self._next_break = min(self._next_break * 2, MOST_RETRIEVES_BETWEEN)
         self.from_top = True
+        self._retrieves_left = self._rounds_between * walk.wanted
+        self._rounds_between = min(self._rounds_between * 2, MOST_ROUNDS_BETWEEN)
 
 
 def shown_on(page: BatchPage) -> list[Batch]:

@@ -1,0 +1,24 @@
+"""A server whose batches stand still, and a look at what each test leaves behind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from waiting_room import connection
+
+from airflow_provider_openai_batches import watch
+from airflow_provider_openai_batches.devserver import DevServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[DevServer]:
+    """The default connection leads to it."""
+    with DevServer(freeze=True) as running:
+        monkeypatch.setenv("AIRFLOW_CONN_OPENAI_BATCHES_DEFAULT", connection(running))
+        yield running
+    assert not watch._pollers, "a poller outlived its waiters"
+    assert not watch._closing
