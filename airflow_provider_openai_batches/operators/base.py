@@ -130,7 +130,7 @@ class WaitingOperator(BatchOperator):
         if self.deferrable:
             self.defer(trigger=trigger, method_name="execute_complete")
         self.hook.close()
-        return self.execute_complete(context, asyncio.run(_first_event(trigger)))
+        return self.execute_complete(context, asyncio.run(first_event(trigger)))
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Go on when the wait is over."""
@@ -178,7 +178,8 @@ class WaitingOperator(BatchOperator):
             Killer(self.hook.sibling(), self.log).cancel(self._batch_ids)
 
 
-async def _first_event(trigger: OpenAIBatchTrigger) -> dict[str, Any]:
+async def first_event(trigger: OpenAIBatchTrigger) -> dict[str, Any]:
+    """Run a trigger in this process."""
     async for event in trigger.run():
         payload: dict[str, Any] = event.payload
         return payload
