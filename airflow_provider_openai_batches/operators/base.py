@@ -15,12 +15,12 @@ from airflow_provider_openai_batches.config import DEFAULT_CONN_ID
 from airflow_provider_openai_batches.exceptions import BatchTimeout, OpenAIBatchesError, TaskKilled
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 from airflow_provider_openai_batches.identity import TaskIdentity
-from airflow_provider_openai_batches.triggers.openai_batches import OpenAIBatchTrigger
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_openai_batches.models import Batch
+    from airflow_provider_openai_batches.triggers.openai_batches import OpenAIBatchTrigger
 
 # Pauses in seconds between looks at a completed batch whose file ids lag behind its status.
 SETTLING_PAUSES = (1, 2, 4, 8, 15, 30)
@@ -118,6 +118,10 @@ class WaitingOperator(BatchOperator):
         return self._wait(context, self._trigger(batch_ids, end_time))
 
     def _trigger(self, batch_ids: list[str], end_time: float | None) -> OpenAIBatchTrigger:
+        from airflow_provider_openai_batches.triggers.openai_batches import (  # noqa: PLC0415 - parsing pays not
+            OpenAIBatchTrigger,
+        )
+
         return OpenAIBatchTrigger(
             openai_conn_id=self.openai_conn_id,
             batch_ids=batch_ids,

@@ -21,7 +21,6 @@ from airflow_provider_openai_batches.exceptions import BatchError, OpenAIBatches
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 from airflow_provider_openai_batches.links import OpenAIBatchLink
 from airflow_provider_openai_batches.operators.base import raise_unless_good, settled
-from airflow_provider_openai_batches.triggers.openai_batches import OpenAIBatchTrigger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,6 +96,10 @@ class OpenAIBatchSensor(BaseSensorOperator):
         return batch
 
     def _defer(self, end_time: float) -> None:
+        from airflow_provider_openai_batches.triggers.openai_batches import (  # noqa: PLC0415 - parsing pays not
+            OpenAIBatchTrigger,
+        )
+
         self.defer(
             trigger=OpenAIBatchTrigger(
                 openai_conn_id=self.openai_conn_id,

@@ -62,7 +62,8 @@ def test_each_name_can_be_imported(name: str) -> None:
 def test_the_metadata_imports_nothing() -> None:
     """Airflow's discovery calls it in every process."""
     code = (
-        "import sys; from airflow_provider_openai_batches.get_provider_info import get_provider_info as g; g(); "
+        "import sys; from airflow_provider_openai_batches.get_provider_info import get_provider_info\n"
+        "get_provider_info()\n"
         "print([m for m in sys.modules if m.split('.')[0] in ('airflow', 'requests', 'httpx', 'msgspec')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -75,7 +76,7 @@ def airflow_says(*arguments: str) -> str:
 
 
 def test_airflow_lists_the_provider(airflow_database: dict[str, str]) -> None:
-    """airflow providers get, and the hook of the connection type."""
+    """By its two commands: the provider, and the hook of the connection type."""
     assert "airflow-provider-openai-batches" in airflow_says(
         "providers", "get", "airflow-provider-openai-batches"
     )
