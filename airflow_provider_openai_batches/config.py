@@ -200,7 +200,7 @@ def _choice(conn: ConnectionLike, extra: dict[str, Any], field: str, choices: tu
 
 def _number(conn: ConnectionLike, extra: dict[str, Any], field: str, default: float) -> float:
     value = extra.get(field)
-    if value in {None, ""}:
+    if value is None or value == "":
         return default
     try:
         number = float(value)

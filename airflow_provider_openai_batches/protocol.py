@@ -241,7 +241,7 @@ def _error_of(reply: Reply) -> tuple[str, str | None, str | None]:
 
 
 def _optional(value: object) -> str | None:
-    return str(value) if value not in {None, ""} else None
+    return None if value is None or value == "" else str(value)
 
 
 def _text(value: object) -> str:

@@ -174,9 +174,9 @@ class AirflowStack:
 
     # -- its API -------------------------------------------------------------------------------------------
 
-    def api(self, method: str, path: str, **kwargs: Any) -> Any:
+    def api(self, method: str, path: str, prefix: str = "/api/v2", **kwargs: Any) -> Any:
         """
-        Call the public REST API (``/api/v2`` goes before ``path``).
+        Call the REST API; ``prefix`` goes before ``path``.
 
         :raises httpx.HTTPStatusError: if it answers with an error.
         """
@@ -184,7 +184,7 @@ class AirflowStack:
             if not self._token:
                 self._token = httpx.get(f"{self.url}/auth/token", timeout=30).json()["access_token"]
             headers = {"Authorization": f"Bearer {self._token}"}
-            answer = httpx.request(method, f"{self.url}/api/v2{path}", headers=headers, timeout=60, **kwargs)
+            answer = httpx.request(method, f"{self.url}{prefix}{path}", headers=headers, timeout=60, **kwargs)
             if answer.status_code != 401:  # noqa: PLR2004 - HTTP
                 break
             self._token = ""

@@ -37,7 +37,9 @@ def test_a_deferred_wait_succeeds_and_its_log_tells_of_it(
     airflow.wait_for_task(DAG, run, "batch", "deferred")
     batch_id = airflow.xcom(DAG, run, "batch", "batch_id")
     assert service.batches()[0]["id"] == batch_id
-    airflow.wait_until(lambda: "in_progress" in airflow.task_log(DAG, run, "batch"), 60, "progress in the log")
+    airflow.wait_until(
+        lambda: "in_progress" in airflow.task_log(DAG, run, "batch"), 60, "progress in the log"
+    )
     service.force(batch_id, status="completed")
     assert airflow.wait_for_run(DAG, run) == "success"
     log = airflow.task_log(DAG, run, "batch")
@@ -78,3 +80,12 @@ def test_the_key_is_nowhere(airflow: AirflowStack, work: Path) -> None:
     assert len(searched) > 10
     found = [path for path in searched if KEY.encode() in path.read_bytes()]
     assert found == []
+
+
+def test_the_connection_form_shows_its_own_fields(airflow: AirflowStack) -> None:
+    """As the UI asks for it: the password is the API key, and the extra fields are there."""
+    forms = airflow.api("GET", "/connections/hook_meta", prefix="/ui")
+    (form,) = (form for form in forms if form["connection_type"] == "openai_batches")
+    assert form["standard_fields"]["password"]["title"] == "API key"
+    assert form["standard_fields"]["host"]["title"] == "Base URL"
+    assert {"organization", "project", "timeout", "allow_http"} <= set(form["extra_fields"])

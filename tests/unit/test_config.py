@@ -112,6 +112,7 @@ def test_connections_given_as_uris(uri: str, base_url: str) -> None:
         ({"allow_http": "false"}, {"host": "http://example.com/v1"}, "travel in clear"),
         ({"timeout": "soon"}, {}, "'timeout' is 'soon'"),
         ({"max_attempts": 0}, {}, "'max_attempts' is 0"),
+        ({"max_attempts": [1]}, {}, "'max_attempts' is"),
         ({"headers": "x"}, {}, "'headers' is not a JSON object"),
         ({"headers": {"A": "b\r\nC: d"}}, {}, "line break"),
         ({"headers": {"A b": "c"}}, {}, "not allowed"),

@@ -122,6 +122,7 @@ def test_a_limit_out_of_range_is_refused(limit: object) -> None:
         (b"", "no message", None),
         (b"\xff\xfe", "\ufffd\ufffd", None),
         (b"[1]", "[1]", None),
+        (b'{"error":{"message":{"a":1},"code":[1],"param":{}}}', "{'a': 1}", "[1]"),
     ],
 )
 def test_error_bodies_of_every_shape_are_read(body: bytes, message: str, code: str | None) -> None:
