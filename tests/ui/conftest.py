@@ -1,0 +1,144 @@
+"""A real Airflow, dev servers behind several connections, and a headless Chromium that looks at the page."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+import scene
+from airflow_stack import AirflowStack, free_port
+from page import BatchesPage
+from playwright.sync_api import sync_playwright
+from support import request_lines
+
+from airflow_provider_openai_batches.devserver import DevServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser, BrowserContext
+
+DAGS = Path(__file__).parent / "dags"
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+MANY = 10_000
+TURNS = 8
+
+
+class Account(NamedTuple):
+    """A dev server and the connection that leads to it."""
+
+    server: DevServer
+    conn_id: str
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All of this needs a browser."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.ui)
+            item.add_marker(pytest.mark.timeout(300))
+
+
+@pytest.fixture(scope="session")
+def services() -> Iterator[dict[str, DevServer]]:
+    """A dev server for each kind of account."""
+    with ExitStack() as stack:
+        servers = {
+            name: stack.enter_context(DevServer(batch_seconds=0.2))
+            for name in ("team", "live", "other", "large")
+        }
+        servers["empty"] = stack.enter_context(DevServer())
+        servers["large"].seed(
+            MANY, metadata=scene.made_by("embed_products", "r", "embed"), spread_seconds=1_000_000
+        )
+        servers["live"].settings(batch_seconds=12.0)
+        yield servers
+
+
+@pytest.fixture(scope="session")
+def ids(services: dict[str, DevServer]) -> dict[str, str]:
+    """The batches of the team's account, by what they show."""
+    return scene.arrange(services["team"])
+
+
+@pytest.fixture(scope="session")
+def airflow(
+    services: dict[str, DevServer], ids: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[AirflowStack]:
+    """Scheduler, triggerer, DAG processor and API server."""
+    work = tmp_path_factory.mktemp("ui")
+    (work / "requests.jsonl").write_bytes(request_lines(40))
+    hosts = {name: server.base_url for name, server in services.items()}
+    hosts["openai_batches_default"] = hosts.pop("team")
+    hosts |= {f"other_{number}": services["other"].base_url for number in range(TURNS)}
+    hosts["dead"] = f"http://127.0.0.1:{free_port()}/v1"
+    connections = {
+        f"AIRFLOW_CONN_{name.upper()}": json.dumps(
+            {"conn_type": "openai_batches", "host": host, "password": "sk-ui-test-key"}
+        )
+        for name, host in hosts.items()
+    }
+    with AirflowStack(work / "airflow", DAGS, {"UI_WORK": str(work), **connections}) as stack:
+        started = list(stack.processes.values())
+        for dag_id in ("ask", "classify_reviews", "embed_products", "nightly_summaries"):
+            stack.wait_for_dag(dag_id)
+        yield stack
+    for process in started:
+        process.wait(timeout=10)
+
+
+@pytest.fixture(scope="session")
+def turns() -> Iterator[int]:
+    """Each test that changes its account has a connection of its own: answers serve for some seconds."""
+    return iter(range(TURNS))
+
+
+@pytest.fixture
+def account(services: dict[str, DevServer], turns: Iterator[int]) -> Iterator[Account]:
+    """An empty account in which nothing moves by itself."""
+    server = services["other"]
+    server.reset()
+    server.settings(freeze=True)
+    yield Account(server, f"other_{next(turns)}")
+    server.reset()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium."""
+    program = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if program is None:
+        pytest.fail("There is no Chromium here. Get it with: apt-get update && apt-get install -y chromium")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """A window as new, as wide as a laptop's."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900}, color_scheme="light")
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext, airflow: AirflowStack) -> Iterator[BatchesPage]:
+    """The page in Airflow's frame; it must neither log an error nor offend its own security policy."""
+    page = BatchesPage(context.new_page(), airflow.url)
+    yield page
+    assert page.complaints == []
