@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from airflow_provider_openai_batches import identity, protocol
+from airflow_provider_openai_batches import identity, metrics, protocol
 from airflow_provider_openai_batches.exceptions import (
     APIError,
     CreateUncertainError,
@@ -72,6 +72,7 @@ class Creation:
                     error,
                 )
                 if batch := self._look(key, started):
+                    metrics.batch_adopted(batch)
                     self._log.info("create_batch: batch %s was stored; it is adopted", batch.id)
                     return batch
                 last = error

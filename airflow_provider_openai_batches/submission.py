@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import tenacity
 
-from airflow_provider_openai_batches import identity
+from airflow_provider_openai_batches import identity, metrics
 from airflow_provider_openai_batches.exceptions import APIError, TaskKilled
 from airflow_provider_openai_batches.killer import CANCEL_SECONDS, KILL_SECONDS, Killer
 
@@ -138,6 +138,7 @@ class Submitter:
             self.cancel_outdated(self._asked)
             batch = self._usable(key)
         if batch:
+            metrics.batch_adopted(batch)
             self._log.info(
                 "Batch %s of an earlier try is %s: it is taken up, nothing is sent", batch.id, batch.status
             )
@@ -183,6 +184,7 @@ class Submitter:
         if self._killed:
             Killer(self.hook.sibling(), self._log, CANCEL_SECONDS).cancel([batch.id])
             raise TaskKilled(f"The task was stopped while batch {batch.id} was created; it is cancelled.")
+        metrics.batch_created(batch)
         self._log.info("Batch %s created: %s, %s", batch.id, spec.endpoint, batch.status)
         return batch
 

@@ -157,9 +157,11 @@ class AirflowStack:
         for process in self.processes.values():
             with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=max(0.1, deadline - time.monotonic()))
-        self.processes.clear()
         for member in {*everything, *self._strays()}:
             _signal(member, signal.SIGKILL)
+        for process in self.processes.values():
+            process.wait(timeout=10)
+        self.processes.clear()
         psutil.wait_procs(everything, timeout=10)
 
     def _strays(self) -> list[psutil.Process]:

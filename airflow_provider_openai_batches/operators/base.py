@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
-from airflow_provider_openai_batches import outcome, protocol
+from airflow_provider_openai_batches import metrics, outcome, protocol
 from airflow_provider_openai_batches.checks import check_interval
 from airflow_provider_openai_batches.config import DEFAULT_CONN_ID
 from airflow_provider_openai_batches.exceptions import BatchTimeout, OpenAIBatchesError, TaskKilled
@@ -153,6 +153,8 @@ class WaitingOperator(BatchOperator):
             self.end_if_killed()
             self.log.warning("The service went away as the wait ended (%s); waiting again", error)
             return self._wait(context, self._trigger(self._batch_ids, None))
+        for batch in batches:
+            metrics.batch_over(batch)
         return self.finish(context, batches)
 
     def on_timeout(self, event: dict[str, Any]) -> None:
