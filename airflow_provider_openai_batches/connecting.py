@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from types import SimpleNamespace
 
@@ -12,6 +11,7 @@ from asgiref.sync import sync_to_async
 
 from airflow_provider_openai_batches.config import ClientConfig
 from airflow_provider_openai_batches.exceptions import InvalidConnectionError, TransportError
+from airflow_provider_openai_batches.uncut import uncut
 
 READ_WITHIN = 30.0
 
@@ -24,8 +24,7 @@ async def read_config(conn_id: str) -> ClientConfig:
     :raises TransportError: if Airflow did not say in time.
     """
     try:
-        async with asyncio.timeout(READ_WITHIN):
-            return await _read(conn_id)
+        return await uncut(_read(conn_id), READ_WITHIN)
     except AirflowNotFoundException:
         raise InvalidConnectionError(
             f"Airflow has no connection {conn_id!r}, or could not look it up. Create it, or correct the "

@@ -12,6 +12,7 @@ from airflow_provider_openai_batches.checks import check_id, check_interval
 from airflow_provider_openai_batches.exceptions import APIError, InvalidInputError, OpenAIBatchesError
 from airflow_provider_openai_batches.polling import RETURN_WHEN, Wait
 from airflow_provider_openai_batches.progress import Job
+from airflow_provider_openai_batches.triggers import killing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -103,11 +104,15 @@ class OpenAIBatchTrigger(BaseTrigger):
             yield _event({"status": "error", "message": str(error), "batches": unknown})
             return
         async with Waiter(self.openai_conn_id, wait) as waiter:
-            while True:
-                for line in await waiter.news():
-                    self.log.log(line.level, line.text)
-                if wait.verdict:
-                    break
+            try:
+                while True:
+                    for line in await waiter.news():
+                        self.log.log(line.level, line.text)
+                    if wait.verdict:
+                        break
+            except asyncio.CancelledError:
+                await killing.after_cancellation(self)
+                raise
         yield _event(wait.payload())
 
     def _begin(self) -> Wait:
@@ -129,14 +134,20 @@ class OpenAIBatchTrigger(BaseTrigger):
 
     async def on_kill(self) -> None:
         """
-        Cancel what is not known to be over. Airflow 3.3 calls this when a user kills the deferred task.
+        Airflow 3.3 calls this when a user kills the deferred task, and in some other cases.
+
+        Before, :func:`.killing.after_cancellation` stands in for it.
+        """
+        await killing.on_kill(self)
+
+    async def cancel_batches(self) -> None:
+        """
+        Cancel what is not known to be over.
 
         https://developers.openai.com/api/reference/resources/batches/methods/cancel
         """
         from airflow_provider_openai_batches.watch import borrow  # noqa: PLC0415 - as in run()
 
-        if not self.cancel_on_kill:
-            return
         running = list(self._wait.pending) if self._wait else self.batch_ids
         async with borrow(self.openai_conn_id) as client:
             await asyncio.gather(*(self._cancel(client, batch_id) for batch_id in running))

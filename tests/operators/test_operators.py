@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.sdk.exceptions import TaskDeferred
+from airflow.providers.common.compat.sdk import TaskDeferred
 from support import ENDPOINT, request_lines, run_task, task_context
 
 from airflow_provider_openai_batches.exceptions import (
