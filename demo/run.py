@@ -169,17 +169,20 @@ def watch(stack: AirflowStack, run_id: str, rows: int) -> None:
 
 
 def summarise(result: dict[str, Any], seconds: float) -> None:
+    output = Path(str(result["output_uri"]).removeprefix("file://"))
     facts = Table(show_header=False, box=None)
+    facts.add_column(no_wrap=True)
+    facts.add_column(overflow="fold")
     for name, value in (
         ("rows", ", ".join(f"{count:,} {status}" for status, count in result["counts"].items() if count)),
         ("batches", f"{len(result['batches'])}"),
         ("tokens", f"{result['usage']['input_tokens']:,} in, {result['usage']['output_tokens']:,} out"),
         ("time", f"{seconds:.0f} s from the trigger to the last result"),
-        ("results", str(result["output_uri"])),
+        ("results", str(output.relative_to(ROOT))),
     ):
         facts.add_row(f"[bold]{name}[/]", value)
     console.print(facts)
-    first = min(Path(str(result["output_uri"]).removeprefix("file://")).glob("part-*.jsonl"))
+    first = min(output.glob("part-*.jsonl"))
     table = Table("custom_id", "name", "city", "output", title="The first rows")
     with first.open(encoding="utf-8") as lines:
         for line in islice(lines, 8):
