@@ -24,11 +24,20 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [
             {
                 "integration-name": NAME,
-                "python-modules": [f"{PACKAGE}.operators.openai_batches"],
+                "python-modules": [
+                    f"{PACKAGE}.operators.openai_batches",
+                    f"{PACKAGE}.operators.inference",
+                ],
             }
         ],
         "sensors": [{"integration-name": NAME, "python-modules": [f"{PACKAGE}.sensors.openai_batches"]}],
         "triggers": [{"integration-name": NAME, "python-modules": [f"{PACKAGE}.triggers.openai_batches"]}],
+        "task-decorators": [
+            {
+                "name": "openai_batch",
+                "class-name": f"{PACKAGE}.decorators.openai_batch.openai_batch_task",
+            }
+        ],
         "extra-links": [f"{PACKAGE}.links.OpenAIBatchLink"],
         "cli": [f"{PACKAGE}.cli.get_commands"],
         "connection-types": [_connection_type()],

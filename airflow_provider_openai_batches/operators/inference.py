@@ -1,0 +1,335 @@
+"""Rows in, results out: one deferrable task for a job of any size."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow_provider_openai_batches import checks, models
+from airflow_provider_openai_batches.exceptions import BatchTimeout, InvalidInputError, OpenAIBatchesError
+from airflow_provider_openai_batches.inference.plan import Plan, check_count, check_fail_on
+from airflow_provider_openai_batches.operators.base import (
+    WaitingOperator,
+    first_event,
+    search_since,
+    task_identity,
+)
+from airflow_provider_openai_batches.submission import Ledger, Submitter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_openai_batches.inference.conductor import Wait
+    from airflow_provider_openai_batches.inference.flow import Flow
+    from airflow_provider_openai_batches.inference.plan import FailOn
+    from airflow_provider_openai_batches.job.bodies import Request
+    from airflow_provider_openai_batches.triggers.openai_batches import OpenAIBatchTrigger
+
+
+class OpenAIBatchInferenceOperator(WaitingOperator):
+    """
+    Ask a model about each row of a table, a query, files or an iterable, and write one result for each row.
+
+    The rows become request files within the limits of the service; all their batches are submitted and waited
+    for by this one task; what expired, failed in passing or got no line is asked again; and the results lie
+    under ``output_uri`` in the order of the input. A later try goes on where an earlier one ended: no request
+    that has an answer is sent again. https://developers.openai.com/api/docs/guides/batch
+
+    Rows and prompts are data: only ids, URIs, SQL and connection ids are templated.
+
+    :param endpoint: for example ``/v1/responses`` or ``/v1/embeddings``. (templated)
+    :param output_uri: a directory for the results, as a path or any URI of Airflow's object storage. All
+        workers need to reach it: what a job needs to go on lies below it, in ``_job/``, until it is done.
+        (templated)
+    :param requests: prompts, request bodies, whole request lines, or with ``body`` rows: any iterable, or the
+        output of another task. Give one of ``requests``, ``input_uri`` and ``sql``.
+    :param input_uri: files of rows (JSONL, CSV, both also gzipped; Parquet; ``.txt`` and ``.md`` as one row
+        ``path``, ``text`` each): one, several, a glob, or a directory. (templated)
+    :param sql: a query whose rows are asked about; with ``ORDER BY``, or another try finds other rows in the
+        same place and pays them again. (templated, also as a ``.sql`` file)
+    :param sql_conn_id: an Airflow connection to a database. (templated)
+    :param body: a request body with ``{column}`` placeholders at any depth, or a callable that takes a row.
+    :param model: for the bodies that name none. (templated)
+    :param id_column: the column that is the ``custom_id``; default: ``row-0``, ``row-1``, …
+    :param keep_columns: columns of the rows to have beside the results.
+    :param output: ``"text"`` (the answer's text, embedding, … or with a schema its value) or ``"body"``.
+    :param output_format: ``"jsonl"`` or ``"parquet"``.
+    :param output_schema: a JSON schema or a pydantic model: it goes into each request, and each answer is
+        checked; what does not match has the status ``invalid_output`` and its text.
+    :param retry_invalid: ask again what does not match.
+    :param max_requests_per_batch: at most 50,000.
+    :param max_bytes_per_batch: at most 200,000,000.
+    :param max_embedding_inputs_per_batch: at most 50,000.
+    :param max_active_batches: so many batches are at the service at the same time.
+    :param max_rounds: how often requests are asked again that expired, were cancelled, failed with 408, 409,
+        429 or 5xx, or have no line. A round in which the task was stopped does not count.
+    :param max_requests: refuse a job of more rows.
+    :param fail_on: ``"none"``: the task fails only if no row succeeded, or the service rejected a batch;
+        ``"any"``: if any row has no valid answer; a fraction: if more of them have none. The parts are
+        written all the same, but no manifest, and a later try goes on from there.
+    :param dry_run: write the request files, count rows, bytes and tokens, and send nothing.
+    :param overwrite: replace the results of another job in ``output_uri``.
+    :param delete_input_files: delete the uploaded files when the job is complete.
+    :param output_expires_after: seconds (3,600 to 2,592,000) after which the service deletes the results.
+    :param input_expires_after: the same for the uploaded files.
+    :param completion_window: ``24h`` at OpenAI. (templated)
+    :param metadata: up to 11 pairs of texts for each batch. (templated)
+    :param deferrable: wait in the triggerer, or hold the worker's slot.
+    :param poll_interval: seconds between two looks at a batch.
+    :param batch_timeout: seconds that one try may take in all; default: an hour past the batches' windows.
+    :param cancel_on_kill: cancel all batches of the job when the task is stopped.
+    :param cancel_on_timeout: cancel them when the time is over.
+    :param reuse: take up batches and results of earlier tries; if False, every try asks everything.
+    :return: output URI, parts, counts, tokens, batches, errors and times; small whatever the size.
+    :raises InvalidInputError: before anything is spent.
+    :raises BatchFailed: as ``fail_on`` says, or if the service rejected a batch, once the others are over.
+    :raises BatchTimeout: if the time was over.
+    """
+
+    template_fields: Sequence[str] = (
+        "endpoint",
+        "output_uri",
+        "input_uri",
+        "sql",
+        "sql_conn_id",
+        "model",
+        "completion_window",
+        "metadata",
+        "openai_conn_id",
+    )
+    template_ext: Sequence[str] = (".sql",)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql", "metadata": "json"}
+    # A generator and a class cannot be copied, and need not be.
+    shallow_copy_attrs: Sequence[str] = ("requests", "body", "output_schema")
+
+    def __init__(
+        self,
+        *,
+        endpoint: str,
+        output_uri: Any,
+        requests: Any = None,
+        input_uri: Any = None,
+        sql: str | None = None,
+        sql_conn_id: str | None = None,
+        body: Any = None,
+        model: str | None = None,
+        id_column: str | None = None,
+        keep_columns: Iterable[str] = (),
+        output: str = "text",
+        output_format: str = "jsonl",
+        output_schema: Any = None,
+        retry_invalid: bool = False,
+        max_requests_per_batch: int = models.MAX_REQUESTS,
+        max_bytes_per_batch: int = models.MAX_FILE_BYTES,
+        max_embedding_inputs_per_batch: int = models.MAX_EMBEDDING_INPUTS,
+        max_active_batches: int = 100,
+        max_rounds: int = 3,
+        max_requests: int | None = None,
+        fail_on: FailOn = "none",
+        dry_run: bool = False,
+        overwrite: bool = False,
+        delete_input_files: bool = False,
+        output_expires_after: int | Mapping[str, Any] | None = None,
+        input_expires_after: int | Mapping[str, Any] | None = None,
+        completion_window: str = "24h",
+        metadata: Mapping[str, str] | None = None,
+        cancel_on_timeout: bool = True,
+        reuse: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.endpoint = endpoint
+        self.output_uri = output_uri
+        self.requests = requests
+        self.input_uri = input_uri
+        self.sql = sql
+        self.sql_conn_id = sql_conn_id
+        self.body = body
+        self.model = model
+        self.id_column = id_column
+        self.keep_columns = keep_columns
+        self.output_kind = output  # output and dry_run are names of the base
+        self.output_format = output_format
+        self.output_schema = output_schema
+        self.retry_invalid = retry_invalid
+        self.max_requests_per_batch = max_requests_per_batch
+        self.max_bytes_per_batch = max_bytes_per_batch
+        self.max_embedding_inputs_per_batch = max_embedding_inputs_per_batch
+        self.max_active_batches = max_active_batches
+        self.max_rounds = max_rounds
+        self.max_requests = max_requests
+        self.fail_on = fail_on
+        self.is_dry_run = dry_run
+        self.overwrite = overwrite
+        self.delete_input_files = delete_input_files
+        self.output_expires_after = output_expires_after
+        self.input_expires_after = input_expires_after
+        self.completion_window = completion_window
+        self.metadata = metadata
+        self.cancel_on_timeout = cancel_on_timeout
+        self.reuse = reuse
+        self._submitter: Submitter | None = None
+        self._check_arguments()
+        if hasattr(
+            requests, "iter_references"
+        ):  # another task's output; no template field, or it is rendered
+            for upstream, _ in requests.iter_references():
+                self.set_upstream(upstream)
+
+    def _check_arguments(self) -> None:
+        """Refuse what is known to be wrong when the DAG is parsed."""
+        given = [name for name in ("requests", "input_uri", "sql") if getattr(self, name) is not None]
+        if len(given) != 1:
+            said = " and ".join(given) or "none of them"
+            raise InvalidInputError(f"Give one of requests, input_uri and sql: {said} is given.")
+        if (self.sql is None) != (self.sql_conn_id is None):
+            raise InvalidInputError("sql and sql_conn_id belong together: give both.")
+        check_count(self.max_requests_per_batch, "max_requests_per_batch", most=models.MAX_REQUESTS)
+        check_count(self.max_bytes_per_batch, "max_bytes_per_batch", most=models.MAX_FILE_BYTES)
+        check_count(
+            self.max_embedding_inputs_per_batch,
+            "max_embedding_inputs_per_batch",
+            most=models.MAX_EMBEDDING_INPUTS,
+        )
+        check_count(self.max_active_batches, "max_active_batches")
+        check_count(self.max_rounds, "max_rounds", 0)
+        if self.max_requests is not None:
+            check_count(self.max_requests, "max_requests")
+        check_fail_on(self.fail_on)
+        for name in ("output_expires_after", "input_expires_after"):
+            if getattr(self, name) is not None:
+                checks.check_expiry(getattr(self, name), name)
+
+    def execute(self, context: Context) -> Any:
+        return self._start(context, search_since(context))
+
+    def execute_complete(
+        self, context: Context, event: dict[str, Any], name: str = "", until: float | None = None
+    ) -> Any:
+        """
+        Go on when a wait is over.
+
+        :param name: of the job's directory.
+        :param until: what ended the wait if not the batches; None: their own deadline.
+        """
+        self._batch_ids = list(event["batches"])
+        with self._flow(context, None) as flow:
+            flow.submitter.known.update(self._batch_ids)
+            if not flow.open(name):
+                self.log.warning("%s is gone: the rows are read again, and batches found again", name)
+                return self._start(context, context["dag_run"].run_after.timestamp())
+            self._heard(flow, event, until)
+            return self._pursue(flow)
+
+    def _start(self, context: Context, since: float | None) -> Any:
+        with self._flow(context, since) as flow:
+            flow.check()
+            requests = self._requests(context, flow.plan)
+            if self.is_dry_run:
+                return flow.rehearse(requests)
+            done = flow.begin(requests)
+            return self._pursue(flow) if done is None else done
+
+    def _pursue(self, flow: Flow) -> Any:
+        """Do what can be done and wait, until nothing is left to wait for."""
+        while (wait := flow.advance()) is not None:
+            trigger = self._trigger_of(wait, flow.progress())
+            if self.deferrable:
+                self.defer(
+                    trigger=trigger,
+                    method_name="execute_complete",
+                    kwargs={"name": flow.place.name, "until": wait.until},
+                )
+            self.hook.close()
+            self._heard(flow, asyncio.run(first_event(trigger)), wait.until)
+        return flow.finish()
+
+    def _trigger_of(self, wait: Wait, progress: Mapping[str, int]) -> OpenAIBatchTrigger:
+        from airflow_provider_openai_batches.triggers.openai_batches import (  # noqa: PLC0415 - as in the base
+            OpenAIBatchTrigger,
+        )
+
+        return OpenAIBatchTrigger(
+            openai_conn_id=self.openai_conn_id,
+            batch_ids=wait.batch_ids,
+            poll_interval=self.poll_interval,
+            end_time=wait.until,
+            cancel_on_kill=self.cancel_on_kill,
+            return_when="FIRST_COMPLETED" if wait.any_of_them else "ALL_COMPLETED",
+            progress=progress,
+        )
+
+    def _heard(self, flow: Flow, event: dict[str, Any], until: float | None) -> None:
+        """Take what a wait brought."""
+        if event["status"] == "error":
+            raise OpenAIBatchesError(event["message"])
+        if flow.heard(event["batches"]) or (event["status"] == "timeout" and until is None):
+            self._time_out(flow, event["message"])
+
+    def _time_out(self, flow: Flow, message: str) -> None:
+        said = f"{message} What is done by now is kept, and another try goes on from there."
+        if not self.cancel_on_timeout:
+            raise BatchTimeout(f"{said} Nothing was cancelled: it goes on, and is paid for.")
+        raise BatchTimeout(f"{said} Cancelled: {', '.join(flow.cancel()) or 'nothing'}.")
+
+    def _flow(self, context: Context, since: float | None) -> Flow:
+        from airflow_provider_openai_batches.inference.flow import Flow  # noqa: PLC0415 - not when a DAG is parsed
+        from airflow_provider_openai_batches.inference.workplace import Workplace  # noqa: PLC0415 - as above
+
+        task = task_identity(context)
+        self._submitter = Submitter(self.hook, task, Ledger(self.hook, task, since), self.log)
+        return Flow(
+            self._plan(), Workplace(self.output_uri, task.task_key[:12]), self._submitter, since, self.log
+        )
+
+    def _plan(self) -> Plan:
+        from airflow_provider_openai_batches.job.schema import OutputSchema  # noqa: PLC0415 - not when a DAG is parsed
+        from airflow_provider_openai_batches.job.state import Limits  # noqa: PLC0415 - as above
+
+        limits = Limits(
+            max_requests=self.max_requests_per_batch,
+            max_bytes=self.max_bytes_per_batch,
+            max_embedding_inputs=self.max_embedding_inputs_per_batch,
+        )
+        same = {name: getattr(self, name) for name in Plan.__struct_fields__ if name in self.__dict__}
+        return Plan(
+            **{
+                **same,
+                "output": self.output_kind,
+                "limits": limits,
+                "schema": None if self.output_schema is None else OutputSchema(self.output_schema),
+                "metadata": self.metadata or {},
+                "deadline_seconds": self.batch_timeout,
+            }
+        )
+
+    def _requests(self, context: Context, plan: Plan) -> Iterator[Request]:
+        from airflow_provider_openai_batches.job.bodies import requests_from  # noqa: PLC0415 - not when a DAG is parsed
+
+        return requests_from(
+            self._rows(context),
+            endpoint=plan.endpoint,
+            body=self.body,
+            model=self.model,
+            id_column=self.id_column,
+            keep_columns=self.keep_columns,
+            schema=plan.schema,
+        )
+
+    def _rows(self, context: Context) -> Any:
+        from airflow_provider_openai_batches.inference import rows  # noqa: PLC0415 - not when a DAG is parsed
+
+        if self.input_uri is not None:
+            return rows.rows_of_files(self.input_uri)
+        if self.sql is not None:
+            return rows.rows_of_query(self.sql, str(self.sql_conn_id))
+        return self.requests.resolve(context) if hasattr(self.requests, "iter_references") else self.requests
+
+    def on_kill(self) -> None:
+        if self._submitter and self.cancel_on_kill:
+            self._submitter.kill()
+        else:
+            self.hook.stop()
+            super().on_kill()
