@@ -63,12 +63,14 @@ class Ledger:
 
         An earlier try may have died a moment ago, and the list may lag as it may after a lost answer.
 
-        :return: False, and nothing is done, once that has been waited for (on a first try: at once).
+        :return: False once that has been waited for; on a first try and after a kill at once.
         """
-        if self.since is None or self._waited >= self._hook.recovery_seconds:
+        left = self._hook.recovery_seconds - self._waited
+        if self.since is None or left <= 0 or self._hook.stopped:
             return False
-        self._hook.sleep(self._pause)
-        self._waited, self._pause = self._waited + self._pause, min(self._pause * 2, 8.0)
+        pause = min(self._pause, left)
+        self._hook.sleep(pause)
+        self._waited, self._pause = self._waited + pause, min(self._pause * 2, 8.0)
         fresh = self._read(time.time() - self._hook.recovery_seconds)
         self._found = fresh | {batch.id: batch for batch in self.batches if batch.id not in fresh}
         return True
@@ -230,8 +232,10 @@ class Submitter:
         """Begin nothing any more, and cancel all that this task has running, known or not yet known."""
         self._killed = True
         self.hook.stop()
-        answer_to_come = self.pending and not self._answer_lost
-        killer = Killer(self.hook.sibling(), self._log, KILL_SECONDS if answer_to_come else CANCEL_SECONDS)
+        seconds = CANCEL_SECONDS
+        if self.pending:
+            seconds = max(KILL_SECONDS, self.hook.recovery_seconds if self._answer_lost else 0)
+        killer = Killer(self.hook.sibling(), self._log, seconds)
         killer.cancel(self.known)
         since = [*self.pending.values(), *filter(None, [self.ledger.unseen_since])]
         if since:

@@ -1,0 +1,154 @@
+"""A process in which a task runs as Airflow's task runner runs it, to be killed from outside."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from multiprocessing import forkserver
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import TaskDeferred
+from support import task_context
+
+from airflow_provider_openai_batches.operators.openai_batches import OpenAICreateBatchOperator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.connection import Connection
+
+# One process has imported all that a task needs, and the others are forked from it.
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(["doomed"])
+PAUSE = 0.7
+
+
+@functools.cache
+def prepare() -> None:
+    """Start that process with this one's sys.path, which it would be told only after it has imported."""
+    before = dict(os.environ)
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+    forkserver.ensure_running()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+class ExecutionTimeoutError(BaseException):
+    """Stands for Airflow's own, which comes out of a signal handler too."""
+
+
+class SlowOperator(OpenAICreateBatchOperator):
+    """Takes its time where ``slow`` says, and tells when it is there."""
+
+    slow = ""
+    report: Connection
+
+    def dawdle(self, place: str) -> None:
+        if place == self.slow:
+            self.report.send(place)
+            time.sleep(PAUSE)
+
+    def _check_input(self) -> str:
+        self.dawdle("input")
+        return super()._check_input()
+
+
+def live(report: Connection, environment: dict[str, str], plan: dict[str, Any]) -> None:
+    """Run the task; what comes of it is sent as a word."""
+    os.environ.update(environment)
+    operator = SlowOperator(**plan["operator"])
+    operator.slow, operator.report = plan["slow"], report
+    signal.signal(signal.SIGTERM, lambda *_: operator.on_kill())
+    context = task_context(operator, try_number=plan["try_number"])
+    push = context["ti"].xcom_push
+    context["ti"].xcom_push = lambda *pair: (push(*pair), operator.dawdle("xcom"))
+    operator.dawdle("start")
+    try:
+        _within(plan["seconds"], lambda: _run(operator, context, plan["event"]))
+        word = "success"
+    except TaskDeferred:
+        word = "deferred"
+    except ExecutionTimeoutError:
+        operator.on_kill()
+        word = "timeout"
+    except Exception as error:  # noqa: BLE001 - whatever it is, the parent wants to know
+        word = type(error).__name__
+    report.send(word)
+
+
+def _run(operator: SlowOperator, context: dict[str, Any], event: dict[str, Any] | None) -> None:
+    if event:
+        operator.execute_complete(context, event)
+    else:
+        operator.execute(context)
+
+
+def _within(seconds: float | None, run: Callable[[], None]) -> None:
+    def ring(*_: object) -> None:
+        raise ExecutionTimeoutError
+
+    signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds or 0)
+    try:
+        run()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+class Doomed:
+    """
+    A task in a process of its own.
+
+    :param slow: where it takes its time: ``start``, ``input`` or ``xcom``.
+    :param seconds: its execution_timeout.
+    :param event: what it is resumed with; without, it begins.
+    """
+
+    def __init__(
+        self,
+        operator: dict[str, Any],
+        *,
+        try_number: int = 1,
+        slow: str = "",
+        seconds: float | None = None,
+        event: dict[str, Any] | None = None,
+    ) -> None:
+        plan = {
+            "operator": operator,
+            "try_number": try_number,
+            "slow": slow,
+            "seconds": seconds,
+            "event": event,
+        }
+        prepare()
+        self._words, report = _processes.Pipe()
+        self.process = _processes.Process(target=live, args=(report, dict(os.environ), plan))
+        self.process.start()
+        report.close()
+
+    def word(self, seconds: float = 20) -> str:
+        """The next word that it sends."""
+        if not self._words.poll(seconds):
+            return "no word"
+        try:
+            return str(self._words.recv())
+        except EOFError:
+            return "died"
+
+    def kill(self, seconds: float = 5) -> str:
+        """SIGTERM, and SIGKILL five seconds later, as Airflow does; its last word."""
+        self.process.terminate()
+        self.process.join(seconds)
+        word = "no word"
+        while self._words.poll() and (heard := self.word()) != "died":
+            word = heard
+        self.end()
+        return word
+
+    def end(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+        self.process.join()

@@ -1,0 +1,283 @@
+"""
+A task is killed at every moment, in a real process and with real signals, and the service counts.
+
+With ``cancel_on_kill`` nothing is left running; without it nothing is cancelled, and nothing is created.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from doomed import Doomed
+from support import ENDPOINT, request_lines, run_task, task_context
+
+from airflow_provider_openai_batches.operators.openai_batches import OpenAICreateBatchOperator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from airflow_provider_openai_batches.devserver import DevServer
+
+    Start = Callable[..., Doomed]
+
+DELAY = 0.7
+# Where the task is killed: what makes it slow there, and which requests have arrived by then.
+MOMENTS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "before it begins": ({"slow": "start"}, {}, ""),
+    "while its input is checked": ({"slow": "input"}, {}, ""),
+    "in the upload": ({}, {"operation": "upload_file", "action": "delay", "seconds": DELAY}, "upload_file"),
+    "before the batch is stored": (
+        {},
+        {"operation": "create_batch", "action": "delay", "seconds": DELAY},
+        "create_batch",
+    ),
+    "while it looks for its batch": (
+        {},
+        {"operation": "create_batch", "action": "drop_after"},
+        "list_batches",
+    ),
+    "between create and defer": ({"slow": "xcom"}, {}, "create_batch"),
+    "while it waits in the worker": ({"deferrable": False}, {}, "retrieve_batch"),
+}
+LATER_MOMENTS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "before it begins": ({"slow": "start"}, {}, ""),
+    "while its input is checked": ({"slow": "input"}, {}, ""),
+    "in the search": ({}, {"operation": "list_batches", "action": "delay", "seconds": DELAY}, "list_batches"),
+    "between search and defer": ({"slow": "xcom"}, {}, "list_batches"),
+}
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> dict[str, Any]:
+    (tmp_path / "in.jsonl").write_bytes(request_lines())
+    return {
+        "task_id": "t",
+        "endpoint": ENDPOINT,
+        "poll_interval": 0.2,
+        "input_file": str(tmp_path / "in.jsonl"),
+    }
+
+
+@pytest.fixture
+def start(server: DevServer, options: dict[str, Any]) -> Iterator[Start]:
+    """Starts a task in a process of its own; batches would run for a minute."""
+    server.settings(batch_seconds=60)
+    started: list[Doomed] = []
+
+    def begin(
+        *, slow: str = "", try_number: int = 1, event: Any = None, seconds: Any = None, **more: Any
+    ) -> Doomed:
+        task = Doomed({**options, **more}, slow=slow, try_number=try_number, event=event, seconds=seconds)
+        started.append(task)
+        return task
+
+    yield begin
+    for task in started:
+        task.end()
+
+
+def until(condition: Callable[[], bool], seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def reach(server: DevServer, task: Doomed, slow: str, operation: str, times: int = 1) -> None:
+    """Wait until the task is where it is to be killed."""
+    if slow:
+        assert task.word() == slow
+    if operation:
+        until(lambda: server.stats()["requests"].get(operation, 0) >= times)
+        time.sleep(0.1)  # the request has begun; now it is under way
+
+
+def earlier_try(options: dict[str, Any]) -> str:
+    """A first try that died without a word, as by SIGKILL, and left its batch running."""
+    operator = OpenAICreateBatchOperator(**options, wait_for_completion=False)
+    return str(operator.execute(task_context(operator))["id"])
+
+
+def assert_none_runs(server: DevServer) -> None:
+    assert {batch["status"] for batch in server.batches()} <= {"cancelling", "cancelled"}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_kill_leaves_nothing_running(server: DevServer, start: Start, moment: str) -> None:
+    """At every moment of a first try."""
+    how, fault, operation = MOMENTS[moment]
+    if fault:
+        server.faults([fault])
+    if moment == "while it looks for its batch":
+        server.settings(list_lag_seconds=1)
+    task = start(**how)
+    reach(server, task, how.get("slow", ""), operation)
+    task.kill()
+    assert_none_runs(server)
+    assert len(server.batches()) <= 1
+    time.sleep(DELAY)  # for what would still be stored
+    assert_none_runs(server)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_kill_without_cancel_on_kill_cancels_nothing(server: DevServer, start: Start, moment: str) -> None:
+    """And what was not sent by then is not sent any more."""
+    how, fault, operation = MOMENTS[moment]
+    if fault:
+        server.faults([fault])
+    task = start(**how, cancel_on_kill=False)
+    reach(server, task, how.get("slow", ""), operation)
+    before = server.stats()["requests"]
+    task.kill(seconds=1.5)
+    after = server.stats()["requests"]
+    assert "cancel_batch" not in after
+    assert after.get("create_batch", 0) == before.get("create_batch", 0)
+    assert after.get("upload_file", 0) == before.get("upload_file", 0)
+
+
+@pytest.mark.parametrize("moment", LATER_MOMENTS)
+def test_a_kill_of_a_later_try_ends_what_the_first_one_left(
+    server: DevServer, start: Start, options: dict[str, Any], moment: str
+) -> None:
+    """The batch of a try that died is this one's to cancel, known to it or not."""
+    how, fault, operation = LATER_MOMENTS[moment]
+    earlier_try({**options})
+    if fault:
+        server.faults([fault])
+    task = start(**how, try_number=2)
+    reach(server, task, how.get("slow", ""), operation)
+    task.kill()
+    assert [batch["status"] in {"cancelling", "cancelled"} for batch in server.batches()] == [True]
+
+
+def test_a_kill_while_a_later_try_waits_for_the_list(
+    server: DevServer, start: Start, options: dict[str, Any]
+) -> None:
+    """The first try's batch is not listed yet when the second one is killed, but then it is."""
+    server.settings(list_lag_seconds=60)
+    earlier_try(options)
+    task = start(try_number=2)
+    reach(server, task, "", "list_batches", times=2)
+    task.process.terminate()
+    time.sleep(0.5)
+    server.settings(list_lag_seconds=0)
+    task.process.join(4.5)
+    task.end()
+    assert_none_runs(server)
+
+
+def test_a_kill_while_the_answer_is_late_and_the_list_lags(server: DevServer, start: Start) -> None:
+    """The list never shows it, but the answer comes within Airflow's five seconds."""
+    server.settings(list_lag_seconds=60)
+    server.faults([{"operation": "create_batch", "action": "delay", "seconds": DELAY}])
+    task = start()
+    reach(server, task, "", "create_batch")
+    assert task.kill() == "TaskKilled"
+    assert len(server.batches()) == 1
+    assert_none_runs(server)
+
+
+def test_a_kill_in_an_outage_cancels_as_soon_as_it_is_over(server: DevServer, start: Start) -> None:
+    """Cancelling is tried again within the time that Airflow gives."""
+    task = start(slow="xcom")
+    reach(server, task, "xcom", "create_batch")
+    server.stop()
+    task.process.terminate()
+    time.sleep(1.5)
+    server.start()
+    task.process.join(3.5)
+    task.end()
+    assert_none_runs(server)
+
+
+@pytest.mark.parametrize("action", [{"action": "delay", "seconds": 3}, {"action": "status", "status": 503}])
+def test_a_cancel_that_fails_is_sent_again(server: DevServer, start: Start, action: dict[str, Any]) -> None:
+    """An answer that does not come, or a 503, and then it works."""
+    server.faults([{"operation": "cancel_batch", **action}])
+    task = start(slow="xcom")
+    reach(server, task, "xcom", "create_batch")
+    task.kill()
+    assert_none_runs(server)
+    assert server.stats()["requests"]["cancel_batch"] >= 2
+
+
+@pytest.mark.parametrize(
+    ("how", "fault", "stored"),
+    [
+        ({}, {"operation": "upload_file", "action": "delay", "seconds": 2.5}, 0),
+        ({}, {"operation": "create_batch", "action": "drop_after"}, 1),
+        ({"slow": "xcom"}, {"operation": "create_batch", "action": "delay", "seconds": 0.6}, 1),
+    ],
+    ids=["in the upload", "while it looks for its batch", "between create and defer"],
+)
+def test_an_execution_timeout_leaves_nothing_running(
+    server: DevServer, start: Start, how: dict[str, Any], fault: dict[str, Any], stored: int
+) -> None:
+    """Airflow raises it in the middle of what is done, and calls on_kill() afterwards."""
+    server.settings(list_lag_seconds=1.5)
+    server.faults([fault])
+    task = start(seconds=1.2, **how)
+    reach(server, task, how.get("slow", ""), fault["operation"])
+    assert task.word() == "timeout"
+    assert_none_runs(server)
+    assert len(server.batches()) == stored
+
+
+@pytest.mark.parametrize("slow", ["start", ""])
+def test_a_kill_as_a_timed_out_wait_is_resumed(
+    server: DevServer, start: Start, options: dict[str, Any], slow: str
+) -> None:
+    """The resumed task is about to cancel when it is killed."""
+    batch_id = earlier_try(options)
+    server.faults([{"operation": "cancel_batch", "action": "delay", "seconds": DELAY}])
+    event = {"status": "timeout", "message": "It took too long.", "batches": {batch_id: "in_progress"}}
+    task = start(event=event, slow=slow)
+    reach(server, task, slow, "" if slow else "cancel_batch")
+    task.kill()
+    assert_none_runs(server)
+
+
+def test_a_kill_in_the_resume_loses_no_result(
+    server: DevServer, start: Start, options: dict[str, Any]
+) -> None:
+    """The file ids lag, the task waits for them and is killed; the next try has the result for nothing."""
+    server.settings(batch_seconds=0.1, output_id_lag_seconds=60)
+    batch_id = earlier_try(options)
+    until(lambda: server.batches()[0]["status"] == "completed")
+    task = start(event={"status": "finished", "message": "", "batches": {batch_id: "completed"}})
+    reach(server, task, "", "retrieve_batch")
+    task.kill(seconds=1)
+    server.settings(output_id_lag_seconds=0)
+    operator = OpenAICreateBatchOperator(**options)
+    result = run_task(operator, task_context(operator, try_number=2))
+    assert (result["id"], server.stats()["batches"]["stored"]) == (batch_id, 1)
+
+
+@pytest.mark.parametrize("moment", [name for name, entry in MOMENTS.items() if entry[2]])
+def test_a_crash_at_any_moment_costs_no_second_batch(
+    server: DevServer, start: Start, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """SIGKILL, no on_kill(): the next try takes up what there is, or makes the one batch."""
+    monkeypatch.setenv("AIRFLOW__OPENAI_BATCHES__RECOVERY_SECONDS", "1.5")
+    how, fault, operation = MOMENTS[moment]
+    if fault:
+        server.faults([fault])
+    task = start(**how)
+    reach(server, task, how.get("slow", ""), operation)
+    task.end()
+    server.settings(batch_seconds=0.2)
+    operator = OpenAICreateBatchOperator(**options, wait_for_completion=False)
+    operator.execute(task_context(operator, try_number=2))
+    assert len(server.batches()) == 1
+
+
+def test_an_upload_that_ends_after_the_kill_is_not_submitted(server: DevServer, start: Start) -> None:
+    """The task runs on after on_kill(), and meets a closed door."""
+    server.faults([{"operation": "upload_file", "action": "delay", "seconds": DELAY}])
+    task = start()
+    reach(server, task, "", "upload_file")
+    assert task.kill() == "TaskKilled"
+    assert server.batches() == []
