@@ -53,7 +53,7 @@ class BatchesPage:
 
     @property
     def rows(self) -> Locator:
-        return self.frame.locator(".row[data-id]:not([hidden])")
+        return self.frame.locator(".group:not([hidden]) .row[data-id]:not([hidden])")
 
     def row(self, batch_id: str) -> Locator:
         return self.frame.locator(f'.row[data-id="{batch_id}"]')

@@ -17,6 +17,11 @@ const filter = {
   text: url.get("text") ?? "",
 };
 let connections = [];
+let wanted = wordsOf(filter.text);
+
+function wordsOf(text) {
+  return text.toLowerCase().split(/\s+/).filter(Boolean);
+}
 
 const isFiltered = () => filter.status !== "all" || filter.dag !== "" || filter.text !== "";
 const filtered = () => table.filter((batch, haystack) => passes(batch, haystack));
@@ -35,10 +40,7 @@ function passes(batch, haystack, but = "") {
   return (
     (but === "any status" || filter.status === "all" || group(batch) === filter.status) &&
     (!filter.dag || batch.origin.dag_id === filter.dag) &&
-    filter.text
-      .toLowerCase()
-      .split(/\s+/)
-      .every((word) => haystack.includes(word))
+    wanted.every((word) => haystack.includes(word))
   );
 }
 
@@ -76,6 +78,7 @@ function clearFilter() {
 
 function filterChanged(change = {}) {
   Object.assign(filter, change);
+  wanted = wordsOf(filter.text);
   const status = filter.status === "all" ? "" : filter.status;
   const kept = { conn_id: list.conn, ...run, status, dag: filter.dag, text: filter.text };
   const query = new URLSearchParams(Object.entries(kept).filter(([, value]) => value));
