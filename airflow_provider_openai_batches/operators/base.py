@@ -66,7 +66,10 @@ def raise_unless_good(hook: OpenAIBatchesHook, batch: Batch) -> None:
     """
     first_errors: list[str] = []
     if outcome.all_failed(batch) and batch.error_file_id:
-        first_errors = outcome.describe_errors(hook.first_lines(batch.error_file_id))
+        try:
+            first_errors = outcome.describe_errors(hook.first_lines(batch.error_file_id))
+        except OpenAIBatchesError as failure:
+            hook.log.warning("The first errors of batch %s cannot be read: %s", batch.id, failure)
     if error := outcome.error_of(batch, first_errors):
         raise error
 

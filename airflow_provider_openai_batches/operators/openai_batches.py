@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_provider_openai_batches import checks, files, jsonl
+from airflow_provider_openai_batches import checks, files, jsonl, lineage
 from airflow_provider_openai_batches.exceptions import BatchTimeout, InvalidInputError, OpenAIBatchesError
 from airflow_provider_openai_batches.links import OpenAIBatchLink
 from airflow_provider_openai_batches.models import plain
@@ -131,6 +131,7 @@ class OpenAICreateBatchOperator(WaitingOperator):
             return f"{self.endpoint} {checks.check_id(self.input_file_id, 'input_file_id')}"
         with files.opened(self.input_file) as file:
             summary = jsonl.check_input(file, self.endpoint, str(self.input_file))
+        lineage.read(self.hook, self.input_file)
         self.log.info("%s: %d requests, %d bytes", self.input_file, summary.requests, summary.bytes)
         return f"{self.endpoint} {summary.sha256}"
 
@@ -300,5 +301,6 @@ class OpenAIDownloadBatchResultsOperator(BatchOperator):
     def _download(self, file_id: str, name: str) -> dict[str, Any]:
         target = files.as_path(self.output_uri) / name
         size = self.hook.download_file(file_id, target)
+        lineage.wrote(self.hook, target)
         self.log.info("%s: %d bytes", target, size)
         return {"uri": str(target), "bytes": size}
