@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import random
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from airflow_provider_openai_batches.deadlines import LONGEST_SLEEP, Deadlines
+from airflow_provider_openai_batches.entry import SPREAD, Entry
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError, TransportError
 from airflow_provider_openai_batches.rounds import Standing, Walk, shown_on
 from airflow_provider_openai_batches.shared_client import IN_FLIGHT, SharedClient
@@ -16,65 +19,22 @@ from airflow_provider_openai_batches.shared_client import IN_FLIGHT, SharedClien
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from airflow_provider_openai_batches.entry import Listener
     from airflow_provider_openai_batches.models import Batch, BatchPage
-    from airflow_provider_openai_batches.polling import Wait
 
 log = logging.getLogger(__name__)
 
-# The first interval is cut by up to this part, so that waits that began together do not stay together; and
-# what is due within this part of its interval is taken along when a page may show it.
-SPREAD = 0.25
 # Waits that begin together are asked for together.
 GATHER = 0.05
-GATHER_AT_MOST = 0.3
+GATHER_AT_MOST = 1.0
 # So many retrieves are done before the poller looks again at what is most urgent.
 RETRIEVES_AT_ONCE = 50
 # So many failures in a row say that it is the service, not a batch.
 STRIKES = 5
-# The last look is taken so long before the deadline.
-LAST_LOOK = 1.0
 # A page that fails in the middle of a walk is asked for once more.
 PAGE_AGAIN_AFTER = 0.5
 TOLD_AT_ONCE = 100
 AFTER_A_BUG = 5.0
-
-
-class Listener(Protocol):
-    """What the poller knows of a waiter."""
-
-    wait: Wait
-
-    def saw(self, batch: Batch) -> None: ...
-    def failed(self, error: Exception, batch_id: str | None = None) -> None: ...
-
-
-class Entry:
-    """A batch that is waited for; ``due`` is on the monotonic clock, ``interval`` is what led to it."""
-
-    __slots__ = ("batch_id", "created_at", "due", "interval", "is_unlisted", "listeners", "number")
-
-    def __init__(self, batch_id: str, number: int) -> None:
-        self.batch_id = batch_id
-        self.number = number
-        self.created_at: int | None = None
-        self.due = 0.0
-        self.interval: float | None = None
-        self.is_unlisted = False
-        self.listeners: list[Listener] = []
-
-    def schedule(self) -> None:
-        """Set when to ask again, by the most impatient of those who wait."""
-        now = time.time()
-        delay = min(delay_of(listener.wait, self.batch_id, now) for listener in self.listeners)
-        part = random.uniform(1 - SPREAD, 1) if self.interval is None else 1.0  # noqa: S311 - no secret
-        self.interval = delay
-        self.due = time.monotonic() + delay * part
-
-
-def delay_of(wait: Wait, batch_id: str, now: float) -> float:
-    """Seconds until one wait wants its batch asked for: its interval, or a last look before the deadline."""
-    delay, left = wait.next_in(batch_id, now), wait.deadline - now
-    return left - LAST_LOOK if LAST_LOOK < left < delay + LAST_LOOK else delay
 
 
 class Poller:
@@ -88,6 +48,7 @@ class Poller:
         self.conn_id = conn_id
         self.client = SharedClient(conn_id)
         self.users = 0
+        self._deadlines = Deadlines()
         self._entries: dict[str, Entry] = {}
         self._arrivals = 0
         self._arrived = asyncio.Event()
@@ -98,26 +59,29 @@ class Poller:
         self._is_refused = False
 
     def join(self, listener: Listener) -> None:
-        """Poll for what the listener's wait is pending for, the first time at once."""
+        """Poll for what the listener's wait is pending for, the first time at once; tell it its deadline."""
+        self._deadlines.add(listener)
         for batch_id in listener.wait.pending:
             entry = self._entries.setdefault(batch_id, Entry(batch_id, self._arrivals))
             entry.listeners.append(listener)
             entry.due = 0.0
             self._arrivals += 1
         self._arrived.set()
-        if self._task is None:
+        if self._task is None and self._entries:
             # In a context of its own: the first trigger's names that task's log, and others outlive it.
             self._task = asyncio.get_running_loop().create_task(
                 self._run(), name=f"poller of {self.conn_id}", context=contextvars.Context()
             )
 
     def leave(self, listener: Listener) -> None:
+        self._deadlines.discard(listener)
         for batch_id in listener.wait.pending:
             entry = self._entries.get(batch_id)
             if entry and listener in entry.listeners:
                 self._drop(entry, [listener])
 
     async def aclose(self) -> None:
+        self._deadlines.close()
         if self._task:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -132,6 +96,9 @@ class Poller:
     # -- rounds ----------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
+        # While others arrive; a failure comes again in the round, and is told there.
+        with contextlib.suppress(OpenAIBatchesError):
+            await self.client.open()
         while True:
             await self._sleep_until_due()
             try:
@@ -149,7 +116,7 @@ class Poller:
             if due <= time.monotonic():
                 return
             try:
-                async with asyncio.timeout(min(due - time.monotonic(), 3_600.0)):
+                async with asyncio.timeout(min(due - time.monotonic(), LONGEST_SLEEP)):
                     await self._arrived.wait()
             except TimeoutError:
                 continue
@@ -308,6 +275,7 @@ class Poller:
         entry.created_at, entry.is_unlisted = batch.created_at, False
         for listener in entry.listeners:
             listener.saw(batch)
+            self._deadlines.heed(listener)
         self._drop(entry, [listener for listener in entry.listeners if batch.id not in listener.wait.pending])
         if entry.listeners:
             entry.schedule()

@@ -74,9 +74,10 @@ class Walk:
 
     def lanes(self, cursor: str) -> list[str]:
         """The cursors from which to walk at once: this one, and awaited batches at even distances behind."""
-        count = min(LANES, 1 + len(self.left) // WAITS_A_LANE)
         ids = list(self.left)
-        starts = [ids[len(ids) * lane // count] for lane in range(1, count)]
+        count = min(LANES, 1 + len(ids) // WAITS_A_LANE)
+        pages = -(-len(ids) // (PAGE * count))  # whole ones, so that no lane ends with a page for a few
+        starts = ids[pages * PAGE - 1 :: pages * PAGE]
         self._starts.update(starts)
         return [cursor, *starts]
 

@@ -34,7 +34,7 @@ class Waiter:
     :param wait: its state, which the poller's answers change.
     """
 
-    __slots__ = ("_alarm", "_alarm_at", "_bug", "_conn_id", "_news", "_poller", "wait")
+    __slots__ = ("_bug", "_conn_id", "_news", "_poller", "wait")
 
     def __init__(self, conn_id: str, wait: Wait) -> None:
         self.wait = wait
@@ -42,19 +42,13 @@ class Waiter:
         self._news: asyncio.Future[None] | None = None
         self._bug: Exception | None = None
         self._poller: Poller | None = None
-        self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_at = 0.0
 
     async def __aenter__(self) -> Self:
-        self._set_alarm()
-        if self.wait.pending:
-            self._poller = _enter(self._conn_id)
-            self._poller.join(self)
+        self._poller = _enter(self._conn_id)
+        self._poller.join(self)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._alarm:
-            self._alarm.cancel()
         if self._poller:
             self._poller.leave(self)
             await _release(self._poller)
@@ -77,28 +71,18 @@ class Waiter:
         """Take the failure of a batch's retrieve, or of all that was asked."""
         self._take(lambda now: self.wait.failed(error, now, batch_id))
 
+    def tick(self) -> None:
+        """Look at the clock."""
+        self._take(self.wait.tick)
+
     def _take(self, change: Callable[[float], None]) -> None:
         """Change the state; what is wrong with this wait is no other's trouble."""
         try:
             change(time.time())
         except Exception as error:  # noqa: BLE001 - raised again in this wait's own trigger
             self._bug = error
-        if self.wait.deadline != self._alarm_at:
-            self._set_alarm()
         if (self.wait.lines or self.wait.verdict or self._bug) and self._news and not self._news.done():
             self._news.set_result(None)
-
-    def _set_alarm(self) -> None:
-        """The deadline holds whatever the poller does."""
-        if self._alarm:
-            self._alarm.cancel()
-        self._alarm_at = self.wait.deadline
-        left = max(self._alarm_at - time.time(), 0.0)
-        self._alarm = asyncio.get_running_loop().call_later(left, self._ring)
-
-    def _ring(self) -> None:
-        self._alarm_at = 0.0  # so that it is set again if the wall clock is behind the loop's
-        self._take(self.wait.tick)
 
 
 @asynccontextmanager

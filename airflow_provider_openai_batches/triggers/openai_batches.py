@@ -96,6 +96,7 @@ class OpenAIBatchTrigger(BaseTrigger):
         # Here, because operators import this module too and need no event loop's client.
         from airflow_provider_openai_batches.watch import Waiter  # noqa: PLC0415
 
+        self.logger()  # makes one for the class; one for each of ten thousand triggers is 20 MB
         try:
             wait = self._wait = self._begin()
         except (InvalidInputError, TypeError, ValueError) as error:

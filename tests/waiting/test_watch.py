@@ -52,16 +52,16 @@ def test_few_waits_are_retrieved_each(server: DevServer) -> None:
 
 
 def test_many_waits_are_listed(server: DevServer) -> None:
-    """A thousand waits take ten pages and one more, round for round, and each ends."""
+    """A thousand waits take ten pages, round for round, and each ends."""
     ids = seed(server, 1_000)
 
     async def waits() -> None:
         several = waiting(ids, poll_interval=2)
         await seen(several)
-        assert requests(server) == {"list_batches": 11, "retrieve_batch": 0}
+        assert requests(server) == {"list_batches": 10, "retrieve_batch": 0}
         complete(server, ids)
         payloads = await asyncio.gather(*(one.end() for one in several))
-        assert requests(server)["list_batches"] <= 22
+        assert requests(server)["list_batches"] <= 20
         assert requests(server)["retrieve_batch"] == 0
         assert {tuple(payload["batches"].items()) for payload in payloads} == {
             ((id_, "completed"),) for id_ in ids
@@ -142,12 +142,10 @@ def test_a_list_that_repeats_and_skips_is_made_up_for(server: DevServer) -> None
     "rule",
     [
         {"action": "status", "status": 404},
-        {"action": "status", "status": 405},
         {"action": "status", "status": 403},
         {"action": "status", "status": 500},
         {"action": "status", "status": 200, "body": {"data": [], "has_more": False}},
         {"action": "status", "status": 200, "body": []},
-        {"action": "status", "status": 200, "body": "<html>"},
         {"action": "drop_before"},
         {"action": "half_body"},
     ],
@@ -159,7 +157,7 @@ def test_a_server_without_a_usable_list_is_asked_by_retrieve(server: DevServer, 
     server.faults([{"operation": "list_batches", "times": None, **rule}])
 
     async def waits() -> None:
-        several = waiting(ids, poll_interval=0.8)
+        several = waiting(ids, poll_interval=0.5)
         await seen(several)
         assert requests(server)["retrieve_batch"] <= 20
         assert requests(server)["list_batches"] <= 4
@@ -646,7 +644,7 @@ def own_memory() -> int:
 
 def test_ten_thousand_arrivals_and_departures_leave_nothing(server: DevServer) -> None:
     """No task, no socket, no memory; some leave by an event, some are cancelled."""
-    ids = seed(server, 500)
+    ids = seed(server, 1_000)
 
     async def generation(stays: Waiting) -> None:
         several = waiting(ids, poll_interval=30)
@@ -659,10 +657,9 @@ def test_ten_thousand_arrivals_and_departures_leave_nothing(server: DevServer) -
     async def waits() -> None:
         tracemalloc.start()
         stays = Waiting(ids[:1], poll_interval=30).start()
-        for _ in range(2):
-            await generation(stays)
+        await generation(stays)
         tasks, files, memory = len(asyncio.all_tasks()), open_files(), own_memory()
-        for _ in range(18):
+        for _ in range(9):
             await generation(stays)
         grown = own_memory() - memory
         tracemalloc.stop()

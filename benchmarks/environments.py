@@ -1,0 +1,55 @@
+"""Virtual environments for what is measured beside this provider; made once, then used again."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import NamedTuple
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+AIRFLOW = "3.3.2"
+
+
+class Side(NamedTuple):
+    """
+    One of the providers.
+
+    :param name: what ``waits_side.py`` knows it by.
+    :param title: what the table calls it.
+    :param packages: what is installed beside Airflow; none is this checkout in the running environment.
+    """
+
+    name: str
+    title: str
+    packages: tuple[str, ...] = ()
+
+
+OURS = Side("ours", "this provider")
+OFFICIAL = Side(
+    "official", "apache-airflow-providers-openai 2.2.0", ("apache-airflow-providers-openai==2.2.0", "openai")
+)
+COMMON_AI = Side(
+    "common_ai",
+    "apache-airflow-providers-common-ai 1.0.0",
+    ("apache-airflow-providers-common-ai[openai]==1.0.0",),
+)
+
+
+def python_of(side: Side, folder: Path) -> Path:
+    """The interpreter of a side's environment, which is made if it is not there."""
+    if not side.packages:
+        return Path(sys.executable)
+    wanted = [f"apache-airflow=={AIRFLOW}", *side.packages]
+    home = folder / f"{side.name}-{hashlib.sha256(' '.join(wanted).encode()).hexdigest()[:8]}"
+    python, done = home / "bin" / "python", home / "installed"
+    if not done.exists():
+        print(f"Installing {side.title} into {home} …", file=sys.stderr)
+        venv.create(home, with_pip=True, clear=True)
+        constraints = CHECKOUT / "constraints" / f"airflow-{AIRFLOW}.txt"
+        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*install, "--constraint", constraints, *wanted], check=True)
+        done.touch()
+    return python
