@@ -153,6 +153,23 @@ def test_another_users_dag(
     assert get(client, "batches", dag_id="theirs", run_id="r").status_code == 403
 
 
+def test_editing_a_dag_is_not_editing_its_task_instances(
+    login: Login, server: DevServer, airflow_app: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cancel asks for the right that clearing and marking tasks ask for."""
+    asked = []
+
+    def not_task_instances(*, method: str, user: Any, access_entity: Any = None, details: Any = None) -> bool:
+        asked.append((method, getattr(access_entity, "value", None)))
+        return getattr(access_entity, "value", None) != "TASK_INSTANCE"
+
+    batch_id = create(server, metadata=MINE)
+    client = login("user")
+    monkeypatch.setattr(airflow_app.state.auth_manager, "is_authorized_dag", not_task_instances)
+    assert cancel(client, batch_id).status_code == 403
+    assert ("PUT", "TASK_INSTANCE") in asked
+
+
 def test_cancel_is_in_the_audit_log(login: Login, server: DevServer) -> None:
     """Airflow's audit log says who asked for which batch to be cancelled."""
     from airflow.models.log import Log
