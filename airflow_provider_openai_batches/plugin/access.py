@@ -59,7 +59,9 @@ def rights(user: Any, conn_id: str, batches: Iterable[Batch]) -> Rights:
     named = {dag_id for batch in batches if (dag_id := Origin.of(batch).dag_id)}
     with create_session() as session:
         known = set(session.scalars(select(DagModel.dag_id).where(DagModel.dag_id.in_(named))))
-    teams = DagModel.get_dag_id_to_team_name_mapping(list(known)) if known else {}
+    # Airflow has teams from 3.2 on.
+    team_names = getattr(DagModel, "get_dag_id_to_team_name_mapping", None)
+    teams = team_names(list(known)) if team_names and known else {}
 
     def may(method: ResourceMethod, entity: DagAccessEntity | None) -> frozenset[str]:
         return frozenset(
@@ -68,7 +70,7 @@ def rights(user: Any, conn_id: str, batches: Iterable[Batch]) -> Rights:
             if manager.is_authorized_dag(
                 method=method,
                 access_entity=entity,
-                details=DagDetails(id=dag_id, team_name=teams.get(dag_id)),
+                details=DagDetails(dag_id, teams[dag_id]) if teams.get(dag_id) else DagDetails(dag_id),
                 user=user,
             )
         )
