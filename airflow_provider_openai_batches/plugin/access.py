@@ -87,9 +87,9 @@ def rights(user: Any, conn_id: str, batches: Iterable[Batch]) -> Rights:
 
 def run_began(dag_id: str, run_id: str) -> float | None:
     """The time in Unix seconds before which a run has no batch; None for an unknown run. Blocks."""
-    query = select(DagRun.created_at, DagRun.run_after, DagRun.queued_at, DagRun.start_date).where(
-        DagRun.dag_id == dag_id, DagRun.run_id == run_id
-    )
+    names = ("created_at", "run_after", "queued_at", "start_date")  # the first is there from Airflow 3.2 on
+    columns = [getattr(DagRun, name) for name in names if hasattr(DagRun, name)]
+    query = select(*columns).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)
     with create_session() as session:
         row = session.execute(query).first()
     times = [time.timestamp() for time in row or () if time is not None]

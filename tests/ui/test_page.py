@@ -108,7 +108,7 @@ def test_live_to_completion(page: BatchesPage, airflow: AirflowStack) -> None:
     run_id = airflow.trigger("ask", run_id="manual_run")
     page.open_run("ask", run_id)
     page.page.evaluate("window.notReloaded = true")
-    expect(page.frame.locator("h1")).to_have_text("Batches of this run")
+    expect(page.frame.locator("h1")).to_have_text("Batches of this run", timeout=30 * SECONDS)
     expect(page.notice).to_contain_text("No batch of this run")
     page.page.frames[-1].goto(f"{airflow.url}/openai-batches/?dag_id=ask&run_id={run_id}&conn_id=live")
     expect(page.frame.locator("h1")).to_have_text("Batches of this run")
