@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,9 +58,11 @@ def test_an_example_runs(name: str, database: dict[str, str], server: DevServer,
     (tmp_path / "places.csv").write_text(ROWS)
     for number in range(2):
         (tmp_path / f"requests-{number}.jsonl").write_bytes(request_lines(5, prefix=f"{number}-"))
+    prepare_inputs(tmp_path)
     environment = {
         **database,
         **server.environment,
+        "AIRFLOW_CONN_WAREHOUSE": json.dumps({"conn_type": "sqlite", "host": f"{tmp_path}/warehouse.db"}),
         "EXAMPLE_ROWS": str(tmp_path / "places.csv"),
         "EXAMPLE_WORK": str(tmp_path),
         "EXAMPLE_REQUESTS": str(tmp_path / "requests-0.jsonl"),
@@ -73,6 +77,17 @@ def test_an_example_runs(name: str, database: dict[str, str], server: DevServer,
     stats = server.stats()
     assert stats["batches"]["stored"] >= 1
     assert stats["paid_more_than_once"] == 0
+
+
+def prepare_inputs(folder: Path) -> None:
+    """The table and the documents that some examples read."""
+    with closing(sqlite3.connect(folder / "warehouse.db")) as connection, connection:
+        connection.execute("CREATE TABLE places (iata TEXT, name TEXT, city TEXT)")
+        rows = [line.split(",") for line in ROWS.splitlines()[1:]]
+        connection.executemany("INSERT INTO places VALUES (?, ?, ?)", rows)
+    (folder / "documents").mkdir()
+    for number in range(5):
+        (folder / "documents" / f"{number}.txt").write_text(f"The text of document {number}.")
 
 
 def start_a_batch(server: DevServer) -> None:

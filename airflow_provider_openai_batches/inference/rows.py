@@ -54,12 +54,15 @@ def rows_of_query(sql: str, conn_id: str) -> Iterator[dict[str, Any]]:
 
 
 def _connect(conn_id: str) -> Any:
-    from airflow.providers.common.compat.sdk import BaseHook  # noqa: PLC0415 - only jobs with a query
+    from airflow.providers.common.compat.sdk import (  # noqa: PLC0415 - only jobs with a query
+        AirflowException,
+        BaseHook,
+    )
 
     connection = BaseHook.get_connection(conn_id)
     try:
         hook: Any = connection.get_hook()  # type: ignore[no-untyped-call]
-    except (ImportError, ValueError, AttributeError, KeyError) as error:
+    except (AirflowException, ImportError) as error:
         raise InvalidInputError(
             f"sql_conn_id {conn_id!r} has the type {connection.conn_type!r}, for which there is no hook "
             f"({error}). Install the provider of that database, for example "
