@@ -49,7 +49,7 @@ def python_of(side: Side, folder: Path) -> Path:
         print(f"Installing {side.title} into {home} …", file=sys.stderr)
         venv.create(home, with_pip=True, clear=True)
         constraints = CHECKOUT / "constraints" / f"airflow-{AIRFLOW}.txt"
-        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        install = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
         subprocess.run([*install, "--constraint", constraints, *wanted], check=True)
         done.touch()
     return python

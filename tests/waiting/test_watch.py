@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from waiting_room import CONN, Waiting, connection, ids_of, requests, run, seed, until
+from waiting_room import CONN, TASK, Waiting, connection, ids_of, requests, run, seed, until
 
-from airflow_provider_openai_batches import poller, polling, rounds, shared_client, watch
+from airflow_provider_openai_batches import connecting, poller, polling, rounds, shared_client, watch
 from airflow_provider_openai_batches.devserver import DevServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from airflow_provider_openai_batches.config import ClientConfig
 
 
 def complete(server: DevServer, batch_ids: Iterable[str]) -> None:
@@ -132,6 +134,24 @@ def test_a_list_that_repeats_and_skips_is_made_up_for(server: DevServer) -> None
         several = waiting(ids, poll_interval=30)
         await seen(several)
         assert requests(server)["retrieve_batch"] <= 11
+        for one in several:
+            one.task.cancel()
+
+    run(waits)
+
+
+def test_a_list_that_ends_early_is_walked_once_a_round(server: DevServer) -> None:
+    """What it never shows is retrieved, in as many steps as it takes."""
+    ids = seed(server, 130)[::-1]
+    data = [{"id": batch_id, "status": "in_progress"} for batch_id in ids[:20]]
+    rule = {"operation": "list_batches", "action": "status", "status": 200, "times": None}
+    server.faults([{**rule, "body": {"object": "list", "data": data}}])
+
+    async def waits() -> None:
+        several = waiting(ids, poll_interval=30)
+        await seen(several)
+        assert requests(server)["retrieve_batch"] == 110
+        assert requests(server)["list_batches"] <= 3
         for one in several:
             one.task.cancel()
 
@@ -421,6 +441,27 @@ def test_lines_are_written_in_each_triggers_own_context(server: DevServer) -> No
             assert one.notebook.contexts == {one.name}
 
     run(waits)
+
+
+def test_the_poller_works_in_a_context_of_its_own(server: DevServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else what it and its libraries log would stand in the log of whichever task came first."""
+    contexts = []
+
+    async def read_config(conn_id: str) -> ClientConfig:
+        contexts.append(TASK.get())
+        return await connecting.read_config(conn_id)
+
+    monkeypatch.setattr(shared_client, "read_config", read_config)
+    ids = seed(server, 2)
+
+    async def waits() -> None:
+        several = waiting(ids)
+        await seen(several)
+        for one in several:
+            one.task.cancel()
+
+    run(waits)
+    assert contexts == ["nobody's"]
 
 
 # -- the connection ------------------------------------------------------------------------------------------
