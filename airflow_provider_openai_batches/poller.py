@@ -10,6 +10,7 @@ import random
 import time
 from typing import TYPE_CHECKING
 
+from airflow_provider_openai_batches import metrics
 from airflow_provider_openai_batches.deadlines import LONGEST_SLEEP, Deadlines
 from airflow_provider_openai_batches.entry import SPREAD, Entry
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError, TransportError
@@ -107,6 +108,9 @@ class Poller:
                 log.exception("A round of polling on connection %s broke off", self.conn_id)
                 await self._fail_all(TransportError(f"A round of polling broke off ({error!r})"))
                 await asyncio.sleep(AFTER_A_BUG)
+            finally:
+                metrics.poll_round(*self.client.count(), self.conn_id)
+                metrics.waits(len(self._entries), self.conn_id)
 
     async def _sleep_until_due(self) -> None:
         while True:

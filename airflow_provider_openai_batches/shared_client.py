@@ -38,6 +38,7 @@ class SharedClient:
         self._opening = asyncio.Lock()
         self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._pace = Pace()
+        self._sent = self._rate_limited = 0
 
     async def retrieve_batch(self, batch_id: str) -> Batch:
         """``GET /batches/{batch_id}``, when its turn has come."""
@@ -88,6 +89,12 @@ class SharedClient:
             except OpenAIBatchesError:
                 return
 
+    def count(self) -> tuple[int, int]:
+        """How many requests were sent, and answered 429, since this was asked last."""
+        counts = self._sent, self._rate_limited
+        self._sent = self._rate_limited = 0
+        return counts
+
     async def aclose(self) -> None:
         if self._client:
             self._replaced.append(self._client)
@@ -111,11 +118,13 @@ class SharedClient:
         for turn in range(1, TURNS + 1):
             async with self._slots:
                 started = await self._turn()
+                self._sent += 1
                 try:
                     answer = await getattr(client, operation)(*args)
                 except APIError as error:
                     if error.status != 429:  # noqa: PLR2004 - HTTP
                         raise
+                    self._rate_limited += 1
                     self._pace.slowed(started, time.monotonic(), error.retry_after)
                     if turn == TURNS:
                         raise
