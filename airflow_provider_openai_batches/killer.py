@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_openai_batches import identity
 from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
@@ -23,6 +24,38 @@ KILL_SECONDS = 4.0
 # Where nothing more is to come, cancelling goes on for as long as the process is left alone.
 CANCEL_SECONDS = 30.0
 CANCELS_AT_A_TIME = 8
+# For the question whether the task goes on; it leaves time to cancel.
+ASK_SECONDS = 2.0
+
+
+def goes_on(ti: Any) -> bool:
+    """
+    Whether a next try of a task that is being stopped takes up what this one leaves.
+
+    Airflow stops a task not only when somebody marks it or deletes its run: also when it is cleared, when the
+    API server is away for long, or when a scheduler has given it to another process. Then somebody waits for
+    its batches again, or does so already.
+
+    :param ti: the task instance, of which this process runs one try.
+    """
+    from airflow_provider_openai_batches.triggers import killing  # noqa: PLC0415 - only at a kill
+
+    answers: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            states = killing.ask(ti.dag_id, ti.run_id, ti.task_id)
+        except Exception:  # noqa: BLE001 - Airflow's releases differ in what they raise; none of it is an answer
+            return
+        answers.append(states.get(killing.name_among(ti), "removed"))
+
+    # In a thread, because the call that the kill has interrupted may hold the lock that asking needs.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(ASK_SECONDS)
+    if answers and answers[0] != "running":
+        return answers[0] not in killing.OVER
+    return bool(ti.try_number <= getattr(ti, "max_tries", 0))
 
 
 class Killer:

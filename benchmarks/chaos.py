@@ -38,7 +38,7 @@ ENDPOINT = "/v1/chat/completions"
 RUN_ID = "chaos"
 DAGS, LINES = 5, 3
 BATCH_SECONDS = 30
-GRACE = 120  # seconds of the time limit that are kept for the end
+GRACE = 180  # seconds of the time limit that are kept for the end
 # Airflow's own patience, shortened from minutes to seconds.
 AIRFLOW = {
     "AIRFLOW__CORE__PARALLELISM": "8",
@@ -207,7 +207,7 @@ def rage(chaos: Chaos, dags: list[str], runs: int, deadline: float) -> list[dict
     while (count := done()) < runs * 0.95 and time.monotonic() < deadline - GRACE:
         states = dict(Counter(str(task["state"]) for task in tasks))
         _say(f"{count} of {runs} tasks are done; {states}")
-        time.sleep(chaos.random.uniform(3, 12))
+        time.sleep(chaos.random.uniform(8, 20))
         chaos.step()
     _say("no more faults and kills; waiting for the rest")
     chaos.mend()

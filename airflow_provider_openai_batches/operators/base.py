@@ -95,7 +95,7 @@ class WaitingOperator(BatchOperator):
     :param deferrable: wait in the triggerer, or hold the worker's slot.
     :param poll_interval: seconds between two looks at the batch.
     :param batch_timeout: seconds to wait at the most; default: an hour past the batch's ``expires_at``.
-    :param cancel_on_kill: cancel the batch when the task is stopped.
+    :param cancel_on_kill: cancel the batch when the task is stopped for good.
     """
 
     def __init__(
@@ -113,6 +113,7 @@ class WaitingOperator(BatchOperator):
         self.batch_timeout = None if batch_timeout is None else check_interval(batch_timeout, "batch_timeout")
         self.cancel_on_kill = cancel_on_kill
         self._batch_ids: list[str] = []
+        self._ti: Any = None
 
     def wait_for(self, context: Context, batch_ids: list[str]) -> Any:
         """Wait for batches, then go on in :meth:`execute_complete`."""
@@ -134,6 +135,7 @@ class WaitingOperator(BatchOperator):
         )
 
     def _wait(self, context: Context, trigger: OpenAIBatchTrigger) -> Any:
+        self.end_if_killed()
         if self.deferrable:
             self.defer(trigger=trigger, method_name="execute_complete")
         self.hook.close()
@@ -143,7 +145,7 @@ class WaitingOperator(BatchOperator):
         """Go on when the wait is over."""
         if event["status"] == "error":
             raise OpenAIBatchesError(event["message"])
-        self.ready_to_be_killed()
+        self.ready_to_be_killed(context)
         self._batch_ids = list(event["batches"])
         self.end_if_killed()
         if event["status"] == "timeout":
@@ -153,7 +155,6 @@ class WaitingOperator(BatchOperator):
         except OpenAIBatchesError as error:
             if not protocol.may_repeat("retrieve_batch", error):
                 raise
-            self.end_if_killed()
             self.log.warning("The service went away as the wait ended (%s); waiting again", error)
             return self._wait(context, self._trigger(self._batch_ids, None))
         for batch in batches:
@@ -168,22 +169,39 @@ class WaitingOperator(BatchOperator):
         """What the task returns when its batches are over."""
         raise NotImplementedError
 
-    def ready_to_be_killed(self) -> None:
-        """Read the connection: :meth:`on_kill` cannot, it may have interrupted just such a call."""
+    def ready_to_be_killed(self, context: Context) -> None:
+        """Get what :meth:`on_kill` needs and cannot ask for: it may have interrupted just such a call."""
+        from airflow_provider_openai_batches.triggers import killing  # noqa: F401, PLC0415 - nor can it import
+
         _ = self.hook.config
+        self._ti = context["ti"]
 
     def end_if_killed(self) -> None:
         """Airflow lets a task run on after :meth:`on_kill`, and an early one found nothing to cancel."""
-        if self.hook.stopped and self.cancel_on_kill:
-            self.on_kill()
+        if self.hook.stopped and self._cancel_if_over():
             raise TaskKilled("The task was stopped; what it had running is cancelled.")
 
     def on_kill(self) -> None:
-        """Cancel what this task has running."""
+        """Begin nothing any more, and cancel what runs unless the task goes on in another try."""
         self.hook.stop()
-        if self.cancel_on_kill and self._batch_ids:
-            from airflow_provider_openai_batches.killer import Killer  # noqa: PLC0415 - only on a kill
+        self._cancel_if_over()
 
+    def _cancel_if_over(self) -> bool:
+        from airflow_provider_openai_batches.killer import goes_on  # noqa: PLC0415 - only on a kill
+
+        if not self.cancel_on_kill or self._ti is None:
+            return False
+        if goes_on(self._ti):
+            self.log.info("This try is stopped, but the task goes on: what it has running is left to it")
+            return False
+        self.cancel_running()
+        return True
+
+    def cancel_running(self) -> None:
+        """Cancel what this task has running."""
+        from airflow_provider_openai_batches.killer import Killer  # noqa: PLC0415 - only on a kill
+
+        if self._batch_ids:
             Killer(self.hook.sibling(), self.log).cancel(self._batch_ids)
 
 

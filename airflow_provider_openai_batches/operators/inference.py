@@ -235,6 +235,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
     def _pursue(self, flow: Flow) -> Any:
         """Do what can be done and wait, until nothing is left to wait for."""
         while (wait := flow.advance()) is not None:
+            self.end_if_killed()
             trigger = self._trigger_of(wait, flow.progress())
             if self.deferrable:
                 self.defer(
@@ -278,8 +279,10 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         from airflow_provider_openai_batches.inference.flow import Flow  # noqa: PLC0415 - not when a DAG is parsed
         from airflow_provider_openai_batches.inference.workplace import Workplace  # noqa: PLC0415 - as above
 
+        self.ready_to_be_killed(context)
         task = task_identity(context)
         self._submitter = Submitter(self.hook, task, Ledger(self.hook, task, since), self.log)
+        self.end_if_killed()
         return Flow(
             self._plan(), Workplace(self.output_uri, task.task_key[:12]), self._submitter, since, self.log
         )
@@ -327,9 +330,6 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
             return rows.rows_of_query(self.sql, str(self.sql_conn_id))
         return self.requests.resolve(context) if hasattr(self.requests, "iter_references") else self.requests
 
-    def on_kill(self) -> None:
-        if self._submitter and self.cancel_on_kill:
+    def cancel_running(self) -> None:
+        if self._submitter:
             self._submitter.kill()
-        else:
-            self.hook.stop()
-            super().on_kill()

@@ -105,18 +105,18 @@ class OpenAICreateBatchOperator(WaitingOperator):
 
     def execute(self, context: Context) -> Any:
         self._check_source()
-        self.ready_to_be_killed()
+        self.ready_to_be_killed(context)
         task = task_identity(context)
         self._submitter = Submitter(
             self.hook, task, Ledger(self.hook, task, search_since(context)), self.log, reuse=self.reuse
         )
         self.end_if_killed()
         batch = self._submit(self._submitter, self._check_input())
-        self.end_if_killed()
         self._batch_ids = [batch.id]
         context["ti"].xcom_push("batch_id", batch.id)
         OpenAIBatchLink.store(context, self.hook.config, batch.id)
         if not self.wait_for_completion:
+            self.end_if_killed()
             return batch.to_dict()
         if batch.is_over:
             return self.finish(context, [settled(self.hook, batch)])
@@ -174,11 +174,11 @@ class OpenAICreateBatchOperator(WaitingOperator):
         except OpenAIBatchesError as error:
             return f"not cancelled and may run on ({error})"
 
-    def on_kill(self) -> None:
-        if self._submitter and self.cancel_on_kill:
+    def cancel_running(self) -> None:
+        if self._submitter:
             self._submitter.kill()
         else:
-            super().on_kill()
+            super().cancel_running()
 
 
 # The names of the pairs that the provider adds to a batch's metadata.

@@ -64,12 +64,16 @@ async def is_over(ti: Any) -> bool | None:
     """
     if ti is None:
         return None
-    name = ti.task_id if ti.map_index < 0 else f"{ti.task_id}_{ti.map_index}"
     try:
         states = await uncut(_states(ti.dag_id, ti.run_id, ti.task_id), ASK_WITHIN)
-        return states.get(name, "removed") in OVER
+        return states.get(name_among(ti), "removed") in OVER
     except Exception:  # noqa: BLE001 - Airflow's releases differ in what they raise; none of it is an answer
         return None
+
+
+def name_among(ti: Any) -> str:
+    """What a task instance is called among the states that :func:`ask` returns."""
+    return str(ti.task_id) if ti.map_index is None or ti.map_index < 0 else f"{ti.task_id}_{ti.map_index}"
 
 
 async def _states(*which: str) -> dict[str, str | None]:
@@ -86,10 +90,11 @@ async def _ask_soon(key: tuple[Any, ...]) -> dict[str, str | None]:
     finally:
         # An answer may be older than the kill of one who comes later.
         del _asking[key]
-    return await sync_to_async(_ask)(*key[1:])
+    return await sync_to_async(ask)(*key[1:])
 
 
-def _ask(dag_id: str, run_id: str, task_id: str) -> dict[str, str | None]:
+def ask(dag_id: str, run_id: str, task_id: str) -> dict[str, str | None]:
+    """The states of a task in a run; those that were deleted are missing."""
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance  # noqa: PLC0415 - only at a kill
 
     runs = RuntimeTaskInstance.get_task_states(dag_id=dag_id, task_ids=[task_id], run_ids=[run_id])

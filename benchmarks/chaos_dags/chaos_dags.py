@@ -18,7 +18,7 @@ for folder in sorted(Path(os.environ["CHAOS_INPUTS"]).iterdir()):
         default_args={
             "endpoint": "/v1/chat/completions",
             "poll_interval": 2.0,
-            "retries": 30,
+            "retries": 200,  # a scheduler that comes back gives all tasks that it finds queued a new try
             "retry_delay": timedelta(seconds=2),
         },
     ):

@@ -15,6 +15,7 @@ from airflow.providers.common.compat.sdk import TaskDeferred
 from support import task_context
 
 from airflow_provider_openai_batches.operators.openai_batches import OpenAICreateBatchOperator
+from airflow_provider_openai_batches.triggers import killing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,8 +62,10 @@ def live(report: Connection, environment: dict[str, str], plan: dict[str, Any]) 
     os.environ.update(environment)
     operator = SlowOperator(**plan["operator"])
     operator.slow, operator.report = plan["slow"], report
+    killing.ask = lambda *_: {"t": plan["state"]}
     signal.signal(signal.SIGTERM, lambda *_: operator.on_kill())
     context = task_context(operator, try_number=plan["try_number"])
+    context["ti"].max_tries = plan["max_tries"]
     push = context["ti"].xcom_push
     context["ti"].xcom_push = lambda *pair: (push(*pair), operator.dawdle("xcom"))
     operator.dawdle("start")
@@ -105,6 +108,7 @@ class Doomed:
     :param slow: where it takes its time: ``start``, ``input`` or ``xcom``.
     :param seconds: its execution_timeout.
     :param event: what it is resumed with; without, it begins.
+    :param state: what Airflow says of the task when it is killed.
     """
 
     def __init__(
@@ -115,8 +119,12 @@ class Doomed:
         slow: str = "",
         seconds: float | None = None,
         event: dict[str, Any] | None = None,
+        state: str = "failed",
+        max_tries: int = 0,
     ) -> None:
         plan = {
+            "state": state,
+            "max_tries": max_tries,
             "operator": operator,
             "try_number": try_number,
             "slow": slow,

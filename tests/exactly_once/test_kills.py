@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Start = Callable[..., Doomed]
 
 DELAY = 0.7
+OF_PROCESS = {"slow", "try_number", "event", "seconds", "state", "max_tries"}
 # Where the task is killed: what makes it slow there, and which requests have arrived by then.
 MOMENTS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "before it begins": ({"slow": "start"}, {}, ""),
@@ -67,10 +68,9 @@ def start(server: DevServer, options: dict[str, Any]) -> Iterator[Start]:
     server.settings(batch_seconds=60)
     started: list[Doomed] = []
 
-    def begin(
-        *, slow: str = "", try_number: int = 1, event: Any = None, seconds: Any = None, **more: Any
-    ) -> Doomed:
-        task = Doomed({**options, **more}, slow=slow, try_number=try_number, event=event, seconds=seconds)
+    def begin(**how: Any) -> Doomed:
+        own = {name: how.pop(name) for name in OF_PROCESS & how.keys()}
+        task = Doomed({**options, **how}, **own)
         started.append(task)
         return task
 
@@ -151,6 +151,32 @@ def test_a_kill_of_a_later_try_ends_what_the_first_one_left(
     reach(server, task, how.get("slow", ""), operation)
     task.kill()
     assert [batch["status"] in {"cancelling", "cancelled"} for batch in server.batches()] == [True]
+
+
+@pytest.mark.parametrize(
+    ("state", "max_tries"),
+    [("restarting", 0), ("scheduled", 0), ("up_for_retry", 1), ("running", 1)],
+    ids=["cleared", "taken over", "to be retried", "a worker that ends"],
+)
+def test_a_try_that_is_stopped_leaves_its_batch_to_the_next(
+    server: DevServer, start: Start, options: dict[str, Any], state: str, max_tries: int
+) -> None:
+    """Airflow stops processes of tasks that go on, too: their batches are waited for."""
+    task = start(slow="xcom", state=state, max_tries=max_tries)
+    reach(server, task, "xcom", "create_batch")
+    assert task.kill() == "deferred"
+    operator = OpenAICreateBatchOperator(**options, wait_for_completion=False)
+    operator.execute(task_context(operator, try_number=2))
+    assert [batch["status"] for batch in server.batches()] == ["validating"]
+
+
+@pytest.mark.parametrize("state", ["failed", "success", "skipped", "removed", "running"])
+def test_the_last_try_of_a_task_cancels(server: DevServer, start: Start, state: str) -> None:
+    """Marked, timed out with its run, deleted, or ended in its last try: nobody waits any more."""
+    task = start(slow="xcom", state=state, max_tries=1 if state != "running" else 0)
+    reach(server, task, "xcom", "create_batch")
+    assert task.kill() == "TaskKilled"
+    assert_none_runs(server)
 
 
 def test_a_kill_while_a_later_try_waits_for_the_list(
