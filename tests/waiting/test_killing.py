@@ -1,0 +1,237 @@
+"""What a cancelled trigger does: ask for its task's state, and cancel only what nobody waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from waiting_room import Waiting, run, seed, until
+
+from airflow_provider_openai_batches.triggers import killing
+from airflow_provider_openai_batches.uncut import uncut
+
+if TYPE_CHECKING:
+    from airflow_provider_openai_batches.devserver import DevServer
+
+
+class Supervisor:
+    """Stands for the triggerer's supervisor: ``states`` is its answer, or the error that it raises."""
+
+    def __init__(self) -> None:
+        self.states: Any = {}
+        self.seconds = 0.0
+        self.asked: list[dict[str, Any]] = []
+
+    def get_task_states(self, **question: Any) -> Any:
+        self.asked.append(question)
+        time.sleep(self.seconds)
+        if isinstance(self.states, Exception):
+            raise self.states
+        return {"run": self.states} if isinstance(self.states, dict) else self.states
+
+
+@pytest.fixture
+def supervisor(monkeypatch: pytest.MonkeyPatch) -> Supervisor:
+    """It answers where Airflow's task SDK would ask."""
+    standing_in = Supervisor()
+    module = SimpleNamespace(RuntimeTaskInstance=standing_in)
+    monkeypatch.setitem(sys.modules, "airflow.sdk.execution_time.task_runner", module)
+    monkeypatch.setattr(killing, "GATHER", 0.02)
+    return standing_in
+
+
+@pytest.fixture
+def before_3_3(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(killing, "AIRFLOW_CALLS_ON_KILL", False)
+
+
+def waiting(ids: list[str], map_index: int = -1, **kwargs: Any) -> Waiting:
+    one = Waiting(ids, cancel_on_kill=True, **kwargs)
+    one.trigger.task_instance = SimpleNamespace(
+        dag_id="dag", run_id="run", task_id="task", map_index=map_index, task=None, try_number=1
+    )
+    return one
+
+
+def cancels(server: DevServer) -> int:
+    return int(server.stats()["requests"].get("cancel_batch", 0))
+
+
+async def cancelled(one: Waiting) -> None:
+    """Cancel the coroutine as a triggerer before 3.3 does: again and again until it has ended."""
+    one.start()
+    await until(lambda: one.lines)
+    assert one.task is not None
+    while not one.task.done():
+        one.task.cancel()
+        await asyncio.wait([one.task], timeout=0.05)
+    assert one.task.cancelled()
+
+
+@pytest.mark.usefixtures("before_3_3")
+@pytest.mark.parametrize("state", ["success", "failed", "skipped", "upstream_failed", "removed"])
+def test_a_task_that_is_over_is_waited_for_by_nobody(
+    server: DevServer, supervisor: Supervisor, state: str
+) -> None:
+    """Its batch is cancelled, though the trigger is cancelled again meanwhile."""
+    ids = seed(server, 1)
+    supervisor.states = {"task": state}
+    server.faults([{"operation": "cancel_batch", "action": "delay", "seconds": 0.3}])
+    run(lambda: cancelled(waiting(ids)))
+    assert cancels(server) == 1
+    assert supervisor.asked == [{"dag_id": "dag", "task_ids": ["task"], "run_ids": ["run"]}]
+
+
+@pytest.mark.usefixtures("before_3_3")
+@pytest.mark.parametrize(
+    "state", [None, "scheduled", "queued", "running", "restarting", "deferred", "up_for_retry", "a new one"]
+)
+def test_a_task_that_goes_on_keeps_its_batch(
+    server: DevServer, supervisor: Supervisor, state: str | None
+) -> None:
+    """Cleared, resumed, taken over: its next try or another trigger takes the batch up."""
+    supervisor.states = {"task": state}
+    run(lambda: cancelled(waiting(seed(server, 1))))
+    assert len(supervisor.asked) == 1
+    assert cancels(server) == 0
+
+
+@pytest.mark.usefixtures("before_3_3")
+def test_a_deleted_run_keeps_nothing(server: DevServer, supervisor: Supervisor) -> None:
+    """Its task is not in the answer."""
+    run(lambda: cancelled(waiting(seed(server, 1))))
+    assert cancels(server) == 1
+
+
+@pytest.mark.usefixtures("before_3_3")
+def test_of_a_mapped_task_only_its_own_index_counts(server: DevServer, supervisor: Supervisor) -> None:
+    """One question serves those that are cancelled together."""
+    ids = seed(server, 3)
+    supervisor.states = {"task_0": "deferred", "task_1": "failed", "task_2": "failed"}
+
+    async def waits() -> None:
+        several = [waiting([batch_id], map_index).start() for map_index, batch_id in enumerate(ids)]
+        await until(lambda: all(one.lines for one in several))
+        for one in several:
+            one.task.cancel()
+        await asyncio.wait([one.task for one in several])
+
+    run(waits)
+    statuses = [server.service.find_batch(batch_id).wire.status for batch_id in ids]
+    assert statuses[0] == "in_progress"
+    assert set(statuses[1:]) <= {"cancelling", "cancelled"}
+    assert len(supervisor.asked) == 1
+
+
+@pytest.mark.parametrize("states", [RuntimeError("no answer"), None, "nonsense"], ids=repr)
+@pytest.mark.parametrize("is_told", [False, True])
+def test_an_unknown_state(
+    server: DevServer,
+    supervisor: Supervisor,
+    monkeypatch: pytest.MonkeyPatch,
+    states: Any,
+    *,
+    is_told: bool,
+) -> None:
+    """Is no proof of a kill before Airflow 3.3; from there on Airflow says itself that there was one."""
+    monkeypatch.setattr(killing, "AIRFLOW_CALLS_ON_KILL", is_told)
+    supervisor.states = states
+
+    async def waits() -> None:
+        one = waiting(seed(server, 1))
+        await cancelled(one)
+        if is_told:
+            await one.trigger.on_kill()
+
+    run(waits)
+    assert cancels(server) == int(is_told)
+
+
+@pytest.mark.usefixtures("before_3_3")
+def test_an_answer_that_does_not_come(
+    server: DevServer, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Is not waited for without end, and is no proof."""
+    monkeypatch.setattr(killing, "ASK_WITHIN", 0.1)
+    supervisor.states, supervisor.seconds = {"task": "failed"}, 0.6
+
+    async def waits() -> None:
+        begin = time.monotonic()
+        await cancelled(waiting(seed(server, 1)))
+        assert time.monotonic() - begin < 0.5
+        await asyncio.sleep(0.6)
+
+    run(waits)
+    assert cancels(server) == 0
+
+
+@pytest.mark.parametrize(("state", "expected"), [("deferred", 0), ("scheduled", 0), (None, 0), ("failed", 1)])
+def test_an_on_kill_of_a_task_that_goes_on(
+    server: DevServer, supervisor: Supervisor, state: str | None, expected: int
+) -> None:
+    """Airflow 3.3 calls it for a cleared task too, and for a trigger that another triggerer took over."""
+    supervisor.states = {"task": state}
+    one = waiting(seed(server, 1))
+    run(one.trigger.on_kill)
+    assert cancels(server) == expected
+
+
+def test_an_on_kill_that_is_cut_off_goes_on(server: DevServer, supervisor: Supervisor) -> None:
+    """The triggerer of Airflow 3.3 cancels it after a second; the batch is cancelled all the same."""
+    supervisor.states = {"task": "failed"}
+    server.faults([{"operation": "cancel_batch", "action": "delay", "seconds": 0.3}])
+    one = waiting(seed(server, 1))
+
+    async def waits() -> None:
+        task = asyncio.ensure_future(one.trigger.on_kill())
+        for _ in range(3):
+            await asyncio.sleep(0.05)
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(waits)
+    assert cancels(server) == 1
+
+
+@pytest.mark.usefixtures("before_3_3")
+def test_a_triggerer_that_ends_asks_nothing(server: DevServer, supervisor: Supervisor) -> None:
+    """Its loop cancels everything at once: whatever the states are, it has not been a kill."""
+    supervisor.states = {"task": "failed"}
+    several = [waiting([batch_id]) for batch_id in seed(server, 3)]
+
+    async def triggerer() -> None:
+        for one in several:
+            one.start()
+        await until(lambda: all(one.lines for one in several))
+
+    asyncio.run(triggerer())
+    assert all(one.task.cancelled() for one in several if one.task)
+    assert supervisor.asked == []
+    assert cancels(server) == 0
+
+
+def test_a_question_is_not_cut_off() -> None:
+    """Whoever asked may be cancelled or out of time: the exchange goes to its end."""
+    ends: list[str] = []
+
+    async def exchange(name: str) -> str:
+        await asyncio.sleep(0.1)
+        ends.append(name)
+        raise LookupError(name)
+
+    async def asks() -> None:
+        with pytest.raises(TimeoutError):
+            await uncut(exchange("late"), 0.01)
+        task = asyncio.ensure_future(uncut(exchange("cancelled"), 9))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(LookupError, match="heard"):
+            await uncut(exchange("heard"), 9)
+
+    run(asks)
+    assert sorted(ends) == ["cancelled", "heard", "late"]
