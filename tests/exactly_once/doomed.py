@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # One process has imported all that a task needs, and the others are forked from it.
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(["doomed"])
-PAUSE = 0.7
+PAUSE = 0.4
 
 
 @functools.cache

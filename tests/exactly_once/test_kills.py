@@ -13,6 +13,8 @@ import pytest
 from doomed import Doomed
 from support import ENDPOINT, request_lines, run_task, task_context
 
+from airflow_provider_openai_batches.exceptions import TaskKilled
+from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 from airflow_provider_openai_batches.operators.openai_batches import OpenAICreateBatchOperator
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     Start = Callable[..., Doomed]
 
-DELAY = 0.7
+DELAY = 0.4
 OF_PROCESS = {"slow", "try_number", "event", "seconds", "state", "max_tries"}
 # Where the task is killed: what makes it slow there, and which requests have arrived by then.
 MOMENTS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
@@ -115,7 +117,8 @@ def test_a_kill_leaves_nothing_running(server: DevServer, start: Start, moment: 
         server.settings(list_lag_seconds=1)
     task = start(**how)
     reach(server, task, how.get("slow", ""), operation)
-    task.kill()
+    # One that waits in the worker goes on waiting for "cancelled", which takes its time.
+    task.kill(seconds=1.5 if moment == "while it waits in the worker" else 5)
     assert_none_runs(server)
     assert len(server.batches()) <= 1
     time.sleep(DELAY)  # for what would still be stored
@@ -307,3 +310,26 @@ def test_an_upload_that_ends_after_the_kill_is_not_submitted(server: DevServer, 
     reach(server, task, "", "upload_file")
     assert task.kill() == "TaskKilled"
     assert server.batches() == []
+
+
+@pytest.mark.parametrize("operation", ["upload_file", "create_batch"])
+def test_a_body_is_held_back_when_the_kill_comes_while_it_connects(
+    server: DevServer, options: dict[str, Any], operation: str
+) -> None:
+    """The request was let through, its connection is being made, and then the task is stopped."""
+    hook = OpenAIBatchesHook()
+    file_id = hook.upload_file(options["input_file"]).id
+    calls: dict[str, Callable[[], Any]] = {
+        "upload_file": lambda: hook.upload_file(options["input_file"]),
+        "create_batch": lambda: hook.create_batch(file_id, ENDPOINT),
+    }
+    send = hook.get_conn().request
+
+    def killed_on_the_way(*args: Any, **kwargs: Any) -> Any:
+        hook.stop()
+        return send(*args, **kwargs)
+
+    hook.get_conn().request = killed_on_the_way  # type: ignore[method-assign]
+    with pytest.raises(TaskKilled, match=f"{operation} was not sent"):
+        calls[operation]()
+    assert (server.stats()["files"], server.batches()) == (1, [])
