@@ -43,7 +43,8 @@ class OpenAIBatchDecoratedOperator(DecoratedOperator, OpenAIBatchInferenceOperat
     )
 
     def __init__(self, *, python_callable: Callable[..., Iterable[Any]], **kwargs: Any) -> None:
-        if clash := sorted({"requests", "input_uri", "sql"} & {n for n in kwargs if kwargs[n] is not None}):
+        given = {name for name, value in kwargs.items() if value is not None and value != _FROM_THE_FUNCTION}
+        if clash := sorted({"requests", "input_uri", "sql"} & given):
             raise InvalidInputError(f"The function gives the rows: leave out {', '.join(clash)}.")
         super().__init__(python_callable=python_callable, **{**kwargs, "requests": _FROM_THE_FUNCTION})
 

@@ -42,7 +42,7 @@ def _take(attempt: Attempt, record: Record) -> bool:
             _download(attempt, file_id, names[-1])
     record.files = names
     attempt.log.info(
-        "Shard %d: batch %s is %s, %d of %d requests succeeded",
+        "Shard %d: batch %s is %s, %d of %d requests were answered",
         record.shard,
         batch.id,
         batch.status,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Self
 
-from airflow_provider_openai_batches import identity
+from airflow_provider_openai_batches import identity, lineage
 from airflow_provider_openai_batches.exceptions import BatchFailed, OpenAIBatchesError
 from airflow_provider_openai_batches.inference import landing
 from airflow_provider_openai_batches.inference.attempt import Attempt
@@ -76,6 +76,7 @@ class Flow:
         if manifest is not None and not anew:
             self._log.info("%s holds the results of this very job: nothing is asked", self.place.output)
             self.place.discard()
+            self._clean_up_after(digest)
             return landing.summary_of(manifest, str(self.place.output))
         self.place.keep(digest, _files_of(job), anew=anew)
         self._log.info("%d rows in %d batches, %d bytes", job.rows, len(job.shards), job.bytes)
@@ -122,10 +123,7 @@ class Flow:
         """
         attempt = self.conductor.attempt
         merged = landing.land(self.plan, self.place, self.conductor.index or landing.read_results(attempt))
-        rejected = len(attempt.records.rejected)
-        problem = failure(merged.counts, self.plan.fail_on)
-        if rejected:
-            problem = f"The service rejected {rejected} of {len(attempt.job.shards)} batches."
+        problem = landing.rejections(attempt) or failure(merged.counts, self.plan.fail_on)
         if problem:
             raise BatchFailed(
                 f"{problem} What came is in {self.place.output}, without a manifest; another try goes on "
@@ -133,6 +131,7 @@ class Flow:
             )
         manifest = landing.manifest_of(merged, attempt, time.time())
         manifest.write(self.place.output)
+        lineage.wrote(self.submitter.hook, self.place.output)
         self._clean_up(attempt.records)
         self._log.info("%s: %s", self.place.output, manifest.counts)
         return landing.summary_of(manifest, str(self.place.output))
@@ -182,6 +181,12 @@ class Flow:
             log=self._log,
         )
         self._conductor = Conductor(attempt)
+
+    def _clean_up_after(self, digest: str) -> None:
+        """An earlier try wrote the manifest, and may have died before it had cleaned up."""
+        if self.place.open(self.place.name_of(digest)):
+            records = Records.load(self.place.home / RECORDS_FILE)
+            self._clean_up(records or Records(digest=digest, started=time.time()))
 
     def _clean_up(self, records: Records) -> None:
         if self.plan.delete_input_files:

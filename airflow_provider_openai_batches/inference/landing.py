@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SHOWN = 50
 SHOWN_ERRORS = 20
 SHOWN_MESSAGE = 300
+NOT_SUBMITTED = "not_submitted"
 
 
 def digests(plan: Plan, job: Job, folder: Path) -> tuple[str, str]:
@@ -146,6 +147,16 @@ def plan_summary(job: Job, output_uri: str, directory: str) -> dict[str, Any]:
         "estimated_tokens": job.estimated_tokens,
         "models": sorted({shard.model for shard in job.shards if shard.model}),
     }
+
+
+def rejections(attempt: Attempt) -> str | None:
+    """Say how many batches the service rejected; None if it took all."""
+    errors = [record.error for record in attempt.records.rejected if record.error]
+    if not errors:
+        return None
+    unsent = sum(error.code == NOT_SUBMITTED for error in errors)
+    said = f"The service rejected {len(errors) - unsent} of {len(attempt.job.shards)} batches"
+    return f"{said}, and {unsent} were not submitted then." if unsent else f"{said}."
 
 
 def errors_in_words(merged: Merged) -> str:

@@ -8,26 +8,31 @@ from collections.abc import Iterable
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_openai_batches import files
+from airflow_provider_openai_batches import files, lineage
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
+
 SQL_CHUNK = 2_000
 
 
-def rows_of_files(input_uri: Any) -> Iterator[dict[str, Any]]:
+def rows_of_files(input_uri: Any, hook: OpenAIBatchesHook) -> Iterator[dict[str, Any]]:
     """
     Yield the rows of one or several files, globs and directories.
 
+    :param hook: in whose name Airflow's lineage is told of them.
     :raises InvalidInputError: if a file is missing or cannot be read; it names file and line.
     """
     from airflow_provider_openai_batches.job.sources import read_rows  # noqa: PLC0415 - not when a DAG is parsed
 
     several = isinstance(input_uri, Iterable) and not isinstance(input_uri, str | os.PathLike)
     uris = list(input_uri) if several and not hasattr(input_uri, "open") else [input_uri]
-    return read_rows([files.as_path(uri) for uri in uris])
+    rows = read_rows([files.as_path(uri) for uri in uris])
+    lineage.read(hook, *uris)
+    return rows
 
 
 def rows_of_query(sql: str, conn_id: str) -> Iterator[dict[str, Any]]:

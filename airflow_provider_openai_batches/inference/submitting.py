@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_openai_batches.exceptions import APIError
 from airflow_provider_openai_batches.inference.attempt import is_passing
+from airflow_provider_openai_batches.inference.landing import NOT_SUBMITTED
 from airflow_provider_openai_batches.job.results import RowError
 from airflow_provider_openai_batches.submission import BatchSpec
 
@@ -32,7 +33,7 @@ def submit(attempt: Attempt) -> None:
     if records.rejected:
         for shard in attempt.open_shards:
             records.of(shard.index).error = RowError(
-                "not_submitted", "Not submitted, because another batch of the job was rejected"
+                NOT_SUBMITTED, "Not submitted, because another batch of the job was rejected"
             )
 
 

@@ -71,7 +71,7 @@ class Workplace:
         :param names: of the new files, ``job.json`` left out.
         :param anew: begin again although it is there.
         """
-        self.name = f"{self._owner}-{digest[:20]}"
+        self.name = self.name_of(digest)
         known = not anew and (self.home / JOB_FILE).exists()
         if self._is_local:
             self._settle(known=known)
@@ -81,6 +81,10 @@ class Workplace:
             self._remove(self.home)
             self.store([*names, JOB_FILE])  # the last one says that all are there
         self._remove_others()
+
+    def name_of(self, digest: str) -> str:
+        """The name of a job's directory."""
+        return f"{self._owner}-{digest[:20]}"
 
     def open(self, name: str) -> bool:
         """Go on with the files that another process left; False if there are none."""

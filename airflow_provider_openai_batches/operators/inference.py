@@ -279,7 +279,8 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         from airflow_provider_openai_batches.inference.flow import Flow  # noqa: PLC0415 - not when a DAG is parsed
         from airflow_provider_openai_batches.inference.workplace import Workplace  # noqa: PLC0415 - as above
 
-        self.ready_to_be_killed(context)
+        if not self.is_dry_run:
+            self.ready_to_be_killed(context)
         task = task_identity(context)
         self._submitter = Submitter(self.hook, task, Ledger(self.hook, task, since), self.log)
         self.end_if_killed()
@@ -325,7 +326,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         from airflow_provider_openai_batches.inference import rows  # noqa: PLC0415 - not when a DAG is parsed
 
         if self.input_uri is not None:
-            return rows.rows_of_files(self.input_uri)
+            return rows.rows_of_files(self.input_uri, self.hook)
         if self.sql is not None:
             return rows.rows_of_query(self.sql, str(self.sql_conn_id))
         return self.requests.resolve(context) if hasattr(self.requests, "iter_references") else self.requests

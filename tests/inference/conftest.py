@@ -1,0 +1,41 @@
+"""What the tests of a job share."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from airflow_provider_openai_batches.devserver import DevServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def module_server() -> Iterator[DevServer]:
+    with DevServer(batch_seconds=0.05) as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        # A lost answer is looked for not as long as in earnest.
+        patch.setenv("AIRFLOW__OPENAI_BATCHES__RECOVERY_SECONDS", "0.2")
+        yield server
+
+
+@pytest.fixture
+def server(module_server: DevServer) -> Iterator[DevServer]:
+    """One server for a module, as new for each test; the default connection leads to it."""
+    before = dict(os.environ)
+    module_server.reset()
+    module_server.settings(batch_seconds=0.05)
+    yield module_server
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """The directory of the results."""
+    return tmp_path / "out"

@@ -1,0 +1,221 @@
+"""Whatever dies, whenever: the next try pays nothing twice and loses nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.providers.common.compat.sdk import TaskDeferred
+from inferencekit import Crash, MortalHook, MortalOperator, again, job, results, rows, waits
+from support import fresh, run_task, task_context
+
+from airflow_provider_openai_batches.exceptions import TaskKilled
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from airflow_provider_openai_batches.devserver import DevServer
+
+FAULTS = {1: "fail:429*1", 4: "fail:500*2", 7: "fail:503*1", 9: "fail:400"}
+
+
+def good(out: Path, server: DevServer) -> None:
+    """Every row has its result, in order; none was paid twice, and nothing runs."""
+    found = results(out)
+    assert [row["custom_id"] for row in found] == [f"row-{n}" for n in range(12)]
+    assert [row["status"] for row in found] == ["failed" if n == 9 else "succeeded" for n in range(12)]
+    stats = server.stats()
+    assert stats["paid_more_than_once"] == 0
+    assert stats["batches"]["running"] == 0
+    assert not (out / "_job").exists()
+
+
+def mortal(out: Path, **kwargs: Any) -> Any:
+    return job(out, MortalOperator, requests=rows(12, FAULTS), max_requests_per_batch=5, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("operation", "count"),
+    [
+        *(("upload_file", n) for n in (1, 3, 4)),
+        *(("create_batch", n) for n in (1, 2, 3, 4, 5)),
+        *(("retrieve_batch", n) for n in (1, 4)),
+        *(("download_file", n) for n in (1, 2, 5, 7)),
+    ],
+)
+@pytest.mark.parametrize("moment", ["before", "after", "lost"])
+def test_a_crash_at_any_call(server: DevServer, out: Path, operation: str, count: int, moment: str) -> None:
+    """The next try takes up each batch; also where the work directory is gone with its worker."""
+    operator = mortal(out)
+    MortalHook.doom = (operation, "before" if moment == "before" else "after", count)
+    with pytest.raises(Crash):
+        run_task(operator)
+    MortalHook.doom = ("", "", 0)
+    if moment == "lost":
+        shutil.rmtree(out)
+    assert again(operator)["counts"]["succeeded"] == 11
+    good(out, server)
+
+
+def deferred(operator: Any, **context: Any) -> TaskDeferred:
+    """Run a task until it waits."""
+    with pytest.raises(TaskDeferred) as raised:
+        operator.execute(task_context(operator, **context))
+    return raised.value
+
+
+def test_a_resume_without_the_work_directory(server: DevServer, out: Path) -> None:
+    """Another worker does not have it: the rows are read again, the batches found."""
+    for number, _ in enumerate(waits(mortal(out))):
+        if number < 2:
+            shutil.rmtree(out)
+    good(out, server)
+
+
+def test_a_task_that_is_cleared_while_it_waits(server: DevServer, out: Path) -> None:
+    """The running batches are taken up; nothing is submitted."""
+    server.settings(batch_seconds=0.5)
+    operator = mortal(out)
+    deferred(operator)
+    before = server.stats()["requests"]
+    deferred(fresh(operator), try_number=2)
+    after = server.stats()["requests"]
+    assert after["create_batch"] == before["create_batch"] == 3
+    assert after["upload_file"] == before["upload_file"] == 3
+    again(operator, try_number=3)
+    good(out, server)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_kill_and_a_clear(server: DevServer, out: Path, *, lost: bool) -> None:
+    """What was done before the kill is kept, the rest asked again, and the round does not count."""
+    server.settings(batch_seconds=2)
+    operator = mortal(out, max_rounds=2)
+    deferral = deferred(operator)
+    for number, batch_id in enumerate(deferral.trigger.batch_ids):
+        server.force(batch_id, status="cancelled", after=[0.0, 0.4, 1.0][number])
+    if lost:
+        shutil.rmtree(out)
+    server.settings(batch_seconds=0.05)
+    summary = again(operator)
+    assert summary["rounds"] == 3
+    good(out, server)
+
+
+def test_a_kill_at_the_worker_cancels_every_batch(server: DevServer, out: Path) -> None:
+    """Those of this try and those that an earlier one left; on a resume too."""
+    server.settings(freeze=True)
+    operator = mortal(out)
+    deferral = deferred(operator)
+    second = fresh(operator)
+    deferred(second, try_number=2)
+    second.on_kill()
+    assert {batch["status"] for batch in server.batches()} <= {"cancelling", "cancelled"}
+    server.reset()
+    server.settings(freeze=True)
+    deferral = deferred(operator)
+    resumed = fresh(operator)
+    running = dict.fromkeys(deferral.trigger.batch_ids, "validating")
+    event = {"status": "finished", "message": "", "batches": running}
+    with pytest.raises(TaskDeferred):
+        resumed.execute_complete(task_context(resumed), event, **deferral.kwargs)
+    resumed.on_kill()
+    assert {batch["status"] for batch in server.batches()} <= {"cancelling", "cancelled"}
+
+
+def test_a_kill_between_two_submissions_submits_no_more(server: DevServer, out: Path) -> None:
+    """The signal comes while the second shard is on its way."""
+    server.settings(freeze=True)
+
+    class Killed(MortalOperator):
+        pass
+
+    operator = job(out, Killed, requests=rows(12), max_requests_per_batch=5)
+    create = operator.hook.create_batch
+
+    def create_and_be_killed(*args: Any, **kwargs: Any) -> Any:
+        batch = create(*args, **kwargs)
+        if len(server.batches()) == 2:
+            operator.on_kill()
+        return batch
+
+    operator.hook.create_batch = create_and_be_killed
+    with pytest.raises(TaskKilled):
+        operator.execute(task_context(operator))
+    assert len(server.batches()) == 2
+    assert {batch["status"] for batch in server.batches()} <= {"cancelling", "cancelled"}
+
+
+def test_a_changed_input(server: DevServer, out: Path) -> None:
+    """The same shards are taken up, what runs for others is cancelled, new ones are submitted."""
+    server.settings(batch_seconds=0.5)
+    operator = mortal(out)
+    deferred(operator)
+    changed = rows(12, FAULTS)
+    changed[11]["text"] = "another question"
+    again(operator, requests=changed)
+    good(out, server)
+    assert [batch["status"] for batch in server.batches()[:3]] == ["completed", "completed", "cancelled"]
+    assert results(out)[11]["output"].endswith("another question")
+
+
+def test_an_answer_that_is_lost(server: DevServer, out: Path) -> None:
+    """Each of the creates is cut off after it was stored; one batch a shard all the same."""
+    server.faults([{"operation": "create_batch", "action": "drop_after", "times": 3}])
+    run_task(mortal(out))
+    good(out, server)
+
+
+@pytest.mark.parametrize("operation", ["upload_file", "create_batch", "retrieve_batch", "download_file"])
+def test_an_outage_uses_up_no_try(
+    server: DevServer, out: Path, operation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than the hook's own patience: the task waits and goes on."""
+    given = json.loads(server.environment["AIRFLOW_CONN_OPENAI_BATCHES_DEFAULT"])
+    given["extra"] = {"max_attempts": 1}
+    monkeypatch.setenv("AIRFLOW_CONN_OPENAI_BATCHES_DEFAULT", json.dumps(given))
+    server.faults([{"operation": operation, "action": "status", "status": 503, "times": 4, "skip": 1}])
+    run_task(mortal(out))
+    good(out, server)
+
+
+def test_a_create_whose_fate_is_unknown(server: DevServer, out: Path) -> None:
+    """Answer lost, list broken: the task waits, finds it in the list, and goes on."""
+    server.faults(
+        [
+            {"operation": "create_batch", "action": "drop_after", "times": 1, "skip": 1},
+            {"operation": "list_batches", "action": "status", "status": 501, "times": 3},
+        ]
+    )
+    run_task(mortal(out))
+    good(out, server)
+
+
+def test_results_that_were_fetched_are_not_fetched_again(server: DevServer, out: Path) -> None:
+    """They may be gone at the service by then."""
+    operator = mortal(out)
+    MortalHook.doom = ("download_file", "after", 4)
+    with pytest.raises(Crash):
+        run_task(operator)
+    MortalHook.doom = ("", "", 0)
+    before = server.stats()["requests"]["download_file"]
+    again(operator)
+    good(out, server)
+    files = sum(bool(b["output_file_id"]) + bool(b["error_file_id"]) for b in server.batches())
+    assert server.stats()["requests"]["download_file"] == files
+    assert before == 4
+
+
+def test_a_crash_while_input_files_are_deleted(server: DevServer, out: Path) -> None:
+    """The manifest is there: the next try only cleans up."""
+    operator = mortal(out, delete_input_files=True)
+    MortalHook.doom = ("delete_file", "before", 2)
+    with pytest.raises(Crash):
+        run_task(operator)
+    MortalHook.doom = ("", "", 0)
+    again(operator)
+    good(out, server)
+    once_too_often = 1  # the first one, before the crash; that it is gone already is no error
+    assert server.stats()["requests"]["delete_file"] == len(server.batches()) + once_too_often
