@@ -85,8 +85,12 @@ def test_a_function_that_fails_says_so_itself(server: DevServer, out: Path) -> N
 
 def test_the_function_gives_the_rows(out: Path) -> None:
     """No other source beside it."""
+
+    def prompts() -> list[str]:
+        return []
+
     with pytest.raises(InvalidInputError, match="leave out input_uri"):
-        decorated(list, out, input_uri="x")
+        decorated(prompts, out, input_uri="x")
 
 
 def test_the_decorator_is_registered(out: Path) -> None:
