@@ -6,6 +6,7 @@ With ``cancel_on_kill`` nothing is left running; without it nothing is cancelled
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,10 @@ import pytest
 from doomed import Doomed
 from support import ENDPOINT, request_lines, run_task, task_context
 
+from airflow_provider_openai_batches import submission
 from airflow_provider_openai_batches.exceptions import TaskKilled
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
+from airflow_provider_openai_batches.identity import TaskIdentity
 from airflow_provider_openai_batches.operators.openai_batches import OpenAICreateBatchOperator
 
 if TYPE_CHECKING:
@@ -333,3 +336,27 @@ def test_a_body_is_held_back_when_the_kill_comes_while_it_connects(
     with pytest.raises(TaskKilled, match=f"{operation} was not sent"):
         calls[operation]()
     assert (server.stats()["files"], server.batches()) == (1, [])
+
+
+def test_a_batch_whose_answer_comes_after_the_kill_is_cancelled_at_once(
+    server: DevServer, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the next of a job's batches is begun: that one is refused, and ends the task."""
+    monkeypatch.setattr(submission, "KILL_SECONDS", 0.1)
+    server.settings(batch_seconds=60, list_lag_seconds=60)
+    hook = OpenAIBatchesHook()
+    task = TaskIdentity("deployment", "dag", "run", "t")
+    submitter = submission.Submitter(hook, task, submission.Ledger(hook, task, None), logging.getLogger())
+    send = hook.get_conn().request
+
+    def answered_late(method: str, url: str, **kwargs: Any) -> Any:
+        answer = send(method, url, **kwargs)
+        if url.endswith("/batches"):
+            submitter.kill()
+        return answer
+
+    hook.get_conn().request = answered_late  # type: ignore[method-assign]
+    with pytest.raises(TaskKilled, match="it is cancelled"):
+        submitter.submit_file(submission.BatchSpec(endpoint=ENDPOINT), "key", options["input_file"])
+    assert_none_runs(server)
+    assert len(server.batches()) == 1
