@@ -45,13 +45,25 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> float:
 
 
 @pytest.fixture
-def task(tmp_path: Path) -> Callable[..., OpenAICreateBatchOperator]:
-    """Makes the operator of a task that submits three requests."""
+def options(tmp_path: Path) -> dict[str, Any]:
+    """The arguments of a task that submits three requests."""
     (tmp_path / "in.jsonl").write_bytes(request_lines())
+    return {
+        "task_id": "t",
+        "endpoint": ENDPOINT,
+        "poll_interval": 0.1,
+        "input_file": str(tmp_path / "in.jsonl"),
+    }
+
+
+@pytest.fixture
+def task(options: dict[str, Any]) -> Callable[..., OpenAICreateBatchOperator]:
+    """Makes the operator of such a task."""
 
     def make(**kwargs: Any) -> OpenAICreateBatchOperator:
-        source = {} if "input_file_id" in kwargs else {"input_file": str(tmp_path / "in.jsonl")}
-        given = {"task_id": "t", "endpoint": ENDPOINT, "poll_interval": 0.1, **source, **kwargs}
+        given = {**options, **kwargs}
+        if "input_file_id" in kwargs:
+            del given["input_file"]
         return OpenAICreateBatchOperator(**given)
 
     return make

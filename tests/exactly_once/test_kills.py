@@ -6,23 +6,17 @@ With ``cancel_on_kill`` nothing is left running; without it nothing is cancelled
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from doomed import Doomed
-from support import ENDPOINT, request_lines, run_task, task_context
+from support import run_task, task_context
 
-from airflow_provider_openai_batches import submission
-from airflow_provider_openai_batches.exceptions import TaskKilled
-from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
-from airflow_provider_openai_batches.identity import TaskIdentity
 from airflow_provider_openai_batches.operators.openai_batches import OpenAICreateBatchOperator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from airflow_provider_openai_batches.devserver import DevServer
 
@@ -54,17 +48,6 @@ LATER_MOMENTS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "in the search": ({}, {"operation": "list_batches", "action": "delay", "seconds": DELAY}, "list_batches"),
     "between search and defer": ({"slow": "xcom"}, {}, "list_batches"),
 }
-
-
-@pytest.fixture
-def options(tmp_path: Path) -> dict[str, Any]:
-    (tmp_path / "in.jsonl").write_bytes(request_lines())
-    return {
-        "task_id": "t",
-        "endpoint": ENDPOINT,
-        "poll_interval": 0.2,
-        "input_file": str(tmp_path / "in.jsonl"),
-    }
 
 
 @pytest.fixture
@@ -313,50 +296,3 @@ def test_an_upload_that_ends_after_the_kill_is_not_submitted(server: DevServer, 
     reach(server, task, "", "upload_file")
     assert task.kill() == "TaskKilled"
     assert server.batches() == []
-
-
-@pytest.mark.parametrize("operation", ["upload_file", "create_batch"])
-def test_a_body_is_held_back_when_the_kill_comes_while_it_connects(
-    server: DevServer, options: dict[str, Any], operation: str
-) -> None:
-    """The request was let through, its connection is being made, and then the task is stopped."""
-    hook = OpenAIBatchesHook()
-    file_id = hook.upload_file(options["input_file"]).id
-    calls: dict[str, Callable[[], Any]] = {
-        "upload_file": lambda: hook.upload_file(options["input_file"]),
-        "create_batch": lambda: hook.create_batch(file_id, ENDPOINT),
-    }
-    send = hook.get_conn().request
-
-    def killed_on_the_way(*args: Any, **kwargs: Any) -> Any:
-        hook.stop()
-        return send(*args, **kwargs)
-
-    hook.get_conn().request = killed_on_the_way  # type: ignore[method-assign]
-    with pytest.raises(TaskKilled, match=f"{operation} was not sent"):
-        calls[operation]()
-    assert (server.stats()["files"], server.batches()) == (1, [])
-
-
-def test_a_batch_whose_answer_comes_after_the_kill_is_cancelled_at_once(
-    server: DevServer, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before the next of a job's batches is begun: that one is refused, and ends the task."""
-    monkeypatch.setattr(submission, "KILL_SECONDS", 0.1)
-    server.settings(batch_seconds=60, list_lag_seconds=60)
-    hook = OpenAIBatchesHook()
-    task = TaskIdentity("deployment", "dag", "run", "t")
-    submitter = submission.Submitter(hook, task, submission.Ledger(hook, task, None), logging.getLogger())
-    send = hook.get_conn().request
-
-    def answered_late(method: str, url: str, **kwargs: Any) -> Any:
-        answer = send(method, url, **kwargs)
-        if url.endswith("/batches"):
-            submitter.kill()
-        return answer
-
-    hook.get_conn().request = answered_late  # type: ignore[method-assign]
-    with pytest.raises(TaskKilled, match="it is cancelled"):
-        submitter.submit_file(submission.BatchSpec(endpoint=ENDPOINT), "key", options["input_file"])
-    assert_none_runs(server)
-    assert len(server.batches()) == 1
