@@ -38,6 +38,7 @@ ENDPOINT = "/v1/chat/completions"
 RUN_ID = "chaos"
 DAGS, LINES = 5, 3
 BATCH_SECONDS = 30
+SLOTS = 16  # tasks that are queued, running or deferred at a time
 GRACE = 180  # seconds of the time limit that are kept for the end
 # Airflow's own patience, shortened from minutes to seconds.
 AIRFLOW = {
@@ -207,7 +208,7 @@ def rage(chaos: Chaos, dags: list[str], runs: int, deadline: float) -> list[dict
     while (count := done()) < runs * 0.95 and time.monotonic() < deadline - GRACE:
         states = dict(Counter(str(task["state"]) for task in tasks))
         _say(f"{count} of {runs} tasks are done; {states}")
-        time.sleep(chaos.random.uniform(8, 20))
+        time.sleep(chaos.random.uniform(4, 14))
         chaos.step()
     _say("no more faults and kills; waiting for the rest")
     chaos.mend()
@@ -298,6 +299,10 @@ def run(options: Any, home: Path, exits: ExitStack) -> bool:
     stack = exits.enter_context(AirflowStack(home / "airflow", HERE / "chaos_dags", environment))
     _say(f"Airflow runs in {home}")
     chaos = Chaos(stack, server, options.seed)
+    # Not all at once: there must be tasks at every moment of their lives when something dies.
+    pool = {"name": "default_pool", "slots": SLOTS, "include_deferred": True}
+    fields = {"update_mask": ["slots", "include_deferred"]}
+    stack.api("PATCH", "/pools/default_pool", json=pool, params=fields)
     for dag in dags:
         stack.trigger(dag, run_id=RUN_ID)
     tasks = rage(chaos, dags, options.runs, started + options.minutes * 60)

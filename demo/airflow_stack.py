@@ -169,8 +169,11 @@ class AirflowStack:
         return [process for process in psutil.process_iter() if self._is_ours(process)]
 
     def _is_ours(self, process: psutil.Process) -> bool:
+        if process.pid == os.getpid():
+            return False
         try:
-            return process.pid != os.getpid() and process.environ().get("AIRFLOW_HOME") == str(self.home)
+            # Airflow writes its processes' titles over their environment, so that some have none to be read.
+            return process.environ().get("AIRFLOW_HOME") == str(self.home) or process.cwd() == str(self.home)
         except (psutil.Error, OSError):
             return False
 
