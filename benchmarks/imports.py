@@ -1,4 +1,4 @@
-"""How long a DAG file that names an operator takes to import beyond Airflow itself; the median of some runs."""
+"""How long a DAG file that names an operator takes to import, beyond Airflow itself; medians."""
 
 from __future__ import annotations
 
