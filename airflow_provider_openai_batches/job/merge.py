@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from itertools import islice
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias
 
 import msgspec
 
@@ -44,7 +44,9 @@ if TYPE_CHECKING:
 ROWS_PER_PART = 50_000
 MAX_ERROR_CODES = 50
 _OPEN_FILES = 64
+_BLOCK_ROWS = 64
 _NOTHING = Answer(MISSING, None, None)
+_Block: TypeAlias = tuple[list[bytes], list[Answer]]
 
 
 def merge(
@@ -79,9 +81,11 @@ def merge(
     reader = AnswerReader(kind_of(index.job.endpoint), output, schema)
     merged = Merged(counts=dict.fromkeys(STATUSES, 0))
     with _ResultFiles(index.files) as files:
-        rows = _Results(index, files, reader, merged).rows()
-        for number in range(-(-index.job.rows // rows_per_part)):
-            merged.parts.append(_write_part(directory, number, shape, islice(rows, rows_per_part)))
+        results = _Results(index, files, reader, merged)
+        with open_binary(index.work / ROWS_FILE) as lines:
+            for number, first in enumerate(range(0, index.job.rows, rows_per_part)):
+                blocks = results.blocks(islice(lines, rows_per_part), first)
+                merged.parts.append(_write_part(directory, number, shape, blocks))
         _add_superseded(index, files, merged)
         _keep_unreadable(index, files, directory)
     merged.scan = index.scan
@@ -105,14 +109,14 @@ def check_output(output: str, output_format: str, rows_per_part: int = ROWS_PER_
         raise InvalidInputError(f"output_format is {output_format!r}: it is 'jsonl' or 'parquet'")
 
 
-def _write_part(directory: AnyPath, number: int, shape: Format, rows: Iterator[tuple[bytes, Answer]]) -> Part:
+def _write_part(directory: AnyPath, number: int, shape: Format, blocks: Iterator[_Block]) -> Part:
     name = f"part-{number:05d}{shape.suffix}"
     count = 0
     with whole(directory / name) as handle:
         with shape.open(handle) as part:
-            for row, answer in rows:
-                part.write(row, answer)
-                count += 1
+            for rows, answers in blocks:
+                part.write(rows, answers)
+                count += len(rows)
         size = handle.tell()
     return Part(file=name, rows=count, bytes=size)
 
@@ -125,28 +129,32 @@ class _Results(msgspec.Struct):
     reader: AnswerReader
     merged: Merged
 
-    def rows(self) -> Iterator[tuple[bytes, Answer]]:
+    def blocks(self, lines: Iterator[bytes], first: int) -> Iterator[_Block]:
+        """
+        :param lines: of ``rows.jsonl``.
+        :param first: the number of the first one.
+        """
         counts, usage = self.merged.counts, self.merged.usage
-        with open_binary(self.index.work / ROWS_FILE) as lines:
-            for number, line in enumerate(lines):
-                answer = self._answer(number)
+        while rows := list(islice(lines, _BLOCK_ROWS)):
+            answers = list(map(self._answer, range(first, first + len(rows))))
+            for row, answer in zip(rows, answers, strict=True):
                 outcome = answer.outcome
                 counts[outcome.status] += 1
                 if answer.usage is not None:
                     usage.add(answer.usage)
                 if outcome.error is not None:
-                    self._count(outcome.error, line)
-                yield line, answer
+                    self._count(outcome.error, row)
+            yield rows, answers
+            first += len(rows)
 
     def _answer(self, row: int) -> Answer:
-        state, *location = self.index.location(row)
+        state, number, offset, length = self.index.location(row)
         if state == NOTHING:
             return _NOTHING
-        number = location[0]
         if number in self.index.rejections:
             return Answer(Outcome("failed", error=self.index.rejections[number]), None, None)
         try:
-            return self.reader.read_line(self.files.read(*location), answered=state >= INVALID)
+            return self.reader.read_line(self.files.read(number, offset, length), answered=state >= INVALID)
         except (ValueError, msgspec.DecodeError) as error:
             raise InvalidInputError(
                 f"{self.index.files[number]} was changed while its results were merged"

@@ -73,7 +73,11 @@ class _ParquetPart:
         self._rows: list[tuple[Any, ...]] = []
         self._bytes = 0
 
-    def write(self, row: bytes, answer: Answer) -> None:
+    def write(self, rows: list[bytes], answers: list[Answer]) -> None:
+        for row, answer in zip(rows, answers, strict=True):
+            self._add(row, answer)
+
+    def _add(self, row: bytes, answer: Answer) -> None:
         kept = msgspec.json.decode(row)
         values = [_text(kept[name]) if kind == "text" else kept[name] for name, kind in self._kept.items()]
         output = self._output(answer.output)

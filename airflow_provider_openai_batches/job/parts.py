@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 class Part(Protocol):
     """A part that is being written."""
 
-    def write(self, row: bytes, answer: Answer) -> None:
+    def write(self, rows: list[bytes], answers: list[Answer]) -> None:
         """
-        Add a row.
+        Add some rows.
 
-        :param row: its first columns, a line of ``rows.jsonl``.
+        :param rows: their first columns, lines of ``rows.jsonl``.
         """
 
 
@@ -41,7 +41,7 @@ class _Tail(msgspec.Struct, frozen=True, gc=False):
     error: RowError | None
 
 
-_encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
 
 
 class JsonLines:
@@ -58,8 +58,13 @@ class _JsonPart:
     def __init__(self, handle: BinaryIO) -> None:
         self._write = handle.write
 
-    def write(self, row: bytes, answer: Answer) -> None:
-        outcome = answer.outcome
-        tail = _encode(_Tail(outcome.status, answer.output, answer.usage, outcome.error))
+    def write(self, rows: list[bytes], answers: list[Answer]) -> None:
+        tails = _encode_lines(
+            [
+                _Tail(answer.outcome.status, answer.output, answer.usage, answer.outcome.error)
+                for answer in answers
+            ]
+        ).splitlines(keepends=True)
         # The first columns are JSON already: both objects are joined, without decoding the one in front.
-        self._write(b"%b,%b\n" % (row[:-2], tail[1:]))
+        lines = [b"%b,%b" % (row[:-2], tail[1:]) for row, tail in zip(rows, tails, strict=True)]
+        self._write(b"".join(lines))

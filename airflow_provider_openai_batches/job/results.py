@@ -163,14 +163,22 @@ def _refused(status: int, line: Line) -> Outcome:
 
 def _failed_inside(response: LineResponse) -> Outcome:
     """A response object says in itself whether it failed."""
-    body = _decoded(response)
-    if not isinstance(body, dict):
+    try:
+        body = _decode_inside(body_of(response))
+    except msgspec.ValidationError:  # no object
         return SUCCEEDED
-    failed = body.get("status") == "failed" or (response.status_code is None and body.get("error"))
-    if not failed:
+    if body.status != "failed" and (response.status_code is not None or not body.error):
         return SUCCEEDED
-    error = _error_of(body.get("error"), None, "failed")
+    error = _error_of(body.error, None, "failed")
     return Outcome("failed", error.code in _PASSING_CODES, error)
+
+
+class _Inside(msgspec.Struct, frozen=True):
+    status: Any = None
+    error: Any = None
+
+
+_decode_inside = msgspec.json.Decoder(_Inside).decode
 
 
 def _decoded(response: LineResponse | None) -> Any:

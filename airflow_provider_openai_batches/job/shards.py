@@ -92,11 +92,11 @@ _encode = msgspec.json.Encoder().encode
 
 
 def _encoded(request: Request) -> tuple[bytes, bytes, bytes]:
-    parts = {"custom_id": request.custom_id, "body": request.body, "kept": request.kept}
     try:
         kept = b"," + _encode(request.kept)[1:-1] if request.kept else b""
         return _encode(request.custom_id), _encode(request.body), kept
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        parts = {"custom_id": request.custom_id, "body": request.body, "kept": request.kept}
         raise InvalidInputError(
             f"{name_row(request.row_number, request.custom_id)}: {_culprit(parts)} is no JSON: {error}"
         ) from error
