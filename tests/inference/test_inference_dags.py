@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.sdk import DAG, task
 from inferencekit import Crash, again, job, results, rows
-from support import ENDPOINT, run_task, task_context
+from support import ENDPOINT, as_stored, run_task, task_context
 
 from airflow_provider_openai_batches.decorators.openai_batch import openai_batch_task
 from airflow_provider_openai_batches.exceptions import InvalidInputError
@@ -170,11 +169,9 @@ def test_parsing_a_dag_imports_no_more_than_it_needs() -> None:
 
 def test_the_operator_is_serialized_without_its_rows(out: Path) -> None:
     """What the DAG gives as data stays out of the metadata database."""
-    from airflow.serialization.serialized_objects import DagSerialization
-
     with DAG("d", schedule=None) as dag:
         job(out, requests=rows(3), output_schema={"type": "object", "title": "secret schema"})
-    text = json.dumps(DagSerialization.to_dict(dag))
+    text = as_stored(dag)
     assert "row 1" not in text
     assert "secret schema" not in text
     assert str(out) in text

@@ -1,0 +1,199 @@
+"""
+What a job costs its worker: requests built and uploaded, results landed, beside Airflow's LLMBatchOperator.
+
+Each step runs in a process of its own, against one local server in another. Prints markdown with the medians
+of some runs. ``--only-ours`` leaves the other provider out, ``--rows`` says how large the whole jobs are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from environments import CHECKOUT, COMMON_AI, OURS, Side, python_of
+
+from airflow_provider_openai_batches.devserver import DevServerClient
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SIDE_PROGRAM = Path(__file__).with_name("landing_side.py")
+BATCHES = 20
+OVER_WITHIN = 900.0
+
+
+@contextlib.contextmanager
+def served() -> Iterator[DevServerClient]:
+    command = [sys.executable, "-m", "airflow_provider_openai_batches.devserver", "--port", "0"]
+    process = subprocess.Popen(
+        [*command, "--batch-seconds", "1"], stdout=subprocess.PIPE, text=True, cwd=CHECKOUT
+    )
+    assert process.stdout
+    try:
+        line = process.stdout.readline()
+        yield DevServerClient(next(word for word in line.split() if word.startswith("http")))
+    finally:
+        process.terminate()
+        process.wait()
+
+
+class Step:
+    """One step in a side's process."""
+
+    def __init__(self, python: Path, home: Path, **task: Any) -> None:
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "OPENAI"))
+        }
+        (home / "task.json").write_text(json.dumps(task))
+        self._errors = (home / "errors.txt").open("w+")
+        self.process = subprocess.Popen(
+            [python, "-W", "ignore", SIDE_PROGRAM, home / "task.json"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env={**kept, "AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"},
+        )
+
+    def report(self) -> dict[str, Any]:
+        """
+        The next report.
+
+        :raises RuntimeError: if the process ended without one.
+        """
+        assert self.process.stdout
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                found: dict[str, Any] = json.loads(line)
+                return found
+        self._errors.seek(0)
+        raise RuntimeError(f"The step ended without a report:\n{self._errors.read()[-3000:]}")
+
+    def go_on(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def end(self) -> None:
+        self.process.wait(60)
+        self._errors.close()
+
+
+def wait_until_over(control: DevServerClient) -> list[str]:
+    """The ids of all batches, once all are completed."""
+    end = time.monotonic() + OVER_WITHIN
+    while time.monotonic() < end:
+        batches = control.batches()
+        if batches and all(batch["status"] == "completed" for batch in batches):
+            return [batch["id"] for batch in batches]
+        time.sleep(0.2)
+    raise TimeoutError("The batches did not come to their end.")
+
+
+def one_batch(side: Side, python: Path, control: DevServerClient, count: int) -> dict[str, dict[str, float]]:
+    """Submit and land one batch."""
+    with tempfile.TemporaryDirectory() as name:
+        home, folder = Path(name), str(Path(name) / "out")
+        control.reset()
+        given = {"side": side.name, "count": count, "folder": folder, "base_url": control.base_url}
+        step = Step(python, home, step="submit", **given)
+        submitted = step.report()
+        step.end()
+        (batch_id,) = wait_until_over(control)
+        step = Step(python, home, step="land", batch_id=batch_id, kwargs=submitted["kwargs"], **given)
+        landed = step.report()
+        step.end()
+    return {"submit": submitted, "land": landed}
+
+
+def whole_job(control: DevServerClient, count: int) -> dict[str, float]:
+    """The whole task; also how long the wall clock showed it, without its waits."""
+    name = tempfile.mkdtemp()
+    try:
+        control.reset()
+        given = {"side": OURS.name, "count": count, "batches": BATCHES, "base_url": control.base_url}
+        step = Step(Path(sys.executable), Path(name), step="whole", folder=f"{name}/out", **given)
+        while "waits" in (report := step.report()):
+            wait_until_over(control)
+            step.go_on()
+        step.end()
+    finally:
+        shutil.rmtree(name)
+    return report
+
+
+def medians(runs: list[dict[str, dict[str, float]]], step: str) -> tuple[float, float]:
+    return (
+        statistics.median(run[step]["cpu"] for run in runs),
+        statistics.median(run[step]["memory"] for run in runs),
+    )
+
+
+def compared(count: int, ours: list[Any], theirs: list[Any]) -> str:
+    lines = [
+        f"| {count:,} requests in one batch | {OURS.title} | {COMMON_AI.title} | ratio |",
+        "| --- | --- | --- | --- |",
+    ]
+    names = {"submit": "built and uploaded", "land": "results landed"}
+    for step, words in names.items():
+        own = medians(ours, step)
+        other = medians(theirs, step) if theirs else (float("nan"), float("nan"))
+        for what, unit, mine, its in zip(("CPU", "memory"), ("s", "MB"), own, other, strict=True):
+            lines.append(f"| {words}: {what} | {mine:.2f} {unit} | {its:.2f} {unit} | {mine / its:.3f} |")
+    return "\n".join(lines)
+
+
+def alone(results: dict[int, dict[str, float]]) -> str:
+    lines = [
+        f"| rows, in {BATCHES} batches, one task | CPU of the task | per row | memory above a bare worker |",
+        "| --- | --- | --- | --- |",
+    ]
+    for count, found in results.items():
+        each = found["cpu"] / count * 1e6
+        lines.append(f"| {count:,} | {found['cpu']:.1f} s | {each:.0f} µs | {found['memory']:.0f} MB |")
+    return "\n".join(lines)
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--directory", type=Path, default=CHECKOUT / ".bench", help="for the environments")
+    parser.add_argument("--requests", type=int, default=50_000)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--rows", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--only-ours", action="store_true")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parsed()
+    options.directory.mkdir(parents=True, exist_ok=True)
+    sides = [OURS] if options.only_ours else [OURS, COMMON_AI]
+    pythons = {side: python_of(side, options.directory) for side in sides}
+    runs: dict[Side, list[Any]] = {OURS: [], COMMON_AI: []}
+    with served() as control:
+        for _ in range(options.runs):
+            for side in sides:
+                runs[side].append(one_batch(side, pythons[side], control, options.requests))
+                print(f"{side.title}: {runs[side][-1]}", file=sys.stderr)
+        print(f"\n{compared(options.requests, runs[OURS], runs[COMMON_AI])}\n", flush=True)
+        results = {}
+        for count in options.rows:
+            results[count] = whole_job(control, count)
+            print(f"{count:,} rows: {results[count]}", file=sys.stderr)
+        print(alone(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""
+One side of the landing benchmark, in a process and an environment of its own.
+
+It runs the provider's operator as a worker does, up to the wait and from it on, and prints what that took in
+lines of JSON. A line on its standard input says that the batches it waits for are over.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import logging
+import os
+import resource
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CONN_ID = "bench"
+CONNECTIONS = {"ours": "openai_batches", "common_ai": "pydanticai"}
+MODEL = "gpt-5-mini"
+PROMPT = (
+    "Order {number} of product {product}: say whether the review is positive, negative or neutral. "
+    "It works as it should, but the colour is not the one on the picture, and it came two days late."
+)
+
+
+def prompts(count: int) -> Iterator[str]:
+    for number in range(count):
+        yield PROMPT.format(number=number, product=number % 500)
+
+
+def operator(side: str, requests: Any, folder: str, batches: int = 1) -> Any:
+    if side == "ours":
+        module = importlib.import_module("airflow_provider_openai_batches.operators.inference")
+        return module.OpenAIBatchInferenceOperator(
+            task_id="ask",
+            endpoint="/v1/chat/completions",
+            model=MODEL,
+            requests=requests,
+            output_uri=folder,
+            max_requests_per_batch=-(-batch_size(requests) // batches),
+            openai_conn_id=CONN_ID,
+        )
+    module = importlib.import_module("airflow.providers.common.ai.operators.llm_batch")
+    return module.LLMBatchOperator(
+        task_id="ask",
+        requests=requests,
+        result_path=f"file://{folder}",
+        llm_conn_id=CONN_ID,
+        model_id=f"openai:{MODEL}",
+        deferrable=True,
+    )
+
+
+def batch_size(requests: Any) -> int:
+    return len(requests) if isinstance(requests, list) else int(requests.count)
+
+
+class Prompts:
+    """So many prompts, made one after the other."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __iter__(self) -> Iterator[str]:
+        return prompts(self.count)
+
+
+def context() -> dict[str, Any]:
+    ti = SimpleNamespace(
+        dag_id="bench",
+        task_id="ask",
+        run_id="run",
+        map_index=-1,
+        try_number=1,
+        max_tries=0,
+        xcom_push=lambda *_, **__: None,
+    )
+    return {"ti": ti, "task_instance": ti, "dag_run": SimpleNamespace(run_after=datetime.now(UTC))}
+
+
+class Measured:
+    """CPU seconds, and MB above what the process had before, at the most."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        self.before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
+        self.cpu = time.process_time()
+
+    def so_far(self) -> dict[str, float]:
+        status = Path("/proc/self/status").read_text()
+        peak = int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
+        return {"cpu": time.process_time() - self.cpu, "memory": peak - self.before}
+
+
+def submit(task: dict[str, Any]) -> None:
+    """From a list of prompts to the wait."""
+    asking = operator(task["side"], list(prompts(task["count"])), task["folder"])
+    measured = Measured()
+    deferral = until_it_waits(lambda: asking.execute(context()))
+    report({**measured.so_far(), "kwargs": getattr(deferral, "kwargs", None) or {}})
+
+
+def land(task: dict[str, Any]) -> None:
+    """From the end of the wait to the results."""
+    asking = operator(task["side"], ["none"], task["folder"])
+    event = {"status": "finished", "message": "", "batches": {task["batch_id"]: "completed"}}
+    if task["side"] != "ours":
+        event = {"status": "success", "batch_id": task["batch_id"], "counts": None, "message": ""}
+    measured = Measured()
+    asking.execute_complete(context(), event, **task["kwargs"])
+    report(measured.so_far())
+
+
+def whole(task: dict[str, Any]) -> None:
+    """The task from its first row to its manifest, without the time that it waits."""
+    make = Prompts(task["count"])
+    asking = operator(task["side"], make, task["folder"], task["batches"])
+    measured = Measured()
+    deferral = until_it_waits(lambda: asking.execute(context()))
+    while deferral is not None:
+        report({"waits": deferral.trigger.batch_ids})
+        sys.stdin.readline()
+        event = {
+            "status": "finished",
+            "message": "",
+            "batches": dict.fromkeys(deferral.trigger.batch_ids, "completed"),
+        }
+        resumed = operator(task["side"], make, task["folder"], task["batches"])
+        deferral = until_it_waits(
+            lambda resumed=resumed, event=event, deferral=deferral: resumed.execute_complete(
+                context(), event, **deferral.kwargs
+            )
+        )
+    report(measured.so_far())
+
+
+def until_it_waits(run: Any) -> Any:
+    """The deferral, or None if the task came to its end."""
+    deferred = importlib.import_module("airflow.providers.common.compat.sdk").TaskDeferred
+    try:
+        run()
+    except deferred as deferral:
+        return deferral
+    return None
+
+
+def report(what: dict[str, Any]) -> None:
+    sys.__stdout__.write(json.dumps(what) + "\n")  # type: ignore[union-attr]
+    sys.__stdout__.flush()  # type: ignore[union-attr]
+
+
+def quiet_logs() -> None:
+    """Lines are made as in a worker, and written to nowhere."""
+    from airflow.sdk.log import configure_logging  # noqa: PLC0415 - Airflow is imported when it is measured
+
+    nowhere = Path(os.devnull).open("wb")  # noqa: SIM115 - until the process ends
+    configure_logging(json_output=True, output=nowhere, log_level="INFO", sending_to_supervisor=True)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def become_a_worker() -> None:
+    """What every worker has imported and done before it comes to its task."""
+    importlib.import_module("airflow.sdk.execution_time.task_runner")
+    sdk = importlib.import_module("airflow.providers.common.compat.sdk")
+    sdk.BaseHook.get_connection(CONN_ID)
+    sdk.get_hook_lineage_collector()  # loads Airflow's plugins, as the listeners of any task do
+
+
+def main() -> None:
+    task = json.loads(Path(sys.argv[1]).read_text())
+    connection = {"conn_type": CONNECTIONS[task["side"]], "password": "bench-key", "host": task["base_url"]}
+    os.environ[f"AIRFLOW_CONN_{CONN_ID.upper()}"] = json.dumps(connection)
+    become_a_worker()
+    quiet_logs()
+    {"submit": submit, "land": land, "whole": whole}[task["step"]](task)
+
+
+if __name__ == "__main__":
+    main()
