@@ -53,8 +53,9 @@ def as_path(location: Location) -> Any:
     if hasattr(location, "open") and hasattr(location, "parent"):
         return location
     text = os.fspath(location)
-    if "://" not in text:
-        return Path(text)
+    if "://" not in text or text.startswith("file://"):
+        # ObjectStoragePath on Airflow 3.0 joins a name to a file:// URI wrongly.
+        return Path(text.removeprefix("file://"))
     from airflow.providers.common.compat.sdk import ObjectStoragePath  # noqa: PLC0415 - costs 100 ms, seldom needed
 
     path = ObjectStoragePath(text)

@@ -83,3 +83,11 @@ async def first_event(trigger: Any) -> Any:
     async for event in trigger.run():
         return event.payload
     raise AssertionError("the trigger fired no event")
+
+
+def as_stored(dag: Any) -> str:
+    """The DAG as Airflow puts it into its database."""
+    module = importlib.import_module("airflow.serialization.serialized_objects")
+    # Its name until Airflow 3.1 was another.
+    serialization = getattr(module, "DagSerialization", None) or module.SerializedDAG
+    return json.dumps(serialization.to_dict(dag))

@@ -18,24 +18,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = Path(__file__).parent.parent / "example_dags"
 ROWS = "iata,name,city\n" + "".join(f"X{n},Field {n},Town {n}\n" for n in range(20))
-# Serializes a DAG into the database, runs it, and says what its tasks came to.
-RUN = """
-import json, sys
-from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
-from airflow.models.dagbundle import DagBundleModel
-from airflow.utils.session import create_session
-from airflow.serialization.serialized_objects import DagSerialization
-
-bag = DagBag(sys.argv[1], bundle_path=None, bundle_name="examples")
-assert not bag.import_errors, bag.import_errors
-(dag,) = bag.dags.values()
-DagSerialization.from_dict(DagSerialization.to_dict(dag))
-with create_session() as session:
-    session.merge(DagBundleModel(name="examples"))
-sync_bag_to_db(bag, "examples", None)
-run = dag.test(run_conf=json.loads(sys.argv[2]))
-print("RESULT", json.dumps({ti.task_id: str(ti.state) for ti in run.get_task_instances()}))
-"""
+RUNNER = Path(__file__).with_name("dag_runner.py")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +27,7 @@ def database(airflow_database: dict[str, str]) -> dict[str, str]:
 
 
 def run_dag(name: str, environment: dict[str, str], conf: dict[str, object] | None = None) -> dict[str, str]:
-    command = [sys.executable, "-W", "ignore", "-c", RUN, str(EXAMPLES / name), json.dumps(conf or {})]
+    command = [sys.executable, "-W", "ignore", str(RUNNER), str(EXAMPLES / name), json.dumps(conf or {})]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110, check=False)
     found = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     assert found, done.stdout[-3000:] + done.stderr[-3000:]

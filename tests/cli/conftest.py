@@ -10,6 +10,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+GROUP = "openai-batches"
+
 
 class Done(NamedTuple):
     """How a command ended, and what it said."""
@@ -21,19 +23,22 @@ class Done(NamedTuple):
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    """Run ``airflow openai-batches …``."""
+    """Run ``airflow openai-batches …``, or this package's own program where Airflow takes no commands."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from airflow.cli.cli_parser import get_parser
+        from airflow.cli import cli_parser
         from airflow.utils.db import initdb
 
+        from airflow_provider_openai_batches import __main__ as own
+
         initdb()
-        parser = get_parser()
+        is_airflows = GROUP in cli_parser.ALL_COMMANDS_DICT
+        parser = cli_parser.get_parser() if is_airflows else own.get_parser()
 
     def command(*arguments: str) -> Done:
         capsys.readouterr()
         try:
-            args = parser.parse_args(["openai-batches", *arguments])
+            args = parser.parse_args([GROUP, *arguments] if is_airflows else arguments)
             args.func(args)
             code = 0
         except SystemExit as stop:

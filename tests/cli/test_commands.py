@@ -291,14 +291,23 @@ def test_bad_arguments(run: Run, server: DevServer, arguments: tuple[str, ...]) 
     assert run(*arguments).code == 2
 
 
+def programs() -> list[list[str]]:
+    """What a user may type; the first one only where Airflow takes commands from providers."""
+    from airflow.cli.cli_parser import ALL_COMMANDS_DICT
+
+    airflows = [["airflow", "openai-batches"]] if "openai-batches" in ALL_COMMANDS_DICT else []
+    return [*airflows, ["airflow_provider_openai_batches"]]
+
+
 def test_as_a_program(server: DevServer) -> None:
     """``airflow openai-batches`` is there through the provider's entry point."""
-    done = subprocess.run(
-        [sys.executable, "-m", "airflow", "openai-batches", "show", "batch_nope"],
-        env=dict(os.environ),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith("Error: HTTP 404")
+    for program in programs():
+        done = subprocess.run(
+            [sys.executable, "-m", *program, "show", "batch_nope"],
+            env=dict(os.environ),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1].startswith("Error: HTTP 404")

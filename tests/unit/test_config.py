@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from airflow.sdk import Connection
+from airflow.providers.common.compat.sdk import BaseHook, Connection
 
 from airflow_provider_openai_batches.config import ClientConfig
 from airflow_provider_openai_batches.exceptions import InvalidConnectionError
@@ -89,9 +89,10 @@ def test_the_environment_serves_where_the_connection_has_no_key() -> None:
         ("openai-batches://:k@localhost:8089/https", "https://localhost:8089/v1"),
     ],
 )
-def test_connections_given_as_uris(uri: str, base_url: str) -> None:
+def test_connections_given_as_uris(monkeypatch: pytest.MonkeyPatch, uri: str, base_url: str) -> None:
     """As in AIRFLOW_CONN_… variables."""
-    config = ClientConfig.from_connection(Connection(conn_id="c", uri=uri), {})
+    monkeypatch.setenv("AIRFLOW_CONN_C", uri)
+    config = ClientConfig.from_connection(BaseHook.get_connection("c"), {})
     assert (config.base_url, config.api_key) == (base_url, "k")
 
 

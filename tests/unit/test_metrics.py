@@ -32,7 +32,7 @@ class Recorder:
     def _keep(self, kind: str, name: str, value: float, tags: Any = None) -> None:
         if self.error:
             raise self.error
-        self.sent[name.removeprefix("openai_batches.")] = (kind, value, tags)
+        self.sent[name.removeprefix("openai_batches.")] = (kind, value, tags or None)
 
     def incr(self, name: str, count: int = 1, *, tags: Any = None) -> None:
         self._keep("incr", name, count, tags)
@@ -45,15 +45,21 @@ class Recorder:
 
 
 @pytest.fixture
-def recorder() -> Iterator[Recorder]:
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
     """Airflow's stats with a backend of ours."""
-    from airflow._shared.observability.metrics.base_stats_logger import NoStatsLogger
     from airflow.providers.common.compat.sdk import Stats
 
     backend = Recorder()
-    Stats.initialize(factory=lambda: backend, export_legacy_names=True)
-    yield backend
-    Stats.initialize(factory=NoStatsLogger, export_legacy_names=True)
+    if hasattr(type(Stats), "factory"):  # until Airflow 3.2
+        monkeypatch.setattr(type(Stats), "factory", staticmethod(lambda: backend))
+        monkeypatch.setattr(Stats, "instance", None)
+        yield backend
+    else:
+        from airflow._shared.observability.metrics.base_stats_logger import NoStatsLogger
+
+        Stats.initialize(factory=lambda: backend, export_legacy_names=True)
+        yield backend
+        Stats.initialize(factory=NoStatsLogger, export_legacy_names=True)
 
 
 def batch(**changes: Any) -> Batch:

@@ -245,7 +245,7 @@ def test_a_restart_of_the_triggerer_cancels_nothing(server: DevServer) -> None:
 
 def test_the_key_is_masked_wherever_it_comes_from(server: DevServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the environment too, which Airflow does not know of."""
-    from airflow.sdk.log import redact
+    from airflow.providers.common.compat.sdk import redact
 
     monkeypatch.setenv("OPENAI_API_KEY", "sk-from-the-environment")
     monkeypatch.setenv("AIRFLOW_CONN_KEYLESS", connection(server, key=""))
