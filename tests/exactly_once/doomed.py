@@ -45,12 +45,13 @@ class SlowOperator(OpenAICreateBatchOperator):
     """Takes its time where ``slow`` says, and tells when it is there."""
 
     slow = ""
+    pause = 0.0
     report: Connection
 
     def dawdle(self, place: str) -> None:
         if place == self.slow:
             self.report.send(place)
-            time.sleep(PAUSE)
+            time.sleep(self.pause)
 
     def _check_input(self) -> str:
         self.dawdle("input")
@@ -61,7 +62,7 @@ def live(report: Connection, environment: dict[str, str], plan: dict[str, Any]) 
     """Run the task; what comes of it is sent as a word."""
     os.environ.update(environment)
     operator = SlowOperator(**plan["operator"])
-    operator.slow, operator.report = plan["slow"], report
+    operator.slow, operator.pause, operator.report = plan["slow"], plan["pause"], report
     killing.ask = lambda *_: {"t": plan["state"]}
     signal.signal(signal.SIGTERM, lambda *_: operator.on_kill())
     context = task_context(operator, try_number=plan["try_number"])
@@ -105,7 +106,7 @@ class Doomed:
     """
     A task in a process of its own.
 
-    :param slow: where it takes its time: ``start``, ``input`` or ``xcom``.
+    :param slow: where it takes its time: ``start``, ``input`` or ``xcom``; ``pause`` seconds of it.
     :param seconds: its execution_timeout.
     :param event: what it is resumed with; without, it begins.
     :param state: what Airflow says of the task when it is killed.
@@ -117,6 +118,7 @@ class Doomed:
         *,
         try_number: int = 1,
         slow: str = "",
+        pause: float = PAUSE,
         seconds: float | None = None,
         event: dict[str, Any] | None = None,
         state: str = "failed",
@@ -128,6 +130,7 @@ class Doomed:
             "operator": operator,
             "try_number": try_number,
             "slow": slow,
+            "pause": pause,
             "seconds": seconds,
             "event": event,
         }

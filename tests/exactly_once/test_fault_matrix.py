@@ -50,8 +50,8 @@ FAULTS: dict[str, dict[str, Any]] = {
     "503 after it was done": {"action": "status", "status": 503, "after": True},
     "504": {"action": "status", "status": 504},
     "504 after it was done": {"action": "status", "status": 504, "after": True},
-    "slow": {"action": "delay", "seconds": 0.2},
-    "slower than the time-out": {"action": "delay", "seconds": 0.6},
+    "slow": {"action": "delay", "seconds": 0.1},
+    "slower than the time-out": {"action": "delay", "seconds": 0.3},
 }
 # Those that make sense for some endpoints only, and mean an error for the rest.
 ONLY: dict[str, tuple[list[str], dict[str, Any]]] = {
@@ -95,7 +95,7 @@ def short_sleep(seconds: float) -> None:
 @pytest.fixture
 def hook(server: DevServer, monkeypatch: pytest.MonkeyPatch) -> OpenAIBatchesHook:
     connection = server.environment["AIRFLOW_CONN_OPENAI_BATCHES_DEFAULT"]
-    timeout = connection.rstrip("}") + ', "extra": {"timeout": 0.4}}'
+    timeout = connection.rstrip("}") + ', "extra": {"timeout": 0.2}}'
     monkeypatch.setenv("AIRFLOW_CONN_OPENAI_BATCHES_DEFAULT", timeout)
     server.settings(batch_seconds=60)
     return OpenAIBatchesHook(recovery_seconds=10, sleep=short_sleep)

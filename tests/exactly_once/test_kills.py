@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Start = Callable[..., Doomed]
 
 DELAY = 0.4
-OF_PROCESS = {"slow", "try_number", "event", "seconds", "state", "max_tries"}
+OF_PROCESS = {"slow", "pause", "try_number", "event", "seconds", "state", "max_tries"}
 # Where the task is killed: what makes it slow there, and which requests have arrived by then.
 MOMENTS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "before it begins": ({"slow": "start"}, {}, ""),
@@ -224,7 +224,7 @@ def test_a_cancel_that_fails_is_sent_again(server: DevServer, start: Start, acti
     [
         ({}, {"operation": "upload_file", "action": "delay", "seconds": 2.5}, 0),
         ({}, {"operation": "create_batch", "action": "drop_after"}, 1),
-        ({"slow": "xcom"}, {"operation": "create_batch", "action": "delay", "seconds": 0.6}, 1),
+        ({"slow": "xcom", "pause": 10}, {"operation": "create_batch", "action": "delay"}, 1),
     ],
     ids=["in the upload", "while it looks for its batch", "between create and defer"],
 )
@@ -232,7 +232,7 @@ def test_an_execution_timeout_leaves_nothing_running(
     server: DevServer, start: Start, how: dict[str, Any], fault: dict[str, Any], stored: int
 ) -> None:
     """Airflow raises it in the middle of what is done, and calls on_kill() afterwards."""
-    server.settings(list_lag_seconds=1.5)
+    server.settings(list_lag_seconds=0 if how else 1.5)
     server.faults([fault])
     task = start(seconds=1.2, **how)
     reach(server, task, how.get("slow", ""), fault["operation"])

@@ -240,7 +240,7 @@ def test_no_life_pays_twice_or_leaves_a_batch_running(
         run_state_machine_as_test(
             lambda: TaskLife(server, Path(folder)),
             settings=settings(
-                max_examples=25,
+                max_examples=20,
                 stateful_step_count=20,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
