@@ -1,0 +1,97 @@
+"""A job of many shards in a real Airflow: whatever is killed on the way, each row is asked once."""
+
+from __future__ import annotations
+
+import json
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+if TYPE_CHECKING:
+    from airflow_stack import AirflowStack
+
+    from airflow_provider_openai_batches.devserver import DevServerClient
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(300)]
+DAG, TASK = "live_inference", "ask"
+ROWS, SHARDS = 550, 22
+SLOW = 0.15  # seconds that each answer takes, so that there is time to kill
+
+
+@pytest.fixture
+def work(airflow: AirflowStack, service: DevServerClient) -> Path:
+    """Some rows fail once, as a busy service has it, and one is refused for good."""
+    service.reset()
+    work = Path(airflow.environment["LIVE_WORK"])
+    with (work / "rows.jsonl").open("w") as lines:
+        for number in range(ROWS):
+            marker = "fail:429*1" if number % 50 == 3 else "fail:400" if number == 200 else ""
+            row = {"key": f"k{number}", "text": f"question {number}", "marker": marker}
+            lines.write(json.dumps(row) + "\n")
+    return work
+
+
+def kill_the_task(airflow: AirflowStack) -> None:
+    """SIGKILL for the process that runs the task, as the machine's memory killer does it."""
+    scheduler = psutil.Process(airflow.processes["scheduler"].pid)
+    for worker in scheduler.children(recursive=True):
+        with suppress(psutil.Error):
+            if not worker.children() and worker.parent() not in {None, scheduler}:
+                worker.kill()
+
+
+def created(service: DevServerClient) -> int:
+    return int(service.stats()["requests"].get("create_batch", 0))
+
+
+def test_a_job_whose_processes_are_killed(
+    airflow: AirflowStack, service: DevServerClient, work: Path
+) -> None:
+    """The task between two submissions, the triggerer while it waits, the task again at a download."""
+    service.settings(latency=SLOW, batch_seconds=600)
+    run = airflow.trigger(DAG)
+    airflow.wait_until(lambda: created(service) >= SHARDS // 3, 60, "some of the shards are submitted")
+    kill_the_task(airflow)
+    before = created(service)
+    assert before < SHARDS
+    airflow.wait_for_task(DAG, run, TASK, "deferred")
+    assert airflow.task(DAG, run, TASK)["try_number"] == 2
+    assert len(service.batches()) == SHARDS
+    airflow.kill("triggerer", signal.SIGKILL)
+    airflow.start_component("triggerer")
+    airflow.wait_until(airflow.is_healthy, 90, "the triggerer is back")
+    service.settings(batch_seconds=1)  # for the next round; these are ended by hand
+    for batch in service.batches():
+        service.force(batch["id"], status="completed")
+    fetched = lambda: service.stats()["requests"].get("download_file", 0)  # noqa: E731 - read while waiting
+    airflow.wait_until(lambda: fetched() >= SHARDS // 3, 60, "some results are fetched")
+    kill_the_task(airflow)
+    assert airflow.wait_for_run(DAG, run) == "success"
+    check(airflow, service, work / "answers" / run, run)
+
+
+def check(airflow: AirflowStack, service: DevServerClient, output: Path, run: str) -> None:
+    """One row for each row, in order; nothing paid twice, nothing left."""
+    found = [
+        json.loads(line)
+        for part in sorted(output.glob("part-*.jsonl"))
+        for line in part.read_bytes().splitlines()
+    ]
+    assert [row["custom_id"] for row in found] == [f"k{number}" for number in range(ROWS)]
+    assert {row["custom_id"] for row in found if row["status"] != "succeeded"} == {"k200"}
+    assert all(row["output"].endswith(row["text"]) for row in found if row["status"] == "succeeded")
+    stats = service.stats()
+    assert stats["paid_more_than_once"] == 0
+    assert stats["request_lines_paid"] == ROWS - 1
+    assert stats["batches"]["running"] == 0
+    assert airflow.task(DAG, run, TASK)["try_number"] == 3
+    summary = airflow.xcom(DAG, run, TASK)
+    assert summary["counts"]["succeeded"] == ROWS - 1
+    assert summary["batches_total"] == SHARDS + 1
+    assert not (output / "_job").exists()
+    logs = "".join(airflow.task_log(DAG, run, TASK, number) for number in (1, 2, 3))
+    assert f"of {SHARDS} batches done" in logs
