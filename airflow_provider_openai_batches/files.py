@@ -54,7 +54,6 @@ def as_path(location: Location) -> Any:
         return location
     text = os.fspath(location)
     if "://" not in text or text.startswith("file://"):
-        # ObjectStoragePath on Airflow 3.0 joins a name to a file:// URI wrongly.
         return Path(text.removeprefix("file://"))
     from airflow.providers.common.compat.sdk import ObjectStoragePath  # noqa: PLC0415 - costs 100 ms, seldom needed
 
@@ -132,8 +131,8 @@ def whole_file(destination: Location) -> Iterator[IO[bytes]]:
 
 
 def _local(path: Any) -> Path | None:
-    if isinstance(path, Path):
-        return path
+    if not hasattr(path, "fs"):  # until universal_pathlib 0.3 a UPath is a Path too
+        return Path(path)
     return Path(path.path) if getattr(path, "protocol", "") in {"file", "local"} else None
 
 

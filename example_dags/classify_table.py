@@ -6,7 +6,8 @@ import json
 import os
 from pathlib import Path
 
-from airflow.sdk import DAG, BaseHook, task
+from airflow.providers.common.compat.sdk import BaseHook
+from airflow.sdk import DAG, task
 
 from airflow_provider_openai_batches.operators.inference import OpenAIBatchInferenceOperator
 

@@ -30,7 +30,7 @@ def as_path(path: str | AnyPath) -> AnyPath:
 
 def local(path: AnyPath) -> Path | None:
     """Return the plain path of a file on this machine, None for a store."""
-    if isinstance(path, Path):
+    if isinstance(path, Path) and not hasattr(path, "fs"):  # until 0.3 a UPath is a Path too
         return path
     return Path(path.path) if path.protocol in {"", "file", "local"} else None
 

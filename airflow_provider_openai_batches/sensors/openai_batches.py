@@ -95,7 +95,7 @@ class OpenAIBatchSensor(BaseSensorOperator):
         self.log.info("Batch %s is %s", batch.id, batch.status)
         return batch
 
-    def _defer(self, end_time: float) -> None:
+    def _defer(self, end_time: float | None) -> None:
         from airflow_provider_openai_batches.triggers.openai_batches import (  # noqa: PLC0415 - parsing pays not
             OpenAIBatchTrigger,
         )
@@ -111,8 +111,13 @@ class OpenAIBatchSensor(BaseSensorOperator):
             kwargs={"end_time": end_time},
         )
 
-    def execute_complete(self, context: Context, event: dict[str, Any], end_time: float) -> Any:  # noqa: ARG002 - Airflow's signature
-        """Go on when the wait is over."""
+    def execute_complete(
+        self,
+        context: Context,  # noqa: ARG002 - Airflow's signature
+        event: dict[str, Any],
+        end_time: float | None = None,
+    ) -> Any:
+        """Go on when the wait is over; ``dag.test()`` does not hand the ``end_time`` over."""
         if event["status"] == "error":
             return self._fail(AirflowFailException(event["message"]))
         if event["status"] == "timeout":
