@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.config import ClientConfig
     from airflow_provider_openai_batches.models import Batch, BatchPage
 
-IN_FLIGHT = 8
+IN_FLIGHT = 10
 # After a 429 the same request waits for its next turn, so often.
 TURNS = 4
 READ_AGAIN_AFTER = 300.0

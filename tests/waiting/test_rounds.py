@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from waiting_room import batch
 
@@ -116,6 +116,7 @@ def test_a_few_waits_are_retrieved() -> None:
     assert account.asked == 0
 
 
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.integers(0, 300), st.integers(0, 300)), max_size=12),
     st.randoms(use_true_random=False),
