@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from waiting_room import connection
 
-from airflow_provider_openai_batches import watch
+from airflow_provider_openai_batches import poller, watch
 from airflow_provider_openai_batches.devserver import DevServer
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[DevServer]:
     """The default connection leads to it."""
+    monkeypatch.setattr(poller, "PAGE_AGAIN_AFTER", 0.05)
     with DevServer(freeze=True) as running:
         monkeypatch.setenv("AIRFLOW_CONN_OPENAI_BATCHES_DEFAULT", connection(running))
         yield running

@@ -143,7 +143,7 @@ def test_a_list_that_repeats_and_skips_is_made_up_for(server: DevServer) -> None
 
 def test_a_list_that_ends_early_is_walked_once_a_round(server: DevServer) -> None:
     """What it never shows is retrieved, in as many steps as it takes."""
-    ids = seed(server, 130)[::-1]
+    ids = seed(server, 90)[::-1]
     data = [{"id": batch_id, "status": "in_progress"} for batch_id in ids[:20]]
     rule = {"operation": "list_batches", "action": "status", "status": 200, "times": None}
     server.faults([{**rule, "body": {"object": "list", "data": data}}])
@@ -151,7 +151,7 @@ def test_a_list_that_ends_early_is_walked_once_a_round(server: DevServer) -> Non
     async def waits() -> None:
         several = waiting(ids, poll_interval=30)
         await seen(several)
-        assert requests(server)["retrieve_batch"] == 110
+        assert requests(server)["retrieve_batch"] == 70
         assert requests(server)["list_batches"] <= 3
         for one in several:
             one.task.cancel()
@@ -174,13 +174,13 @@ def test_a_list_that_ends_early_is_walked_once_a_round(server: DevServer) -> Non
 )
 def test_a_server_without_a_usable_list_is_asked_by_retrieve(server: DevServer, rule: dict[str, Any]) -> None:
     """And the list is left alone for many rounds."""
-    ids = seed(server, 20)
+    ids = seed(server, 12)
     server.faults([{"operation": "list_batches", "times": None, **rule}])
 
     async def waits() -> None:
-        several = waiting(ids, poll_interval=0.5)
+        several = waiting(ids, poll_interval=0.3)
         await seen(several)
-        assert requests(server)["retrieve_batch"] <= 20
+        assert requests(server)["retrieve_batch"] <= 12
         assert requests(server)["list_batches"] <= 4
         complete(server, ids)
         assert {(await one.end())["status"] for one in several} == {"finished"}
