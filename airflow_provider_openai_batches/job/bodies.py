@@ -95,7 +95,7 @@ class _Builder(msgspec.Struct, frozen=True):
     schema: OutputSchema | None
 
     def build(self, number: int, row: Any) -> Request:
-        custom_id = f"row-{number}"
+        custom_id = default_id(number)
         try:
             custom_id = self._custom_id(row, custom_id)
             body = self._finished(self._body(row))
@@ -147,8 +147,24 @@ class _Builder(msgspec.Struct, frozen=True):
         return body if self.schema is None else self.schema.apply(body, self.kind)
 
 
+def default_id(number: int) -> str:
+    """The custom_id of a row that has none of its own."""
+    return f"row-{number}"
+
+
+def row_of_default_id(custom_id: str) -> int | None:
+    """The row whose :func:`default_id` this is, None if it is of no row."""
+    digits = custom_id[4:]
+    if custom_id[:4] != "row-" or not (digits.isascii() and digits.isdigit()):
+        return None
+    row = int(digits)
+    return row if custom_id == f"row-{row}" else None
+
+
 def name_row(number: int, custom_id: str) -> str:
-    return f"Row {number}" if custom_id == f"row-{number}" else f"Row {number} (custom_id {custom_id!r:.80})"
+    return (
+        f"Row {number}" if custom_id == default_id(number) else f"Row {number} (custom_id {custom_id!r:.80})"
+    )
 
 
 def _is_line(row: Any) -> bool:

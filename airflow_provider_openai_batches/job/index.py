@@ -9,6 +9,7 @@ import msgspec
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.job.answers import AnswerReader
+from airflow_provider_openai_batches.job.bodies import default_id, row_of_default_id
 from airflow_provider_openai_batches.job.endpoints import RESPONSES, kind_of
 from airflow_provider_openai_batches.job.files import as_path, open_binary
 from airflow_provider_openai_batches.job.results import Line, RowError, body_of, classify, read_line
@@ -76,16 +77,15 @@ class ResultIndex:
         :param paths: its downloaded output file and error file, as far as there are such (or none).
             They must stay until the parts are written, on a disk where reading here and there is cheap.
         """
-        rows = {custom_id: row for row, custom_id in read_ids(self.work, shard)}
+        rows = _ShardRows(self.work, shard)
         scan = Scan()
-        seen = bytearray(self.job.rows)
         for path in paths:
-            self._add_file(as_path(path), rows, seen, scan)
+            self._add_file(as_path(path), rows, scan)
         self.scan.add(scan)
         self._noted.add(shard.index)
         return scan
 
-    def _add_file(self, path: AnyPath, rows: dict[str, int], seen: bytearray, scan: Scan) -> None:
+    def _add_file(self, path: AnyPath, rows: _ShardRows, scan: Scan) -> None:
         number, offset = len(self.files), 0
         self.files.append(path)
         with open_binary(path) as lines:
@@ -94,12 +94,11 @@ class ResultIndex:
                 line = read_line(data)
                 if line is not None:
                     scan.lines += 1
-                    row = rows.get(line.custom_id)
+                    row = rows.find(line.custom_id)
                     if row is None:
                         scan.unknown += 1
                     else:
-                        scan.duplicates += seen[row]
-                        seen[row] = 1
+                        scan.duplicates += rows.see(row)
                         self._note(row, self._state_of(line), number, offset, length)
                 elif not data.isspace():
                     scan.unreadable += 1
@@ -162,3 +161,38 @@ class ResultIndex:
             self.superseded.extend((self._file[row], self._offset[row], self._length[row]))
         self._state[row], self._file[row] = state, number
         self._offset[row], self._length[row] = offset, length
+
+
+class _ShardRows:
+    """
+    The rows of one shard by custom_id, and which of them were seen.
+
+    The custom_ids that rows get of themselves tell their row; only others are held, at 160 bytes each.
+    """
+
+    def __init__(self, work: AnyPath, shard: Shard) -> None:
+        self._first = shard.first_row
+        self._seen, self._numbered = (bytearray(shard.last_row - shard.first_row + 1) for _ in range(2))
+        self._named: dict[str, int] = {}
+        for row, custom_id in read_ids(work, shard):
+            if custom_id == default_id(row):
+                self._numbered[row - self._first] = 1
+            else:
+                self._named[custom_id] = row
+
+    def find(self, custom_id: str) -> int | None:
+        """Return the row, None if the shard has none of this custom_id."""
+        row = row_of_default_id(custom_id)
+        if (
+            row is not None
+            and 0 <= (place := row - self._first) < len(self._numbered)
+            and self._numbered[place]
+        ):
+            return row
+        return self._named.get(custom_id)
+
+    def see(self, row: int) -> bool:
+        """Note that the row was seen, and return whether it was before."""
+        place = row - self._first
+        before, self._seen[place] = self._seen[place], 1
+        return bool(before)
