@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from airflow_provider_openai_batches import metrics
 from airflow_provider_openai_batches.job.results import RowError
 from airflow_provider_openai_batches.operators.base import settled
 
@@ -33,6 +34,7 @@ def _take(attempt: Attempt, record: Record) -> bool:
     if not batch.is_over:
         return False
     attempt.submitter.known.discard(batch.id)
+    metrics.batch_over(batch)
     if batch.status == "failed":
         return _was_rejected(attempt, record, batch)
     names = []
