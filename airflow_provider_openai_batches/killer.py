@@ -26,6 +26,8 @@ CANCEL_SECONDS = 30.0
 CANCELS_AT_A_TIME = 8
 # For the question whether the task goes on; it leaves time to cancel.
 ASK_SECONDS = 2.0
+# Among the keys that are looked for: whichever batch of the task.
+ANY = "any"
 
 
 def goes_on(ti: Any) -> bool:
@@ -102,18 +104,23 @@ class Killer:
         except OpenAIBatchesError as error:
             return error
 
-    def find_and_cancel(self, task_key: str, pending: set[str], since: float) -> None:
+    def find_and_cancel(
+        self, task_key: str, pending: set[str], since: float, *, unseen: bool = False
+    ) -> None:
         """
         Cancel the task's batches that the list shows.
 
         :param pending: keys of creates whose answer has not come: looked for until found or out of time.
         :param since: Unix seconds before which none was created.
+        :param unseen: look as long for any batch, because an earlier try may have left one that is not listed
+            yet.
         """
-        missing = set(pending)
+        missing = pending | ({ANY} if unseen else set())
         while not self._look(task_key, missing, since) or missing:
             if self._is_late:
                 break
             self._hook.sleep(0.5)
+        missing.discard(ANY)
         if missing:
             self._log.error(
                 "The task is stopped while a batch is being created, and the list does not show it yet. It is"
@@ -128,7 +135,9 @@ class Killer:
             for batch in self._hook.iter_batches_since(since):
                 if identity.outdated([batch], task_key, keys=()):
                     self.cancel([batch.id])
-                missing.discard(identity.key_of(batch) or "")
+                key = identity.key_of(batch) or ""
+                if key.startswith(f"{task_key}-"):
+                    missing -= {key, ANY}
                 if self._is_late:
                     break
         except OpenAIBatchesError as error:

@@ -174,8 +174,8 @@ class Submitter:
                 spec.output_expires_after,
                 older=older,
             )
-        except APIError:
-            # The service said no: there is nothing to look for. After any other error there may be.
+        except (APIError, TaskKilled):
+            # The service said no, or was not asked: there is nothing to look for. Otherwise there may be.
             del self.pending[key]
             raise
         except BaseException:
@@ -232,14 +232,16 @@ class Submitter:
         """Begin nothing any more, and cancel all that this task has running, known or not yet known."""
         self._killed = True
         self.hook.stop()
-        seconds = CANCEL_SECONDS
-        if self.pending:
-            seconds = max(KILL_SECONDS, self.hook.recovery_seconds if self._answer_lost else 0)
+        unseen = self.ledger.unseen_since
+        unknown = unseen is not None and not self.known
+        seconds = KILL_SECONDS if self.pending or unknown else CANCEL_SECONDS
+        if self._answer_lost:
+            seconds = max(seconds, self.hook.recovery_seconds)
         killer = Killer(self.hook.sibling(), self._log, seconds)
         killer.cancel(self.known)
-        since = [*self.pending.values(), *filter(None, [self.ledger.unseen_since])]
+        since = [*self.pending.values(), *([] if unseen is None else [unseen])]
         if since:
-            killer.find_and_cancel(self.task.task_key, set(self.pending), min(since))
+            killer.find_and_cancel(self.task.task_key, set(self.pending), min(since), unseen=unknown)
 
 
 def _file_not_ready(error: BaseException) -> bool:

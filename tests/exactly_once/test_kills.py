@@ -168,18 +168,19 @@ def test_the_last_try_of_a_task_cancels(server: DevServer, start: Start, state: 
     assert_none_runs(server)
 
 
-def test_a_kill_while_a_later_try_waits_for_the_list(
-    server: DevServer, start: Start, options: dict[str, Any]
+@pytest.mark.parametrize(("slow", "lists"), [("start", 0), ("input", 0), ("", 2)])
+def test_a_kill_while_the_batch_of_the_first_try_is_not_listed_yet(
+    server: DevServer, start: Start, options: dict[str, Any], slow: str, lists: int
 ) -> None:
-    """The first try's batch is not listed yet when the second one is killed, but then it is."""
+    """It is looked for until it comes to light."""
     server.settings(list_lag_seconds=60)
     earlier_try(options)
-    task = start(try_number=2)
-    reach(server, task, "", "list_batches", times=2)
+    task = start(try_number=2, slow=slow)
+    reach(server, task, slow, "list_batches" if lists else "", times=lists)
     task.process.terminate()
-    time.sleep(0.5)
+    time.sleep(1)
     server.settings(list_lag_seconds=0)
-    task.process.join(4.5)
+    task.process.join(4)
     task.end()
     assert_none_runs(server)
 
