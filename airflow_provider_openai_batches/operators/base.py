@@ -167,7 +167,7 @@ class WaitingOperator(BatchOperator):
 
     def finish(self, context: Context, batches: list[Batch]) -> Any:
         """What the task returns when its batches are over."""
-        raise NotImplementedError
+        return [batch.to_dict() for batch in batches]
 
     def ready_to_be_killed(self, context: Context) -> None:
         """Get what :meth:`on_kill` needs and cannot ask for: it may have interrupted just such a call."""
