@@ -165,7 +165,7 @@ class WaitingOperator(BatchOperator):
         """End the task whose deadline passed."""
         raise BatchTimeout(event["message"])
 
-    def finish(self, context: Context, batches: list[Batch]) -> Any:
+    def finish(self, context: Context, batches: list[Batch]) -> Any:  # noqa: ARG002 - of those that override it
         """What the task returns when its batches are over."""
         return [batch.to_dict() for batch in batches]
 
