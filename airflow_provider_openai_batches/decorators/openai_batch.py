@@ -48,6 +48,10 @@ class OpenAIBatchDecoratedOperator(DecoratedOperator, OpenAIBatchInferenceOperat
             raise InvalidInputError(f"The function gives the rows: leave out {', '.join(clash)}.")
         super().__init__(python_callable=python_callable, **{**kwargs, "requests": _FROM_THE_FUNCTION})
 
+    def execute(self, context: Context) -> Any:
+        # Not the decorated operator's own, which on Airflow 3.0 pushes results by a method that is gone.
+        return OpenAIBatchInferenceOperator.execute(self, context)
+
     def _rows(self, context: Context) -> Any:
         context_merge(context, self.op_kwargs)
         arguments = determine_kwargs(self.python_callable, self.op_args, context)
@@ -59,7 +63,7 @@ _FROM_THE_FUNCTION: tuple[Any, ...] = ()
 
 def openai_batch_task(
     python_callable: Callable[..., Iterable[Any]] | None = None,
-    multiple_outputs: bool | None = None,
+    multiple_outputs: bool | None = False,
     **kwargs: Any,
 ) -> TaskDecorator:
     """
@@ -71,7 +75,8 @@ def openai_batch_task(
     """
     return task_decorator_factory(
         python_callable=python_callable,
-        multiple_outputs=multiple_outputs,
+        # None would have Airflow look at what the function returns, which is not what the task returns.
+        multiple_outputs=bool(multiple_outputs),
         decorated_operator_class=OpenAIBatchDecoratedOperator,
         **kwargs,
     )

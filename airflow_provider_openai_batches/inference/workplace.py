@@ -34,10 +34,11 @@ class Workplace:
 
     def __init__(self, output_uri: Any, owner: str) -> None:
         path = files.as_path(output_uri)
-        self.output = local(path) or path
+        plain = local(path)
+        self.output = plain or path
         self._root = self.output / FOLDER
         self._owner = owner
-        self._is_local = isinstance(self.output, Path)
+        self._is_local = plain is not None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._here: Path | None = None
         self.name = ""
