@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import venv
@@ -11,6 +12,10 @@ from typing import NamedTuple
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 AIRFLOW = "3.3.2"
+
+
+# The last would keep Python from compiling modules once for all runs, as those of an installed package are.
+NOT_PASSED_ON = ("AIRFLOW", "OPENAI", "PYTHONDONTWRITEBYTECODE")
 
 
 class Side(NamedTuple):
@@ -53,3 +58,9 @@ def python_of(side: Side, folder: Path) -> Path:
         subprocess.run([*install, "--constraint", constraints, *wanted], check=True)
         done.touch()
     return python
+
+
+def environment_of(home: Path | str) -> dict[str, str]:
+    """The variables of a side's process, with an Airflow home of its own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(NOT_PASSED_ON)}
+    return {**kept, "AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -20,7 +19,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from environments import CHECKOUT, COMMON_AI, OURS, Side, python_of
+from environments import CHECKOUT, COMMON_AI, OURS, Side, environment_of, python_of
 
 from airflow_provider_openai_batches.devserver import DevServerClient
 
@@ -51,9 +50,6 @@ class Step:
     """One step in a side's process."""
 
     def __init__(self, python: Path, home: Path, **task: Any) -> None:
-        kept = {
-            name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "OPENAI"))
-        }
         (home / "task.json").write_text(json.dumps(task))
         self._errors = (home / "errors.txt").open("w+")
         self.process = subprocess.Popen(
@@ -62,7 +58,7 @@ class Step:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env={**kept, "AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"},
+            env=environment_of(home),
         )
 
     def report(self) -> dict[str, Any]:

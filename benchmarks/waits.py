@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import queue
 import random
 import subprocess
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import httpx
-from environments import CHECKOUT, COMMON_AI, OFFICIAL, OURS, Side, python_of
+from environments import CHECKOUT, COMMON_AI, OFFICIAL, OURS, Side, environment_of, python_of
 
 from airflow_provider_openai_batches.devserver import DevServerClient
 
@@ -102,9 +101,6 @@ class Running:
 
     def __init__(self, python: Path, **task: Any) -> None:
         home = tempfile.mkdtemp(prefix="bench-airflow-")
-        kept = {
-            name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "OPENAI"))
-        }
         self._task = Path(home) / "task.json"
         self._task.write_text(json.dumps(task))
         self.process = subprocess.Popen(
@@ -113,7 +109,7 @@ class Running:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**kept, "AIRFLOW_HOME": home, "AIRFLOW__CORE__LOAD_EXAMPLES": "False"},
+            env=environment_of(home),
         )
         self._reports: queue.Queue[dict[str, Any] | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -64,7 +65,7 @@ def requests_from(
     if schema is not None:
         schema.check_endpoint(kind)
     builder = _Builder(endpoint, kind, _maker(body), model, id_column, keep, schema)
-    return (builder.build(number, row) for number, row in enumerate(rows))
+    return map(builder.build, count(), rows)
 
 
 def _maker(body: Any) -> Callable[[Any], Any] | None:
@@ -99,7 +100,7 @@ class _Builder(msgspec.Struct, frozen=True):
         try:
             custom_id = self._custom_id(row, custom_id)
             body = self._finished(self._body(row))
-            kept = {column: _value(row, column) for column in self.keep}
+            kept = {column: _value(row, column) for column in self.keep} if self.keep else {}
         except InvalidInputError as error:
             raise InvalidInputError(f"{name_row(number, custom_id)}: {error}") from error
         except Exception as error:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # pathlib's Path, universal_pathlib's UPath and Airflow's ObjectStoragePath share methods but no base class.
 AnyPath: TypeAlias = Any
 
-_BUFFER = 1 << 18
+_BUFFER = 1 << 16
 
 
 def as_path(path: str | AnyPath) -> AnyPath:

@@ -67,8 +67,8 @@ class ResultIndex:
         self._reader = AnswerReader(self._kind, schema=retry_invalid) if retry_invalid else None
         self._is_plain = self._reader is None and self._kind != RESPONSES
         self._state = bytearray(job.rows)
-        self._file, self._length = (array("I", bytes(4 * job.rows)) for _ in range(2))
-        self._offset = array("Q", bytes(8 * job.rows))
+        self._file, self._length = array("I", [0]) * job.rows, array("I", [0]) * job.rows
+        self._offset = array("Q", [0]) * job.rows
 
     def add(self, shard: Shard, paths: Iterable[str | AnyPath]) -> Scan:
         """

@@ -156,9 +156,8 @@ class ShardWriter:
         :param inputs: the embedding inputs of the request.
         """
         shard = self._open.get(model)
-        if shard is None or not shard.has_room(self._limits, len(line), inputs):
-            shard = self._begin(row, custom_id, model, len(line), inputs)
-        shard.add(row, custom_id, line, inputs, len(line) - self._envelope.size - len(custom_id))
+        if shard is None or not shard.add(row, custom_id, line, inputs):
+            self._begin(row, custom_id, model, len(line), inputs).add(row, custom_id, line, inputs)
 
     def _begin(self, row: int, custom_id: bytes, model: str | None, size: int, inputs: int) -> _OpenShard:
         name = name_row(row, msgspec.json.decode(custom_id))
@@ -176,60 +175,52 @@ class ShardWriter:
             raise InvalidInputError(
                 f"{name} has the model {model!r}: a job may have {MAX_MODELS} models, not more"
             )
-        self._open[model] = _OpenShard(self._work, self._next_index, self._round, model, row)
+        shard = Shard(index=self._next_index, round=self._round, model=model, first_row=row, last_row=row)
+        self._open[model] = _OpenShard(self._work, shard, self._limits, self._envelope)
         self._next_index += 1
         return self._open[model]
 
 
 class _OpenShard:
-    def __init__(
-        self, work: AnyPath, index: int, round_number: int, model: str | None, first_row: int
-    ) -> None:
-        self._shard = Shard(
-            index=index,
-            round=round_number,
-            model=model,
-            first_row=first_row,
-            last_row=first_row,
-            requests=0,
-            bytes=0,
-            embedding_inputs=0,
-            estimated_tokens=0,
-            sha256="",
-        )
+    """A file that is being written; it counts down what still fits, because each row of a job comes here."""
+
+    def __init__(self, work: AnyPath, shard: Shard, limits: Limits, envelope: Envelope) -> None:
+        self._shard, self._limits, self._envelope = shard, limits, envelope
         self._sha256 = hashlib.sha256()
-        self._requests = self._bytes = self._inputs = self._body_bytes = 0
-        self._last_row = first_row
+        self._requests, self._bytes = limits.max_requests, limits.max_bytes
+        self._inputs = limits.max_embedding_inputs
+        self._ids_bytes = 0
+        self._last_row = shard.first_row
         with ExitStack() as stack:
-            self._lines = stack.enter_context(open_binary(work / self._shard.file, "wb"))
-            self._ids = stack.enter_context(open_binary(work / self._shard.ids_file, "wb"))
+            self._lines = stack.enter_context(open_binary(work / shard.file, "wb"))
+            self._ids = stack.enter_context(open_binary(work / shard.ids_file, "wb"))
             self._files = stack.pop_all()
 
-    def has_room(self, limits: Limits, size: int, inputs: int) -> bool:
-        return (
-            self._requests < limits.max_requests
-            and self._bytes + size <= limits.max_bytes
-            and self._inputs + inputs <= limits.max_embedding_inputs
-        )
-
-    def add(self, row: int, custom_id: bytes, line: bytes, inputs: int, body_bytes: int) -> None:
+    def add(self, row: int, custom_id: bytes, line: bytes, inputs: int) -> bool:
+        """Write a line if there is room for it, and return whether there was."""
+        size = len(line)
+        if not self._requests or size > self._bytes or inputs > self._inputs:
+            return False
         self._lines.write(line)
-        self._ids.write(b"[%d,%b]\n" % (row, custom_id))
         self._sha256.update(line)
-        self._requests += 1
-        self._bytes += len(line)
-        self._inputs += inputs
-        self._body_bytes += body_bytes
+        self._ids.write(b"[%d,%b]\n" % (row, custom_id))
+        self._requests -= 1
+        self._bytes -= size
+        self._inputs -= inputs
+        self._ids_bytes += len(custom_id)
         self._last_row = row
+        return True
 
     def close(self) -> Shard:
         self._files.close()
+        requests, size = self._limits.max_requests - self._requests, self._limits.max_bytes - self._bytes
+        bodies = size - requests * self._envelope.size - self._ids_bytes
         return msgspec.structs.replace(
             self._shard,
-            requests=self._requests,
-            bytes=self._bytes,
-            embedding_inputs=self._inputs,
-            estimated_tokens=-(-self._body_bytes // _BYTES_PER_TOKEN),
+            requests=requests,
+            bytes=size,
+            embedding_inputs=self._limits.max_embedding_inputs - self._inputs,
+            estimated_tokens=-(-bodies // _BYTES_PER_TOKEN),
             sha256=self._sha256.hexdigest(),
             last_row=self._last_row,
         )

@@ -56,13 +56,13 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     index: int
     round: int
     model: str | None
-    requests: int
-    bytes: int
-    embedding_inputs: int
-    estimated_tokens: int
-    sha256: str
     first_row: int
     last_row: int
+    requests: int = 0
+    bytes: int = 0
+    embedding_inputs: int = 0
+    estimated_tokens: int = 0
+    sha256: str = ""
 
     @property
     def file(self) -> str:
