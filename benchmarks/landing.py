@@ -96,12 +96,15 @@ def wait_until_over(control: DevServerClient) -> list[str]:
     raise TimeoutError("The batches did not come to their end.")
 
 
-def one_batch(side: Side, python: Path, control: DevServerClient, count: int) -> dict[str, dict[str, float]]:
+def one_batch(
+    side: Side, python: Path, control: DevServerClient, count: int, *, structured: bool
+) -> dict[str, dict[str, float]]:
     """Submit and land one batch."""
     with tempfile.TemporaryDirectory() as name:
         home, folder = Path(name), str(Path(name) / "out")
         control.reset()
         given = {"side": side.name, "count": count, "folder": folder, "base_url": control.base_url}
+        given["structured"] = structured
         step = Step(python, home, step="submit", **given)
         submitted = step.report()
         step.end()
@@ -135,9 +138,9 @@ def medians(runs: list[dict[str, dict[str, float]]], step: str) -> tuple[float, 
     )
 
 
-def compared(count: int, ours: list[Any], theirs: list[Any]) -> str:
+def compared(title: str, ours: list[Any], theirs: list[Any]) -> str:
     lines = [
-        f"| {count:,} requests in one batch | {OURS.title} | {COMMON_AI.title} | ratio |",
+        f"| {title} | {OURS.title} | {COMMON_AI.title} | ratio |",
         "| --- | --- | --- | --- |",
     ]
     names = {"submit": "built and uploaded", "land": "results landed"}
@@ -177,13 +180,16 @@ def main() -> None:
     options.directory.mkdir(parents=True, exist_ok=True)
     sides = [OURS] if options.only_ours else [OURS, COMMON_AI]
     pythons = {side: python_of(side, options.directory) for side in sides}
-    runs: dict[Side, list[Any]] = {OURS: [], COMMON_AI: []}
     with served() as control:
-        for _ in range(options.runs):
-            for side in sides:
-                runs[side].append(one_batch(side, pythons[side], control, options.requests))
-                print(f"{side.title}: {runs[side][-1]}", file=sys.stderr)
-        print(f"\n{compared(options.requests, runs[OURS], runs[COMMON_AI])}\n", flush=True)
+        for structured, words in ((False, "texts"), (True, "structured output")):
+            runs: dict[Side, list[Any]] = {OURS: [], COMMON_AI: []}
+            for _ in range(options.runs):
+                for side in sides:
+                    found = one_batch(side, pythons[side], control, options.requests, structured=structured)
+                    print(f"{side.title}: {found}", file=sys.stderr)
+                    runs[side].append(found)
+            what = f"{options.requests:,} requests in one batch, {words}"
+            print(f"\n{compared(what, runs[OURS], runs[COMMON_AI])}\n", flush=True)
         results = {}
         for count in options.rows:
             results[count] = whole_job(control, count)

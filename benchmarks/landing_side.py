@@ -20,6 +20,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import pydantic
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -37,7 +39,15 @@ def prompts(count: int) -> Iterator[str]:
         yield PROMPT.format(number=number, product=number % 500)
 
 
-def operator(side: str, requests: Any, folder: str, batches: int = 1) -> Any:
+class Review(pydantic.BaseModel):
+    """Structured output as many users want it."""
+
+    label: str
+    score: float
+    reasons: list[str]
+
+
+def operator(side: str, requests: Any, folder: str, batches: int = 1, *, structured: bool = False) -> Any:
     if side == "ours":
         module = importlib.import_module("airflow_provider_openai_batches.operators.inference")
         return module.OpenAIBatchInferenceOperator(
@@ -48,6 +58,7 @@ def operator(side: str, requests: Any, folder: str, batches: int = 1) -> Any:
             output_uri=folder,
             max_requests_per_batch=-(-batch_size(requests) // batches),
             openai_conn_id=CONN_ID,
+            output_schema=Review if structured else None,
         )
     module = importlib.import_module("airflow.providers.common.ai.operators.llm_batch")
     return module.LLMBatchOperator(
@@ -57,6 +68,7 @@ def operator(side: str, requests: Any, folder: str, batches: int = 1) -> Any:
         llm_conn_id=CONN_ID,
         model_id=f"openai:{MODEL}",
         deferrable=True,
+        output_type=Review if structured else str,
     )
 
 
@@ -104,7 +116,8 @@ class Measured:
 
 def submit(task: dict[str, Any]) -> None:
     """From a list of prompts to the wait."""
-    asking = operator(task["side"], list(prompts(task["count"])), task["folder"])
+    rows = list(prompts(task["count"]))
+    asking = operator(task["side"], rows, task["folder"], structured=task["structured"])
     measured = Measured()
     deferral = until_it_waits(lambda: asking.execute(context()))
     report({**measured.so_far(), "kwargs": getattr(deferral, "kwargs", None) or {}})
@@ -112,7 +125,7 @@ def submit(task: dict[str, Any]) -> None:
 
 def land(task: dict[str, Any]) -> None:
     """From the end of the wait to the results."""
-    asking = operator(task["side"], ["none"], task["folder"])
+    asking = operator(task["side"], ["none"], task["folder"], structured=task["structured"])
     event = {"status": "finished", "message": "", "batches": {task["batch_id"]: "completed"}}
     if task["side"] != "ours":
         event = {"status": "success", "batch_id": task["batch_id"], "counts": None, "message": ""}

@@ -41,7 +41,12 @@ class OutputSchema:
         else:
             raise InvalidInputError(f"output_schema is a dict or a pydantic model, not {schema!r:.80}")
         self.name = re.sub(r"[^a-zA-Z0-9_-]+", "_", str(name or title or "output"))[:_MAX_NAME]
-        self._format = {"name": self.name, "schema": self.schema, "strict": True}
+        form = {"name": self.name, "schema": self.schema, "strict": True}
+        # Encoded once, not with each row.
+        self._forms = {
+            CHAT: _encoded({"type": "json_schema", "json_schema": form}),
+            RESPONSES: _encoded({"type": "json_schema", **form}),
+        }
 
     def check_endpoint(self, kind: str) -> None:
         """
@@ -60,17 +65,24 @@ class OutputSchema:
         """
         if kind == CHAT:
             _refuse(body, "response_format")
-            return {**body, "response_format": {"type": "json_schema", "json_schema": self._format}}
+            return {**body, "response_format": self._forms[kind]}
         text = body.get("text") or {}
         _refuse(text, "format")
-        return {**body, "text": {**text, "format": {"type": "json_schema", **self._format}}}
+        return {**body, "text": {**text, "format": self._forms[kind]}}
 
     def check(self, text: str) -> tuple[Any, str | None]:
-        """Return the value and None, or None and what is wrong with the text."""
+        """Return the value (of a model: as JSON) and None, or None and what is wrong with the text."""
         try:
             return self._read(text), None
         except (ValueError, msgspec.DecodeError, RecursionError) as error:
             return None, str(error)[:_MAX_ERROR]
+
+
+def _encoded(form: dict[str, Any]) -> msgspec.Raw:
+    try:
+        return msgspec.Raw(msgspec.json.encode(form))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidInputError(f"output_schema is no JSON: {error}") from error
 
 
 def _refuse(body: dict[str, Any], field: str) -> None:
@@ -80,7 +92,7 @@ def _refuse(body: dict[str, Any], field: str) -> None:
 
 def _model_reader(model: Any) -> Callable[[str], Any]:
     def read(text: str) -> Any:
-        return model.model_validate_json(text).model_dump(mode="json", by_alias=True)
+        return msgspec.Raw(model.model_validate_json(text).model_dump_json(by_alias=True).encode())
 
     return read
 
