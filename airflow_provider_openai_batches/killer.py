@@ -12,7 +12,7 @@ from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
 from airflow_provider_openai_batches.protocol import may_repeat
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
     from airflow_provider_openai_batches.models import Batch
@@ -26,7 +26,7 @@ CANCEL_SECONDS = 30.0
 CANCELS_AT_A_TIME = 8
 # For the question whether the task goes on; it leaves time to cancel.
 ASK_SECONDS = 2.0
-# Among the keys that are looked for: whichever batch of the task.
+# Among the keys that are looked for: whichever batch of the task runs.
 ANY = "any"
 
 
@@ -105,18 +105,25 @@ class Killer:
             return error
 
     def find_and_cancel(
-        self, task_key: str, pending: set[str], since: float, *, unseen: bool = False
+        self,
+        task_key: str,
+        pending: set[str],
+        since: float,
+        *,
+        older: Collection[str] = (),
+        unseen: bool = False,
     ) -> None:
         """
         Cancel the task's batches that the list shows.
 
         :param pending: keys of creates whose answer has not come: looked for until found or out of time.
         :param since: Unix seconds before which none was created.
-        :param unseen: look as long for any batch, because an earlier try may have left one that is not listed
-            yet.
+        :param older: ids of batches that were there before those creates, and may have the same keys.
+        :param unseen: look as long for one that runs, because an earlier try may have left one that is not
+            listed yet.
         """
         missing = pending | ({ANY} if unseen else set())
-        while not self._look(task_key, missing, since) or missing:
+        while not self._look(task_key, missing, since, older) or missing:
             if self._is_late:
                 break
             self._hook.sleep(0.5)
@@ -129,15 +136,15 @@ class Killer:
                 ", ".join(missing),
             )
 
-    def _look(self, task_key: str, missing: set[str], since: float) -> bool:
+    def _look(self, task_key: str, missing: set[str], since: float, older: Collection[str]) -> bool:
         """Read the list once, cancel what is met, and take it off ``missing``; False if that broke off."""
         try:
             for batch in self._hook.iter_batches_since(since):
                 if identity.outdated([batch], task_key, keys=()):
                     self.cancel([batch.id])
-                key = identity.key_of(batch) or ""
-                if key.startswith(f"{task_key}-"):
-                    missing -= {key, ANY}
+                    missing.discard(ANY)
+                if batch.id not in older:
+                    missing.discard(identity.key_of(batch) or "")
                 if self._is_late:
                     break
         except OpenAIBatchesError as error:

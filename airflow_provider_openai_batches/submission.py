@@ -57,6 +57,11 @@ class Ledger:
             self._found = self._read(max(self.since or 0.0, time.time() - identity.MAX_AGE))
         return list(self._found.values())
 
+    @property
+    def seen(self) -> frozenset[str]:
+        """Ids of those that were read so far."""
+        return frozenset(self._found or ())
+
     def look_again(self) -> bool:
         """
         Wait a little and read the newest batches again.
@@ -241,7 +246,8 @@ class Submitter:
         killer.cancel(self.known)
         since = [*self.pending.values(), *([] if unseen is None else [unseen])]
         if since:
-            killer.find_and_cancel(self.task.task_key, set(self.pending), min(since), unseen=unknown)
+            pending, older = set(self.pending), self.ledger.seen
+            killer.find_and_cancel(self.task.task_key, pending, min(since), older=older, unseen=unknown)
 
 
 def _file_not_ready(error: BaseException) -> bool:

@@ -89,8 +89,17 @@ def earlier_try(options: dict[str, Any]) -> str:
     return str(operator.execute(task_context(operator))["id"])
 
 
+def earlier_batch_that_is_over(server: DevServer, options: dict[str, Any]) -> None:
+    """One of the same input, which the list shows however much it lags."""
+    batch_id = earlier_try(options)
+    server.force(batch_id, status="failed")
+    record = server.service.batches.get(batch_id)
+    assert record
+    record.born -= 60
+
+
 def assert_none_runs(server: DevServer) -> None:
-    assert {batch["status"] for batch in server.batches()} <= {"cancelling", "cancelled"}
+    assert {batch["status"] for batch in server.batches()} <= {"cancelling", "cancelled", "failed"}
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -168,11 +177,14 @@ def test_the_last_try_of_a_task_cancels(server: DevServer, start: Start, state: 
     assert_none_runs(server)
 
 
+@pytest.mark.parametrize("is_first", [True, False])
 @pytest.mark.parametrize(("slow", "lists"), [("start", 0), ("input", 0), ("", 2)])
-def test_a_kill_while_the_batch_of_the_first_try_is_not_listed_yet(
-    server: DevServer, start: Start, options: dict[str, Any], slow: str, lists: int
+def test_a_kill_while_the_batch_of_an_earlier_try_is_not_listed_yet(
+    server: DevServer, start: Start, options: dict[str, Any], slow: str, lists: int, *, is_first: bool
 ) -> None:
-    """It is looked for until it comes to light."""
+    """It is looked for until it comes to light; one before it that is over is another one."""
+    if not is_first:
+        earlier_batch_that_is_over(server, options)
     server.settings(list_lag_seconds=60)
     earlier_try(options)
     task = start(try_number=2, slow=slow)
@@ -193,6 +205,24 @@ def test_a_kill_while_the_answer_is_late_and_the_list_lags(server: DevServer, st
     reach(server, task, "", "create_batch")
     assert task.kill() == "TaskKilled"
     assert len(server.batches()) == 1
+    assert_none_runs(server)
+
+
+def test_a_time_out_while_the_answer_is_lost_and_a_failed_batch_has_the_same_key(
+    server: DevServer, start: Start, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the list shows of an earlier try is not the batch that was being created."""
+    monkeypatch.setenv("AIRFLOW__OPENAI_BATCHES__RECOVERY_SECONDS", "3")
+    earlier_batch_that_is_over(server, options)
+    server.settings(list_lag_seconds=60)
+    server.faults([{"operation": "create_batch", "action": "drop_after"}])
+    task = start(try_number=2, seconds=4.5)
+    reach(server, task, "", "create_batch", times=2)
+    time.sleep(2)
+    server.settings(list_lag_seconds=0)
+    task.process.join(6)
+    assert task.word() == "timeout"
+    assert len(server.batches()) == 2
     assert_none_runs(server)
 
 
