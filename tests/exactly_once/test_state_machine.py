@@ -150,7 +150,7 @@ class TaskLife(RuleBasedStateMachine):
     def answers_are_spoilt(self, operation: str, fault: dict[str, Any], times: int, skip: int) -> None:
         self.server.faults([{"operation": operation, "times": times, "skip": skip, **fault}])
 
-    @rule(seconds=st.sampled_from([0.0, 0.02, 0.08]))
+    @rule(seconds=st.sampled_from([0.0, 0.02]))
     def the_list_lags(self, seconds: float) -> None:
         self.server.settings(list_lag_seconds=seconds)
 

@@ -12,9 +12,11 @@ import warnings
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import airflow
 import httpx
 import pytest
 import uvicorn
+from packaging import version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 PREFIX = "/openai-batches"
 ROLES = ("viewer", "user", "op", "admin")
 DAGS = ("mine", "theirs")
+HAS_COOKIE = version.parse(airflow.__version__) >= version.parse("3.1")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -133,13 +136,17 @@ def client(api: Api, server: DevServer) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def login(client: httpx.Client) -> Callable[[str], httpx.Client]:
-    """Give the client the session cookie of a user with a role."""
+    """Give the client the session cookie of a user with a role; Airflow 3.0 knows only the header."""
     from airflow.api_fastapi.app import get_auth_manager
     from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 
     def as_role(role: str) -> httpx.Client:
         user = SimpleAuthManagerUser(username=role, role=role)
-        client.cookies.set("_token", get_auth_manager().generate_jwt(user), domain="127.0.0.1")
+        token = get_auth_manager().generate_jwt(user)
+        if HAS_COOKIE:
+            client.cookies.set("_token", token, domain="127.0.0.1")
+        else:
+            client.headers["Authorization"] = f"Bearer {token}"
         return client
 
     return as_role

@@ -128,7 +128,8 @@ def test_twenty_viewers(login: Callable[[str], httpx.Client], server: DevServer)
     answers: list[int] = []
 
     def look() -> None:
-        with httpx.Client(base_url=client.base_url, cookies=client.cookies, trust_env=False) as viewer:
+        own = {"cookies": client.cookies, "headers": client.headers}
+        with httpx.Client(base_url=client.base_url, trust_env=False, **own) as viewer:
             while time.monotonic() < until:
                 answers.append(viewer.get("/openai-batches/api/batches", params=CONN).status_code)
                 time.sleep(0.05)
