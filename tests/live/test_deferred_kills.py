@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.devserver import DevServerClient
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(240)]
-DAG = "live_kills"
+DAG, OVERDUE = "live_kills", "live_overdue"
 RUNNING = {"validating", "in_progress", "finalizing"}
 CANCELLED = {"cancelling", "cancelled"}
 # From the user's click to the cancelled batch.
@@ -29,6 +29,7 @@ class Waits:
 
     def __init__(self, airflow: AirflowStack, service: DevServerClient) -> None:
         self.airflow, self.service = airflow, service
+        airflow.trigger(OVERDUE, run_id="overdue")
         for name in NAMES:
             airflow.trigger(DAG, run_id=name)
         for name in NAMES:
@@ -107,6 +108,13 @@ def test_a_task_that_is_cleared(waits: Waits) -> None:
     print(f"cleared: {waits.statuses('cleared')}")  # noqa: T201 - shown by pytest -s
     waits.service.force(waits.batches("cleared")[0]["id"], status="completed")
     assert airflow.wait_for_run(DAG, "cleared") == "success"
+
+
+def test_a_run_that_is_overdue(waits: Waits) -> None:
+    """With ``dagrun_timeout``: the batches of all its mapped tasks are cancelled."""
+    assert waits.airflow.wait_for_run(OVERDUE, "overdue") == "failed"
+    assert len(waits.batches("overdue")) == 3
+    assert waits.is_cancelled_soon("overdue")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
