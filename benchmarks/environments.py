@@ -1,14 +1,18 @@
-"""Virtual environments for what is measured beside this provider; made once, then used again."""
+"""What all benchmarks share: the other providers' environments, made once, and the local server."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import subprocess
 import sys
 import venv
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 AIRFLOW = "3.3.2"
@@ -64,3 +68,16 @@ def environment_of(home: Path | str) -> dict[str, str]:
     """The variables of a side's process, with an Airflow home of its own."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(NOT_PASSED_ON)}
     return {**kept, "AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+
+
+@contextlib.contextmanager
+def dev_server(*options: str) -> Iterator[str]:
+    """A dev server in a process of its own; its base URL."""
+    command = [sys.executable, "-m", "airflow_provider_openai_batches.devserver", "--port", "0", *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT)
+    assert process.stdout
+    try:
+        yield next(word for word in process.stdout.readline().split() if word.startswith("http"))
+    finally:
+        process.terminate()
+        process.wait()

@@ -8,7 +8,6 @@ of some runs. ``--only-ours`` leaves the other provider out, ``--rows`` says how
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import shutil
 import statistics
@@ -17,33 +16,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from environments import CHECKOUT, COMMON_AI, OURS, Side, environment_of, python_of
+from environments import CHECKOUT, COMMON_AI, OURS, Side, dev_server, environment_of, python_of
 
 from airflow_provider_openai_batches.devserver import DevServerClient
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 SIDE_PROGRAM = Path(__file__).with_name("landing_side.py")
 BATCHES = 20
 OVER_WITHIN = 900.0
-
-
-@contextlib.contextmanager
-def served() -> Iterator[DevServerClient]:
-    command = [sys.executable, "-m", "airflow_provider_openai_batches.devserver", "--port", "0"]
-    process = subprocess.Popen(
-        [*command, "--batch-seconds", "1"], stdout=subprocess.PIPE, text=True, cwd=CHECKOUT
-    )
-    assert process.stdout
-    try:
-        line = process.stdout.readline()
-        yield DevServerClient(next(word for word in line.split() if word.startswith("http")))
-    finally:
-        process.terminate()
-        process.wait()
 
 
 class Step:
@@ -180,7 +161,8 @@ def main() -> None:
     options.directory.mkdir(parents=True, exist_ok=True)
     sides = [OURS] if options.only_ours else [OURS, COMMON_AI]
     pythons = {side: python_of(side, options.directory) for side in sides}
-    with served() as control:
+    with dev_server("--batch-seconds", "1") as base_url:
+        control = DevServerClient(base_url)
         for structured, words in ((False, "texts"), (True, "structured output")):
             runs: dict[Side, list[Any]] = {OURS: [], COMMON_AI: []}
             for _ in range(options.runs):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import importlib
 import json
-import logging
 import os
 import resource
 import sys
@@ -21,6 +20,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pydantic
+from side import quiet_logs, report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -165,20 +165,6 @@ def until_it_waits(run: Any) -> Any:
     except deferred as deferral:
         return deferral
     return None
-
-
-def report(what: dict[str, Any]) -> None:
-    sys.__stdout__.write(json.dumps(what) + "\n")  # type: ignore[union-attr]
-    sys.__stdout__.flush()  # type: ignore[union-attr]
-
-
-def quiet_logs() -> None:
-    """Lines are made as in a worker, and written to nowhere."""
-    from airflow.sdk.log import configure_logging  # noqa: PLC0415 - Airflow is imported when it is measured
-
-    nowhere = Path(os.devnull).open("wb")  # noqa: SIM115 - until the process ends
-    configure_logging(json_output=True, output=nowhere, log_level="INFO", sending_to_supervisor=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def become_a_worker() -> None:

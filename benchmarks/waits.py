@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import httpx
-from environments import CHECKOUT, COMMON_AI, OFFICIAL, OURS, Side, environment_of, python_of
+from environments import CHECKOUT, COMMON_AI, OFFICIAL, OURS, Side, dev_server, environment_of, python_of
 
 from airflow_provider_openai_batches.devserver import DevServerClient
 
@@ -83,17 +83,8 @@ class Server:
 
 @contextlib.contextmanager
 def served() -> Iterator[Server]:
-    command = [sys.executable, "-m", "airflow_provider_openai_batches.devserver", "--port", "0"]
-    process = subprocess.Popen(
-        [*command, "--latency", str(LATENCY)], stdout=subprocess.PIPE, text=True, cwd=CHECKOUT
-    )
-    assert process.stdout
-    try:
-        line = process.stdout.readline()
-        yield Server(next(word for word in line.split() if word.startswith("http")))
-    finally:
-        process.terminate()
-        process.wait()
+    with dev_server("--latency", str(LATENCY)) as base_url:
+        yield Server(base_url)
 
 
 class Running:

@@ -11,7 +11,6 @@ import asyncio
 import gc
 import importlib
 import json
-import logging
 import os
 import resource
 import sys
@@ -19,6 +18,8 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+
+from side import quiet_logs, report
 
 MODULES = {
     "ours": ("airflow_provider_openai_batches.triggers.openai_batches", "OpenAIBatchTrigger"),
@@ -129,20 +130,6 @@ async def waits(side: str, trigger_class: Any, batch_ids: list[str], poll_interv
         await first_round(triggers, measured)
     await asyncio.gather(*tasks)
     probe.cancel()
-
-
-def report(what: dict[str, Any]) -> None:
-    sys.__stdout__.write(json.dumps(what) + "\n")  # type: ignore[union-attr]
-    sys.__stdout__.flush()  # type: ignore[union-attr]
-
-
-def quiet_logs() -> None:
-    """Lines are made as in a triggerer, and written to nowhere."""
-    from airflow.sdk.log import configure_logging  # noqa: PLC0415 - Airflow is imported when it is measured
-
-    nowhere = Path(os.devnull).open("wb")  # noqa: SIM115 - until the process ends
-    configure_logging(json_output=True, output=nowhere, log_level="INFO", sending_to_supervisor=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def main() -> None:

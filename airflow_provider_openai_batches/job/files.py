@@ -6,7 +6,9 @@ import importlib
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar, cast
+
+import msgspec
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 # pathlib's Path, universal_pathlib's UPath and Airflow's ObjectStoragePath share methods but no base class.
 AnyPath: TypeAlias = Any
+T = TypeVar("T")
 
 _BUFFER = 1 << 16
 
@@ -60,6 +63,22 @@ def whole(path: AnyPath) -> Iterator[BinaryIO]:
         temporary.replace(plain)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_json(path: AnyPath, kind: type[T], trouble: str) -> T | None:
+    """
+    Read one JSON document, None if there is no such file.
+
+    :param trouble: what the error says behind the path, with ``{}`` for what is wrong with the file.
+    :raises InvalidInputError: if it is no ``kind``.
+    """
+    if not path.exists():
+        return None
+    try:
+        with open_binary(path) as handle:
+            return msgspec.json.decode(handle.read(), type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"{path} {trouble.format(error)}") from error
 
 
 def remove(path: AnyPath) -> None:

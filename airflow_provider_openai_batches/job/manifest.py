@@ -8,7 +8,7 @@ import msgspec
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.job.answers import Usage
-from airflow_provider_openai_batches.job.files import as_path, open_binary, whole
+from airflow_provider_openai_batches.job.files import as_path, open_binary, read_json, whole
 from airflow_provider_openai_batches.job.index import Scan
 
 if TYPE_CHECKING:
@@ -119,14 +119,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
         :raises InvalidInputError: if the file is no manifest.
         """
-        path = as_path(directory) / MANIFEST_FILE
-        if not path.exists():
-            return None
-        try:
-            with open_binary(path) as handle:
-                return msgspec.json.decode(handle.read(), type=cls)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InvalidInputError(f"{path} is no manifest of a job: {error}") from error
+        return read_json(as_path(directory) / MANIFEST_FILE, cls, "is no manifest of a job: {}")
 
 
 def check_target(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.job.files import as_path, open_binary, whole
+from airflow_provider_openai_batches.job.files import as_path, open_binary, read_json, whole
 from airflow_provider_openai_batches.models import MAX_EMBEDDING_INPUTS, MAX_FILE_BYTES, MAX_REQUESTS
 
 if TYPE_CHECKING:
@@ -118,14 +118,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
         :raises InvalidInputError: if ``job.json`` is damaged.
         """
-        path = as_path(work) / JOB_FILE
-        if not path.exists():
-            return None
-        try:
-            with open_binary(path) as handle:
-                return msgspec.json.decode(handle.read(), type=cls)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InvalidInputError(f"{path} is damaged: {error}. Delete it, the job starts anew") from error
+        return read_json(as_path(work) / JOB_FILE, cls, "is damaged: {}. Delete it, the job starts anew")
 
 
 class RowId(msgspec.Struct, frozen=True):
