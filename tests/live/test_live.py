@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from airflow import __version__ as airflow_version
+from packaging import version
 from support import request_lines
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(300)]
 DAG = "live_one_batch"
+HAS_OWN_FIELDS = version.parse(airflow_version) >= version.parse("3.2")
 KEY = "sk-live-test-key-that-must-show-nowhere"
 
 
@@ -83,9 +86,12 @@ def test_the_key_is_nowhere(airflow: AirflowStack, work: Path) -> None:
 
 
 def test_the_connection_form_shows_its_own_fields(airflow: AirflowStack) -> None:
-    """As the UI asks for it: the password is the API key, and the extra fields are there."""
+    """As the UI asks for it: from Airflow 3.2 on with the API key as password, and the extra fields."""
     forms = airflow.api("GET", "/connections/hook_meta", prefix="/ui")
     (form,) = (form for form in forms if form["connection_type"] == "openai_batches")
+    assert form["hook_name"] == "OpenAI Batches"
+    if not HAS_OWN_FIELDS:
+        return
     assert form["standard_fields"]["password"]["title"] == "API key"
     assert form["standard_fields"]["host"]["title"] == "Base URL"
     assert {"organization", "project", "timeout", "allow_http"} <= set(form["extra_fields"])

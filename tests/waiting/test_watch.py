@@ -416,7 +416,7 @@ def test_a_bad_connection_slows_no_other(server: DevServer, monkeypatch: pytest.
 
 
 def test_a_wrong_key_is_tried_by_few_requests(server: DevServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not by one for each wait, round after round."""
+    """Not by one for each of 200 waits, round after round; some are under way as the first is refused."""
     monkeypatch.setenv("AIRFLOW_CONN_WRONG", connection(server, key="wrong"))
     server.settings(api_keys=["devserver-key"])
     ids = seed(server, 200)
@@ -426,7 +426,7 @@ def test_a_wrong_key_is_tried_by_few_requests(server: DevServer, monkeypatch: py
         assert {payload["status"] for payload in payloads} == {"error"}
 
     run(waits)
-    assert sum(requests(server).values()) <= 3 * polling.REFUSALS
+    assert sum(requests(server).values()) <= 10 * polling.REFUSALS
 
 
 def test_lines_are_written_in_each_triggers_own_context(server: DevServer) -> None:
