@@ -10,7 +10,7 @@ from airflow_provider_openai_batches.exceptions import BatchFailed, OpenAIBatche
 from airflow_provider_openai_batches.inference import landing
 from airflow_provider_openai_batches.inference.attempt import Attempt
 from airflow_provider_openai_batches.inference.conductor import Conductor
-from airflow_provider_openai_batches.inference.plan import failure
+from airflow_provider_openai_batches.inference.plan import failure, in_words
 from airflow_provider_openai_batches.inference.records import RECORDS_FILE, Records
 from airflow_provider_openai_batches.job.manifest import check_target
 from airflow_provider_openai_batches.job.shards import write_shards
@@ -65,7 +65,7 @@ class Flow:
         job, digest, results = self._write(requests)
         self._check_results(results)
         self.place.keep(digest, _files_of(job))
-        self._log.info("A dry run: %d rows in %d files, nothing is sent", job.rows, len(job.shards_of(0)))
+        self._log.info("A dry run, nothing is sent; rows: %d, files: %d", job.rows, len(job.shards_of(0)))
         return landing.plan_summary(job, str(self.place.output), str(self.place.home))
 
     def begin(self, requests: Iterable[Request]) -> dict[str, Any] | None:
@@ -79,7 +79,7 @@ class Flow:
             self._clean_up_after(digest)
             return landing.summary_of(manifest, str(self.place.output))
         self.place.keep(digest, _files_of(job), anew=anew)
-        self._log.info("%d rows in %d batches, %d bytes", job.rows, len(job.shards), job.bytes)
+        self._log.info("Rows: %d, batches: %d, bytes: %d", job.rows, len(job.shards), job.bytes)
         self._conduct(self._records(results))
         return None
 
@@ -133,7 +133,7 @@ class Flow:
         manifest.write(self.place.output)
         lineage.wrote(self.submitter.hook, self.place.output)
         self._clean_up(attempt.records)
-        self._log.info("%s: %s", self.place.output, manifest.counts)
+        self._log.info("%s: %s", self.place.output, in_words(manifest.counts))
         return landing.summary_of(manifest, str(self.place.output))
 
     def _write(self, requests: Iterable[Request]) -> tuple[Job, str, str]:

@@ -86,11 +86,16 @@ def check_fail_on(value: object) -> FailOn:
     )
 
 
+def in_words(counts: Mapping[str, int]) -> str:
+    """Say how many rows have each status, such as ``998 succeeded, 2 failed``."""
+    return ", ".join(f"{number:,} {status}" for status, number in counts.items() if number)
+
+
 def failure(counts: Mapping[str, int], fail_on: FailOn) -> str | None:
     """Say why the task fails with so many rows of each status; None if it does not."""
     rows = sum(counts.values())
     lost = rows - counts.get("succeeded", 0)
-    found = ", ".join(f"{number:,} {status}" for status, number in counts.items() if number)
+    found = in_words(counts)
     if lost == rows:
         return f"Not one of {rows:,} rows succeeded ({found})."
     allowed = {"none": rows, "any": 0}.get(fail_on, 0) if isinstance(fail_on, str) else fail_on * rows

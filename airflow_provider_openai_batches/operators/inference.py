@@ -182,8 +182,8 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         """Refuse what is known to be wrong when the DAG is parsed."""
         given = [name for name in ("requests", "input_uri", "sql") if getattr(self, name) is not None]
         if len(given) != 1:
-            said = " and ".join(given) or "none of them"
-            raise InvalidInputError(f"Give one of requests, input_uri and sql: {said} is given.")
+            said = f"this has {' and '.join(given) or 'none of them'}"
+            raise InvalidInputError(f"Give one of requests, input_uri and sql: {said}.")
         if (self.sql is None) != (self.sql_conn_id is None):
             raise InvalidInputError("sql and sql_conn_id belong together: give both.")
         check_count(self.max_requests_per_batch, "max_requests_per_batch", most=models.MAX_REQUESTS)

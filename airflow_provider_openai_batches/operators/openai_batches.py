@@ -100,7 +100,7 @@ class OpenAICreateBatchOperator(WaitingOperator):
             given = "both" if self.input_file is not None else "neither"
             raise InvalidInputError(
                 "Give either input_file_id (a file at the service) or input_file (a JSONL file): "
-                f"{given} is given."
+                f"this has {given}."
             )
 
     def execute(self, context: Context) -> Any:

@@ -214,8 +214,8 @@ def test_an_output_that_cannot_be_written_is_found_first(server: DevServer, tmp_
 @pytest.mark.parametrize(
     ("kwargs", "said"),
     [
-        ({}, "none of them is given"),
-        ({"requests": [], "sql": "x", "sql_conn_id": "y"}, "requests and sql is given"),
+        ({}, "this has none of them"),
+        ({"requests": [], "sql": "x", "sql_conn_id": "y"}, "this has requests and sql"),
         ({"sql": "x"}, "sql and sql_conn_id belong together"),
         ({"requests": [], "sql_conn_id": "x"}, "sql and sql_conn_id belong together"),
         ({"requests": [], "max_requests_per_batch": 50_001}, "max_requests_per_batch is 50001"),

@@ -121,8 +121,8 @@ def test_the_link_is_stored_where_the_connection_has_a_console(
 @pytest.mark.parametrize(
     ("kwargs", "said"),
     [
-        ({"input_file_id": None, "input_file": None}, "neither is given"),
-        ({"input_file_id": "file-1", "input_file": "x"}, "both is given"),
+        ({"input_file_id": None, "input_file": None}, "this has neither"),
+        ({"input_file_id": "file-1", "input_file": "x"}, "this has both"),
         ({"poll_interval": 0}, "poll_interval is 0"),
         ({"poll_interval": -1}, "poll_interval is -1"),
         ({"poll_interval": "60"}, "poll_interval is '60'"),
