@@ -51,7 +51,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
 
     backend = Recorder()
     if hasattr(type(Stats), "factory"):  # until Airflow 3.2
-        monkeypatch.setattr(type(Stats), "factory", staticmethod(lambda: backend))
+        monkeypatch.setattr(Stats, "factory", staticmethod(lambda: backend))  # where initialize() sets it too
         monkeypatch.setattr(Stats, "instance", None)
         yield backend
     else:
