@@ -47,6 +47,7 @@ def kill_the_task(airflow: AirflowStack) -> None:
 def revive(airflow: AirflowStack, run: str, *states: str) -> None:
     """Airflow 3.0 fails a task whose process was killed, whatever its retries: there, somebody clears it."""
     if airflow.wait_for_task(DAG, run, TASK, "failed", *states) == "failed":
+        airflow.wait_for_run(DAG, run)
         airflow.clear(DAG, run, TASK)
         airflow.wait_for_task(DAG, run, TASK, *states)
 
