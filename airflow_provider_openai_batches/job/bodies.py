@@ -98,7 +98,8 @@ class _Builder(msgspec.Struct, frozen=True):
     def build(self, number: int, row: Any) -> Request:
         custom_id = default_id(number)
         try:
-            custom_id = self._custom_id(row, custom_id)
+            if self.id_column is not None or not isinstance(row, str):  # a prompt has no name
+                custom_id = self._custom_id(row, custom_id)
             body = self._finished(self._body(row))
             kept = {column: _value(row, column) for column in self.keep} if self.keep else {}
         except InvalidInputError as error:
@@ -111,7 +112,7 @@ class _Builder(msgspec.Struct, frozen=True):
     def _custom_id(self, row: Any, default: str) -> str:
         if self.id_column is not None:
             value = _value(row, self.id_column)
-        elif self.maker is None and not isinstance(row, str) and _is_line(row):
+        elif self.maker is None and _is_line(row):
             value = row["custom_id"]
         else:
             return default

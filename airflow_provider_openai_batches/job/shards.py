@@ -58,6 +58,7 @@ def write_shards(
     ids = _CustomIds()
     rows = 0
     with open_binary(work / ROWS_FILE, "wb") as rows_file, ShardWriter(work, envelope, limits) as writer:
+        add, add_id, line_of, write_row = writer.add, ids.add, envelope.line, rows_file.write
         for request in requests:
             if rows == max_requests:
                 raise InvalidInputError(
@@ -65,10 +66,10 @@ def write_shards(
                 )
             custom_id, body, kept = _encoded(request)
             inputs = embedding_inputs(request.body) if counted_inputs else 0
-            line = envelope.line(custom_id, body)
-            writer.add(request.row_number, custom_id, line, request.body.get("model"), inputs)
-            rows_file.write(b'{"custom_id":%b%b}\n' % (custom_id, kept))
-            ids.add(request.custom_id)
+            line = line_of(custom_id, body)
+            add(request.row_number, custom_id, line, request.body.get("model"), inputs)
+            write_row(b'{"custom_id":%b%b}\n' % (custom_id, kept))
+            add_id(request.custom_id)
             rows += 1
     if not rows:
         raise InvalidInputError("The job has no rows")
