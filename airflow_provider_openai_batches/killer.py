@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_openai_batches import identity
+from airflow_provider_openai_batches import identity, task_states
 from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
 from airflow_provider_openai_batches.protocol import may_repeat
 
@@ -40,23 +40,21 @@ def goes_on(ti: Any) -> bool:
 
     :param ti: the task instance, of which this process runs one try.
     """
-    from airflow_provider_openai_batches.triggers import killing  # noqa: PLC0415 - only at a kill
-
     answers: list[str | None] = []
 
     def ask() -> None:
         try:
-            states = killing.ask(ti.dag_id, ti.run_id, ti.task_id)
+            states = task_states.ask(ti.dag_id, ti.run_id, ti.task_id)
         except Exception:  # noqa: BLE001 - Airflow's releases differ in what they raise; none of it is an answer
             return
-        answers.append(states.get(killing.name_among(ti), "removed"))
+        answers.append(states.get(task_states.name_among(ti), "removed"))
 
     # In a thread, because the call that the kill has interrupted may hold the lock that asking needs.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(ASK_SECONDS)
     if answers and answers[0] != "running":
-        return answers[0] not in killing.OVER
+        return answers[0] not in task_states.OVER
     return bool(ti.try_number <= getattr(ti, "max_tries", 0))
 
 

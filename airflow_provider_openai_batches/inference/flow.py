@@ -13,7 +13,6 @@ from airflow_provider_openai_batches.inference.conductor import Conductor
 from airflow_provider_openai_batches.inference.plan import failure, in_words
 from airflow_provider_openai_batches.inference.records import RECORDS_FILE, Records
 from airflow_provider_openai_batches.job.manifest import check_target
-from airflow_provider_openai_batches.job.shards import write_shards
 from airflow_provider_openai_batches.job.state import ROWS_FILE, Job
 
 if TYPE_CHECKING:
@@ -137,6 +136,8 @@ class Flow:
         return landing.summary_of(manifest, str(self.place.output))
 
     def _write(self, requests: Iterable[Request]) -> tuple[Job, str, str]:
+        from airflow_provider_openai_batches.job.shards import write_shards  # noqa: PLC0415 - not when resumed
+
         folder = self.place.begin()
         try:
             job = write_shards(

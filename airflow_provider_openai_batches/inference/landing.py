@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_provider_openai_batches.job.followup import write_followup
 from airflow_provider_openai_batches.job.index import ResultIndex
 from airflow_provider_openai_batches.job.manifest import BatchRecord, Manifest
 from airflow_provider_openai_batches.job.merge import merge
@@ -57,6 +56,8 @@ def read_results(attempt: Attempt) -> ResultIndex:
 
 def ask_again(place: Workplace, index: ResultIndex) -> Job:
     """Write the shards of the next round."""
+    from airflow_provider_openai_batches.job.followup import write_followup  # noqa: PLC0415 - few jobs come here
+
     place.fetch(shard.file for shard in index.job.shards_of(0))
     job = write_followup(index)
     new = job.shards_of(job.round)

@@ -171,8 +171,6 @@ class WaitingOperator(BatchOperator):
 
     def ready_to_be_killed(self, context: Context) -> None:
         """Get what :meth:`on_kill` needs and cannot ask for: it may have interrupted just such a call."""
-        from airflow_provider_openai_batches.triggers import killing  # noqa: F401, PLC0415 - nor can it import
-
         _ = self.hook.config
         self._ti = context["ti"]
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseTrigger
 from asgiref.sync import sync_to_async
 
+from airflow_provider_openai_batches import task_states
 from airflow_provider_openai_batches.uncut import uncut
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ AIRFLOW_CALLS_ON_KILL = hasattr(BaseTrigger, "on_kill")
 GATHER = 0.2
 ASK_WITHIN = 20.0
 KILL_WITHIN = 50.0
-# After these no try follows that could take up what the task has running.
-OVER = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 
 _asking: dict[tuple[Any, ...], asyncio.Task[dict[str, str | None]]] = {}
 _working: set[asyncio.Task[None]] = set()
@@ -66,14 +65,9 @@ async def is_over(ti: Any) -> bool | None:
         return None
     try:
         states = await uncut(_states(ti.dag_id, ti.run_id, ti.task_id), ASK_WITHIN)
-        return states.get(name_among(ti), "removed") in OVER
+        return states.get(task_states.name_among(ti), "removed") in task_states.OVER
     except Exception:  # noqa: BLE001 - Airflow's releases differ in what they raise; none of it is an answer
         return None
-
-
-def name_among(ti: Any) -> str:
-    """What a task instance is called among the states that :func:`ask` returns."""
-    return str(ti.task_id) if ti.map_index is None or ti.map_index < 0 else f"{ti.task_id}_{ti.map_index}"
 
 
 async def _states(*which: str) -> dict[str, str | None]:
@@ -90,16 +84,7 @@ async def _ask_soon(key: tuple[Any, ...]) -> dict[str, str | None]:
     finally:
         # An answer may be older than the kill of one who comes later.
         del _asking[key]
-    return await sync_to_async(ask)(*key[1:])
-
-
-def ask(dag_id: str, run_id: str, task_id: str) -> dict[str, str | None]:
-    """The states of a task in a run; those that were deleted are missing."""
-    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance  # noqa: PLC0415 - only at a kill
-
-    runs = RuntimeTaskInstance.get_task_states(dag_id=dag_id, task_ids=[task_id], run_ids=[run_id])
-    states: dict[str, str | None] = runs.get(run_id, {})
-    return states
+    return await sync_to_async(task_states.ask)(*key[1:])
 
 
 async def _through(work: Coroutine[Any, Any, None]) -> None:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support import FakeTaskInstance
 
-from airflow_provider_openai_batches import killer
-from airflow_provider_openai_batches.triggers import killing
+from airflow_provider_openai_batches import killer, task_states
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +21,7 @@ def task(try_number: int = 1, max_tries: int = 0, map_index: int = -1) -> FakeTa
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, how: Callable[..., Any]) -> None:
-    monkeypatch.setattr(killing, "ask", how)
+    monkeypatch.setattr(task_states, "ask", how)
 
 
 @pytest.mark.parametrize(
