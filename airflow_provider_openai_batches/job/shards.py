@@ -64,7 +64,11 @@ def write_shards(
                 raise InvalidInputError(
                     f"The job has more than max_requests={max_requests} rows: nothing was sent"
                 )
-            custom_id, body, kept = _encoded(request)
+            try:
+                custom_id, body = _encode(request.custom_id), _encode(request.body)
+                kept = b"," + _encode(request.kept)[1:-1] if request.kept else b""
+            except (TypeError, ValueError, OverflowError, RecursionError) as error:
+                raise _no_json(request, error) from error
             inputs = embedding_inputs(request.body) if counted_inputs else 0
             line = line_of(custom_id, body)
             add(request.row_number, custom_id, line, request.body.get("model"), inputs)
@@ -92,15 +96,11 @@ def _digest(endpoint: str, shards: list[Shard]) -> str:
 _encode = msgspec.json.Encoder().encode
 
 
-def _encoded(request: Request) -> tuple[bytes, bytes, bytes]:
-    try:
-        kept = b"," + _encode(request.kept)[1:-1] if request.kept else b""
-        return _encode(request.custom_id), _encode(request.body), kept
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        parts = {"custom_id": request.custom_id, "body": request.body, "kept": request.kept}
-        raise InvalidInputError(
-            f"{name_row(request.row_number, request.custom_id)}: {_culprit(parts)} is no JSON: {error}"
-        ) from error
+def _no_json(request: Request, error: Exception) -> InvalidInputError:
+    parts = {"custom_id": request.custom_id, "body": request.body, "kept": request.kept}
+    return InvalidInputError(
+        f"{name_row(request.row_number, request.custom_id)}: {_culprit(parts)} is no JSON: {error}"
+    )
 
 
 def _culprit(value: Any, where: str = "") -> str:
