@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # Airflow gives on_kill() 30 seconds.
 CANCEL_WITHIN = 25.0
 CANCEL_TRY_WITHIN = 8.0
+# Airflow learns up to five seconds late that the process that deferred the task has ended ([workers]
+# min_heartbeat_interval), and fails a task that goes on before that: apache-airflow 3.3.2, LocalExecutor.
+SETTLED_AFTER = 8.0
 
 
 class OpenAIBatchTrigger(BaseTrigger):
@@ -104,6 +107,7 @@ class OpenAIBatchTrigger(BaseTrigger):
             unknown = dict.fromkeys(map(str, self.batch_ids), "unknown")
             yield _event({"status": "error", "message": str(error), "batches": unknown})
             return
+        settled = time.monotonic() + min(self.poll_interval, SETTLED_AFTER)
         async with Waiter(self.openai_conn_id, wait) as waiter:
             try:
                 while True:
@@ -111,6 +115,7 @@ class OpenAIBatchTrigger(BaseTrigger):
                         self.log.log(line.level, line.text)
                     if wait.verdict:
                         break
+                await asyncio.sleep(settled - time.monotonic())
             except asyncio.CancelledError:
                 await killing.after_cancellation(self)
                 raise

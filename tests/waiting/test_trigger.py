@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -104,12 +105,48 @@ def test_many_batches_of_a_job_are_waited_for_together(server: DevServer) -> Non
 
 def test_a_pause_asks_nothing(server: DevServer) -> None:
     """No batches, an end time, and no connection needed."""
-    import time
-
     end_time = time.time() + 0.5
     payload = run(lambda: Waiting([], conn_id="absent", end_time=end_time).start().end())
     assert payload == {"status": "finished", "message": "The pause is over.", "batches": {}}
     assert 0 <= time.time() - end_time < 0.3
+
+
+@pytest.mark.parametrize(("poll_interval", "least", "most"), [(60.0, 1.0, 1.5), (0.2, 0.2, 0.7)])
+def test_no_event_comes_before_airflow_knows_of_the_deferral(
+    server: DevServer, monkeypatch: pytest.MonkeyPatch, poll_interval: float, least: float, most: float
+) -> None:
+    """It would fail the task that goes on; but an event is never later than the poll interval for that."""
+    monkeypatch.setattr(openai_batches, "SETTLED_AFTER", 1.0)
+    (batch_id,) = seed(server, 1)
+    server.force(batch_id, status="completed")
+
+    async def waits() -> float:
+        begun = time.monotonic()
+        one = Waiting([batch_id], poll_interval=poll_interval).start()
+        assert (await one.end())["status"] == "finished"
+        return one.ended_at - begun
+
+    assert least <= run(waits) < most
+
+
+def test_a_kill_while_an_event_is_held_back_cancels_what_still_runs(
+    server: DevServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of two batches is over, and that is what the task waits for."""
+    monkeypatch.setattr(openai_batches, "SETTLED_AFTER", 30.0)
+    ended, other = seed(server, 2)
+    server.force(ended, status="completed")
+
+    async def waits() -> None:
+        one = Waiting(
+            [ended, other], poll_interval=60, cancel_on_kill=True, return_when="FIRST_COMPLETED"
+        ).start()
+        await until(lambda: len(one.lines) == 2)
+        await killed(one)
+        assert one.payload is None
+
+    run(waits)
+    assert [status_of(server, batch_id) for batch_id in (ended, other)] == ["completed", "cancelling"]
 
 
 async def killed(one: Waiting) -> Notebook:
