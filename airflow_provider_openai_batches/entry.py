@@ -28,9 +28,13 @@ class Listener(Protocol):
 
 
 class Entry:
-    """A batch that is waited for; ``due`` is on the monotonic clock, ``interval`` is what led to it."""
+    """
+    A batch that is waited for; ``due`` is on the monotonic clock, ``interval`` is what led to it.
 
-    __slots__ = ("batch_id", "created_at", "due", "interval", "is_unlisted", "listeners", "number")
+    ``listed_from`` is from when on batches are created that the list may still come to show, in Unix seconds.
+    """
+
+    __slots__ = ("batch_id", "created_at", "due", "interval", "listed_from", "listeners", "number")
 
     def __init__(self, batch_id: str, number: int) -> None:
         self.batch_id = batch_id
@@ -38,8 +42,15 @@ class Entry:
         self.created_at: int | None = None
         self.due = 0.0
         self.interval: float | None = None
-        self.is_unlisted = False
+        self.listed_from = 0.0
         self.listeners: list[Listener] = []
+
+    @property
+    def may_be_listed(self) -> bool:
+        return not self.listed_from or (self.created_at or 0.0) > self.listed_from
+
+    def is_nearly_due(self, now: float) -> bool:
+        return self.due - now <= (self.interval or 0.0) * SPREAD
 
     def schedule(self) -> None:
         """Set when to ask again, by the most impatient of those who wait."""

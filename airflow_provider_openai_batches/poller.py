@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_openai_batches import metrics
 from airflow_provider_openai_batches.deadlines import LONGEST_SLEEP, Deadlines
-from airflow_provider_openai_batches.entry import SPREAD, Entry
+from airflow_provider_openai_batches.entry import Entry
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError, TransportError
-from airflow_provider_openai_batches.rounds import Standing, Walk, shown_on
-from airflow_provider_openai_batches.shared_client import IN_FLIGHT, SharedClient
+from airflow_provider_openai_batches.pages import Pages, Stop
+from airflow_provider_openai_batches.shared_client import SharedClient
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from airflow_provider_openai_batches.entry import Listener
-    from airflow_provider_openai_batches.models import Batch, BatchPage
+    from airflow_provider_openai_batches.models import Batch
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +32,6 @@ GATHER_AT_MOST = 1.0
 RETRIEVES_AT_ONCE = 50
 # So many failures in a row say that it is the service, not a batch.
 STRIKES = 5
-# A page that fails in the middle of a walk is asked for once more.
-PAGE_AGAIN_AFTER = 0.5
 TOLD_AT_ONCE = 100
 AFTER_A_BUG = 5.0
 
@@ -54,10 +52,9 @@ class Poller:
         self._arrivals = 0
         self._arrived = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._standing = Standing()
         self._strikes = 0
-        self._stopped_by: OpenAIBatchesError | None = None
-        self._is_refused = False
+        self._stop = Stop()
+        self._pages = Pages(self.client, self._entries, self._stop, self._deliver, self._retrieve)
 
     def join(self, listener: Listener) -> None:
         """Poll for what the listener's wait is pending for, the first time at once; tell it its deadline."""
@@ -93,6 +90,7 @@ class Poller:
             entry.listeners.remove(listener)
         if not entry.listeners:
             self._entries.pop(entry.batch_id, None)
+            self._pages.chart.forget(entry.batch_id)
 
     # -- rounds ----------------------------------------------------------------------------------------------
 
@@ -140,40 +138,25 @@ class Poller:
         )
 
     async def _round(self) -> None:
-        self._strikes, self._stopped_by, self._is_refused = 0, None, False
+        self._strikes = 0
+        self._stop.forget()
         try:
             await self.client.refresh_now_and_then()
             await self.client.open()
         except OpenAIBatchesError as error:
             await self._fail_all(error)
             return
-        walk = await self._walk(self._worth_listing())
-        if not self._stopped_by:
+        await self._pages.ask()
+        if not self._stop.by:
             rest = [entry.batch_id for entry in self._due()[:RETRIEVES_AT_ONCE]]
             random.shuffle(rest)  # so that those that fail are not always the first
-            await asyncio.gather(*(self._retrieve_each(rest) for _ in range(IN_FLIGHT)))
-        if self._stopped_by or self._is_refused:
-            await self._stop(self._stopped_by)
-        elif walk:
-            self._standing.learn(walk)
+            await self._stop.each(rest, self._retrieve)
+        if self._stop.by or self._stop.is_refusal:
+            await self._stopped(self._stop.by)
 
-    def _worth_listing(self) -> list[Entry]:
-        """What is due or nearly so, if it is so much that pages may be the shorter way; the newest first."""
-        now = time.monotonic()
-        wanted = [
-            entry
-            for entry in self._entries.values()
-            if not entry.is_unlisted and entry.due - now <= (entry.interval or 0.0) * SPREAD
-        ]
-        if not self._standing.is_worth(len(wanted)):
-            return []
-        return sorted(
-            wanted, key=lambda entry: (entry.created_at or float("inf"), entry.number), reverse=True
-        )
-
-    async def _stop(self, error: OpenAIBatchesError | None) -> None:
+    async def _stopped(self, error: OpenAIBatchesError | None) -> None:
         """After a refusal read the connection again: a new key is tried before anybody is told."""
-        if self._is_refused:
+        if self._stop.is_refusal:
             try:
                 if await self.client.refresh():
                     return
@@ -195,63 +178,9 @@ class Poller:
 
     # -- requests --------------------------------------------------------------------------------------------
 
-    async def _walk(self, entries: list[Entry]) -> Walk | None:
-        if not entries:
-            return None
-        walk = Walk(entry.batch_id for entry in entries)
-        start = None if self._standing.from_top else walk.jump()
-        while True:
-            if start:
-                walk.left.pop(start)
-                await self._retrieve(start)
-            saved = walk.saved
-            cursor = await self._page(walk, start)
-            walk.began(start, saved)
-            if cursor:
-                await asyncio.gather(*(self._lane(walk, lane) for lane in walk.lanes(cursor)))
-            start = None if self._stopped_by else walk.jump()
-            if start is None:
-                break
-        for batch_id in () if self._stopped_by else walk.left:
-            if entry := self._entries.get(batch_id):
-                entry.is_unlisted = True
-        return walk
-
-    async def _lane(self, walk: Walk, cursor: str | None) -> None:
-        while cursor and not self._stopped_by:
-            cursor = await self._page(walk, cursor)
-
-    async def _page(self, walk: Walk, after: str | None) -> str | None:
-        """Ask for a page and hand it out; the next page's cursor, or None if there is none to ask for."""
-        try:
-            page = await self._list(after)
-        except OpenAIBatchesError as error:
-            if isinstance(error, APIError) and error.status in {401, 429}:
-                self._stopped_by = error
-                self._is_refused = error.status == 401  # noqa: PLR2004 - HTTP
-            walk.broken = walk.broken or after is None
-            return None
-        for batch in shown_on(page):
-            self._deliver(batch)
-        return walk.take(page)
-
-    async def _list(self, after: str | None) -> BatchPage:
-        try:
-            return await self.client.list_batches(after)
-        except OpenAIBatchesError as error:
-            if isinstance(error, APIError) and error.status < 500:  # noqa: PLR2004 - HTTP
-                raise
-        await asyncio.sleep(PAGE_AGAIN_AFTER)
-        return await self.client.list_batches(after)
-
-    async def _retrieve_each(self, batch_ids: list[str]) -> None:
-        while batch_ids and not self._stopped_by:
-            await self._retrieve(batch_ids.pop())
-
     async def _retrieve(self, batch_id: str) -> None:
         if batch_id not in self._entries:
             return
-        self._standing.retrieved()
         try:
             batch = await self.client.retrieve_batch(batch_id)
         except OpenAIBatchesError as error:
@@ -263,10 +192,10 @@ class Poller:
     def _note(self, error: OpenAIBatchesError, batch_id: str) -> None:
         """A failure is the batch's own, unless it says something about the connection or the service."""
         status = error.status if isinstance(error, APIError) else None
-        self._is_refused = self._is_refused or status in {401, 403}
+        self._stop.is_refusal = self._stop.is_refusal or status in {401, 403}
         self._strikes = 0 if status in {403, 404} else self._strikes + 1
         if status == 401 or self._strikes >= STRIKES:  # noqa: PLR2004 - HTTP
-            self._stopped_by = error
+            self._stop.by = error
         elif entry := self._entries.get(batch_id):
             for listener in entry.listeners:
                 listener.failed(error, batch_id)
@@ -276,7 +205,7 @@ class Poller:
         entry = self._entries.get(batch.id)
         if entry is None:
             return
-        entry.created_at, entry.is_unlisted = batch.created_at, False
+        entry.created_at = batch.created_at
         for listener in entry.listeners:
             listener.saw(batch)
             self._deadlines.heed(listener)

@@ -1,19 +1,21 @@
 """
 PURE: which requests ask for many batches in the fewest requests.
 
-``GET /batches`` shows 100 batches a page, newest first, and any batch's id serves as the cursor. So a round
-walks the pages from the newest batch or from an awaited one, in several lanes at once, as long as they show
-more than they cost; what they did not show is retrieved.
+``GET /batches`` shows 100 batches a page, newest first, and any batch's id serves as the cursor. The list
+grows at its top alone: what stands behind a batch stays there. So a :class:`Chart` keeps where a page showed
+an awaited batch, and tells before anything is asked which pages show two or more of them. Where new ones
+stand, a :class:`Walk` finds out once; the rest is retrieved. No round takes more requests than a retrieve of
+each batch would: for each page that shows none, a batch waits an interval for its first look.
 
 https://developers.openai.com/api/reference/resources/batches/methods/list
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Container, Iterable
 
     from airflow_provider_openai_batches.models import Batch, BatchPage
 
@@ -25,34 +27,125 @@ JUMP_FROM = 50
 LANES = 8
 WAITS_A_LANE = 600
 FRUITLESS_JUMPS = 2
-# After a walk that saved nothing so many rounds go by retrieves alone, twice as many each time.
-ROUNDS_BETWEEN = 2
-MOST_ROUNDS_BETWEEN = 128
+
+
+class Place(NamedTuple):
+    """
+    Where the list shows a batch: its number in a stretch of the list, counted from the newest on.
+
+    ``before`` is the batch that is listed right before it, and so the cursor of a page that begins with it;
+    the newest of all has none.
+    """
+
+    stretch: int
+    number: int
+    before: str | None
+
+
+class Window(NamedTuple):
+    """
+    A page that shows the batches named, whatever else it shows.
+
+    Without a cursor it is the first one: there newer batches may have pushed down all of them.
+    """
+
+    cursor: str | None
+    batch_ids: list[str]
+
+
+class Chart:
+    """Where the awaited batches stand in the list, as far as pages have shown it."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, Place] = {}
+        self._stretches = 0
+        self._top: str | None = None
+
+    def __contains__(self, batch_id: str) -> bool:
+        return batch_id in self._places
+
+    def forget(self, batch_id: str) -> None:
+        self._places.pop(batch_id, None)
+
+    def note(self, page: BatchPage, after: str | None, awaited: Container[str]) -> None:
+        """Take over where a page shows awaited batches; ``after`` is its cursor."""
+        ids = [batch.id for batch in page.data]
+        stretch, number = self._origin(ids, after)
+        before = after
+        if after is None:
+            self._top = next(iter(ids), None)
+        for batch_id in ids:
+            if batch_id in awaited:
+                known = self._places.get(batch_id)
+                self._places[batch_id] = Place(stretch, number, before or (known and known.before))
+            before, number = batch_id, number + 1
+
+    def windows(self, batch_ids: Iterable[str]) -> list[Window]:
+        """The pages that show two or more of these, without overlap."""
+        found: list[Window] = []
+        end = (0, 0)
+        for batch_id in sorted(filter(self.__contains__, batch_ids), key=lambda one: self._places[one][:2]):
+            stretch, number, before = self._places[batch_id]
+            if (stretch, number) < end:
+                found[-1].batch_ids.append(batch_id)
+            elif before or batch_id == self._top:
+                found.append(Window(before, [batch_id]))
+                end = (stretch, number + PAGE)
+        return [window for window in found if len(window.batch_ids) > 1]
+
+    def _origin(self, ids: list[str], after: str | None) -> tuple[int, int]:
+        """The place of a page's first batch: as known from any batch near it, or in a stretch of its own."""
+        for offset, batch_id in enumerate([after, *ids], -1):
+            if batch_id in self._places:
+                place = self._places[batch_id]
+                return place.stretch, place.number - offset
+        self._stretches += 1
+        return self._stretches, 0
 
 
 class Walk:
     """
-    One round's way through the list.
+    The way through the list to batches whose place is not known, along as many pages as pay.
 
     :param wanted: ids, as far as known the newest first.
+    :param unasked: those among them that were never asked for, each of which can make up for one page. If
+        there is none, a walk has broken off before, and this one may lose some.
     """
 
-    def __init__(self, wanted: Iterable[str]) -> None:
+    def __init__(self, wanted: Iterable[str], unasked: Collection[str]) -> None:
         self.left: dict[str, None] = dict.fromkeys(wanted)
-        self.wanted = len(self.left)
         self.pages = 0
         self.saved = 0
-        self.broken = False
-        self.top_is_rich = False
-        self._may_lose = 1 if len(self.left) < JUMP_FROM else 2
+        self.has_failed = False
+        self._most = 1 if len(self.left) < JUMP_FROM else 2
+        self._makes_up = bool(unasked)
+        self._unasked = set(unasked)
+        self._under_way = 0
         self._fruitless_jumps = 0
         self._starts: set[str] = set()
         self._cursors: set[str] = set()
 
     @property
-    def may_go_on(self) -> bool:
-        """Whether one more page, even an empty one, is paid for by what the others saved."""
-        return not self.broken and self.saved + self._may_lose > 0
+    def lost(self) -> int:
+        """So many pages more than they saved."""
+        return max(0, -self.saved)
+
+    @property
+    def pays(self) -> int:
+        """How many more pages may be under way at once: even if all are empty, the rest pays for them."""
+        spare = min(self._most, len(self._unasked)) if self._makes_up else self._most
+        return self.saved + spare - self._under_way
+
+    def asks(self) -> None:
+        """Note that a page is under way."""
+        self._under_way += 1
+        self.pages += 1
+
+    def failed(self) -> None:
+        """Note that it did not come."""
+        self._under_way -= 1
+        self.saved -= 1
+        self.has_failed = True
 
     def take(self, page: BatchPage) -> str | None:
         """Count what a page shows; the cursor of the next one, or None if the lane ends here."""
@@ -61,8 +154,9 @@ class Walk:
         for batch in shown:
             if batch.id in self.left:
                 del self.left[batch.id]
+                self._unasked.discard(batch.id)
                 found += 1
-        self.pages += 1
+        self._under_way -= 1
         self.saved += found - 1
         cursor = page.last_id or (page.data[-1].id if page.data else None)
         if not cursor or not page.has_more or cursor in self._cursors:
@@ -70,56 +164,31 @@ class Walk:
         self._cursors.add(cursor)
         if not found or not self.left or not self._starts.isdisjoint(batch.id for batch in shown):
             return None
-        return cursor if self.may_go_on else None
+        return cursor if self.pays > 0 else None
 
     def lanes(self, cursor: str) -> list[str]:
         """The cursors from which to walk at once: this one, and awaited batches at even distances behind."""
         ids = list(self.left)
-        count = min(LANES, 1 + len(ids) // WAITS_A_LANE)
+        count = min(LANES, 1 + len(ids) // WAITS_A_LANE, self.pays)
         pages = -(-len(ids) // (PAGE * count))  # whole ones, so that no lane ends with a page for a few
         starts = ids[pages * PAGE - 1 :: pages * PAGE]
         self._starts.update(starts)
         return [cursor, *starts]
 
     def jump(self) -> str | None:
-        """The awaited batch to go on behind, or None if the rest is better retrieved."""
-        if len(self.left) < LIST_FROM or not self.may_go_on or self._fruitless_jumps >= FRUITLESS_JUMPS:
+        """The awaited batch to retrieve and go on behind, or None if the rest is better retrieved."""
+        if len(self.left) < LIST_FROM or self.pays < 1 or self._fruitless_jumps >= FRUITLESS_JUMPS:
             return None
-        return next(iter(self.left))
+        start = next(iter(self.left))
+        self._unasked.discard(start)
+        if self.pays < 1:
+            return None
+        del self.left[start]
+        return start
 
-    def began(self, start: str | None, saved_before: int) -> None:
-        """Note what the first page behind ``start`` (None: the top) brought."""
-        fruitful = self.saved > saved_before
-        if start is None:
-            self.top_is_rich = fruitful
-        else:
-            self._fruitless_jumps = 0 if fruitful else self._fruitless_jumps + 1
-
-
-class Standing:
-    """What the rounds so far say about the list of this account."""
-
-    def __init__(self) -> None:
-        self.from_top = True
-        self._retrieves_left = 0
-        self._rounds_between = ROUNDS_BETWEEN
-
-    def is_worth(self, wanted: int) -> bool:
-        return wanted >= LIST_FROM and self._retrieves_left <= 0
-
-    def retrieved(self) -> None:
-        self._retrieves_left -= 1
-
-    def learn(self, walk: Walk) -> None:
-        """Go on listing after a walk that saved requests, else retrieve for a while."""
-        if walk.saved >= walk.pages:
-            self._rounds_between = ROUNDS_BETWEEN
-        if walk.saved > 0:
-            self.from_top = walk.top_is_rich
-            return
-        self.from_top = True
-        self._retrieves_left = self._rounds_between * walk.wanted
-        self._rounds_between = min(self._rounds_between * 2, MOST_ROUNDS_BETWEEN)
+    def landed(self, saved_before: int) -> None:
+        """Note what the first page behind a jump brought."""
+        self._fruitless_jumps = 0 if self.saved > saved_before else self._fruitless_jumps + 1
 
 
 def shown_on(page: BatchPage) -> list[Batch]:

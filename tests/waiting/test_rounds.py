@@ -2,150 +2,256 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from waiting_room import batch
 
-from airflow_provider_openai_batches.models import BatchPage
+from airflow_provider_openai_batches.entry import Entry
+from airflow_provider_openai_batches.models import Batch, BatchPage
 from airflow_provider_openai_batches.pace import LONGEST_PAUSE, PER_SECOND, Pace
-from airflow_provider_openai_batches.rounds import LIST_FROM, PAGE, Standing, Walk
+from airflow_provider_openai_batches.pages import Pages, Stop
+from airflow_provider_openai_batches.rounds import LIST_FROM, PAGE, Walk
+
+NEVER = float("inf")
+PATIENT = SimpleNamespace(wait=SimpleNamespace(next_in=lambda *_: 60.0, deadline=NEVER))
 
 
 class Account:
-    """A list of batches, the newest first, and how often it was asked."""
+    """A service's batches, the newest first, and how often it was asked for them."""
 
     def __init__(self, ids: list[str]) -> None:
-        self.ids = ids
-        self.place = {batch_id: number for number, batch_id in enumerate(ids)}
-        self.asked = 0
+        self.ids = list(ids)
+        self.hidden: set[str] = set()
+        self.asked = self.pages = 0
 
     def page(self, after: str | None) -> BatchPage:
+        start = 0 if after is None else self.ids.index(after) + 1
+        listed = (batch_id for batch_id in self.ids[start:] if batch_id not in self.hidden)
+        shown = [batch(batch_id, created_at=0) for batch_id in islice(listed, PAGE)]
+        if shown:
+            shown[0] = self.batch(shown[0].id)
+        return BatchPage(shown, next(listed, None) is not None, last_id=shown[-1].id if shown else None)
+
+    def batch(self, batch_id: str) -> Batch:
+        """Created one after the other, a second apart."""
+        return batch(batch_id, created_at=len(self.ids) - self.ids.index(batch_id))
+
+    async def list_batches(self, after: str | None) -> BatchPage:
         self.asked += 1
-        start = 0 if after is None else self.place[after] + 1
-        shown = self.ids[start : start + PAGE]
-        more = start + PAGE < len(self.ids)
-        return BatchPage([batch(batch_id) for batch_id in shown], more, last_id=shown[-1] if shown else None)
+        self.pages += 1
+        await asyncio.sleep(0)  # lanes are under way together
+        return self.page(after)
 
 
-def round_of(account: Account, wanted: list[str], standing: Standing) -> int:
-    """Drive one walk as the poller does, its lanes in turns; the requests of the round."""
-    if not standing.is_worth(len(wanted)):
-        for _ in wanted:
-            standing.retrieved()
-        return len(wanted)
-    account.asked = retrieved = 0
-    walk = Walk(wanted)
-    start = None if standing.from_top else walk.jump()
-    while True:
-        if start:
-            walk.left.pop(start)
-            retrieved += 1
-        saved = walk.saved
-        cursor = walk.take(account.page(start))
-        walk.began(start, saved)
-        lanes = walk.lanes(cursor) if cursor else []
-        while lanes:
-            lanes = [after for lane in lanes if (after := walk.take(account.page(lane)))]
-        start = walk.jump()
-        if start is None:
-            break
-    standing.learn(walk)
-    return account.asked + retrieved + len(walk.left)
+class Room:
+    """The waits of one connection, an interval after the other."""
+
+    def __init__(self, account: Account, wanted: list[str]) -> None:
+        self.account = account
+        self.entries: dict[str, Entry] = {}
+        self.seen: set[str] = set()
+        self.pages = Pages(account, self.entries, Stop(), self.deliver, self.retrieve)
+        self.arrive(wanted)
+
+    def arrive(self, wanted: list[str]) -> None:
+        for batch_id in wanted:
+            entry = self.entries[batch_id] = Entry(batch_id, len(self.entries))
+            entry.listeners.append(PATIENT)
+
+    def leave(self, batch_id: str) -> None:
+        del self.entries[batch_id]
+        self.pages.chart.forget(batch_id)
+
+    def deliver(self, shown: Batch) -> None:
+        if entry := self.entries.get(shown.id):
+            self.seen.add(shown.id)
+            entry.created_at, entry.interval, entry.due = shown.created_at, 60.0, NEVER
+
+    async def retrieve(self, batch_id: str) -> None:
+        self.account.asked += 1
+        self.deliver(self.account.batch(batch_id))
+
+    def round(self) -> int:
+        """So many requests for a look at each wait, but for those that were never looked at and can wait."""
+        self.account.asked = 0
+        self.seen.clear()
+        new = {entry.batch_id for entry in self.entries.values() if entry.interval is None}
+        for entry in self.entries.values():
+            entry.due = 0.0
+
+        async def look() -> None:
+            await self.pages.ask()
+            for entry in list(self.entries.values()):
+                if entry.due == 0.0:
+                    await self.retrieve(entry.batch_id)
+
+        asyncio.run(look())
+        unseen = set(self.entries) - self.seen
+        assert unseen <= new
+        assert len(unseen) <= 2
+        return self.account.asked
 
 
-def others(count: int) -> list[str]:
-    return [f"other_{number}" for number in range(count)]
+def others(count: int, name: str = "other") -> list[str]:
+    return [f"{name}_{number}" for number in range(count)]
 
 
 def ours(count: int) -> list[str]:
     return [f"batch_{number}" for number in range(count)]
 
 
-@pytest.mark.parametrize(("count", "most"), [(8, 1), (100, 1), (1_000, 11), (2_000, 24), (10_000, 110)])
+@pytest.mark.parametrize(("count", "most"), [(8, 1), (100, 1), (1_000, 11), (2_000, 22), (10_000, 110)])
 def test_what_was_created_last_takes_a_page_for_a_hundred(count: int, most: int) -> None:
-    """Ten pages for a thousand waits, and one for the second lane."""
+    """Ten pages for a thousand waits, round for round."""
     wanted = ours(count)
-    assert round_of(Account(wanted), wanted, Standing()) <= most
+    room = Room(Account(wanted), wanted[::-1])
+    assert max(room.round() for _ in range(3)) <= most
 
 
 def test_the_order_of_arrival_needs_not_be_that_of_creation() -> None:
     """Triggers start in any order after a restart."""
     wanted = ours(1_000)
     shuffled = random.Random(7).sample(wanted, len(wanted))  # noqa: S311 - no secret
-    assert round_of(Account(wanted), shuffled, Standing()) <= 13
+    room = Room(Account(wanted), shuffled)
+    assert room.round() <= 13
+    assert room.round() == 10
 
 
 def test_newer_batches_of_others_are_jumped_over() -> None:
-    """A hundred thousand newer ones cost two requests, not a thousand pages."""
-    wanted, standing = ours(1_000), Standing()
-    account = Account(others(100_000) + wanted)
-    assert round_of(account, wanted, standing) <= 14
-    assert round_of(account, wanted, standing) <= 13
+    """A hundred thousand newer ones cost two requests once, not a thousand pages."""
+    wanted = ours(1_000)
+    room = Room(Account(others(20_000) + wanted), wanted[::-1])
+    assert room.round() <= 14
+    assert room.round() == 11
 
 
 def test_groups_far_apart_are_each_jumped_to() -> None:
     """Four DAGs of the day, with others' batches between."""
-    wanted, standing = ours(800), Standing()
+    wanted = ours(800)
     ids = []
     for group in range(4):
-        ids += [f"{group}_{name}" for name in others(5_000)] + wanted[group * 200 : group * 200 + 200]
+        ids += [f"{group}_{name}" for name in others(2_000)] + wanted[group * 200 : group * 200 + 200]
+    room = Room(Account(ids), wanted[::-1])
+    assert room.round() < 20
+    assert room.round() <= 12
+
+
+def test_waits_strewn_thinly_are_retrieved_and_never_looked_for_again() -> None:
+    """One on every second page: the walk ends with its first fruitless pages, whose requests others save."""
+    wanted = ours(300)
+    ids = [name for batch_id in wanted for name in [*others(199, f"other_{batch_id}"), batch_id]]
     account = Account(ids)
-    assert max(round_of(account, wanted, standing) for _ in range(3)) < 40
+    room = Room(account, wanted[::-1])
+    assert room.round() == 300
+    assert 300 - len(room.seen) == account.pages == 2
+    assert [room.round() for _ in range(3)] == [300, 300, 300]
+    assert account.pages == 2
 
 
-def test_waits_strewn_thinly_are_retrieved_and_the_list_is_looked_at_ever_more_rarely() -> None:
-    """One in a hundred: a page shows no more than a retrieve."""
-    rng = random.Random(3)  # noqa: S311 - no secret
-    wanted = ours(1_000)
-    account = Account(sorted(others(100_000) + wanted, key=lambda _: rng.random()))
-    wanted.sort(key=lambda batch_id: account.place[batch_id])
-    standing = Standing()
-    rounds = [round_of(account, wanted, standing) for _ in range(30)]
-    assert max(rounds) <= 1_002
-    assert sum(rounds) <= 30 * 1_000 + 8
+def test_newer_batches_push_the_first_page_down() -> None:
+    """What stood on it is found behind the newest that was shown, by one page as before."""
+    wanted = ours(50)
+    account = Account(wanted)
+    room = Room(account, wanted[::-1])
+    assert room.round() == 1
+    account.ids[:0] = others(60)
+    assert room.round() <= 2
+    assert room.round() == 1
+
+
+def test_waits_that_come_one_by_one_are_found_by_one_page() -> None:
+    """The page that shows the eighth shows the seven before it too."""
+    account = Account(others(200))
+    room = Room(account, [])
+    for number, batch_id in enumerate(ours(30), 1):
+        account.ids.insert(0, batch_id)
+        room.arrive([batch_id])
+        assert room.round() <= min(number, 8)
+    assert room.round() == 1
+
+
+def test_a_list_that_lags_is_looked_at_once_more() -> None:
+    """For those that are newer than all that it showed."""
+    wanted = ours(20)
+    account = Account(wanted + others(500))
+    account.hidden.update(wanted)
+    room = Room(account, wanted[::-1])
+    assert room.round() <= 20
+    account.hidden.clear()
+    assert room.round() == 1
+
+
+def test_a_list_that_never_shows_them_is_left_alone() -> None:
+    """After the second look each is retrieved."""
+    wanted = ours(20)
+    account = Account(wanted + others(500))
+    account.hidden.update(wanted)
+    room = Room(account, wanted[::-1])
+    spent = [room.round() for _ in range(4)]
+    assert spent[0] <= 20
+    assert spent[2:] == [20, 20]
+    assert account.pages == 2
 
 
 def test_a_few_waits_are_retrieved() -> None:
     """A page of a hundred is no cheaper than seven batches."""
     wanted = ours(LIST_FROM - 1)
     account = Account(wanted)
-    assert round_of(account, wanted, Standing()) == len(wanted)
-    assert account.asked == 0
+    assert Room(account, wanted).round() == len(wanted)
+    assert account.pages == 0
 
 
-@settings(max_examples=40)
+@settings(max_examples=150, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(0, 300), st.integers(0, 300)), max_size=12),
-    st.randoms(use_true_random=False),
+    st.lists(st.tuples(st.integers(0, 300), st.integers(0, 300), st.booleans()), max_size=8),
     st.integers(0, 30),
+    st.lists(st.tuples(st.integers(0, 99), st.integers(0, 60), st.floats(0, 1)), max_size=6),
+    st.randoms(use_true_random=False),
 )
-def test_no_account_costs_more_than_a_retrieve_for_each_wait(
-    groups: list[tuple[int, int]], rng: random.Random, deleted: int
+def test_no_round_costs_more_than_a_retrieve_for_each_wait(
+    groups: list[tuple[int, int, bool]],
+    hidden: int,
+    later: list[tuple[int, int, float]],
+    rng: random.Random,
 ) -> None:
-    """But for the one or two pages that find out, and those are taken ever more rarely."""
+    """Whoever else uses the account, whoever comes and goes, and whatever the list never shows."""
     ids, wanted = [], []
-    for group, (own, foreign) in enumerate(groups):
+    for group, (own, foreign, is_mixed) in enumerate(groups):
         names = [f"batch_{group}_{number}" for number in range(own)]
-        mixed = names + [f"other_{group}_{number}" for number in range(foreign)]
-        if rng.random() < 0.5:
+        mixed = names + others(foreign, f"other_{group}")
+        if is_mixed:
             rng.shuffle(mixed)
         ids += mixed
         wanted += names
-    missing = set(rng.sample(wanted, min(deleted, len(wanted))))
     rng.shuffle(wanted)
-    account = Account([batch_id for batch_id in ids if batch_id not in missing])
-    account.place |= dict.fromkeys(missing, len(ids))
-    standing = Standing()
-    spent = [round_of(account, wanted, standing) for _ in range(4)]
-    assert max(spent) <= len(wanted) + 2
-    assert sum(spent) <= 4 * len(wanted) + 4
+    account = Account(ids)
+    # Not the newest ones: for those it is looked again, once, in case the list lags.
+    account.hidden.update(
+        rng.sample(wanted, min(hidden, len(wanted))) if ids and ids[0] not in wanted else []
+    )
+    room = Room(account, wanted)
+    for step, (foreign, own, part) in enumerate(later):
+        assert room.round() <= len(room.entries)
+        for batch_id in rng.sample(list(room.entries), int(part * len(room.entries))):
+            room.leave(batch_id)
+        new = [f"batch_later_{step}_{number}" for number in range(own)]
+        mixed = new + others(foreign, f"other_later_{step}")
+        rng.shuffle(mixed)
+        account.ids[:0] = mixed
+        room.arrive(new)
+    assert room.round() <= len(room.entries)
 
 
 def walk_of(*batch_ids: str) -> Walk:
-    return Walk([*batch_ids, *ours(20)])
+    walk = Walk([*batch_ids, *ours(20)], unasked=["a"])
+    walk.asks()
+    return walk
 
 
 def test_a_batch_that_is_shown_twice_counts_once() -> None:

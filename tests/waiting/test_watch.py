@@ -64,8 +64,7 @@ def test_many_waits_are_listed(server: DevServer) -> None:
         complete(server, ids)
         payloads = await asyncio.gather(*(one.end() for one in several))
         # Two rounds; on a machine that is busy a third one comes between.
-        assert requests(server)["list_batches"] <= 35
-        assert requests(server)["retrieve_batch"] == 0
+        assert sum(requests(server).values()) <= 35
         assert {tuple(payload["batches"].items()) for payload in payloads} == {
             ((id_, "completed"),) for id_ in ids
         }
@@ -89,8 +88,8 @@ def test_others_in_the_account_cost_little(server: DevServer, newer: int) -> Non
     run(waits)
 
 
-def test_thinly_strewn_waits_are_retrieved(server: DevServer) -> None:
-    """Pages that show one in a hundred are given up at once."""
+def test_thinly_strewn_waits_take_no_request_more_than_a_retrieve_of_each(server: DevServer) -> None:
+    """Pages that show one in a hundred are given up at once, and waits that can wait make up for them."""
     server.seed(5_000, spread_seconds=5_000)
     ids = ids_of(server)[50::100]
     for batch_id in ids:
@@ -99,7 +98,7 @@ def test_thinly_strewn_waits_are_retrieved(server: DevServer) -> None:
     async def waits() -> None:
         several = waiting(ids, poll_interval=30)
         await seen(several)
-        assert sum(requests(server).values()) <= 52
+        assert sum(requests(server).values()) <= 50
         for one in several:
             one.task.cancel()
 
@@ -180,7 +179,8 @@ def test_a_server_without_a_usable_list_is_asked_by_retrieve(server: DevServer, 
     async def waits() -> None:
         several = waiting(ids, poll_interval=0.3)
         await seen(several)
-        assert requests(server)["retrieve_batch"] <= 12
+        # One wait may have put off its first look, for the page that showed nothing.
+        assert requests(server)["retrieve_batch"] < 24
         assert requests(server)["list_batches"] <= 4
         complete(server, ids)
         assert {(await one.end())["status"] for one in several} == {"finished"}
