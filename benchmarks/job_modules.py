@@ -19,11 +19,12 @@ import msgspec
 
 from airflow_provider_openai_batches.job.bodies import requests_from
 from airflow_provider_openai_batches.job.followup import write_followup
+from airflow_provider_openai_batches.job.ids import read_ids
 from airflow_provider_openai_batches.job.index import ResultIndex
 from airflow_provider_openai_batches.job.manifest import Manifest
 from airflow_provider_openai_batches.job.merge import merge
 from airflow_provider_openai_batches.job.shards import write_shards
-from airflow_provider_openai_batches.job.state import Job, read_ids
+from airflow_provider_openai_batches.job.state import Job
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,6 +10,7 @@ import msgspec
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.job.endpoints import check_body, kind_of, prompt_body
+from airflow_provider_openai_batches.job.ids import default_id
 from airflow_provider_openai_batches.job.template import BodyTemplate, unknown_column
 
 if TYPE_CHECKING:
@@ -21,12 +22,17 @@ MAX_CUSTOM_ID = 512  # characters; the service documents no limit, and this is n
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
-    """One request; ``row_number`` counts from 0, ``kept`` are the columns to find again beside the result."""
+    """
+    One request; ``row_number`` counts from 0, ``kept`` are the columns to find again beside the result.
+
+    ``is_named`` says that the ``custom_id`` was given, and is not the one that the row has of itself.
+    """
 
     row_number: int
     custom_id: str
     body: dict[str, Any]
     kept: dict[str, Any]
+    is_named: bool = True
 
 
 def requests_from(
@@ -96,10 +102,11 @@ class _Builder(msgspec.Struct, frozen=True):
     schema: OutputSchema | None
 
     def build(self, number: int, row: Any) -> Request:
-        custom_id = default_id(number)
+        custom_id, is_named = default_id(number), False
         try:
             if self.id_column is not None or not isinstance(row, str):  # a prompt has no name
-                custom_id = self._custom_id(row, custom_id)
+                given = self._custom_id(row)
+                custom_id, is_named = given or custom_id, given is not None
             body = self._finished(self._body(row))
             kept = {column: _value(row, column) for column in self.keep} if self.keep else {}
         except InvalidInputError as error:
@@ -107,15 +114,15 @@ class _Builder(msgspec.Struct, frozen=True):
         except Exception as error:
             error.add_note(f"while making the request body of {name_row(number, custom_id)}")
             raise
-        return Request(number, custom_id, body, kept)
+        return Request(number, custom_id, body, kept, is_named)
 
-    def _custom_id(self, row: Any, default: str) -> str:
+    def _custom_id(self, row: Any) -> str | None:
         if self.id_column is not None:
             value = _value(row, self.id_column)
         elif self.maker is None and _is_line(row):
             value = row["custom_id"]
         else:
-            return default
+            return None
         custom_id = "" if value is None else str(value)
         if not custom_id or len(custom_id) > MAX_CUSTOM_ID:
             raise InvalidInputError(
@@ -147,20 +154,6 @@ class _Builder(msgspec.Struct, frozen=True):
             body = {**body, "model": self.model}
         check_body(self.kind, body)
         return body if self.schema is None else self.schema.apply(body, self.kind)
-
-
-def default_id(number: int) -> str:
-    """The custom_id of a row that has none of its own."""
-    return f"row-{number}"
-
-
-def row_of_default_id(custom_id: str) -> int | None:
-    """The row whose :func:`default_id` this is, None if it is of no row."""
-    digits = custom_id[4:]
-    if custom_id[:4] != "row-" or not (digits.isascii() and digits.isdigit()):
-        return None
-    row = int(digits)
-    return row if custom_id == f"row-{row}" else None
 
 
 def name_row(number: int, custom_id: str) -> str:

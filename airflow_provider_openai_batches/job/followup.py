@@ -8,8 +8,8 @@ import msgspec
 
 from airflow_provider_openai_batches.job.endpoints import EMBEDDINGS, embedding_inputs, kind_of
 from airflow_provider_openai_batches.job.files import open_binary
+from airflow_provider_openai_batches.job.ids import default_id, read_ids
 from airflow_provider_openai_batches.job.shards import Envelope, ShardWriter
-from airflow_provider_openai_batches.job.state import read_ids
 
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.job.index import ResultIndex
@@ -51,4 +51,5 @@ def _copy_unfinished(shard: Shard, index: ResultIndex, writer: ShardWriter, *, c
         for is_wanted, (row, custom_id), line in zip(wanted, read_ids(index.work, shard), lines, strict=True):
             if is_wanted:
                 inputs = embedding_inputs(msgspec.json.decode(line, type=_Body).body) if counted_inputs else 0
-                writer.add(row, msgspec.json.encode(custom_id), line, shard.model, inputs)
+                is_named = custom_id != default_id(row)
+                writer.add(row, msgspec.json.encode(custom_id), line, shard.model, inputs, is_named)

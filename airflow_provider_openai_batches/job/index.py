@@ -9,11 +9,10 @@ import msgspec
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.job.answers import AnswerReader
-from airflow_provider_openai_batches.job.bodies import default_id, row_of_default_id
 from airflow_provider_openai_batches.job.endpoints import RESPONSES, kind_of
 from airflow_provider_openai_batches.job.files import as_path, open_binary
+from airflow_provider_openai_batches.job.ids import read_ids, read_runs, row_of_default_id
 from airflow_provider_openai_batches.job.results import Line, RowError, body_of, classify, read_line
-from airflow_provider_openai_batches.job.state import read_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -174,11 +173,12 @@ class _ShardRows:
         self._first = shard.first_row
         self._seen, self._numbered = (bytearray(shard.last_row - shard.first_row + 1) for _ in range(2))
         self._named: dict[str, int] = {}
-        for row, custom_id in read_ids(work, shard):
-            if custom_id == default_id(row):
-                self._numbered[row - self._first] = 1
+        for row, given in read_runs(work, shard):
+            if isinstance(given, str):
+                self._named[given] = row
             else:
-                self._named[custom_id] = row
+                place = row - self._first
+                self._numbered[place : place + given] = b"\1" * given
 
     def find(self, custom_id: str) -> int | None:
         """Return the row, None if the shard has none of this custom_id."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from array import array
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,12 +12,12 @@ from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.job.bodies import name_row
 from airflow_provider_openai_batches.job.endpoints import EMBEDDINGS, embedding_inputs, kind_of
 from airflow_provider_openai_batches.job.files import open_binary, remove
+from airflow_provider_openai_batches.job.ids import GivenIds, IdsWriter
 from airflow_provider_openai_batches.job.state import (
     JOB_FILE,
     ROWS_FILE,
     Job,
     Limits,
-    RowId,
     Shard,
     work_directory,
 )
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 MAX_MODELS = 100  # one open file each
 _BYTES_PER_TOKEN = 4
-_BUCKETS = 64
 
 
 def write_shards(
@@ -55,7 +53,7 @@ def write_shards(
     remove(work / JOB_FILE)
     counted_inputs = kind_of(endpoint) == EMBEDDINGS
     envelope = Envelope(endpoint)
-    ids = _CustomIds()
+    ids = GivenIds()
     rows = 0
     with open_binary(work / ROWS_FILE, "wb") as rows_file, ShardWriter(work, envelope, limits) as writer:
         add, add_id, line_of, write_row = writer.add, ids.add, envelope.line, rows_file.write
@@ -71,13 +69,14 @@ def write_shards(
                 raise _no_json(request, error) from error
             inputs = embedding_inputs(request.body) if counted_inputs else 0
             line = line_of(custom_id, body)
-            add(request.row_number, custom_id, line, request.body.get("model"), inputs)
+            add(request.row_number, custom_id, line, request.body.get("model"), inputs, request.is_named)
             write_row(b'{"custom_id":%b%b}\n' % (custom_id, kept))
-            add_id(request.custom_id)
+            if request.is_named:
+                add_id(request.custom_id)
             rows += 1
     if not rows:
         raise InvalidInputError("The job has no rows")
-    ids.check(work)
+    ids.check(work, rows)
     job = Job(
         digest=_digest(endpoint, writer.shards),
         endpoint=endpoint,
@@ -151,14 +150,18 @@ class ShardWriter:
             self.shards.append(shard.close())
         self.shards.sort(key=lambda shard: shard.index)
 
-    def add(self, row: int, custom_id: bytes, line: bytes, model: str | None, inputs: int) -> None:
+    def add(  # noqa: PLR0917 - called for each row of a job, where names cost time
+        self, row: int, custom_id: bytes, line: bytes, model: str | None, inputs: int, is_named: bool
+    ) -> None:
         """
         :param custom_id: as JSON.
         :param inputs: the embedding inputs of the request.
+        :param is_named: whether the row has not its id of itself.
         """
         shard = self._open.get(model)
-        if shard is None or not shard.add(row, custom_id, line, inputs):
-            self._begin(row, custom_id, model, len(line), inputs).add(row, custom_id, line, inputs)
+        if shard is None or not shard.add(row, custom_id, line, inputs, is_named):
+            shard = self._begin(row, custom_id, model, len(line), inputs)
+            shard.add(row, custom_id, line, inputs, is_named)
 
     def _begin(self, row: int, custom_id: bytes, model: str | None, size: int, inputs: int) -> _OpenShard:
         name = name_row(row, msgspec.json.decode(custom_id))
@@ -194,17 +197,22 @@ class _OpenShard:
         self._last_row = shard.first_row
         with ExitStack() as stack:
             self._lines = stack.enter_context(open_binary(work / shard.file, "wb"))
-            self._ids = stack.enter_context(open_binary(work / shard.ids_file, "wb"))
+            self._ids = stack.enter_context(IdsWriter(open_binary(work / shard.ids_file, "wb")))
             self._files = stack.pop_all()
 
-    def add(self, row: int, custom_id: bytes, line: bytes, inputs: int) -> bool:
+    def add(self, row: int, custom_id: bytes, line: bytes, inputs: int, is_named: bool) -> bool:
         """Write a line if there is room for it, and return whether there was."""
         size = len(line)
         if not self._requests or size > self._bytes or inputs > self._inputs:
             return False
         self._lines.write(line)
         self._sha256.update(line)
-        self._ids.write(b"[%d,%b]\n" % (row, custom_id))
+        if is_named:
+            self._ids.name(row, custom_id)
+        elif row == self._ids.next_row:
+            self._ids.next_row += 1
+        else:
+            self._ids.begin_run(row)
         self._requests -= 1
         self._bytes -= size
         self._inputs -= inputs
@@ -225,35 +233,3 @@ class _OpenShard:
             sha256=self._sha256.hexdigest(),
             last_row=self._last_row,
         )
-
-
-class _CustomIds:
-    """Finds a ``custom_id`` that comes twice at 8 bytes a row: hashes first, the texts only of equal ones."""
-
-    def __init__(self) -> None:
-        self._buckets = [array("q") for _ in range(_BUCKETS)]
-
-    def add(self, custom_id: str) -> None:
-        value = hash(custom_id)
-        self._buckets[value % _BUCKETS].append(value)
-
-    def check(self, work: AnyPath) -> None:
-        suspects: set[int] = set()
-        for bucket in self._buckets:
-            if len(seen := set(bucket)) < len(bucket):
-                seen.clear()
-                suspects.update(value for value in bucket if value in seen or seen.add(value))  # type: ignore[func-returns-value]
-        if suspects:
-            self._compare(work, suspects)
-
-    @staticmethod
-    def _compare(work: AnyPath, suspects: set[int]) -> None:
-        rows: dict[str, int] = {}
-        decode = msgspec.json.Decoder(RowId).decode
-        with open_binary(work / ROWS_FILE) as lines:
-            for number, line in enumerate(lines):
-                custom_id = decode(line).custom_id
-                if hash(custom_id) in suspects and rows.setdefault(custom_id, number) != number:
-                    raise InvalidInputError(
-                        f"Rows {rows[custom_id]} and {number} have the same custom_id {custom_id!r:.80}"
-                    )

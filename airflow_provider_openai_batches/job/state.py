@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.job.files import as_path, open_binary, read_json, whole
+from airflow_provider_openai_batches.job.files import as_path, read_json, whole
 from airflow_provider_openai_batches.models import MAX_EMBEDDING_INPUTS, MAX_FILE_BYTES, MAX_REQUESTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from airflow_provider_openai_batches.job.files import AnyPath
 
 JOB_FILE = "job.json"
@@ -71,7 +69,7 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ids_file(self) -> str:
-        """The name of the file that says which row each request is: ``[row, custom_id]`` a line."""
+        """The name of the file that says which row each request is: see :mod:`.ids`."""
         return f"shard-{self.index:05d}.ids.jsonl"
 
 
@@ -125,13 +123,6 @@ class RowId(msgspec.Struct, frozen=True):
     """The start of a line of ``rows.jsonl``; the kept columns follow."""
 
     custom_id: str
-
-
-def read_ids(work: AnyPath, shard: Shard) -> Iterator[tuple[int, str]]:
-    """Yield row number and custom_id of each request of the shard, in the order of its file."""
-    decode = msgspec.json.Decoder(tuple[int, str]).decode
-    with open_binary(work / shard.ids_file) as lines:
-        yield from map(decode, lines)
 
 
 def work_directory(path: AnyPath) -> AnyPath:

@@ -9,11 +9,12 @@ from jobkit import Service, answered, chat, failed, noted, prepare, read_parts, 
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.job.followup import write_followup
+from airflow_provider_openai_batches.job.ids import read_ids
 from airflow_provider_openai_batches.job.index import ResultIndex
 from airflow_provider_openai_batches.job.merge import merge
 from airflow_provider_openai_batches.job.results import RowError
 from airflow_provider_openai_batches.job.schema import OutputSchema
-from airflow_provider_openai_batches.job.state import Job, Limits, read_ids
+from airflow_provider_openai_batches.job.state import Job, Limits
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,8 +13,9 @@ from jobkit import prepare
 from upath import UPath
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.job.ids import read_ids
 from airflow_provider_openai_batches.job.shards import MAX_MODELS
-from airflow_provider_openai_batches.job.state import Job, Limits, read_ids
+from airflow_provider_openai_batches.job.state import Job, Limits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,6 +126,40 @@ def test_shards_are_in_the_order_of_their_beginnings(tmp_path: Path) -> None:
     assert [(s.index, s.model, s.first_row) for s in job.shards] == [(0, "m0", 0), (1, "m1", 1), (2, "m1", 3)]
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from("mn"), st.sampled_from([None, "given", "row-9", "own"])), min_size=1),
+    st.integers(1, 5),
+)
+def test_ids_are_read_as_they_were_given_or_not(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str | None]], most: int
+) -> None:
+    """In any mixture, over several files and models; and rows that follow each other take no line each."""
+    work = tmp_path_factory.mktemp("ids")
+    requests, expected = [], {}
+    for number, (model, kind) in enumerate(rows):
+        name = {"given": f"id-{number}", "row-9": f"row-{number + 900}", "own": f"row-{number}"}.get(
+            kind or ""
+        )
+        body = {"model": model, "messages": []}
+        requests.append(body if name is None else {"custom_id": name, "body": body})
+        expected[number] = name or f"row-{number}"
+    job = prepare(work, requests, Limits(max_requests=most))
+    found = [pair for shard in job.shards for pair in read_ids(work, shard)]
+    assert dict(found) == expected
+    assert len(found) == len(rows)
+    for shard in job.shards:
+        lines = (work / shard.file).read_bytes().splitlines()
+        assert [json.loads(line)["custom_id"] for line in lines] == [
+            name for _, name in read_ids(work, shard)
+        ]
+
+
+def test_the_ids_that_rows_have_of_themselves_take_a_line_a_file(tmp_path: Path) -> None:
+    """However many rows these are."""
+    job = prepare(tmp_path, map(str, range(1_000)))
+    assert (tmp_path / job.shards[0].ids_file).read_bytes() == b"[0,1000]\n"
+
+
 def test_same_rows_same_bytes(tmp_path: Path) -> None:
     """A second run gives the same files and digest; another row, order or endpoint another digest."""
 
@@ -191,6 +226,16 @@ def test_work_directory_in_a_store() -> None:
             [{"k": "a"}, {"k": "b"}, {"k": "a"}],
             {"body": "{k}", "id_column": "k"},
             "Rows 0 and 2 have the same custom_id 'a'",
+        ),
+        (
+            [{"custom_id": "row-1", "body": {"messages": []}}, "a prompt"],
+            {},
+            "Rows 0 and 1 have the same custom_id 'row-1'",
+        ),
+        (
+            ["a prompt", {"custom_id": "row-0", "body": {"messages": []}}],
+            {},
+            "Rows 0 and 1 have the same custom_id 'row-0'",
         ),
         (
             [{"k": "row-1"}, {"k": 2}, {"k": "2"}],
