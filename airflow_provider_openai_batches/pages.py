@@ -77,21 +77,25 @@ class Pages:
         self._explore_at = 0.0
         self._explore_pause = EXPLORE_AGAIN_AFTER
 
-    async def ask(self) -> None:
-        """Look for what has no place on the chart; then ask for the pages that show what is due."""
-        await self._explore()
-        for _ in range(2):  # what newer batches pushed down from the first page has then another page
-            await self._stop.each(self._windows(), self._window)
+    async def ask(self, now: float) -> None:
+        """
+        Look for what has no place on the chart; then ask for the pages that show what is due.
 
-    def _windows(self) -> list[Window]:
-        """The pages that show what is due, along with what is nearly due."""
-        now = time.monotonic()
-        near = [entry.batch_id for entry in self._entries.values() if entry.is_nearly_due(now)]
-        return [
-            window
-            for window in self.chart.windows(near)
-            if any(self._entries[batch_id].due <= now for batch_id in window.batch_ids)
-        ]
+        :param now: when it is to be due, on the monotonic clock.
+        """
+        await self._explore(now)
+        for _ in range(2):  # what newer batches pushed down from the first page has then another page
+            await self._stop.each(self._windows(now), self._window)
+
+    def _windows(self, now: float) -> list[Window]:
+        """The pages that show something due, and another that is at least nearly so."""
+        near = {batch_id for batch_id, entry in self._entries.items() if entry.is_nearly_due(now)}
+        found = []
+        for window in self.chart.windows():
+            asked = near.intersection(window.batch_ids)
+            if len(asked) > 1 and any(self._entries[batch_id].due <= now for batch_id in asked):
+                found.append(window)
+        return found
 
     async def _window(self, window: Window) -> None:
         """Ask for a page; what it should show and does not is retrieved, now or from now on."""
@@ -99,20 +103,22 @@ class Pages:
         if self._stop.by:
             return
         shown = {batch.id for batch in shown_on(page)} if page else set()
-        for batch_id in window.batch_ids if window.cursor else window.batch_ids[:1]:
-            if batch_id not in shown:
-                self.chart.forget(batch_id)
-                if page and (entry := self._entries.get(batch_id)):
-                    entry.listed_from = float("inf")
+        expected = window.batch_ids if window.cursor else window.batch_ids[:1]
+        missing = [batch_id for batch_id in expected if batch_id in self._entries and batch_id not in shown]
+        for batch_id in missing:
+            self.chart.forget(batch_id)
+            if page:
+                self._entries[batch_id].listed_from = float("inf")
         if page is None:
             self._explore_later()
-            await self._stop.each(window.batch_ids, self._retrieve)
+            now = time.monotonic()
+            due = [batch_id for batch_id in missing if self._entries[batch_id].due <= now]
+            await self._stop.each(due, self._retrieve)
 
     # -- what is new -----------------------------------------------------------------------------------------
 
-    async def _explore(self) -> None:
+    async def _explore(self, now: float) -> None:
         """Walk the list once for those of which nobody knows whether it shows them."""
-        now = time.monotonic()
         entries = [
             entry
             for entry in self._entries.values()

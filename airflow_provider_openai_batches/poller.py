@@ -130,9 +130,8 @@ class Poller:
             if not self._arrived.is_set():
                 return
 
-    def _due(self) -> list[Entry]:
+    def _due(self, now: float) -> list[Entry]:
         """The most urgent first."""
-        now = time.monotonic()
         return sorted(
             (entry for entry in self._entries.values() if entry.due <= now), key=lambda entry: entry.due
         )
@@ -146,9 +145,10 @@ class Poller:
         except OpenAIBatchesError as error:
             await self._fail_all(error)
             return
-        await self._pages.ask()
+        now = time.monotonic()  # what becomes due meanwhile may have a page in the next round
+        await self._pages.ask(now)
         if not self._stop.by:
-            rest = [entry.batch_id for entry in self._due()[:RETRIEVES_AT_ONCE]]
+            rest = [entry.batch_id for entry in self._due(now)[:RETRIEVES_AT_ONCE]]
             random.shuffle(rest)  # so that those that fail are not always the first
             await self._stop.each(rest, self._retrieve)
         if self._stop.by or self._stop.is_refusal:
@@ -166,7 +166,7 @@ class Poller:
             await self._fail_all(error)
 
     async def _fail_all(self, error: Exception) -> None:
-        entries = self._due()
+        entries = self._due(time.monotonic())
         listeners = dict.fromkeys(listener for entry in entries for listener in entry.listeners)
         for number, listener in enumerate(listeners, 1):
             listener.failed(error)

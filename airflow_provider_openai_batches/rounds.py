@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 PAGE = 100
 # So many waits are worth a look at a page; fewer are retrieved.
 LIST_FROM = 8
-# With so many, it is worth one more page to find out where in the list they are.
-JUMP_FROM = 50
+# So many pages that show none are worth it, to find out where in the list they are.
+MOST_LOST = 2
 LANES = 8
 WAITS_A_LANE = 600
 FRUITLESS_JUMPS = 2
@@ -60,12 +60,14 @@ class Chart:
         self._places: dict[str, Place] = {}
         self._stretches = 0
         self._top: str | None = None
+        self._windows: list[Window] | None = None
 
     def __contains__(self, batch_id: str) -> bool:
         return batch_id in self._places
 
     def forget(self, batch_id: str) -> None:
-        self._places.pop(batch_id, None)
+        if self._places.pop(batch_id, None):
+            self._windows = None
 
     def note(self, page: BatchPage, after: str | None, awaited: Container[str]) -> None:
         """Take over where a page shows awaited batches; ``after`` is its cursor."""
@@ -76,22 +78,32 @@ class Chart:
             self._top = next(iter(ids), None)
         for batch_id in ids:
             if batch_id in awaited:
-                known = self._places.get(batch_id)
-                self._places[batch_id] = Place(stretch, number, before or (known and known.before))
+                place = Place(stretch, number, before)
+                if place != self._places.get(batch_id):
+                    self._places[batch_id] = place
+                    self._windows = None
             before, number = batch_id, number + 1
 
-    def windows(self, batch_ids: Iterable[str]) -> list[Window]:
-        """The pages that show two or more of these, without overlap."""
+    def windows(self) -> list[Window]:
+        """
+        The fewest pages that show two or more of the batches each, without overlap.
+
+        Of all batches, whichever are due: what a page shows together is then asked for together.
+        """
+        if self._windows is None:
+            self._windows = [window for window in self._cut() if len(window.batch_ids) > 1]
+        return self._windows
+
+    def _cut(self) -> list[Window]:
         found: list[Window] = []
         end = (0, 0)
-        for batch_id in sorted(filter(self.__contains__, batch_ids), key=lambda one: self._places[one][:2]):
-            stretch, number, before = self._places[batch_id]
+        for batch_id, (stretch, number, before) in sorted(self._places.items(), key=lambda one: one[1][:2]):
             if (stretch, number) < end:
                 found[-1].batch_ids.append(batch_id)
             elif before or batch_id == self._top:
                 found.append(Window(before, [batch_id]))
                 end = (stretch, number + PAGE)
-        return [window for window in found if len(window.batch_ids) > 1]
+        return found
 
     def _origin(self, ids: list[str], after: str | None) -> tuple[int, int]:
         """The place of a page's first batch: as known from any batch near it, or in a stretch of its own."""
@@ -117,7 +129,6 @@ class Walk:
         self.pages = 0
         self.saved = 0
         self.has_failed = False
-        self._most = 1 if len(self.left) < JUMP_FROM else 2
         self._makes_up = bool(unasked)
         self._unasked = set(unasked)
         self._under_way = 0
@@ -133,7 +144,7 @@ class Walk:
     @property
     def pays(self) -> int:
         """How many more pages may be under way at once: even if all are empty, the rest pays for them."""
-        spare = min(self._most, len(self._unasked)) if self._makes_up else self._most
+        spare = min(MOST_LOST, len(self._unasked)) if self._makes_up else MOST_LOST
         return self.saved + spare - self._under_way
 
     def asks(self) -> None:

@@ -95,9 +95,17 @@ def import_trigger(side: str) -> tuple[Any, float]:
 
 
 async def first_round(triggers: list[Any], measured: Measured) -> None:
-    """Until our own waits have each seen their batch; from outside, a list page does not tell that."""
+    """
+    Until our own waits have each seen their batch; from outside, a list page does not tell that.
+
+    But for the one or two that put off their first look, where a page of the list showed none.
+    """
+    watch = importlib.import_module("airflow_provider_openai_batches.watch")
     for trigger in triggers:
-        while trigger._wait is None or None in trigger._wait.seen.values():  # noqa: SLF001, ASYNC110
+        while trigger._wait is None or None in trigger._wait.seen.values():  # noqa: SLF001
+            entries = [entry for poller in watch._pollers.values() for entry in poller._entries.values()]  # noqa: SLF001
+            if entries and all(entry.interval is not None for entry in entries):
+                break
             await asyncio.sleep(PROBE_EVERY)
     # Let the triggers write their lines.
     await asyncio.sleep(0)

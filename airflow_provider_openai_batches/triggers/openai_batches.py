@@ -39,6 +39,9 @@ class OpenAIBatchTrigger(BaseTrigger):
     * ``error``: something that waiting cannot mend: a batch that the service does not know, a key that it
       refuses although the connection was read again, a connection that does not exist.
 
+    No event comes within the first 8 seconds, or the first ``poll_interval`` if that is shorter: Airflow
+    would fail a task that goes on so soon after it was deferred.
+
     Passing faults (no answer, 408, 429, 5xx, answers that cannot be read) are waited out until the deadline.
     https://developers.openai.com/api/reference/resources/batches/methods/retrieve
 

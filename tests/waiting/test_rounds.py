@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from itertools import islice
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from airflow_provider_openai_batches.entry import Entry
 from airflow_provider_openai_batches.models import Batch, BatchPage
 from airflow_provider_openai_batches.pace import LONGEST_PAUSE, PER_SECOND, Pace
 from airflow_provider_openai_batches.pages import Pages, Stop
-from airflow_provider_openai_batches.rounds import LIST_FROM, PAGE, Walk
+from airflow_provider_openai_batches.rounds import LIST_FROM, MOST_LOST, PAGE, Walk
 
 NEVER = float("inf")
 PATIENT = SimpleNamespace(wait=SimpleNamespace(next_in=lambda *_: 60.0, deadline=NEVER))
@@ -85,17 +86,18 @@ class Room:
         for entry in self.entries.values():
             entry.due = 0.0
 
-        async def look() -> None:
-            await self.pages.ask()
-            for entry in list(self.entries.values()):
-                if entry.due == 0.0:
-                    await self.retrieve(entry.batch_id)
-
-        asyncio.run(look())
+        asyncio.run(self.look())
         unseen = set(self.entries) - self.seen
         assert unseen <= new
         assert len(unseen) <= 2
         return self.account.asked
+
+    async def look(self) -> None:
+        """By pages, and then by retrieves, as a poller does it."""
+        await self.pages.ask(time.monotonic())
+        for entry in list(self.entries.values()):
+            if entry.due == 0.0:
+                await self.retrieve(entry.batch_id)
 
 
 def others(count: int, name: str = "other") -> list[str]:
@@ -154,6 +156,108 @@ def test_waits_strewn_thinly_are_retrieved_and_never_looked_for_again() -> None:
     assert account.pages == 2
 
 
+@pytest.mark.parametrize("known", [0, 6, 7])
+def test_no_more_pages_show_none_than_waits_can_wait(known: int) -> None:
+    """Some were looked at before and are not put off; the batch that a page begins behind is not either."""
+    wanted = [f"batch_{number}" for number in range(known + 2)]
+    account = Account([name for one in wanted for name in [*others(200, f"other_{one}"), one]])
+    room = Room(account, [])
+    for batch_id in wanted[: known - 1 : -1] if known else []:
+        room.arrive([batch_id])
+        assert room.round() == len(room.entries)
+    assert account.pages == 0
+    room.arrive([batch_id for batch_id in wanted if batch_id not in room.entries][::-1])
+    assert room.round() <= len(wanted)
+
+
+@settings(max_examples=300)
+@given(
+    st.integers(8, 1_500),
+    st.integers(0, 4),
+    st.lists(st.tuples(st.integers(0, 7), st.integers(0, 3)), max_size=30),
+    st.randoms(use_true_random=False),
+)
+def test_what_a_walk_loses_can_be_made_up_for(
+    count: int, unasked: int, pages: list[tuple[int, int]], rng: random.Random
+) -> None:
+    """Whatever the pages show, and in whatever order those come that are under way together."""
+    wanted = ours(count)
+    left = set(rng.sample(wanted, min(unasked, count)))
+    walk = Walk(wanted, left)
+    walk.asks()
+    under_way = 1
+    for number, (lanes, found) in enumerate(pages):
+        if not under_way:
+            if (start := walk.jump()) is None:
+                break
+            left.discard(start)
+            walk.asks()
+            under_way = 1
+        shown = rng.sample(list(walk.left), min(found, len(walk.left)))
+        left.difference_update(shown)
+        cursor = walk.take(BatchPage([batch(one) for one in shown], has_more=True, last_id=f"end_{number}"))
+        under_way -= 1
+        for _ in (walk.lanes(cursor) if lanes else [cursor]) if cursor else []:
+            walk.asks()
+            under_way += 1
+        assert walk.lost <= MOST_LOST
+        assert walk.lost <= len(left) or not unasked
+
+
+def test_only_the_first_page_of_all_begins_without_a_cursor() -> None:
+    """One that was the first, and was pushed far down unseen, is retrieved; what is behind it is listed."""
+    first = [f"batch_first_{number}" for number in range(10)]
+    account = Account(first)
+    room = Room(account, first[::-1])
+    assert room.round() == 1
+    later = [f"batch_later_{number}" for number in range(10)]
+    account.ids[:0] = later + others(150)
+    room.arrive(later[::-1])
+    assert room.round() <= 3
+    account.pages = 0
+    assert room.round() == 3
+    assert account.pages == 2
+
+
+def test_one_that_is_due_alone_is_retrieved() -> None:
+    """A page of a hundred takes as many requests, and a hundred times the bytes."""
+    wanted = ours(100)
+    account = Account(wanted)
+    room = Room(account, wanted[::-1])
+    room.round()
+    room.entries["batch_50"].due = 0.0
+    account.pages = 0
+    asyncio.run(room.look())
+    assert account.pages == 0
+
+
+def test_what_the_list_no_longer_shows_is_retrieved_from_then_on() -> None:
+    """A page that showed it before is not asked for it again."""
+    wanted = ours(10)
+    account = Account(wanted + others(10))
+    room = Room(account, wanted[::-1])
+    room.round()
+    for batch_id in wanted[:8]:
+        room.leave(batch_id)
+    account.hidden.update(wanted[8:])
+    assert room.round() == 3
+    assert [room.round(), room.round()] == [2, 2]
+
+
+def test_what_a_page_shows_together_is_asked_for_together() -> None:
+    """A page is cut where the list has it, not where something is due: nobody stays out of step."""
+    wanted = ours(300)
+    room = Room(Account(wanted), wanted[::-1])
+    room.round()
+    for number, batch_id in enumerate(wanted):
+        room.entries[batch_id].due = 0.0 if number % 3 == 1 else NEVER
+    room.seen.clear()
+    room.account.asked = 0
+    asyncio.run(room.look())
+    assert room.account.asked == 3
+    assert room.seen == set(wanted)
+
+
 def test_newer_batches_push_the_first_page_down() -> None:
     """What stood on it is found behind the newest that was shown, by one page as before."""
     wanted = ours(50)
@@ -176,6 +280,18 @@ def test_waits_that_come_one_by_one_are_found_by_one_page() -> None:
     assert room.round() == 1
 
 
+def test_a_few_behind_newer_ones_of_others_are_found() -> None:
+    """Each time some come, in an account that is busy: a page for them, from then on."""
+    account = Account(others(500))
+    room = Room(account, [])
+    for step in range(4):
+        new = [f"batch_{step}_{number}" for number in range(10)]
+        account.ids[:0] = others(150, f"other_{step}") + new
+        room.arrive(new[::-1])
+        assert room.round() <= 4 + 2 * step
+    assert room.round() <= 4 * 2
+
+
 def test_a_list_that_lags_is_looked_at_once_more() -> None:
     """For those that are newer than all that it showed."""
     wanted = ours(20)
@@ -196,7 +312,7 @@ def test_a_list_that_never_shows_them_is_left_alone() -> None:
     spent = [room.round() for _ in range(4)]
     assert spent[0] <= 20
     assert spent[2:] == [20, 20]
-    assert account.pages == 2
+    assert account.pages == 4
 
 
 def test_a_few_waits_are_retrieved() -> None:

@@ -141,7 +141,7 @@ def test_a_kill_while_an_event_is_held_back_cancels_what_still_runs(
         one = Waiting(
             [ended, other], poll_interval=60, cancel_on_kill=True, return_when="FIRST_COMPLETED"
         ).start()
-        await until(lambda: len(one.lines) == 2)
+        await until(lambda: one.trigger._wait and one.trigger._wait.verdict)
         await killed(one)
         assert one.payload is None
 
