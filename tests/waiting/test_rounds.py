@@ -193,7 +193,8 @@ def test_what_a_walk_loses_can_be_made_up_for(
             left.discard(start)
             walk.asks()
             under_way = 1
-        shown = rng.sample(list(walk.left), min(found, len(walk.left)))
+        pool = sorted(left) if left and rng.random() < 0.5 else list(walk.left)
+        shown = rng.sample(pool, min(found, len(pool)))
         left.difference_update(shown)
         cursor = walk.take(BatchPage([batch(one) for one in shown], has_more=True, last_id=f"end_{number}"))
         under_way -= 1
@@ -202,6 +203,18 @@ def test_what_a_walk_loses_can_be_made_up_for(
             under_way += 1
         assert walk.lost <= MOST_LOST
         assert walk.lost <= len(left) or not unasked
+
+
+def test_a_lane_ends_where_nothing_would_make_up_for_those_under_way() -> None:
+    """Two lanes, two waits that can wait; the page that shows one of these uses up what it could make up for."""
+    walk = Walk(ours(700), {"batch_1", "batch_2"})
+    walk.asks()
+    cursor = walk.take(BatchPage([batch("batch_0")], has_more=True, last_id="x"))
+    assert cursor
+    assert len(walk.lanes(cursor)) == 2
+    walk.asks()
+    walk.asks()
+    assert walk.take(BatchPage([batch("batch_1")], has_more=True, last_id="y")) is None
 
 
 def test_only_the_first_page_of_all_begins_without_a_cursor() -> None:
