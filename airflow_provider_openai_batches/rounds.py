@@ -182,7 +182,7 @@ class Walk:
         ids = list(self.left)
         count = min(LANES, 1 + len(ids) // WAITS_A_LANE, self.pays)
         pages = -(-len(ids) // (PAGE * count))  # whole ones, so that no lane ends with a page for a few
-        starts = ids[pages * PAGE - 1 :: pages * PAGE]
+        starts = ids[pages * PAGE - 1 : -1 : pages * PAGE]
         self._starts.update(starts)
         return [cursor, *starts]
 

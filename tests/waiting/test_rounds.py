@@ -206,7 +206,7 @@ def test_what_a_walk_loses_can_be_made_up_for(
 
 
 def test_a_lane_ends_where_nothing_would_make_up_for_those_under_way() -> None:
-    """Two lanes, two waits that can wait; the page that shows one of these uses up what it could make up for."""
+    """Two lanes, two waits that can wait: a page that shows one of these leaves one page to make up for."""
     walk = Walk(ours(700), {"batch_1", "batch_2"})
     walk.asks()
     cursor = walk.take(BatchPage([batch("batch_0")], has_more=True, last_id="x"))
