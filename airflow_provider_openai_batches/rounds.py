@@ -126,7 +126,6 @@ class Walk:
 
     def __init__(self, wanted: Iterable[str], unasked: Collection[str]) -> None:
         self.left: dict[str, None] = dict.fromkeys(wanted)
-        self.pages = 0
         self.saved = 0
         self.has_failed = False
         self._makes_up = bool(unasked)
@@ -150,7 +149,6 @@ class Walk:
     def asks(self) -> None:
         """Note that a page is under way."""
         self._under_way += 1
-        self.pages += 1
 
     def failed(self) -> None:
         """Note that it did not come."""
