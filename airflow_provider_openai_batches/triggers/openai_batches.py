@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 CANCEL_WITHIN = 25.0
 CANCEL_TRY_WITHIN = 8.0
 # Airflow learns up to five seconds late that the process that deferred the task has ended ([workers]
-# min_heartbeat_interval), and fails a task that goes on before that: apache-airflow 3.3.2, LocalExecutor.
+# min_heartbeat_interval), and fails a task that goes on before that: still so in 3.3.2.
+# https://github.com/apache/airflow/issues/71580 and 72716
 SETTLED_AFTER = 8.0
 
 
