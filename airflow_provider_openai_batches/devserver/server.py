@@ -146,6 +146,7 @@ class DevServer:
         config = uvicorn.Config(
             self._app,
             http=_Protocol,
+            loop="asyncio",  # for uvloop, older releases of uvicorn change the policy of the whole process
             ws="none",
             lifespan="off",
             log_config=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import signal
@@ -73,6 +74,14 @@ def test_nothing_is_left(api: Api, server: DevServer) -> None:
     gc.collect()
     assert set(threading.enumerate()) <= before
     assert not folder.exists()
+
+
+def test_the_process_keeps_its_own_event_loops(server: DevServer) -> None:
+    """The server runs on a loop of its own, and changes nothing for whoever else runs one."""
+    assert server.base_url
+    assert type(asyncio.get_event_loop_policy()) is asyncio.DefaultEventLoopPolicy
+    with asyncio.Runner() as runner:
+        assert type(runner.get_loop()).__module__.startswith("asyncio.")
 
 
 def test_starts_fast() -> None:
