@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import msgspec
 import uvicorn
@@ -36,6 +36,10 @@ class _Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["devserver.transport"] = self.transport  # type: ignore[typeddict-unknown-key]
+
+
+# For uvloop, releases of uvicorn before 0.36 change the event loop policy of the whole process.
+_LOOP: Literal["auto", "asyncio"] = "auto" if hasattr(uvicorn.Config, "get_loop_factory") else "asyncio"
 
 
 class _Uvicorn(uvicorn.Server):
@@ -142,11 +146,13 @@ class DevServer:
         if self._thread is not None:
             return
         listener = socket.create_server((self._host, self._port), backlog=BACKLOG)
+        # asyncio does not do this for sockets of create_server(), and small answers wait 40 ms then.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._port = listener.getsockname()[1]
         config = uvicorn.Config(
             self._app,
             http=_Protocol,
-            loop="asyncio",  # for uvloop, older releases of uvicorn change the policy of the whole process
+            loop=_LOOP,
             ws="none",
             lifespan="off",
             log_config=None,
