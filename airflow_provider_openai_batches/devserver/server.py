@@ -146,8 +146,8 @@ class DevServer:
         if self._thread is not None:
             return
         listener = socket.create_server((self._host, self._port), backlog=BACKLOG)
-        # asyncio does not do this for sockets of create_server(), and small answers wait 40 ms then.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if _LOOP == "asyncio":  # does not do this for sockets of create_server(): small answers wait 40 ms
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._port = listener.getsockname()[1]
         config = uvicorn.Config(
             self._app,
