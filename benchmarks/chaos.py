@@ -59,7 +59,8 @@ KILLS = {
     "scheduler": 2,
     "scheduler alone": 1,
     "triggerer": 3,
-    "api-server": 2,
+    "api-server": 1,
+    "execution-api": 2,
 }
 LOST_ANSWERS: list[dict[str, Any]] = [
     {"action": "drop_before"},

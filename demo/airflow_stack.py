@@ -1,4 +1,10 @@
-"""A real Airflow of one's own: API server, scheduler, DAG processor and triggerer, on SQLite."""
+"""
+A real Airflow of one's own: API server, scheduler, DAG processor and triggerer, on SQLite.
+
+Tasks have an API server to themselves. In one process with the UI's, Airflow's log of what users do waits for
+SQLite's lock on the event loop, and a task's request that holds the lock needs that loop to go on: both stand
+still until SQLite gives up, and one of them fails.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -21,37 +27,37 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
+COMPONENTS = ("api-server", "execution-api", "scheduler", "dag-processor", "triggerer")
+HEARTBEATS = ("scheduler", "dag_processor", "triggerer")  # as the health endpoint names them
 OVER = frozenset({"success", "failed"})
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
-def settings(home: Path, dags: Path, port: int) -> dict[str, str]:
+def settings(home: Path, dags: Path, url: str, execution_url: str) -> dict[str, str]:
     """Everything that differs from Airflow's defaults, as environment variables."""
-    url = f"http://127.0.0.1:{port}"
     return {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__API__BASE_URL": url,
         "AIRFLOW__API__HOST": "127.0.0.1",
-        "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__API__WORKERS": "1",
         "AIRFLOW__API__ENABLE_XCOM_DESERIALIZE_SUPPORT": "True",  # Airflow 3.0 asks for it
         "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_urlsafe(32),
         "AIRFLOW__API__SECRET_KEY": secrets.token_urlsafe(32),
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
-        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{execution_url}/execution/",
         "AIRFLOW__CORE__FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "AIRFLOW__CORE__MP_START_METHOD": "fork",
-        # The default of 5 seconds is too short where ten tasks begin at once on two cores.
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=60",
+        # The default of 5 seconds is short where ten tasks begin at once on two cores.
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=15",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
@@ -74,10 +80,12 @@ class AirflowStack:
 
     def __init__(self, home: Path, dags: Path, environment: Mapping[str, str] | None = None) -> None:
         self.home = home
-        self.port = free_port()
+        self.port, self.execution_port = free_ports(2)
         self.url = f"http://127.0.0.1:{self.port}"
+        self.execution_url = f"http://127.0.0.1:{self.execution_port}"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
-        self.environment = {**inherited, **settings(home, dags, self.port), **(environment or {})}
+        ours = settings(home, dags, self.url, self.execution_url)
+        self.environment = {**inherited, **ours, **(environment or {})}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._token = ""
 
@@ -116,7 +124,7 @@ class AirflowStack:
     def start_component(self, component: str) -> None:
         with (self.home / f"{component}.log").open("ab") as log:
             self.processes[component] = subprocess.Popen(  # noqa: S603 - our own command
-                [sys.executable, "-W", "ignore", "-m", "airflow", component],
+                [sys.executable, "-W", "ignore", "-m", "airflow", *self._command(component)],
                 env=self.environment,
                 stdout=log,
                 stderr=log,
@@ -124,6 +132,13 @@ class AirflowStack:
                 start_new_session=True,
                 cwd=self.home,
             )
+
+    def _command(self, component: str) -> list[str]:
+        if component == "api-server":
+            return ["api-server", "--apps", "core", "--port", str(self.port)]
+        if component == "execution-api":
+            return ["api-server", "--apps", "execution", "--port", str(self.execution_port)]
+        return [component]
 
     def kill(self, component: str, number: signal.Signals = signal.SIGKILL) -> None:
         """End one component with all its children, the hard way unless told otherwise."""
@@ -142,10 +157,10 @@ class AirflowStack:
                 )
         try:
             health = httpx.get(f"{self.url}/api/v2/monitor/health", timeout=5).json()
+            httpx.get(f"{self.execution_url}/execution/health", timeout=5).raise_for_status()
         except (httpx.HTTPError, ValueError):
             return False
-        names = [name.replace("-", "_") for name in self.processes if name != "api-server"]
-        return all((health.get(name) or {}).get("status") == "healthy" for name in names)
+        return all((health.get(name) or {}).get("status") == "healthy" for name in HEARTBEATS)
 
     def log_tail(self, component: str, lines: int = 40) -> str:
         path = self.home / f"{component}.log"

@@ -45,7 +45,7 @@ def service() -> Iterator[DevServerClient]:
 
 @pytest.fixture(scope="session")
 def airflow(service: DevServerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowStack]:
-    """Scheduler, triggerer, DAG processor and API server."""
+    """Scheduler, triggerer, DAG processor and API servers."""
     home = tmp_path_factory.mktemp("live") / "airflow"
     with AirflowStack(home, DAGS, {"LIVE_WORK": str(home.parent)}) as stack:
         connection = {"conn_type": "openai_batches", "host": service.base_url, "password": KEY}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 import scene
-from airflow_stack import AirflowStack, free_port
+from airflow_stack import AirflowStack, free_ports
 from page import BatchesPage
 from playwright.sync_api import sync_playwright
 from support import request_lines
@@ -78,13 +78,13 @@ def ids(services: dict[str, DevServer]) -> dict[str, str]:
 def airflow(
     services: dict[str, DevServer], ids: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[AirflowStack]:
-    """Scheduler, triggerer, DAG processor and API server."""
+    """Scheduler, triggerer, DAG processor and API servers."""
     work = tmp_path_factory.mktemp("ui")
     (work / "requests.jsonl").write_bytes(request_lines(40))
     hosts = {name: server.base_url for name, server in services.items()}
     hosts["openai_batches_default"] = hosts.pop("team")
     hosts |= {f"other_{number}": services["other"].base_url for number in range(TURNS)}
-    hosts["dead"] = f"http://127.0.0.1:{free_port()}/v1"
+    hosts["dead"] = f"http://127.0.0.1:{free_ports(1)[0]}/v1"
     connections = {
         f"AIRFLOW_CONN_{name.upper()}": json.dumps(
             {"conn_type": "openai_batches", "host": host, "password": "sk-ui-test-key"}
