@@ -146,8 +146,7 @@ class DevServer:
         if self._thread is not None:
             return
         listener = socket.create_server((self._host, self._port), backlog=BACKLOG)
-        if _LOOP == "asyncio":  # does not do this for sockets of create_server(): small answers wait 40 ms
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # small answers would wait 40 ms
         self._port = listener.getsockname()[1]
         config = uvicorn.Config(
             self._app,

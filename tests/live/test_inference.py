@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.live, pytest.mark.timeout(300)]
 DAG, TASK = "live_inference", "ask"
 ROWS, SHARDS = 550, 22
-SLOW = 0.15  # seconds that each answer takes, so that there is time to kill
+SLOW = 0.3  # seconds that each answer takes, so that there is time to kill
 
 
 @pytest.fixture
