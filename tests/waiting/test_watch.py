@@ -664,7 +664,7 @@ def test_a_loop_that_was_closed_without_a_farewell_leaves_no_poller(server: DevS
     loop.run_until_complete(entered.__aenter__())
     (left,) = watch._pollers.values()
     left._task.cancel()
-    loop.run_until_complete(asyncio.sleep(0))
+    loop.run_until_complete(asyncio.gather(*asyncio.all_tasks(loop), return_exceptions=True))
     loop.close()
     run(lambda: waiting_for_one(server, ids[1]))
     assert not watch._pollers
