@@ -94,6 +94,8 @@ class Engine:
             record.input, record.wire.endpoint, seed=self._settings.seed, runs=self._tally.executed
         )
         with self.lock:
+            if record.input is None:  # forced to its end meanwhile
+                return
             limit = self._settings.enqueued_token_limit
             if limit is not None and not check.errors and self._enqueued(check.model) + check.tokens > limit:
                 text = (

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_openai_batches.devserver import DevServer
+from airflow_provider_openai_batches.devserver import DevServer, engine
+from airflow_provider_openai_batches.devserver.validation import check_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from devserver_api import Api
+
+    from airflow_provider_openai_batches.devserver.validation import Check
 
 MANY = 40
 
@@ -146,6 +150,29 @@ def test_cancel_at_once(server: DevServer, api: Api, clock: Clock) -> None:
     seen = api.wait(batch["id"])
     assert (seen["status"], seen["output_file_id"]) == ("cancelled", None)
     assert len(api.results(seen["error_file_id"])) == 2
+
+
+def test_forced_while_its_file_is_read(
+    server: DevServer, api: Api, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that is over does not change any more when the worker comes to its end."""
+    read, forced = threading.Event(), threading.Event()
+
+    def slow(*args: Any, **kwargs: Any) -> Check:
+        check = check_file(*args, **kwargs)
+        read.set()
+        assert forced.wait(10)
+        return check
+
+    monkeypatch.setattr(engine, "check_file", slow)
+    batch = api.create([api.line()])
+    assert read.wait(10)
+    server.force(batch["id"], status="failed")
+    seen = api.get(batch["id"])
+    forced.set()
+    validated(api, api.create([api.line()]))  # the worker does one after the other
+    assert api.get(batch["id"]) == seen
+    assert (seen["status"], seen["model"]) == ("failed", None)
 
 
 def test_expiry(server: DevServer, api: Api, clock: Clock) -> None:
