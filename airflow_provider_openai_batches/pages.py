@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# The first page may show none of those that it showed before: then a retrieve and another page show them.
+FIRST_PAGE_FROM = 3
 # A page that fails is asked for once more.
 PAGE_AGAIN_AFTER = 0.5
 # After a page that did not come, the list is looked through again so much later, twice as long each time.
@@ -93,7 +95,8 @@ class Pages:
         found = []
         for window in self.chart.windows():
             asked = near.intersection(window.batch_ids)
-            if len(asked) > 1 and any(self._entries[batch_id].due <= now for batch_id in asked):
+            pays = len(asked) >= (2 if window.cursor else FIRST_PAGE_FROM)
+            if pays and any(self._entries[batch_id].due <= now for batch_id in asked):
                 found.append(window)
         return found
 
