@@ -9,7 +9,6 @@ from waiting_room import connection
 
 from airflow_provider_openai_batches import pages, watch
 from airflow_provider_openai_batches.devserver import DevServer
-from airflow_provider_openai_batches.triggers import openai_batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,9 +16,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[DevServer]:
-    """The default connection leads to it; events are not held back, but where that is the point."""
+    """The default connection leads to it."""
     monkeypatch.setattr(pages, "PAGE_AGAIN_AFTER", 0.05)
-    monkeypatch.setattr(openai_batches, "SETTLED_AFTER", 0.0)
     with DevServer(freeze=True) as running:
         monkeypatch.setenv("AIRFLOW_CONN_OPENAI_BATCHES_DEFAULT", connection(running))
         yield running

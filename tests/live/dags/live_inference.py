@@ -25,7 +25,7 @@ with DAG("live_inference", schedule=None):
         },
         output_uri=f"{WORK}/answers/{{{{ run_id }}}}",
         max_requests_per_batch=25,
-        poll_interval=8,
+        poll_interval=2,
         retries=5,
         retry_delay=timedelta(seconds=1),
     )

@@ -18,7 +18,7 @@ with DAG("live_one_batch", schedule=None):
         task_id="batch",
         endpoint="/v1/chat/completions",
         input_file=f"{WORK}/requests.jsonl",
-        poll_interval=8,
+        poll_interval=2,
     )
     OpenAIDownloadBatchResultsOperator(
         task_id="results",
