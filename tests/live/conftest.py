@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 KEY = "sk-live-test-key-that-must-show-nowhere"
 DAGS = Path(__file__).parent / "dags"
+# Else 30 seconds each: until a dead triggerer's triggers are taken up, and for a batch that might be stored.
+LESS_PATIENCE = {
+    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
+    "AIRFLOW__OPENAI_BATCHES__RECOVERY_SECONDS": "8",
+}
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +52,8 @@ def service() -> Iterator[DevServerClient]:
 def airflow(service: DevServerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowStack]:
     """Scheduler, triggerer, DAG processor and API servers."""
     home = tmp_path_factory.mktemp("live") / "airflow"
-    with AirflowStack(home, DAGS, {"LIVE_WORK": str(home.parent)}) as stack:
+    environment = {"LIVE_WORK": str(home.parent), **LESS_PATIENCE}
+    with AirflowStack(home, DAGS, environment) as stack:
         connection = {"conn_type": "openai_batches", "host": service.base_url, "password": KEY}
         stack.airflow("connections", "add", "openai_batches_default", "--conn-json", json.dumps(connection))
         yield stack
