@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from airflow_provider_openai_batches.models import Batch
+    from airflow_provider_openai_batches.api.models import Batch
 
 
 class OpenAIBatchesError(Exception):

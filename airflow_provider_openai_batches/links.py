@@ -10,7 +10,7 @@ from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, TaskInstanceKey
 
-    from airflow_provider_openai_batches.config import ClientConfig
+    from airflow_provider_openai_batches.api.config import ClientConfig
 
 
 class OpenAIBatchLink(BaseOperatorLink):

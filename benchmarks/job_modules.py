@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_provider_openai_batches.job.bodies import requests_from
-from airflow_provider_openai_batches.job.followup import write_followup
-from airflow_provider_openai_batches.job.ids import read_ids
-from airflow_provider_openai_batches.job.index import ResultIndex
-from airflow_provider_openai_batches.job.manifest import Manifest
-from airflow_provider_openai_batches.job.merge import merge
-from airflow_provider_openai_batches.job.shards import write_shards
-from airflow_provider_openai_batches.job.state import Job
+from airflow_provider_openai_batches.inference.data.followup import write_followup
+from airflow_provider_openai_batches.inference.data.ids import read_ids
+from airflow_provider_openai_batches.inference.data.index import ResultIndex
+from airflow_provider_openai_batches.inference.data.job import Job
+from airflow_provider_openai_batches.inference.data.manifest import Manifest
+from airflow_provider_openai_batches.inference.data.merge import merge
+from airflow_provider_openai_batches.inference.data.requests import requests_from
+from airflow_provider_openai_batches.inference.data.shards import write_shards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

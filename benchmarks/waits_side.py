@@ -100,7 +100,7 @@ async def first_round(triggers: list[Any], measured: Measured) -> None:
 
     But for the one or two that put off their first look, where a page of the list showed none.
     """
-    watch = importlib.import_module("airflow_provider_openai_batches.watch")
+    watch = importlib.import_module("airflow_provider_openai_batches.polling.pool")
     for trigger in triggers:
         while trigger._wait is None or None in trigger._wait.seen.values():  # noqa: SLF001
             entries = [entry for poller in watch._pollers.values() for entry in poller._entries.values()]  # noqa: SLF001

@@ -19,7 +19,7 @@ from airflow.cli.cli_config import (
     lazy_load_command,
 )
 
-from airflow_provider_openai_batches.config import DEFAULT_CONN_ID
+from airflow_provider_openai_batches.api.config import DEFAULT_CONN_ID
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,18 +13,18 @@ from airflow.models.connection import Connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.utils.cli import suppress_logs_and_warning
 
-from airflow_provider_openai_batches.checks import check_id
+from airflow_provider_openai_batches.api.outcome import error_of
+from airflow_provider_openai_batches.api.validation import check_id
 from airflow_provider_openai_batches.cli import tables
 from airflow_provider_openai_batches.cli.watching import Watch
 from airflow_provider_openai_batches.exceptions import APIError, InvalidInputError, OpenAIBatchesError
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
-from airflow_provider_openai_batches.outcome import error_of
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Callable, Iterator
 
-    from airflow_provider_openai_batches.models import Batch
+    from airflow_provider_openai_batches.api.models import Batch
 
 AMISS = 1
 ERROR = 2

@@ -11,15 +11,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from airflow_provider_openai_batches.api.protocol import may_repeat
 from airflow_provider_openai_batches.cli.tables import age, clean, duration
 from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
-from airflow_provider_openai_batches.protocol import may_repeat
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from airflow_provider_openai_batches.api.models import Batch
     from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
-    from airflow_provider_openai_batches.models import Batch
 
 # More than this many are cheaper to find in the list.
 FEW = 10

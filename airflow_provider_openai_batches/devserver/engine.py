@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from airflow_provider_openai_batches.api.models import TERMINAL_STATUSES
 from airflow_provider_openai_batches.devserver.errors import ApiError
 from airflow_provider_openai_batches.devserver.results import Dropped, ResultWriter, write_results
 from airflow_provider_openai_batches.devserver.upstream import Sender, Upstream
 from airflow_provider_openai_batches.devserver.validation import check_file
 from airflow_provider_openai_batches.devserver.worker import Worker
-from airflow_provider_openai_batches.models import TERMINAL_STATUSES
 
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.devserver.files import FileStore

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from airflow_provider_openai_batches.api.models import TERMINAL_STATUSES
 from airflow_provider_openai_batches.devserver.engine import Engine
 from airflow_provider_openai_batches.devserver.errors import ApiError, no_such_batch
 from airflow_provider_openai_batches.devserver.faults import Faults
@@ -21,7 +22,6 @@ from airflow_provider_openai_batches.devserver.store import (
     new_id,
 )
 from airflow_provider_openai_batches.devserver.tally import Tally
-from airflow_provider_openai_batches.models import TERMINAL_STATUSES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import BaseHook, conf
 from msgspec.structs import replace
 
-from airflow_provider_openai_batches import files, identity, protocol
-from airflow_provider_openai_batches.config import DEFAULT_CONN_ID, ClientConfig
-from airflow_provider_openai_batches.creation import Creation
-from airflow_provider_openai_batches.download import Download
+from airflow_provider_openai_batches import storage
+from airflow_provider_openai_batches.api import protocol
+from airflow_provider_openai_batches.api.client import BatchesSession
+from airflow_provider_openai_batches.api.config import DEFAULT_CONN_ID, ClientConfig
+from airflow_provider_openai_batches.api.download import Download
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError, TransportError
-from airflow_provider_openai_batches.session import BatchesSession
+from airflow_provider_openai_batches.idempotency import keys
+from airflow_provider_openai_batches.idempotency.create import Creation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
     import requests
 
-    from airflow_provider_openai_batches.models import Batch, BatchPage, File
+    from airflow_provider_openai_batches.api.models import Batch, BatchPage, File
 
 # Seconds that one request may take while a task is being killed: there must be time for the next one.
 KILL_TIMEOUT = 2.0
@@ -157,7 +159,7 @@ class OpenAIBatchesHook(BaseHook):
         :raises CreateUncertainError: if it cannot be found out whether the batch was stored.
         :raises APIError: if the service refuses it.
         """
-        tagged = {identity.KEY: identity.one_time_key(), **(metadata or {})}
+        tagged = {keys.KEY: keys.one_time_key(), **(metadata or {})}
         request = protocol.create_batch(
             input_file_id, endpoint, completion_window, tagged, output_expires_after
         )
@@ -169,7 +171,7 @@ class OpenAIBatchesHook(BaseHook):
             log=self.log,
             older=older,
         )
-        return creation.run(request, tagged[identity.KEY])
+        return creation.run(request, tagged[keys.KEY])
 
     def retrieve_batch(self, batch_id: str) -> Batch:
         """Retrieve a batch."""
@@ -200,7 +202,7 @@ class OpenAIBatchesHook(BaseHook):
     def iter_batches_since(self, since: float) -> Iterator[Batch]:
         """The batches created at ``since`` (Unix seconds) or later, newest first."""
         for batch in self.iter_batches():
-            if batch.created_at is not None and batch.created_at < since - identity.CLOCK_SKEW:
+            if batch.created_at is not None and batch.created_at < since - keys.CLOCK_SKEW:
                 return
             yield batch
 
@@ -224,7 +226,7 @@ class OpenAIBatchesHook(BaseHook):
 
     def upload_file(
         self,
-        source: files.Location,
+        source: storage.Location,
         filename: str | None = None,
         expires_after: int | Mapping[str, Any] | None = None,
     ) -> File:
@@ -235,13 +237,13 @@ class OpenAIBatchesHook(BaseHook):
         :param expires_after: seconds, or ``{"anchor": "created_at", "seconds": …}``.
         """
         fields = protocol.upload_fields(expires_after)
-        name = filename or files.name_of(source)
-        with files.opened(source) as file:
+        name = filename or storage.name_of(source)
+        with storage.opened(source) as file:
             start = file.tell()
 
             def send() -> File:
                 file.seek(start)
-                body = files.MultipartBody(file, name, fields)
+                body = storage.MultipartBody(file, name, fields)
                 reply = self.session.send_once(protocol.upload_file(), body, body.content_type)
                 return protocol.read_file(reply)
 
@@ -272,14 +274,14 @@ class OpenAIBatchesHook(BaseHook):
             if error.status != 404:  # noqa: PLR2004 - HTTP
                 raise
 
-    def download_file(self, file_id: str, destination: files.Location) -> int:
+    def download_file(self, file_id: str, destination: storage.Location) -> int:
         """
         Download a file's content; a broken connection is taken up again where it broke.
 
         :param destination: a path, a URI (which appear whole or not at all), or a binary file object.
         :return: the size in bytes.
         """
-        with files.whole_file(destination) as sink:
+        with storage.whole_file(destination) as sink:
             return Download(self.session, file_id, sink, self.log).run()
 
     def first_lines(self, file_id: str, count: int = 10) -> list[bytes]:

@@ -6,5 +6,5 @@ the job keeps its files and :mod:`~.records` what it knows of its batches. :mod:
 rows to its manifest; in between :mod:`~.conductor` says what is done next: take up what is there
 (:mod:`~.earlier`), fetch what is over (:mod:`~.collecting`), submit the rest (:mod:`~.submitting`).
 :mod:`~.landing` makes parts, manifest and summary. The files themselves are the matter of
-:mod:`airflow_provider_openai_batches.job`.
+:mod:`airflow_provider_openai_batches.inference.data`.
 """

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from airflow_provider_openai_batches.api.protocol import NO_MONEY
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError, TransportError
-from airflow_provider_openai_batches.protocol import NO_MONEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from airflow_provider_openai_batches.inference.plan import Plan
+    from airflow_provider_openai_batches.api.retry import Log
+    from airflow_provider_openai_batches.idempotency.submit import Submitter
+    from airflow_provider_openai_batches.inference.data.job import Job, Shard
     from airflow_provider_openai_batches.inference.records import Record, Records
-    from airflow_provider_openai_batches.inference.workplace import Workplace
-    from airflow_provider_openai_batches.job.state import Job, Shard
-    from airflow_provider_openai_batches.retry import Log
-    from airflow_provider_openai_batches.submission import Submitter
+    from airflow_provider_openai_batches.inference.settings import Plan
+    from airflow_provider_openai_batches.inference.workspace import Workplace
 
 LONGEST_PAUSE = 900.0
 PATIENCE = 86_400.0

@@ -15,19 +15,19 @@ from airflow_provider_openai_batches.exceptions import (
     OpenAIBatchesError,
     TransportError,
 )
+from airflow_provider_openai_batches.idempotency.submit import Ledger
 from airflow_provider_openai_batches.inference import landing
 from airflow_provider_openai_batches.inference.attempt import is_passing
-from airflow_provider_openai_batches.inference.collecting import collect
+from airflow_provider_openai_batches.inference.collect import collect
 from airflow_provider_openai_batches.inference.earlier import cancel_outdated, take_up
 from airflow_provider_openai_batches.inference.records import RECORDS_FILE
-from airflow_provider_openai_batches.inference.submitting import next_creation, submit
-from airflow_provider_openai_batches.submission import Ledger
+from airflow_provider_openai_batches.inference.submit import next_creation, submit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airflow_provider_openai_batches.inference.attempt import Attempt
-    from airflow_provider_openai_batches.job.index import ResultIndex
+    from airflow_provider_openai_batches.inference.data.index import ResultIndex
 
 # While batches are being validated, somebody looks after so many poll intervals whether one was rejected.
 CHECK_AFTER = 5

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airflow_provider_openai_batches import identity
+from airflow_provider_openai_batches.idempotency import keys
 
 if TYPE_CHECKING:
+    from airflow_provider_openai_batches.api.models import Batch
     from airflow_provider_openai_batches.inference.attempt import Attempt
-    from airflow_provider_openai_batches.job.state import Shard
-    from airflow_provider_openai_batches.models import Batch
+    from airflow_provider_openai_batches.inference.data.job import Shard
 
 _RANK = {"completed": 3, "cancelling": 1, "expired": 1, "cancelled": 1}
 
@@ -49,7 +49,7 @@ def _match(attempt: Attempt) -> None:
     """Of a rejected batch nothing is left but its input file."""
     listed: dict[str | None, list[Batch]] = {}
     for batch in attempt.submitter.ledger.batches:
-        listed.setdefault(identity.key_of(batch), []).append(batch)
+        listed.setdefault(keys.key_of(batch), []).append(batch)
     for shard in attempt.open_shards:
         record = attempt.records.of(shard.index)
         while found := listed.get(attempt.key(shard)):

@@ -5,26 +5,27 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Self
 
-from airflow_provider_openai_batches import identity, lineage
 from airflow_provider_openai_batches.exceptions import BatchFailed, OpenAIBatchesError
+from airflow_provider_openai_batches.idempotency import keys
 from airflow_provider_openai_batches.inference import landing
 from airflow_provider_openai_batches.inference.attempt import Attempt
 from airflow_provider_openai_batches.inference.conductor import Conductor
-from airflow_provider_openai_batches.inference.plan import failure, in_words
+from airflow_provider_openai_batches.inference.data.job import ROWS_FILE, Job
+from airflow_provider_openai_batches.inference.data.manifest import check_target
 from airflow_provider_openai_batches.inference.records import RECORDS_FILE, Records
-from airflow_provider_openai_batches.job.manifest import check_target
-from airflow_provider_openai_batches.job.state import ROWS_FILE, Job
+from airflow_provider_openai_batches.inference.settings import failure, in_words
+from airflow_provider_openai_batches.observability import lineage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from airflow_provider_openai_batches.api.retry import Log
+    from airflow_provider_openai_batches.idempotency.submit import Submitter
     from airflow_provider_openai_batches.inference.conductor import Wait
-    from airflow_provider_openai_batches.inference.plan import Plan
-    from airflow_provider_openai_batches.inference.workplace import Workplace
-    from airflow_provider_openai_batches.job.bodies import Request
-    from airflow_provider_openai_batches.job.manifest import Manifest
-    from airflow_provider_openai_batches.retry import Log
-    from airflow_provider_openai_batches.submission import Submitter
+    from airflow_provider_openai_batches.inference.data.manifest import Manifest
+    from airflow_provider_openai_batches.inference.data.requests import Request
+    from airflow_provider_openai_batches.inference.settings import Plan
+    from airflow_provider_openai_batches.inference.workspace import Workplace
 
 
 class Flow:
@@ -136,7 +137,7 @@ class Flow:
         return landing.summary_of(manifest, str(self.place.output))
 
     def _write(self, requests: Iterable[Request]) -> tuple[Job, str, str]:
-        from airflow_provider_openai_batches.job.shards import write_shards  # noqa: PLC0415 - not when resumed
+        from airflow_provider_openai_batches.inference.data.shards import write_shards  # noqa: PLC0415 - not when resumed
 
         folder = self.place.begin()
         try:
@@ -162,7 +163,7 @@ class Flow:
     def _records(self, digest: str) -> Records:
         now = time.time()
         if not self.plan.reuse:
-            return Records(digest=digest, started=now, since=self._since, salt=identity.one_time_key())
+            return Records(digest=digest, started=now, since=self._since, salt=keys.one_time_key())
         known = Records.load(self.place.home / RECORDS_FILE)
         if known is None:
             return Records(digest=digest, started=now, since=self._since)

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_provider_openai_batches.job.index import ResultIndex
-from airflow_provider_openai_batches.job.manifest import BatchRecord, Manifest
-from airflow_provider_openai_batches.job.merge import merge
-from airflow_provider_openai_batches.job.state import JOB_FILE, ROWS_FILE
+from airflow_provider_openai_batches.inference.data.index import ResultIndex
+from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FILE
+from airflow_provider_openai_batches.inference.data.manifest import BatchRecord, Manifest
+from airflow_provider_openai_batches.inference.data.merge import merge
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from airflow_provider_openai_batches.inference.attempt import Attempt
-    from airflow_provider_openai_batches.inference.plan import Plan
+    from airflow_provider_openai_batches.inference.data.job import Job
+    from airflow_provider_openai_batches.inference.data.manifest import Merged
     from airflow_provider_openai_batches.inference.records import Records
-    from airflow_provider_openai_batches.inference.workplace import Workplace
-    from airflow_provider_openai_batches.job.manifest import Merged
-    from airflow_provider_openai_batches.job.state import Job
+    from airflow_provider_openai_batches.inference.settings import Plan
+    from airflow_provider_openai_batches.inference.workspace import Workplace
 
 # XCom is a row of a database: lists are cut here, the manifest has them whole.
 SHOWN = 50
@@ -56,7 +56,7 @@ def read_results(attempt: Attempt) -> ResultIndex:
 
 def ask_again(place: Workplace, index: ResultIndex) -> Job:
     """Write the shards of the next round."""
-    from airflow_provider_openai_batches.job.followup import write_followup  # noqa: PLC0415 - few jobs come here
+    from airflow_provider_openai_batches.inference.data.followup import write_followup  # noqa: PLC0415 - few jobs come here
 
     place.fetch(shard.file for shard in index.job.shards_of(0))
     job = write_followup(index)

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_provider_openai_batches.job.files import open_binary, whole
-from airflow_provider_openai_batches.job.results import RowError  # noqa: TC001 - msgspec reads the annotation
-from airflow_provider_openai_batches.models import TERMINAL_STATUSES
-from airflow_provider_openai_batches.polling import GRACE, UNKNOWN_WINDOW
+from airflow_provider_openai_batches.api.models import TERMINAL_STATUSES
+from airflow_provider_openai_batches.inference.data.files import open_binary, whole
+from airflow_provider_openai_batches.inference.data.result_lines import RowError  # noqa: TC001 - msgspec reads the annotation
+from airflow_provider_openai_batches.polling.wait import GRACE, UNKNOWN_WINDOW
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from airflow_provider_openai_batches.models import Batch
+    from airflow_provider_openai_batches.api.models import Batch
 
 RECORDS_FILE = "batches.json"
 

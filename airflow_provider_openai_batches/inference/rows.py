@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_openai_batches import files, lineage
+from airflow_provider_openai_batches import storage
 from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.observability import lineage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,11 +27,11 @@ def rows_of_files(input_uri: Any, hook: OpenAIBatchesHook) -> Iterator[dict[str,
     :param hook: in whose name Airflow's lineage is told of them.
     :raises InvalidInputError: if a file is missing or cannot be read; it names file and line.
     """
-    from airflow_provider_openai_batches.job.sources import read_rows  # noqa: PLC0415 - not when a DAG is parsed
+    from airflow_provider_openai_batches.inference.data.readers import read_rows  # noqa: PLC0415 - not when a DAG is parsed
 
     several = isinstance(input_uri, Iterable) and not isinstance(input_uri, str | os.PathLike)
     uris = list(input_uri) if several and not hasattr(input_uri, "open") else [input_uri]
-    rows = read_rows([files.as_path(uri) for uri in uris])
+    rows = read_rows([storage.as_path(uri) for uri in uris])
     lineage.read(hook, *uris)
     return rows
 

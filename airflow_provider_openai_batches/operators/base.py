@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
-from airflow_provider_openai_batches import metrics, outcome, protocol
-from airflow_provider_openai_batches.checks import check_interval
-from airflow_provider_openai_batches.config import DEFAULT_CONN_ID
+from airflow_provider_openai_batches.api import outcome, protocol
+from airflow_provider_openai_batches.api.config import DEFAULT_CONN_ID
+from airflow_provider_openai_batches.api.validation import check_interval
 from airflow_provider_openai_batches.exceptions import BatchTimeout, OpenAIBatchesError, TaskKilled
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
-from airflow_provider_openai_batches.identity import TaskIdentity
+from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
+from airflow_provider_openai_batches.observability import metrics
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_openai_batches.models import Batch
+    from airflow_provider_openai_batches.api.models import Batch
     from airflow_provider_openai_batches.triggers.openai_batches import OpenAIBatchTrigger
 
 # Pauses in seconds between looks at a completed batch whose file ids lag behind its status.
@@ -185,7 +186,7 @@ class WaitingOperator(BatchOperator):
         self._cancel_if_over()
 
     def _cancel_if_over(self) -> bool:
-        from airflow_provider_openai_batches.killer import goes_on  # noqa: PLC0415 - only on a kill
+        from airflow_provider_openai_batches.idempotency.cancel import goes_on  # noqa: PLC0415 - only on a kill
 
         if not self.cancel_on_kill or self._ti is None:
             return False
@@ -197,7 +198,7 @@ class WaitingOperator(BatchOperator):
 
     def cancel_running(self) -> None:
         """Cancel what this task has running."""
-        from airflow_provider_openai_batches.killer import Killer  # noqa: PLC0415 - only on a kill
+        from airflow_provider_openai_batches.idempotency.cancel import Killer  # noqa: PLC0415 - only on a kill
 
         if self._batch_ids:
             Killer(self.hook.sibling(), self.log).cancel(self._batch_ids)

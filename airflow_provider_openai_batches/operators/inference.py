@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_provider_openai_batches import checks, models
+from airflow_provider_openai_batches.api import models, validation
 from airflow_provider_openai_batches.exceptions import BatchTimeout, InvalidInputError, OpenAIBatchesError
-from airflow_provider_openai_batches.inference.plan import Plan, check_count, check_fail_on
+from airflow_provider_openai_batches.idempotency.submit import Ledger, Submitter
+from airflow_provider_openai_batches.inference.settings import Plan, check_count, check_fail_on
 from airflow_provider_openai_batches.operators.base import (
     WaitingOperator,
     first_event,
     search_since,
     task_identity,
 )
-from airflow_provider_openai_batches.submission import Ledger, Submitter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_openai_batches.inference.conductor import Wait
+    from airflow_provider_openai_batches.inference.data.requests import Request
     from airflow_provider_openai_batches.inference.flow import Flow
-    from airflow_provider_openai_batches.inference.plan import FailOn
-    from airflow_provider_openai_batches.job.bodies import Request
+    from airflow_provider_openai_batches.inference.settings import FailOn
     from airflow_provider_openai_batches.triggers.openai_batches import OpenAIBatchTrigger
 
 
@@ -200,7 +200,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         check_fail_on(self.fail_on)
         for name in ("output_expires_after", "input_expires_after"):
             if getattr(self, name) is not None:
-                checks.check_expiry(getattr(self, name), name)
+                validation.check_expiry(getattr(self, name), name)
 
     def execute(self, context: Context) -> Any:
         return self._start(context, search_since(context))
@@ -277,7 +277,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
 
     def _flow(self, context: Context, since: float | None) -> Flow:
         from airflow_provider_openai_batches.inference.flow import Flow  # noqa: PLC0415 - not when a DAG is parsed
-        from airflow_provider_openai_batches.inference.workplace import Workplace  # noqa: PLC0415 - as above
+        from airflow_provider_openai_batches.inference.workspace import Workplace  # noqa: PLC0415 - as above
 
         if not self.is_dry_run:
             self.ready_to_be_killed(context)
@@ -289,8 +289,8 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         )
 
     def _plan(self) -> Plan:
-        from airflow_provider_openai_batches.job.schema import OutputSchema  # noqa: PLC0415 - not when a DAG is parsed
-        from airflow_provider_openai_batches.job.state import Limits  # noqa: PLC0415 - as above
+        from airflow_provider_openai_batches.inference.data.job import Limits  # noqa: PLC0415 - as above
+        from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema  # noqa: PLC0415 - not when a DAG is parsed
 
         limits = Limits(
             max_requests=self.max_requests_per_batch,
@@ -310,7 +310,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         )
 
     def _requests(self, context: Context, plan: Plan) -> Iterator[Request]:
-        from airflow_provider_openai_batches.job.bodies import requests_from  # noqa: PLC0415 - not when a DAG is parsed
+        from airflow_provider_openai_batches.inference.data.requests import requests_from  # noqa: PLC0415 - not when a DAG is parsed
 
         return requests_from(
             self._rows(context),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_provider_openai_batches import checks, files, jsonl, lineage
+from airflow_provider_openai_batches import storage
+from airflow_provider_openai_batches.api import input_file, validation
+from airflow_provider_openai_batches.api.models import plain
 from airflow_provider_openai_batches.exceptions import BatchTimeout, InvalidInputError, OpenAIBatchesError
+from airflow_provider_openai_batches.idempotency.submit import BatchSpec, Ledger, Submitter
 from airflow_provider_openai_batches.links import OpenAIBatchLink
-from airflow_provider_openai_batches.models import plain
+from airflow_provider_openai_batches.observability import lineage
 from airflow_provider_openai_batches.operators.base import (
     BatchOperator,
     WaitingOperator,
@@ -16,14 +19,13 @@ from airflow_provider_openai_batches.operators.base import (
     settled,
     task_identity,
 )
-from airflow_provider_openai_batches.submission import BatchSpec, Ledger, Submitter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_openai_batches.models import Batch
+    from airflow_provider_openai_batches.api.models import Batch
 
 
 class OpenAICreateBatchOperator(WaitingOperator):
@@ -92,7 +94,7 @@ class OpenAICreateBatchOperator(WaitingOperator):
         self.reuse = reuse
         self._submitter: Submitter | None = None
         if output_expires_after is not None:
-            checks.check_expiry(output_expires_after, "output_expires_after")
+            validation.check_expiry(output_expires_after, "output_expires_after")
         self._check_source()
 
     def _check_source(self) -> None:
@@ -124,13 +126,13 @@ class OpenAICreateBatchOperator(WaitingOperator):
 
     def _check_input(self) -> str:
         """Refuse bad input before anything is sent; what is good is named by a digest."""
-        checks.check_endpoint(self.endpoint)
-        checks.check_text(self.completion_window, "completion_window")
-        checks.check_metadata({**(self.metadata or {}), **dict.fromkeys(_ADDED, "")})
+        validation.check_endpoint(self.endpoint)
+        validation.check_text(self.completion_window, "completion_window")
+        validation.check_metadata({**(self.metadata or {}), **dict.fromkeys(_ADDED, "")})
         if self.input_file is None:
-            return f"{self.endpoint} {checks.check_id(self.input_file_id, 'input_file_id')}"
-        with files.opened(self.input_file) as file:
-            summary = jsonl.check_input(file, self.endpoint, str(self.input_file))
+            return f"{self.endpoint} {validation.check_id(self.input_file_id, 'input_file_id')}"
+        with storage.opened(self.input_file) as file:
+            summary = input_file.check_input(file, self.endpoint, str(self.input_file))
         lineage.read(self.hook, self.input_file)
         self.log.info("%s: %d requests, %d bytes", self.input_file, summary.requests, summary.bytes)
         return f"{self.endpoint} {summary.sha256}"
@@ -223,7 +225,7 @@ class OpenAIListBatchesOperator(BatchOperator):
     def __init__(self, *, after: str | None = None, limit: int = 20, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.after = after
-        self.limit = checks.check_limit(limit)
+        self.limit = validation.check_limit(limit)
 
     def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow's signature
         page = self.hook.list_batches(self.after, self.limit)
@@ -299,7 +301,7 @@ class OpenAIDownloadBatchResultsOperator(BatchOperator):
         return result
 
     def _download(self, file_id: str, name: str) -> dict[str, Any]:
-        target = files.as_path(self.output_uri) / name
+        target = storage.as_path(self.output_uri) / name
         size = self.hook.download_file(file_id, target)
         lineage.wrote(self.hook, target)
         self.log.info("%s: %d bytes", target, size)

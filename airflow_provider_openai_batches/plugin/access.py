@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from airflow.api_fastapi.auth.managers.base_auth_manager import ResourceMethod
 
-    from airflow_provider_openai_batches.models import Batch
+    from airflow_provider_openai_batches.api.models import Batch
 
 
 class Rights(msgspec.Struct, frozen=True):

@@ -40,7 +40,7 @@ from airflow_provider_openai_batches.plugin.service import Services, UnknownConn
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from airflow_provider_openai_batches.models import Batch, BatchPage
+    from airflow_provider_openai_batches.api.models import Batch, BatchPage
     from airflow_provider_openai_batches.plugin.access import Rights
     from airflow_provider_openai_batches.plugin.service import Service
 

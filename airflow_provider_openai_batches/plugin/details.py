@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_openai_batches.api.outcome import describe_errors
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError
 from airflow_provider_openai_batches.links import batch_link
-from airflow_provider_openai_batches.outcome import describe_errors
 from airflow_provider_openai_batches.plugin import view
 
 if TYPE_CHECKING:
-    from airflow_provider_openai_batches.models import Batch
+    from airflow_provider_openai_batches.api.models import Batch
     from airflow_provider_openai_batches.plugin.service import Service
 
 ROLES = {"input": "input_file_id", "output": "output_file_id", "errors": "error_file_id"}

@@ -12,14 +12,14 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.utils.session import create_session
 from sqlalchemy import select
 
-from airflow_provider_openai_batches.client import AsyncBatchesClient
-from airflow_provider_openai_batches.config import DEFAULT_CONN_ID, ClientConfig
+from airflow_provider_openai_batches.api.async_client import AsyncBatchesClient
+from airflow_provider_openai_batches.api.config import DEFAULT_CONN_ID, ClientConfig
 from airflow_provider_openai_batches.plugin.shared import SharedCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from airflow_provider_openai_batches.models import Batch, BatchPage, File
+    from airflow_provider_openai_batches.api.models import Batch, BatchPage, File
 
 CONN_TYPES = ("openai_batches", "openai")
 PAGE_SIZE = 100

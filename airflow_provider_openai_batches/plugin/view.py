@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 if TYPE_CHECKING:
-    from airflow_provider_openai_batches.models import Batch, File
+    from airflow_provider_openai_batches.api.models import Batch, File
 
 TIMES = (
     "created_at",

@@ -14,9 +14,9 @@ from airflow.providers.common.compat.sdk import (
     PokeReturnValue,
 )
 
-from airflow_provider_openai_batches import protocol
-from airflow_provider_openai_batches.checks import check_id, check_interval
-from airflow_provider_openai_batches.config import DEFAULT_CONN_ID
+from airflow_provider_openai_batches.api import protocol
+from airflow_provider_openai_batches.api.config import DEFAULT_CONN_ID
+from airflow_provider_openai_batches.api.validation import check_id, check_interval
 from airflow_provider_openai_batches.exceptions import BatchError, OpenAIBatchesError
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 from airflow_provider_openai_batches.links import OpenAIBatchLink
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_openai_batches.models import Batch
+    from airflow_provider_openai_batches.api.models import Batch
 
 
 class OpenAIBatchSensor(BaseSensorOperator):

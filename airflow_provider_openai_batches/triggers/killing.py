@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseTrigger
 from asgiref.sync import sync_to_async
 
-from airflow_provider_openai_batches import task_states
-from airflow_provider_openai_batches.uncut import uncut
+from airflow_provider_openai_batches.compat import task_state
+from airflow_provider_openai_batches.compat.supervisor import uncut
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -65,7 +65,7 @@ async def is_over(ti: Any) -> bool | None:
         return None
     try:
         states = await uncut(_states(ti.dag_id, ti.run_id, ti.task_id), ASK_WITHIN)
-        return states.get(task_states.name_among(ti), "removed") in task_states.OVER
+        return states.get(task_state.name_among(ti), "removed") in task_state.OVER
     except Exception:  # noqa: BLE001 - Airflow's releases differ in what they raise; none of it is an answer
         return None
 
@@ -84,7 +84,7 @@ async def _ask_soon(key: tuple[Any, ...]) -> dict[str, str | None]:
     finally:
         # An answer may be older than the kill of one who comes later.
         del _asking[key]
-    return await sync_to_async(task_states.ask)(*key[1:])
+    return await sync_to_async(task_state.ask)(*key[1:])
 
 
 async def _through(work: Coroutine[Any, Any, None]) -> None:

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_openai_batches.checks import check_id, check_interval
+from airflow_provider_openai_batches.api.validation import check_id, check_interval
 from airflow_provider_openai_batches.exceptions import APIError, InvalidInputError, OpenAIBatchesError
-from airflow_provider_openai_batches.polling import RETURN_WHEN, Wait
-from airflow_provider_openai_batches.progress import Job
+from airflow_provider_openai_batches.polling.progress import Job
+from airflow_provider_openai_batches.polling.wait import RETURN_WHEN, Wait
 from airflow_provider_openai_batches.triggers import killing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from airflow_provider_openai_batches.polling import ReturnWhen
-    from airflow_provider_openai_batches.shared_client import SharedClient
+    from airflow_provider_openai_batches.polling.client import SharedClient
+    from airflow_provider_openai_batches.polling.wait import ReturnWhen
 
 # Airflow gives on_kill() 30 seconds.
 CANCEL_WITHIN = 25.0
@@ -55,7 +55,7 @@ class OpenAIBatchTrigger(BaseTrigger):
     :param return_when: ``ALL_COMPLETED``, or ``FIRST_COMPLETED`` to end with any batch that is over.
     :param progress: what of a job was done before, so that the log speaks of all of it: any of the whole
         numbers ``batches``, ``finished``, ``total``, ``completed``, ``failed``, ``round`` that
-        :class:`~airflow_provider_openai_batches.progress.Job` explains.
+        :class:`~airflow_provider_openai_batches.polling.progress.Job` explains.
     :param max_poll_interval: seconds up to which the interval grows with the age of a batch, at 2 % of it.
     """
 
@@ -101,7 +101,7 @@ class OpenAIBatchTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, write progress into the task's log, and yield one event."""
         # Here, because operators import this module too and need no event loop's client.
-        from airflow_provider_openai_batches.watch import Waiter  # noqa: PLC0415
+        from airflow_provider_openai_batches.polling.pool import Waiter  # noqa: PLC0415
 
         self.logger()  # makes one for the class; one for each of ten thousand triggers is 20 MB
         settled = time.monotonic() + (SETTLED_AFTER if self._is_in_a_triggerer else 0.0)
@@ -162,7 +162,7 @@ class OpenAIBatchTrigger(BaseTrigger):
 
         https://developers.openai.com/api/reference/resources/batches/methods/cancel
         """
-        from airflow_provider_openai_batches.watch import borrow  # noqa: PLC0415 - as in run()
+        from airflow_provider_openai_batches.polling.pool import borrow  # noqa: PLC0415 - as in run()
 
         running = list(self._wait.pending) if self._wait else self.batch_ids
         async with borrow(self.openai_conn_id) as client:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from airflow_provider_openai_batches.api.models import Batch, BatchRequestCounts
 from airflow_provider_openai_batches.cli.watching import Watch
 from airflow_provider_openai_batches.exceptions import APIError, TransportError
-from airflow_provider_openai_batches.models import Batch, BatchRequestCounts
 
 
 class Hook:

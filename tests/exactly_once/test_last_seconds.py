@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support import ENDPOINT
 
-from airflow_provider_openai_batches import submission
 from airflow_provider_openai_batches.exceptions import TaskKilled
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
-from airflow_provider_openai_batches.identity import TaskIdentity
+from airflow_provider_openai_batches.idempotency import submit
+from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,11 +46,11 @@ def test_a_batch_whose_answer_comes_after_the_kill_is_cancelled_at_once(
     server: DevServer, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before the next of a job's batches is begun: that one is refused, and ends the task."""
-    monkeypatch.setattr(submission, "KILL_SECONDS", 0.1)
+    monkeypatch.setattr(submit, "KILL_SECONDS", 0.1)
     server.settings(batch_seconds=60, list_lag_seconds=60)
     hook = OpenAIBatchesHook()
     task = TaskIdentity("deployment", "dag", "run", "t")
-    submitter = submission.Submitter(hook, task, submission.Ledger(hook, task, None), logging.getLogger())
+    submitter = submit.Submitter(hook, task, submit.Ledger(hook, task, None), logging.getLogger())
     send = hook.get_conn().request
 
     def answered_late(method: str, url: str, **kwargs: Any) -> Any:
@@ -61,5 +61,5 @@ def test_a_batch_whose_answer_comes_after_the_kill_is_cancelled_at_once(
 
     hook.get_conn().request = answered_late  # type: ignore[method-assign]
     with pytest.raises(TaskKilled, match="it is cancelled"):
-        submitter.submit_file(submission.BatchSpec(endpoint=ENDPOINT), "key", options["input_file"])
+        submitter.submit_file(submit.BatchSpec(endpoint=ENDPOINT), "key", options["input_file"])
     assert [batch["status"] for batch in server.batches()] == ["cancelling"]

@@ -22,9 +22,9 @@ from hypothesis.stateful import (
 )
 from support import ENDPOINT, request_lines, task_context
 
-from airflow_provider_openai_batches import submission
 from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
+from airflow_provider_openai_batches.idempotency import submit
 from airflow_provider_openai_batches.operators.openai_batches import OpenAICreateBatchOperator
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ def test_no_life_pays_twice_or_leaves_a_batch_running(
     """Whatever happens in whatever order; the counts are the server's own."""
     kwargs = {"recovery_seconds": 1.0, "sleep": lambda seconds: time.sleep(seconds / 10)}
     monkeypatch.setattr(OpenAIBatchesHook.__init__, "__kwdefaults__", kwargs)
-    monkeypatch.setattr(submission, "KILL_SECONDS", 0.3)
+    monkeypatch.setattr(submit, "KILL_SECONDS", 0.3)
     with tempfile.TemporaryDirectory() as folder:
         run_state_machine_as_test(
             lambda: TaskLife(server, Path(folder)),

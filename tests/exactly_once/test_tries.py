@@ -11,7 +11,7 @@ from support import request_lines, run_task, task_context
 
 from airflow_provider_openai_batches.exceptions import BatchFailed, InvalidInputError, OpenAIBatchesError
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
-from airflow_provider_openai_batches.identity import CLOCK_SKEW, MAX_AGE
+from airflow_provider_openai_batches.idempotency.keys import CLOCK_SKEW, MAX_AGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,7 +18,7 @@ import jsonschema
 import pytest
 from support import ENDPOINT, request_lines
 
-from airflow_provider_openai_batches.client import AsyncBatchesClient
+from airflow_provider_openai_batches.api.async_client import AsyncBatchesClient
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 from airflow.sdk import ObjectStoragePath
 from support import ENDPOINT, request_lines
 
-from airflow_provider_openai_batches import files
+from airflow_provider_openai_batches import storage
 from airflow_provider_openai_batches.exceptions import APIError, InvalidInputError, TransportError
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 
@@ -100,7 +100,7 @@ def test_downloads_to_every_kind_of_destination(hook: OpenAIBatchesHook, tmp_pat
         "memory": f"memory://{tmp_path.name}/out.jsonl",
     }[form]
     size = hook.download_file(completed(hook), target)
-    content = files.as_path(target).read_bytes()
+    content = storage.as_path(target).read_bytes()
     assert len(content) == size
     assert len(content.splitlines()) == 3
 

@@ -144,7 +144,7 @@ def test_the_output_of_another_task(server: DevServer, out: Path, task: Any) -> 
 
 def test_lineage(server: DevServer, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Input and output are told to Airflow's lineage."""
-    from airflow_provider_openai_batches import lineage
+    from airflow_provider_openai_batches.observability import lineage
 
     told: list[tuple[str, str]] = []
 

@@ -19,14 +19,14 @@ from airflow_provider_openai_batches.exceptions import (
     OpenAIBatchesError,
     TransportError,
 )
-from airflow_provider_openai_batches.identity import TaskIdentity
-from airflow_provider_openai_batches.inference import submitting
+from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
+from airflow_provider_openai_batches.idempotency.submit import Ledger, Submitter
+from airflow_provider_openai_batches.inference import submit
 from airflow_provider_openai_batches.inference.attempt import Attempt, is_passing
-from airflow_provider_openai_batches.inference.plan import Plan
+from airflow_provider_openai_batches.inference.data.job import Job, Limits
 from airflow_provider_openai_batches.inference.records import Record, Records
-from airflow_provider_openai_batches.inference.workplace import Workplace
-from airflow_provider_openai_batches.job.state import Job, Limits
-from airflow_provider_openai_batches.submission import Ledger, Submitter
+from airflow_provider_openai_batches.inference.settings import Plan
+from airflow_provider_openai_batches.inference.workspace import Workplace
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,15 +102,15 @@ def test_creations_stay_under_the_hourly_limit(tmp_path: Path) -> None:
     """The 1,901st batch waits until an hour after the first one."""
     now = 1_000_000.0
     job_of_many = attempt(tmp_path, lambda: now, max_active_batches=10_000)
-    for shard in range(submitting.CREATIONS_AN_HOUR):
+    for shard in range(submit.CREATIONS_AN_HOUR):
         job_of_many.records.by_shard[shard] = Record(
             shard, batch_id=str(shard), created_at=now - 1000 + shard / 2
         )
-    assert submitting._room(job_of_many) == 0
-    assert submitting.next_creation(job_of_many) == now - 1000 + 3600
+    assert submit._room(job_of_many) == 0
+    assert submit.next_creation(job_of_many) == now - 1000 + 3600
     job_of_many.records.by_shard[0].created_at = now - 3601
-    assert submitting._room(job_of_many) == 1
-    assert submitting.next_creation(job_of_many) == now
+    assert submit._room(job_of_many) == 1
+    assert submit.next_creation(job_of_many) == now
 
 
 def test_pauses_grow_and_end_after_a_day(tmp_path: Path) -> None:

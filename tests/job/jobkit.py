@@ -7,14 +7,14 @@ import random
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_openai_batches.job.bodies import requests_from
-from airflow_provider_openai_batches.job.index import ResultIndex
-from airflow_provider_openai_batches.job.shards import write_shards
+from airflow_provider_openai_batches.inference.data.index import ResultIndex
+from airflow_provider_openai_batches.inference.data.requests import requests_from
+from airflow_provider_openai_batches.inference.data.shards import write_shards
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from airflow_provider_openai_batches.job.state import Job, Limits, Shard
+    from airflow_provider_openai_batches.inference.data.job import Job, Limits, Shard
 
 CHAT = "/v1/chat/completions"
 FAULTS = ("expired", "cancelled", "busy", "limited", "invalid", "lost")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.job.bodies import Request, requests_from
-from airflow_provider_openai_batches.job.template import BodyTemplate
+from airflow_provider_openai_batches.inference.data.requests import Request, requests_from
+from airflow_provider_openai_batches.inference.data.template import BodyTemplate
 
 CHAT = "/v1/chat/completions"
 

@@ -8,13 +8,13 @@ import pytest
 from jobkit import Service, answered, chat, failed, noted, prepare, read_parts, write_lines
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.job.followup import write_followup
-from airflow_provider_openai_batches.job.ids import read_ids
-from airflow_provider_openai_batches.job.index import ResultIndex
-from airflow_provider_openai_batches.job.merge import merge
-from airflow_provider_openai_batches.job.results import RowError
-from airflow_provider_openai_batches.job.schema import OutputSchema
-from airflow_provider_openai_batches.job.state import Job, Limits
+from airflow_provider_openai_batches.inference.data.followup import write_followup
+from airflow_provider_openai_batches.inference.data.ids import read_ids
+from airflow_provider_openai_batches.inference.data.index import ResultIndex
+from airflow_provider_openai_batches.inference.data.job import Job, Limits
+from airflow_provider_openai_batches.inference.data.merge import merge
+from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
+from airflow_provider_openai_batches.inference.data.result_lines import RowError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,8 @@ from jobkit import CHAT, Service, prepare
 from upath import UPath
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.job.manifest import BatchRecord, Manifest, check_target
-from airflow_provider_openai_batches.job.merge import merge
+from airflow_provider_openai_batches.inference.data.manifest import BatchRecord, Manifest, check_target
+from airflow_provider_openai_batches.inference.data.merge import merge
 
 
 def made(tmp_path: Path) -> Manifest:

@@ -12,9 +12,9 @@ import pytest
 from jobkit import answered, chat, failed, noted, prepare
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.job import parquet
-from airflow_provider_openai_batches.job.merge import check_output, merge
-from airflow_provider_openai_batches.job.schema import OutputSchema
+from airflow_provider_openai_batches.inference.data.merge import check_output, merge
+from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
+from airflow_provider_openai_batches.inference.data.writers import parquet
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jobkit import FAULTS, Service, prepare, read_parts
 
-from airflow_provider_openai_batches.job.followup import write_followup
-from airflow_provider_openai_batches.job.index import ResultIndex
-from airflow_provider_openai_batches.job.merge import merge
-from airflow_provider_openai_batches.job.state import Job, Limits
+from airflow_provider_openai_batches.inference.data.followup import write_followup
+from airflow_provider_openai_batches.inference.data.index import ResultIndex
+from airflow_provider_openai_batches.inference.data.job import Job, Limits
+from airflow_provider_openai_batches.inference.data.merge import merge
 
 if TYPE_CHECKING:
     import pytest

@@ -11,8 +11,8 @@ import pytest
 from pydantic import BaseModel, Field, RootModel
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.job.bodies import requests_from
-from airflow_provider_openai_batches.job.schema import OutputSchema
+from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
+from airflow_provider_openai_batches.inference.data.requests import requests_from
 
 LABEL = {
     "title": "a label!",

@@ -13,9 +13,9 @@ from jobkit import prepare
 from upath import UPath
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.job.ids import read_ids
-from airflow_provider_openai_batches.job.shards import MAX_MODELS
-from airflow_provider_openai_batches.job.state import Job, Limits
+from airflow_provider_openai_batches.inference.data.ids import read_ids
+from airflow_provider_openai_batches.inference.data.job import Job, Limits
+from airflow_provider_openai_batches.inference.data.shards import MAX_MODELS
 
 if TYPE_CHECKING:
     from pathlib import Path

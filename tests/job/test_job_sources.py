@@ -12,7 +12,7 @@ import pytest
 from upath import UPath
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.job.sources import read_rows
+from airflow_provider_openai_batches.inference.data.readers import read_rows
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support import ENDPOINT, request_lines, run_task, task_context
 
-from airflow_provider_openai_batches import lineage
+from airflow_provider_openai_batches.observability import lineage
 from airflow_provider_openai_batches.operators.openai_batches import (
     OpenAICreateBatchOperator,
     OpenAIDownloadBatchResultsOperator,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import BaseHook, Connection
 
-from airflow_provider_openai_batches.config import ClientConfig
+from airflow_provider_openai_batches.api.config import ClientConfig
 from airflow_provider_openai_batches.exceptions import InvalidConnectionError
 
 

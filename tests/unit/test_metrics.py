@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_openai_batches import metrics
-from airflow_provider_openai_batches.models import (
+from airflow_provider_openai_batches.api.models import (
     Batch,
     BatchRequestCounts,
     BatchUsage,
     InputTokensDetails,
     OutputTokensDetails,
 )
+from airflow_provider_openai_batches.observability import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_openai_batches.models import Batch, BatchPage, File, read
+from airflow_provider_openai_batches.api.models import Batch, BatchPage, File, read
 
 JSON = st.recursive(
     st.none()

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_openai_batches import protocol
+from airflow_provider_openai_batches.api import protocol
+from airflow_provider_openai_batches.api.protocol import Reply
 from airflow_provider_openai_batches.exceptions import APIError, InvalidInputError, TransportError
-from airflow_provider_openai_batches.protocol import Reply
 
 OPERATIONS = [
     "create_batch",

@@ -9,7 +9,7 @@ import tenacity
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_openai_batches import retry
+from airflow_provider_openai_batches.api import retry
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError, TransportError
 
 LOG = logging.getLogger("test")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from waiting_room import connection
 
-from airflow_provider_openai_batches import pages, watch
 from airflow_provider_openai_batches.devserver import DevServer
+from airflow_provider_openai_batches.polling import lister, pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[DevServer]:
     """The default connection leads to it."""
-    monkeypatch.setattr(pages, "PAGE_AGAIN_AFTER", 0.05)
+    monkeypatch.setattr(lister, "PAGE_AGAIN_AFTER", 0.05)
     with DevServer(freeze=True) as running:
         monkeypatch.setenv("AIRFLOW_CONN_OPENAI_BATCHES_DEFAULT", connection(running))
         yield running
-    assert not watch._pollers, "a poller outlived its waiters"
-    assert not watch._closing
+    assert not pool._pollers, "a poller outlived its waiters"
+    assert not pool._closing

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from waiting_room import Waiting, run, seed, until
 
+from airflow_provider_openai_batches.compat.supervisor import uncut
 from airflow_provider_openai_batches.triggers import killing
-from airflow_provider_openai_batches.uncut import uncut
 
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.devserver import DevServer

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from support import first_event
 
-from airflow_provider_openai_batches import metrics
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
+from airflow_provider_openai_batches.observability import metrics
 from airflow_provider_openai_batches.triggers.openai_batches import OpenAIBatchTrigger
 
 if TYPE_CHECKING:

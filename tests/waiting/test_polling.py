@@ -13,8 +13,8 @@ from airflow_provider_openai_batches.exceptions import (
     InvalidInputError,
     TransportError,
 )
-from airflow_provider_openai_batches.polling import REFUSALS, Wait
-from airflow_provider_openai_batches.progress import Job
+from airflow_provider_openai_batches.polling.progress import Job
+from airflow_provider_openai_batches.polling.wait import REFUSALS, Wait
 
 T0 = 1_800_000_000.0
 HOUR = 3_600.0

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from waiting_room import batch
 
-from airflow_provider_openai_batches.entry import Entry
-from airflow_provider_openai_batches.models import Batch, BatchPage
-from airflow_provider_openai_batches.pace import LONGEST_PAUSE, PER_SECOND, Pace
-from airflow_provider_openai_batches.pages import Pages, Stop
-from airflow_provider_openai_batches.rounds import LIST_FROM, MOST_LOST, PAGE, Walk
+from airflow_provider_openai_batches.api.models import Batch, BatchPage
+from airflow_provider_openai_batches.polling.list_plan import LIST_FROM, MOST_LOST, PAGE, Walk
+from airflow_provider_openai_batches.polling.lister import Pages, Stop
+from airflow_provider_openai_batches.polling.rate_limit import LONGEST_PAUSE, PER_SECOND, Pace
+from airflow_provider_openai_batches.polling.schedule import Entry
 
 NEVER = float("inf")
 PATIENT = SimpleNamespace(wait=SimpleNamespace(next_in=lambda *_: 60.0, deadline=NEVER))

@@ -76,7 +76,7 @@ def test_a_batch_that_the_service_does_not_know_is_an_error(
     server: DevServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a second look, and the others' statuses come along."""
-    monkeypatch.setattr("airflow_provider_openai_batches.polling.MISSING_TWICE_WITHIN", 0.3)
+    monkeypatch.setattr("airflow_provider_openai_batches.polling.wait.MISSING_TWICE_WITHIN", 0.3)
     ids = seed(server, 1)
     payload = run(lambda: Waiting([*ids, "batch_nobody"], poll_interval=0.2).start().end())
     assert payload["status"] == "error"

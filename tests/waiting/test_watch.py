@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from waiting_room import CONN, TASK, Waiting, connection, ids_of, requests, run, seed, until
 
-from airflow_provider_openai_batches import connecting, poller, polling, rounds, shared_client, watch
+from airflow_provider_openai_batches.compat import connections
 from airflow_provider_openai_batches.devserver import DevServer
+from airflow_provider_openai_batches.polling import client, list_plan, poller, pool, wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from airflow_provider_openai_batches.config import ClientConfig
+    from airflow_provider_openai_batches.api.config import ClientConfig
 
 
 def complete(server: DevServer, batch_ids: Iterable[str]) -> None:
@@ -275,7 +276,7 @@ def test_waits_that_began_together_do_not_stay_together(server: DevServer) -> No
     async def waits() -> list[float]:
         several = waiting(ids, poll_interval=40)
         await seen(several)
-        (shared,) = watch._pollers.values()
+        (shared,) = pool._pollers.values()
         dues = sorted(entry.due - time.monotonic() for entry in shared._entries.values())
         for one in several:
             one.task.cancel()
@@ -313,8 +314,8 @@ def test_a_429_slows_all_down(server: DevServer) -> None:
 
 def test_429s_do_not_end_a_wait(server: DevServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even those that say that there is no money."""
-    monkeypatch.setattr("airflow_provider_openai_batches.pace.FIRST_PAUSE", 0.01)
-    monkeypatch.setattr("airflow_provider_openai_batches.pace.LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr("airflow_provider_openai_batches.polling.rate_limit.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("airflow_provider_openai_batches.polling.rate_limit.LONGEST_PAUSE", 0.02)
     ids = seed(server, 20)
     rule = {"action": "status", "status": 429, "code": "insufficient_quota", "times": 30}
     server.faults([{"operation": "*", **rule}])
@@ -337,7 +338,7 @@ def test_few_requests_are_in_flight_and_not_too_many_a_second(server: DevServer)
         begun = time.monotonic()
         several = waiting(ids, poll_interval=60)
         await seen(several, 20)
-        assert server.stats()["peak_in_flight"] <= shared_client.IN_FLIGHT
+        assert server.stats()["peak_in_flight"] <= client.IN_FLIGHT
         assert time.monotonic() - begun > 60 / 50
         for one in several:
             one.task.cancel()
@@ -426,7 +427,7 @@ def test_a_wrong_key_is_tried_by_few_requests(server: DevServer, monkeypatch: py
         assert {payload["status"] for payload in payloads} == {"error"}
 
     run(waits)
-    assert sum(requests(server).values()) <= 10 * polling.REFUSALS
+    assert sum(requests(server).values()) <= 10 * wait.REFUSALS
 
 
 def test_lines_are_written_in_each_triggers_own_context(server: DevServer) -> None:
@@ -450,9 +451,9 @@ def test_the_poller_works_in_a_context_of_its_own(server: DevServer, monkeypatch
 
     async def read_config(conn_id: str) -> ClientConfig:
         contexts.append(TASK.get())
-        return await connecting.read_config(conn_id)
+        return await connections.read_config(conn_id)
 
-    monkeypatch.setattr(shared_client, "read_config", read_config)
+    monkeypatch.setattr(client, "read_config", read_config)
     ids = seed(server, 2)
 
     async def waits() -> None:
@@ -493,7 +494,7 @@ def test_a_changed_connection_is_read_now_and_then(
     server: DevServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another host, for example, which the old one's answers would not tell."""
-    monkeypatch.setattr(shared_client, "READ_AGAIN_AFTER", 0.3)
+    monkeypatch.setattr(client, "READ_AGAIN_AFTER", 0.3)
     ids = seed(server, 2)
 
     async def waits() -> None:
@@ -512,7 +513,7 @@ def test_a_changed_connection_is_read_now_and_then(
 
 def test_an_outage_is_survived(server: DevServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused connections cost few requests and two lines, and then all goes on."""
-    monkeypatch.setattr(polling, "ASK_SILENT_AFTER", 0.2)
+    monkeypatch.setattr(wait, "ASK_SILENT_AFTER", 0.2)
     ids = seed(server, 100)
 
     async def waits() -> None:
@@ -538,7 +539,7 @@ def test_a_service_that_only_fails_is_left_in_peace(server: DevServer) -> None:
     async def waits() -> None:
         several = waiting(ids, poll_interval=60)
         await seen(several)
-        assert sum(requests(server).values()) <= 2 + poller.STRIKES + shared_client.IN_FLIGHT
+        assert sum(requests(server).values()) <= 2 + poller.STRIKES + client.IN_FLIGHT
         server.clear_faults()
         for one in several:
             one.task.cancel()
@@ -548,7 +549,7 @@ def test_a_service_that_only_fails_is_left_in_peace(server: DevServer) -> None:
 
 def test_one_batch_that_always_fails_holds_up_no_other(server: DevServer) -> None:
     """Its failures are its own."""
-    ids = seed(server, rounds.LIST_FROM - 1)
+    ids = seed(server, list_plan.LIST_FROM - 1)
     server.faults(
         [{"operation": "retrieve_batch", "action": "status", "status": 500, "times": None, "path": ids[0]}]
     )
@@ -595,7 +596,7 @@ def test_a_last_look_is_taken_before_the_deadline(server: DevServer) -> None:
 
 def test_the_batchs_own_window_ends_the_wait(server: DevServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its deadline is known with its first answer."""
-    monkeypatch.setattr(polling, "GRACE", 1.0)
+    monkeypatch.setattr(wait, "GRACE", 1.0)
     server.settings(window_seconds=1)
     (batch_id,) = seed(server, 1)
 
@@ -619,7 +620,7 @@ def test_the_last_waiter_closes_the_client_and_a_new_one_opens_it(server: DevSer
         for _ in range(3):
             several = waiting(ids, poll_interval=30)
             await seen(several)
-            (shared,) = watch._pollers.values()
+            (shared,) = pool._pollers.values()
             client = shared.client._client
             clients.add(client)
             for one in several[:-1]:
@@ -628,7 +629,7 @@ def test_the_last_waiter_closes_the_client_and_a_new_one_opens_it(server: DevSer
             assert not client._http.is_closed
             several[-1].task.cancel()
             await until(lambda client=client: client._http.is_closed)
-            assert not watch._pollers
+            assert not pool._pollers
         assert len(clients) == 3
 
     run(waits)
@@ -646,7 +647,7 @@ def test_one_event_loop_after_the_other(server: DevServer) -> None:
         run(lambda: waiting_for_one(server, ids[0]))
         asyncio.run(abandoned())
         server.force(ids[0], status="in_progress")
-    assert not watch._pollers
+    assert not pool._pollers
 
 
 async def waiting_for_one(server: DevServer, batch_id: str) -> None:
@@ -660,14 +661,14 @@ def test_a_loop_that_was_closed_without_a_farewell_leaves_no_poller(server: DevS
     """The next wait clears away what a dead loop left."""
     ids = seed(server, 2)
     loop = asyncio.new_event_loop()
-    entered = watch.Waiter(CONN, polling.Wait(ids[:1], poll_interval=30, now=time.time()))
+    entered = pool.Waiter(CONN, wait.Wait(ids[:1], poll_interval=30, now=time.time()))
     loop.run_until_complete(entered.__aenter__())
-    (left,) = watch._pollers.values()
+    (left,) = pool._pollers.values()
     left._task.cancel()
     loop.run_until_complete(asyncio.gather(*asyncio.all_tasks(loop), return_exceptions=True))
     loop.close()
     run(lambda: waiting_for_one(server, ids[1]))
-    assert not watch._pollers
+    assert not pool._pollers
 
 
 def open_files() -> int:

@@ -8,7 +8,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_openai_batches import models
+from airflow_provider_openai_batches.api import models
 from airflow_provider_openai_batches.triggers.openai_batches import OpenAIBatchTrigger
 
 if TYPE_CHECKING:

@@ -1,0 +1,136 @@
+"""The httpx client of the triggerer: it carries out what :mod:`.protocol` builds, without blocking a loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+import httpx
+import tenacity
+
+from airflow_provider_openai_batches.api import protocol, retry
+from airflow_provider_openai_batches.exceptions import TransportError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from airflow_provider_openai_batches.api.config import ClientConfig
+    from airflow_provider_openai_batches.api.models import Batch, BatchPage, File
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+# With one of these, not a byte of the request has left.
+NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+
+# Longer than the usual poll interval, shorter than the patience of routers with silent connections.
+KEEP_ALIVE = 90.0
+
+
+class AsyncBatchesClient:
+    """
+    Retrieve, list and cancel batches on an event loop.
+
+    :param max_attempts: instead of the connection's own; 1 for a caller that asks again anyway. A cancel is
+        sent as often as the connection says all the same.
+    :param connections: how many connections are open at the most.
+    """
+
+    def __init__(
+        self,
+        config: ClientConfig,
+        *,
+        max_attempts: int | None = None,
+        connections: int = 10,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.config = config
+        self.max_attempts = max_attempts or config.max_attempts
+        self._sleep = sleep
+        self._http = httpx.AsyncClient(
+            headers=config.headers,
+            params=config.params,
+            timeout=httpx.Timeout(config.timeout, connect=config.connect_timeout, pool=None),
+            limits=httpx.Limits(
+                max_connections=connections,
+                max_keepalive_connections=connections,
+                keepalive_expiry=KEEP_ALIVE,
+            ),
+        )
+
+    async def retrieve_batch(self, batch_id: str) -> Batch:
+        """``GET /batches/{batch_id}``."""
+        return await self._send(protocol.retrieve_batch(batch_id), protocol.read_batch)
+
+    async def list_batches(self, after: str | None = None, limit: int = 20) -> BatchPage:
+        """``GET /batches``: one page, newest first."""
+        return await self._send(protocol.list_batches(after, limit), protocol.read_page)
+
+    async def cancel_batch(self, batch_id: str) -> Batch:
+        """``POST /batches/{batch_id}/cancel``."""
+        request = protocol.cancel_batch(batch_id)
+        return await self._send(request, protocol.read_batch, self.config.max_attempts)
+
+    async def retrieve_file(self, file_id: str) -> File:
+        """``GET /files/{file_id}``."""
+        return await self._send(protocol.retrieve_file(file_id), protocol.read_file)
+
+    async def read_file_start(self, file_id: str, size: int) -> bytes:
+        """
+        The first ``size`` bytes of ``GET /files/{file_id}/content``, asked for once.
+
+        Not every server knows ranges, so reading stops there whatever comes.
+
+        :raises TransportError: if no answer came.
+        :raises APIError: if the service answered with an error.
+        """
+        request = protocol.download_file(file_id)
+        url = f"{self.config.base_url}{request.path}"
+        headers = {"Range": f"bytes=0-{size - 1}"}
+        start = b""
+        try:
+            async with self._http.stream("GET", url, headers=headers) as answer:
+                async for chunk in answer.aiter_bytes():
+                    start += chunk
+                    if len(start) >= size:
+                        break
+        except httpx.HTTPError as error:
+            raise TransportError(protocol.no_answer(self.config, request, error)) from None
+        # An empty file has no first byte: some servers say 416 then.
+        if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return b""
+        reply = protocol.Reply(answer.status_code, answer.headers, start)
+        if failed := protocol.failure(reply, self.config.secrets, time.time()):
+            raise failed
+        return start[:size]
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def _send(
+        self, request: protocol.Request, read: Callable[[protocol.Reply], T], attempts: int | None = None
+    ) -> T:
+        policy = retry.policy(request.operation, attempts or self.max_attempts, log)
+        retrying = tenacity.AsyncRetrying(sleep=self._sleep, **policy)
+
+        async def attempt() -> T:
+            return read(await self._send_once(request))
+
+        result: T = await retrying(attempt)
+        return result
+
+    async def _send_once(self, request: protocol.Request) -> protocol.Reply:
+        url = f"{self.config.base_url}{request.path}"
+        headers = {"Content-Type": "application/json"} if request.json else None
+        try:
+            answer = await self._http.request(
+                request.method, url, params=request.params, content=request.json, headers=headers
+            )
+        except httpx.HTTPError as error:
+            sent = not isinstance(error, NOT_SENT)
+            raise TransportError(protocol.no_answer(self.config, request, error), sent=sent) from None
+        reply = protocol.Reply(answer.status_code, answer.headers, answer.content)
+        if failed := protocol.failure(reply, self.config.secrets, time.time()):
+            raise failed
+        return reply

@@ -1,0 +1,175 @@
+"""The requests session of the workers: it carries out what :mod:`.protocol` builds."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import tenacity
+
+from airflow_provider_openai_batches.api import protocol, retry
+from airflow_provider_openai_batches.exceptions import TaskKilled, TransportError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    import requests
+
+    from airflow_provider_openai_batches.api.config import ClientConfig
+    from airflow_provider_openai_batches.api.retry import Log
+
+T = TypeVar("T")
+# What spends money or stores something; a task that is being killed begins none of it.
+SPENDING = frozenset({"create_batch", "upload_file"})
+
+
+class BatchesSession:
+    """
+    One keep-alive session.
+
+    :param sleep: waits between attempts, in seconds.
+    """
+
+    def __init__(self, config: ClientConfig, log: Log, sleep: Callable[[float], None]) -> None:
+        import requests  # noqa: PLC0415 - 50 ms that parsing a DAG need not pay
+
+        self.config = config
+        self.stopped = False
+        self._log = log
+        self._sleep = sleep
+        self.http = requests.Session()
+        self.http.headers.update(config.headers)
+        # Without this a .netrc entry for the host would take the place of the key.
+        self.http.auth = _as_it_is
+
+    def send(
+        self, request: protocol.Request, read: Callable[[protocol.Reply], T], max_attempts: int | None = None
+    ) -> T:
+        """
+        Send a request and read its reply, and repeat both where that is safe.
+
+        :raises APIError: if the service answers with an error.
+        :raises TransportError: if no answer comes, or none that can be read.
+        """
+        return self.retrying(request.operation, max_attempts)(lambda: read(self.send_once(request)))
+
+    def retrying(self, operation: str, max_attempts: int | None = None) -> tenacity.Retrying:
+        attempts = max_attempts or self.config.max_attempts
+        return tenacity.Retrying(sleep=self._sleep, **retry.policy(operation, attempts, self._log))
+
+    def send_once(
+        self,
+        request: protocol.Request,
+        body: Iterable[bytes] | None = None,
+        content_type: str = "application/json",
+    ) -> protocol.Reply:
+        """Send a request once; ``body`` streams in the place of the request's own JSON."""
+        data: Any = body if body is not None else request.json
+        if request.operation in SPENDING:
+            data = _Withheld(data, lambda: self._refuse_if_stopped(request))
+        headers = {"Content-Type": content_type} if data is not None else {}
+        with self._answer(request, data=data, headers=headers) as answer:
+            return protocol.Reply(answer.status_code, answer.headers, answer.content)
+
+    @contextmanager
+    def stream(self, request: protocol.Request, offset: int) -> Iterator[requests.Response]:
+        """
+        An answer to read piece by piece, from byte ``offset`` on if the service can do that.
+
+        :raises TransportError: also for what breaks while the answer is read.
+        """
+        headers = {"Accept-Encoding": "identity"}
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
+        with self._answer(request, headers=headers, stream=True) as answer:
+            try:
+                yield answer
+            except self._network_errors as error:
+                raise self._lost(request, error) from None
+
+    @property
+    def _network_errors(self) -> tuple[type[Exception], ...]:
+        import requests  # noqa: PLC0415 - as above
+
+        return (requests.RequestException,)
+
+    @contextmanager
+    def _answer(self, request: protocol.Request, **kwargs: Any) -> Iterator[requests.Response]:
+        self._refuse_if_stopped(request)
+        params = {**self.config.params, **request.params}
+        timeouts = (self.config.connect_timeout, self.config.timeout)
+        try:
+            answer = self.http.request(
+                request.method,
+                f"{self.config.base_url}{request.path}",
+                params=params,
+                timeout=timeouts,
+                allow_redirects=False,
+                **kwargs,
+            )
+        except self._network_errors as error:
+            raise self._lost(request, error) from None
+        with answer:
+            self._raise_for_status(request, answer)
+            yield answer
+
+    def _refuse_if_stopped(self, request: protocol.Request) -> None:
+        if self.stopped and request.operation in SPENDING:
+            raise TaskKilled(f"The task is being stopped: {request.operation} was not sent.")
+
+    def _raise_for_status(self, request: protocol.Request, answer: requests.Response) -> None:
+        if 200 <= answer.status_code < 300:  # noqa: PLR2004 - HTTP
+            return
+        try:
+            reply = protocol.Reply(answer.status_code, answer.headers, answer.content)
+        except self._network_errors as error:
+            raise self._lost(request, error) from None
+        if failed := protocol.failure(reply, self.config.secrets, time.time()):
+            raise failed
+
+    def _lost(self, request: protocol.Request, error: Exception) -> TransportError:
+        return TransportError(protocol.no_answer(self.config, request, error), sent=not _never_sent(error))
+
+
+class _Withheld:
+    """
+    A body that is given out piece by piece, and not at all once the task is stopped.
+
+    A kill can come while the connection is still being made; without its body the request means nothing.
+    """
+
+    def __init__(self, body: Any, check: Callable[[], None]) -> None:
+        self._parts = [body] if isinstance(body, bytes) else body
+        self._length = len(body)
+        self._check = check
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[bytes]:
+        for part in self._parts:
+            self._check()
+            yield part
+
+
+def _as_it_is(request: Any) -> Any:
+    return request
+
+
+def _never_sent(error: BaseException | None) -> bool:
+    """Whether no connection came up at all, by the causes that requests and urllib3 nest."""
+    from urllib3 import exceptions as urllib3_errors  # noqa: PLC0415 - as above
+
+    unsent = (urllib3_errors.NewConnectionError, urllib3_errors.ConnectTimeoutError)
+    while error is not None:
+        reason = getattr(error, "reason", None)
+        nested = (
+            reason
+            if isinstance(reason, BaseException)
+            else next((arg for arg in getattr(error, "args", ()) if isinstance(arg, BaseException)), None)
+        )
+        if isinstance(error, unsent):
+            return True
+        error = nested
+    return False

@@ -1,0 +1,83 @@
+"""PURE: how a batch that is over ended, as the error to raise or none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from airflow_provider_openai_batches.api.models import ResultLine
+from airflow_provider_openai_batches.exceptions import BatchCancelled, BatchError, BatchExpired, BatchFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from airflow_provider_openai_batches.api.models import Batch
+
+SHOWN_ERRORS = 10
+
+
+def lacks_files(batch: Batch) -> bool:
+    """A completed batch whose file ids are not there yet: they can lag behind the status by some polls."""
+    if batch.status != "completed" or batch.request_counts is None:
+        return False
+    missing_output = batch.counts.completed > 0 and not batch.output_file_id
+    missing_errors = batch.counts.failed > 0 and not (batch.error_file_id or batch.output_file_id)
+    return missing_output or missing_errors
+
+
+def all_failed(batch: Batch) -> bool:
+    """Completed, but not one request succeeded."""
+    counts = batch.counts
+    return batch.status == "completed" and counts.total > 0 and counts.completed == 0
+
+
+def error_of(batch: Batch, first_errors: Iterable[str] = ()) -> BatchError | None:
+    """
+    What to raise for a batch that is over; None if it has results.
+
+    :param first_errors: what the first failed requests said.
+    """
+    counts = batch.counts
+    done = f"{counts.completed} of {counts.total} requests were done by then"
+    kept = (
+        f" and are paid for: their answers are in file {batch.output_file_id}" if batch.output_file_id else ""
+    )
+    errors = _listed(str(item) for item in batch.error_items)
+    if batch.status == "failed":
+        return BatchFailed(f"Batch {batch.id} failed; nothing ran and nothing is billed.{errors}", batch)
+    if batch.status == "expired":
+        return BatchExpired(f"Batch {batch.id} expired: {done}{kept}.{errors}", batch)
+    if batch.status == "cancelled":
+        return BatchCancelled(f"Batch {batch.id} was cancelled: {done}{kept}.{errors}", batch)
+    if all_failed(batch):
+        where = f"\nAll of them are in file {batch.error_file_id}." if batch.error_file_id else ""
+        what = f"Batch {batch.id} completed, but all {counts.total} requests failed."
+        return BatchFailed(f"{what}{_listed(first_errors)}{where}", batch)
+    return None
+
+
+def describe_errors(lines: Iterable[bytes]) -> list[str]:
+    """The first lines of an error file as sentences; what cannot be read is passed over."""
+    return [text for line in lines if (text := _describe(line))][:SHOWN_ERRORS]
+
+
+def _describe(line: bytes) -> str | None:
+    try:
+        result = msgspec.json.decode(line, type=ResultLine, strict=False)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    if result.error:
+        return f"{result.custom_id}: {result.error.code}: {result.error.message}"
+    if result.response:
+        body = result.response.body
+        error = body.get("error") if isinstance(body, dict) else body
+        message = error.get("message") if isinstance(error, dict) else error
+        return f"{result.custom_id}: HTTP {result.response.status_code}: {message}"
+    return None
+
+
+def _listed(errors: Iterable[str]) -> str:
+    items = list(errors)
+    more = f"\n  … and {len(items) - SHOWN_ERRORS} more" if len(items) > SHOWN_ERRORS else ""
+    return "".join(f"\n  - {item}" for item in items[:SHOWN_ERRORS]) + more

@@ -1,0 +1,302 @@
+"""
+PURE: builds each HTTP request, reads each reply, and says which failure may be repeated.
+
+No I/O happens here: :mod:`.hooks.openai_batches` (requests) and :mod:`.client` (httpx) only carry these out.
+Operations: https://developers.openai.com/api/reference/resources/batches and .../resources/files
+"""
+
+from __future__ import annotations
+
+import re
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from airflow_provider_openai_batches.api.models import Batch, BatchPage, File, FilePage, read
+from airflow_provider_openai_batches.api.validation import (
+    MAX_PAGE,
+    check_endpoint,
+    check_expiry,
+    check_id,
+    check_limit,
+    check_metadata,
+    check_text,
+)
+from airflow_provider_openai_batches.exceptions import APIError, TransportError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow_provider_openai_batches.api.config import ClientConfig
+    from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+# A 429 with one of these says that there is no money, not that there is no room: waiting mends nothing.
+# https://developers.openai.com/api/docs/guides/error-codes
+NO_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One call: ``operation`` is the API reference's name for it, ``path`` goes behind the base URL."""
+
+    operation: str
+    method: str
+    path: str
+    params: dict[str, str] = {}
+    json: bytes | None = None
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """An answer; the names of ``headers`` are looked up without regard to case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+# -- requests ------------------------------------------------------------------------------------------------
+
+
+def create_batch(
+    input_file_id: str,
+    endpoint: str,
+    completion_window: str = "24h",
+    metadata: Mapping[str, str] | None = None,
+    output_expires_after: int | Mapping[str, Any] | None = None,
+) -> Request:
+    """``POST /batches``."""
+    body: dict[str, Any] = {
+        "input_file_id": check_id(input_file_id, "input_file_id"),
+        "endpoint": check_endpoint(endpoint),
+        "completion_window": check_text(completion_window, "completion_window"),
+    }
+    if metadata:
+        body["metadata"] = check_metadata(metadata)
+    if output_expires_after is not None:
+        body["output_expires_after"] = check_expiry(output_expires_after, "output_expires_after")
+    return Request(operation="create_batch", method="POST", path="/batches", json=msgspec.json.encode(body))
+
+
+def retrieve_batch(batch_id: str) -> Request:
+    """``GET /batches/{batch_id}``."""
+    path = f"/batches/{quote(check_id(batch_id, 'batch_id'), safe='')}"
+    return Request(operation="retrieve_batch", method="GET", path=path)
+
+
+def list_batches(after: str | None = None, limit: int = 20) -> Request:
+    """``GET /batches``, newest first."""
+    params = {"limit": str(check_limit(limit))}
+    if after is not None:
+        params["after"] = check_id(after, "after")
+    return Request(operation="list_batches", method="GET", path="/batches", params=params)
+
+
+def cancel_batch(batch_id: str) -> Request:
+    """``POST /batches/{batch_id}/cancel``."""
+    path = f"/batches/{quote(check_id(batch_id, 'batch_id'), safe='')}/cancel"
+    return Request(operation="cancel_batch", method="POST", path=path)
+
+
+def upload_file() -> Request:
+    """``POST /files``; the multipart body streams beside it (:func:`multipart`)."""
+    return Request(operation="upload_file", method="POST", path="/files")
+
+
+def retrieve_file(file_id: str) -> Request:
+    """``GET /files/{file_id}``."""
+    path = f"/files/{quote(check_id(file_id, 'file_id'), safe='')}"
+    return Request(operation="retrieve_file", method="GET", path=path)
+
+
+def list_files(purpose: str = "batch", after: str | None = None, limit: int = MAX_PAGE) -> Request:
+    """``GET /files``, newest first."""
+    params = {"purpose": purpose, "order": "desc", "limit": str(check_limit(limit))}
+    if after is not None:
+        params["after"] = check_id(after, "after")
+    return Request(operation="list_files", method="GET", path="/files", params=params)
+
+
+def delete_file(file_id: str) -> Request:
+    """``DELETE /files/{file_id}``."""
+    path = f"/files/{quote(check_id(file_id, 'file_id'), safe='')}"
+    return Request(operation="delete_file", method="DELETE", path=path)
+
+
+def download_file(file_id: str) -> Request:
+    """``GET /files/{file_id}/content``."""
+    path = f"/files/{quote(check_id(file_id, 'file_id'), safe='')}/content"
+    return Request(operation="download_file", method="GET", path=path)
+
+
+def upload_fields(expires_after: int | Mapping[str, Any] | None) -> dict[str, str]:
+    """The text fields of ``POST /files``."""
+    fields = {"purpose": "batch"}
+    if expires_after is not None:
+        for name, value in check_expiry(expires_after, "expires_after").items():
+            fields[f"expires_after[{name}]"] = str(value)
+    return fields
+
+
+def multipart(fields: Mapping[str, str], filename: str, boundary: str) -> tuple[bytes, bytes]:
+    """What goes before and after the content of the one file in a multipart body (RFC 7578)."""
+    escaped = filename.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
+    parts = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in fields.items()
+    ]
+    parts.append(
+        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{escaped}"\r\n'
+        "Content-Type: application/jsonl\r\n\r\n"
+    )
+    return "".join(parts).encode(), f"\r\n--{boundary}--\r\n".encode()
+
+
+# -- replies -------------------------------------------------------------------------------------------------
+
+
+def read_batch(reply: Reply) -> Batch:
+    return _read(reply, Batch)
+
+
+def read_file(reply: Reply) -> File:
+    return _read(reply, File)
+
+
+def read_page(reply: Reply) -> BatchPage:
+    return _read(reply, BatchPage)
+
+
+def read_file_page(reply: Reply) -> FilePage:
+    return _read(reply, FilePage)
+
+
+def read_nothing(reply: Reply) -> None:
+    """For an answer of which only the status counts."""
+
+
+def _read(reply: Reply, kind: type[T]) -> T:
+    """
+    Read a successful answer.
+
+    :raises TransportError: if it is not what it should be: half a body, a proxy's page, another API.
+    """
+    try:
+        return read(reply.body, kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise TransportError(
+            f"HTTP {reply.status}, but the answer is no {kind.__name__} ({error}): {_excerpt(reply.body)!r}. "
+            "If this stays so, check the connection's base URL."
+        ) from None
+
+
+def failure(reply: Reply, secrets: list[str], now: float) -> APIError | None:
+    """
+    None for a success, else the error to raise.
+
+    :param secrets: what is blotted out should the service repeat it.
+    :param now: Unix seconds, for a ``Retry-After`` that is a date.
+    """
+    if 200 <= reply.status < 300:  # noqa: PLR2004 - HTTP
+        return None
+    message, code, param = _error_of(reply)
+    for secret in secrets:
+        message = message.replace(secret, "***")
+    return APIError(
+        message,
+        status=reply.status,
+        code=code,
+        param=param,
+        request_id=reply.headers.get("x-request-id"),
+        retry_after=retry_after(reply.headers.get("retry-after"), now),
+    )
+
+
+def no_answer(config: ClientConfig, request: Request, error: Exception) -> str:
+    """The words for a request that got no answer."""
+    words = str(error) or "no reason given"
+    for secret in config.secrets:
+        words = words.replace(secret, "***")
+    return (
+        f"{request.method} {request.path}: no answer from {config.base_url} ({type(error).__name__}: {words})"
+    )
+
+
+def _error_of(reply: Reply) -> tuple[str, str | None, str | None]:
+    """Message, code and param, of OpenAI's shape or of those that other servers and proxies use."""
+    try:
+        document = msgspec.json.decode(reply.body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        document = None
+    if not isinstance(document, dict):
+        return _hint(reply, _excerpt(reply.body)), None, None
+    error = document.get("error") or document.get("detail") or document.get("message") or document
+    if not isinstance(error, dict):
+        return _hint(reply, error if isinstance(error, str) else _text(error)), None, None
+    code = error.get("code") or error.get("type")
+    message = error.get("message") or _text(error)
+    return _hint(reply, str(message)), _optional(code), _optional(error.get("param"))
+
+
+def _optional(value: object) -> str | None:
+    return None if value is None or value == "" else str(value)
+
+
+def _text(value: object) -> str:
+    return msgspec.json.encode(value).decode()[:500]
+
+
+def _excerpt(body: bytes) -> str:
+    """The words of a page, without its markup."""
+    text = body[:2_000].decode("utf-8", "replace")
+    return " ".join(re.sub(r"(?s)<(style|script).*?</\1>|<[^>]*>", " ", text).split())[:200]
+
+
+def _hint(reply: Reply, message: str) -> str:
+    message = message or "no message"
+    if 300 <= reply.status < 400:  # noqa: PLR2004 - HTTP
+        return f"{message} (redirects are not followed: check the connection's base URL)"
+    return message
+
+
+def retry_after(value: str | None, now: float) -> float | None:
+    """``Retry-After`` in seconds, from seconds or a date (RFC 9110, 10.2.3)."""
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - now
+        except ValueError:
+            return None
+    return max(0.0, seconds) if seconds == seconds and seconds != float("inf") else None  # noqa: PLR0124 - not a NaN
+
+
+# -- which failure may be repeated ---------------------------------------------------------------------------
+
+
+def may_repeat(operation: str, error: BaseException) -> bool:
+    """
+    Whether sending the same request once more can help, and can do no harm.
+
+    A create is repeated only when it is certain that the first one stored nothing.
+    """
+    if isinstance(error, TransportError):
+        return not error.sent or operation != "create_batch"
+    if not isinstance(error, APIError):
+        return False
+    if error.status == 429:  # noqa: PLR2004 - HTTP
+        return error.code not in NO_MONEY
+    if operation == "create_batch":
+        return False
+    return error.status == 408 or error.status >= 500 or (error.status == 409 and operation == "upload_file")  # noqa: PLR2004
+
+
+def may_have_stored(error: OpenAIBatchesError) -> bool:
+    """Whether a failed create may have stored its batch all the same."""
+    if isinstance(error, TransportError):
+        return error.sent
+    return isinstance(error, APIError) and (error.status in {408, 409} or error.status >= 500)  # noqa: PLR2004

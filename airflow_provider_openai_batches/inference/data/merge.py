@@ -1,0 +1,233 @@
+"""Results of all rounds into ordered parts: one row for each row of the input, exactly once."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from itertools import islice
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias
+
+import msgspec
+
+from airflow_provider_openai_batches.api.endpoints import kind_of
+from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.inference.data.answers import Answer, AnswerReader, usage_of
+from airflow_provider_openai_batches.inference.data.files import as_path, open_binary, pyarrow, remove, whole
+from airflow_provider_openai_batches.inference.data.index import INVALID, NOTHING
+from airflow_provider_openai_batches.inference.data.job import ROWS_FILE, RowId
+from airflow_provider_openai_batches.inference.data.manifest import (
+    MANIFEST_FILE,
+    UNREADABLE_FILE,
+    ErrorGroup,
+    Merged,
+    Part,
+)
+from airflow_provider_openai_batches.inference.data.result_lines import (
+    MISSING,
+    STATUSES,
+    Outcome,
+    RowError,
+    body_of,
+    read_line,
+)
+from airflow_provider_openai_batches.inference.data.writers.jsonl import JsonLines
+from airflow_provider_openai_batches.inference.data.writers.parquet import Parquet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airflow_provider_openai_batches.inference.data.files import AnyPath
+    from airflow_provider_openai_batches.inference.data.index import ResultIndex
+    from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
+    from airflow_provider_openai_batches.inference.data.writers.jsonl import Format
+
+ROWS_PER_PART = 50_000
+MAX_ERROR_CODES = 50
+_OPEN_FILES = 64
+_BLOCK_ROWS = 64
+_NOTHING = Answer(MISSING, None, None)
+_Block: TypeAlias = tuple[list[bytes], list[Answer]]
+
+
+def merge(
+    index: ResultIndex,
+    directory: AnyPath,
+    *,
+    output: str = "text",
+    schema: OutputSchema | None = None,
+    output_format: str = "jsonl",
+    rows_per_part: int = ROWS_PER_PART,
+) -> Merged:
+    """
+    Write ``part-00000.jsonl``, … in the order of the input; each part appears whole or not at all.
+
+    The manifest of an earlier job and parts that are not of this one are removed: only a new manifest makes
+    the directory complete again.
+
+    :param output: ``"text"`` or ``"body"``, see :class:`AnswerReader`.
+    :param output_format: ``"jsonl"`` or ``"parquet"``.
+    :raises InvalidInputError: if an argument is unknown, or the results of a shard are not in the index.
+    """
+    check_output(output, output_format, rows_per_part)
+    index.check_complete()
+    directory = as_path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    remove(directory / MANIFEST_FILE)
+    shape = (
+        JsonLines()
+        if output_format == "jsonl"
+        else Parquet(index.job, index.work, whole_body=output == "body")
+    )
+    reader = AnswerReader(kind_of(index.job.endpoint), output, schema)
+    merged = Merged(counts=dict.fromkeys(STATUSES, 0))
+    with _ResultFiles(index.files) as files:
+        results = _Results(index, files, reader, merged)
+        with open_binary(index.work / ROWS_FILE) as lines:
+            for number, first in enumerate(range(0, index.job.rows, rows_per_part)):
+                blocks = results.blocks(islice(lines, rows_per_part), first)
+                merged.parts.append(_write_part(directory, number, shape, blocks))
+        _add_superseded(index, files, merged)
+        _keep_unreadable(index, files, directory)
+    merged.scan = index.scan
+    _remove_others(directory, merged.parts)
+    return merged
+
+
+def check_output(output: str, output_format: str, rows_per_part: int = ROWS_PER_PART) -> None:
+    """
+    Check what :func:`merge` is going to be asked for, before anything is spent.
+
+    :raises InvalidInputError: if a value is unknown, or pyarrow is missing.
+    """
+    if output not in {"text", "body"}:
+        raise InvalidInputError(f"output is {output!r}: it is 'text' or 'body'")
+    if rows_per_part < 1:
+        raise InvalidInputError(f"rows_per_part is {rows_per_part}: it is 1 or more")
+    if output_format == "parquet":
+        pyarrow("pyarrow.parquet")
+    elif output_format != "jsonl":
+        raise InvalidInputError(f"output_format is {output_format!r}: it is 'jsonl' or 'parquet'")
+
+
+def _write_part(directory: AnyPath, number: int, shape: Format, blocks: Iterator[_Block]) -> Part:
+    name = f"part-{number:05d}{shape.suffix}"
+    count = 0
+    with whole(directory / name) as handle:
+        with shape.open(handle) as part:
+            for rows, answers in blocks:
+                part.write(rows, answers)
+                count += len(rows)
+        size = handle.tell()
+    return Part(file=name, rows=count, bytes=size)
+
+
+class _Results(msgspec.Struct):
+    """The rows of the job with their results, in order; ``merged`` counts along."""
+
+    index: ResultIndex
+    files: _ResultFiles
+    reader: AnswerReader
+    merged: Merged
+
+    def blocks(self, lines: Iterator[bytes], first: int) -> Iterator[_Block]:
+        """
+        :param lines: of ``rows.jsonl``.
+        :param first: the number of the first one.
+        """
+        counts, usage = self.merged.counts, self.merged.usage
+        while rows := list(islice(lines, _BLOCK_ROWS)):
+            answers = list(map(self._answer, range(first, first + len(rows))))
+            for row, answer in zip(rows, answers, strict=True):
+                outcome = answer.outcome
+                counts[outcome.status] += 1
+                if answer.usage is not None:
+                    usage.add(answer.usage)
+                if outcome.error is not None:
+                    self._count(outcome.error, row)
+            yield rows, answers
+            first += len(rows)
+
+    def _answer(self, row: int) -> Answer:
+        state, number, offset, length = self.index.location(row)
+        if state == NOTHING:
+            return _NOTHING
+        if number in self.index.rejections:
+            return Answer(Outcome("failed", error=self.index.rejections[number]), None, None)
+        try:
+            return self.reader.read_line(self.files.read(number, offset, length), answered=state >= INVALID)
+        except (ValueError, msgspec.DecodeError) as error:
+            raise InvalidInputError(
+                f"{self.index.files[number]} was changed while its results were merged"
+            ) from error
+
+    def _count(self, error: RowError, row: bytes) -> None:
+        errors = self.merged.errors
+        code = error.code if error.code in errors or len(errors) < MAX_ERROR_CODES else "other"
+        group = errors.get(code)
+        if group is None:
+            errors[code] = ErrorGroup(1, error.message, msgspec.json.decode(row, type=RowId).custom_id)
+        else:
+            group.count += 1
+
+
+class _ResultFiles:
+    """Reads pieces of many files, with few of them open."""
+
+    def __init__(self, paths: list[AnyPath]) -> None:
+        self._paths = paths
+        self._open: OrderedDict[int, tuple[BinaryIO, int | None]] = OrderedDict()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._open:
+            self._open.popitem()[1][0].close()
+
+    def read(self, number: int, offset: int, length: int) -> bytes:
+        handle, descriptor = self._open.get(number) or self._opened(number)
+        if descriptor is not None:
+            return os.pread(descriptor, length, offset)
+        handle.seek(offset)
+        return handle.read(length)
+
+    def _opened(self, number: int) -> tuple[BinaryIO, int | None]:
+        if len(self._open) == _OPEN_FILES:
+            self._open.popitem(last=False)[1][0].close()
+        handle = open_binary(self._paths[number])
+        try:
+            descriptor = handle.fileno()
+        except OSError:  # a file in a store has none
+            descriptor = None
+        self._open[number] = (handle, descriptor)
+        return self._open[number]
+
+
+def _triples(flat: Any) -> Iterator[tuple[int, int, int]]:
+    return zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+
+
+def _add_superseded(index: ResultIndex, files: _ResultFiles, merged: Merged) -> None:
+    """Answers that another one replaced were paid for all the same."""
+    for location in _triples(index.superseded):
+        line = read_line(files.read(*location))
+        usage = line and line.response and usage_of(body_of(line.response))
+        if usage:
+            merged.usage.add(usage)
+
+
+def _keep_unreadable(index: ResultIndex, files: _ResultFiles, directory: AnyPath) -> None:
+    if not index.unreadable:
+        remove(directory / UNREADABLE_FILE)
+        return
+    with whole(directory / UNREADABLE_FILE) as handle:
+        for location in _triples(index.unreadable):
+            handle.write(files.read(*location).rstrip(b"\n") + b"\n")
+
+
+def _remove_others(directory: AnyPath, parts: list[Part]) -> None:
+    own = {part.file for part in parts}
+    for pattern in ("part-*.jsonl", "part-*.parquet"):
+        for path in list(directory.glob(pattern)):
+            if path.name not in own:
+                remove(path)

@@ -1,0 +1,177 @@
+"""
+Structured output: what an answer must be, said to the service and checked when it comes back.
+
+https://developers.openai.com/api/docs/guides/structured-outputs
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from airflow_provider_openai_batches.api.endpoints import CHAT, RESPONSES
+from airflow_provider_openai_batches.exceptions import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_MAX_NAME = 64
+_MAX_ERROR = 500
+
+
+class OutputSchema:
+    """
+    A JSON schema (a dict, sent as it is) or a pydantic model (its schema in the form of the strict mode).
+
+    :param schema: the dict or the class.
+    :param name: what the schema is called at the service; default: the class's name or the schema's title.
+    :raises InvalidInputError: if it is neither, no valid JSON schema, or has no strict form.
+    """
+
+    def __init__(self, schema: Any, name: str | None = None) -> None:
+        if isinstance(schema, type) and hasattr(schema, "model_json_schema"):
+            self.schema, self._read = _strict_schema(schema), _model_reader(schema)
+            title = schema.__name__
+        elif isinstance(schema, dict):
+            self.schema, self._read = schema, _schema_reader(schema)
+            title = schema.get("title", "")
+        else:
+            raise InvalidInputError(f"output_schema is a dict or a pydantic model, not {schema!r:.80}")
+        self.name = re.sub(r"[^a-zA-Z0-9_-]+", "_", str(name or title or "output"))[:_MAX_NAME]
+        form = {"name": self.name, "schema": self.schema, "strict": True}
+        # Encoded once, not with each row.
+        self._forms = {
+            CHAT: _encoded({"type": "json_schema", "json_schema": form}),
+            RESPONSES: _encoded({"type": "json_schema", **form}),
+        }
+
+    def check_endpoint(self, kind: str) -> None:
+        """
+        Make sure that the endpoint takes a schema.
+
+        :raises InvalidInputError: if it does not.
+        """
+        if kind not in {CHAT, RESPONSES}:
+            raise InvalidInputError(f"{kind} knows no output_schema; chat/completions and responses do")
+
+    def apply(self, body: dict[str, Any], kind: str) -> dict[str, Any]:
+        """
+        Return the body with the schema in the endpoint's own form.
+
+        :raises InvalidInputError: if the body asks for another form already.
+        """
+        if kind == CHAT:
+            _refuse(body, "response_format")
+            return {**body, "response_format": self._forms[kind]}
+        text = body.get("text") or {}
+        _refuse(text, "format")
+        return {**body, "text": {**text, "format": self._forms[kind]}}
+
+    def check(self, text: str) -> tuple[Any, str | None]:
+        """Return the value (of a model: as JSON) and None, or None and what is wrong with the text."""
+        try:
+            return self._read(text), None
+        except (ValueError, msgspec.DecodeError, RecursionError) as error:
+            return None, str(error)[:_MAX_ERROR]
+
+
+def _encoded(form: dict[str, Any]) -> msgspec.Raw:
+    try:
+        return msgspec.Raw(msgspec.json.encode(form))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidInputError(f"output_schema is no JSON: {error}") from error
+
+
+def _refuse(body: dict[str, Any], field: str) -> None:
+    if body.get(field) is not None:
+        raise InvalidInputError(f"its body has {field!r} already: give that or output_schema")
+
+
+def _model_reader(model: Any) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        return msgspec.Raw(model.model_validate_json(text).model_dump_json(by_alias=True).encode())
+
+    return read
+
+
+def _schema_reader(schema: dict[str, Any]) -> Callable[[str], Any]:
+    # Imported here: only jobs with a schema pay for it.
+    exceptions, validators, referencing = (
+        importlib.import_module(name)
+        for name in ("jsonschema.exceptions", "jsonschema.validators", "referencing")
+    )
+    kind = validators.validator_for(schema, default=validators.Draft202012Validator)
+    try:
+        kind.check_schema(schema)
+    except exceptions.SchemaError as error:
+        where = error.json_path.replace("$", "output_schema", 1)
+        raise InvalidInputError(f"{where} is no valid JSON schema: {error.message:.300}") from error
+    _check_references(schema, referencing)
+    validator = kind(schema, registry=referencing.Registry())  # an own registry never goes to the network
+
+    def read(text: str) -> Any:
+        value = msgspec.json.decode(text)
+        error = exceptions.best_match(validator.iter_errors(value))
+        if error is not None:
+            raise ValueError(f"{error.json_path}: {error.message}")
+        return value
+
+    return read
+
+
+def _check_references(schema: dict[str, Any], referencing: Any) -> None:
+    """Find what does not resolve now and not with the first answer."""
+    specification = importlib.import_module("referencing.jsonschema").DRAFT202012
+    resource = referencing.Resource.from_contents(schema, default_specification=specification)
+    base = resource.id() or ""
+    resolver = referencing.Registry().with_resource(base, resource).resolver(base_uri=base)
+    for node in _nodes(schema):
+        reference = node.get("$ref")
+        if isinstance(reference, str):
+            try:
+                resolver.lookup(reference)
+            except referencing.exceptions.Unresolvable as error:
+                raise InvalidInputError(f"output_schema: the $ref {reference!r} leads nowhere") from error
+
+
+def _nodes(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        yield node
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from _nodes(child)
+
+
+def _strict_schema(model: Any) -> dict[str, Any]:
+    """Return the schema of a pydantic model as the strict mode wants it: nothing optional, nothing open."""
+    schema: dict[str, Any] = model.model_json_schema()
+    if "$ref" in schema:  # a model that contains itself; the root has to be an object
+        schema |= schema["$defs"][schema.pop("$ref").removeprefix("#/$defs/")]
+    if schema.get("type") != "object":
+        raise InvalidInputError(f"{model.__name__} is no object: strict output needs a model with fields")
+    strict: dict[str, Any] = _strict(schema, model.__name__)
+    return strict
+
+
+def _strict(node: Any, where: str) -> Any:
+    if isinstance(node, list):
+        return [_strict(item, where) for item in node]
+    if not isinstance(node, dict):
+        return node
+    strict: dict[str, Any] = {}
+    for key, value in node.items():
+        if key in {"properties", "$defs"}:
+            strict[key] = {name: _strict(child, f"{where}.{name}") for name, child in value.items()}
+        elif key in {"enum", "const", "examples"}:
+            strict[key] = value
+        elif key != "default":  # every property is required, so a default says nothing
+            strict[key] = _strict(value, where)
+    if "$ref" in strict and len(strict) > 1:  # no keyword, such as a description, may stand beside a $ref
+        strict["anyOf"] = [{"$ref": strict.pop("$ref")}]
+    if node.get("type") == "object":
+        if node.get("additionalProperties"):
+            raise InvalidInputError(f"{where} has keys of any name, strict output has none: name its fields")
+        strict |= {"additionalProperties": False, "required": list(node.get("properties", {}))}
+    return strict

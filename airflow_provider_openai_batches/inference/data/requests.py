@@ -1,0 +1,173 @@
+"""Requests out of rows: prompts, request bodies, whole request lines, or rows and a template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from airflow_provider_openai_batches.api.endpoints import check_body, kind_of, prompt_body
+from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.inference.data.ids import default_id
+from airflow_provider_openai_batches.inference.data.template import BodyTemplate, unknown_column
+
+if TYPE_CHECKING:
+    from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
+
+RESULT_COLUMNS = ("custom_id", "status", "output", "usage", "error")
+_MAPPINGS = (dict, Mapping)  # dict first: asking an abstract class takes four times as long
+MAX_CUSTOM_ID = 512  # characters; the service documents no limit, and this is no key any more
+
+
+class Request(msgspec.Struct, frozen=True, gc=False):
+    """
+    One request; ``row_number`` counts from 0, ``kept`` are the columns to find again beside the result.
+
+    ``is_named`` says that the ``custom_id`` was given, and is not the one that the row has of itself.
+    """
+
+    row_number: int
+    custom_id: str
+    body: dict[str, Any]
+    kept: dict[str, Any]
+    is_named: bool = True
+
+
+def requests_from(
+    rows: Iterable[Any],
+    *,
+    endpoint: str,
+    body: Any = None,
+    model: str | None = None,
+    id_column: str | None = None,
+    keep_columns: Iterable[str] = (),
+    schema: OutputSchema | None = None,
+) -> Iterator[Request]:
+    """
+    Make one request of each row, lazily.
+
+    :param rows: without ``body``: prompts, request bodies (sent as they are), or whole request lines
+        (``custom_id``, ``url``, ``body``); with it: rows.
+    :param endpoint: for example ``/v1/chat/completions``.
+    :param body: a template (see :class:`BodyTemplate`) or a callable that takes a row; either gives a request
+        body, or a prompt. It must give the same for the same row: a batch is found again by its bytes.
+    :param model: for the bodies that name none.
+    :param id_column: the column that is the ``custom_id``; without it the row's number is: ``row-0``, …
+    :param keep_columns: the columns to find again beside each result.
+    :param schema: what each answer must be; it goes into each body in the endpoint's own form.
+    :raises InvalidInputError: at once if the arguments do not fit together; while iterating, naming the row,
+        if a row cannot become a request.
+    """
+    if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
+        raise InvalidInputError(f"the rows of a job are a list or an iterator, not a {type(rows).__name__}")
+    keep = [keep_columns] if isinstance(keep_columns, str) else list(keep_columns)
+    if clash := sorted(set(keep) & set(RESULT_COLUMNS)):
+        raise InvalidInputError(
+            f"keep_columns has {', '.join(clash)}: that is a column of the results, rename it"
+        )
+    kind = kind_of(endpoint)
+    if schema is not None:
+        schema.check_endpoint(kind)
+    builder = _Builder(endpoint, kind, _maker(body), model, id_column, keep, schema)
+    return map(builder.build, count(), rows)
+
+
+def _maker(body: Any) -> Callable[[Any], Any] | None:
+    if body is None or (callable(body) and not isinstance(body, BodyTemplate)):
+        return body
+    template = body if isinstance(body, BodyTemplate) else BodyTemplate(body)
+
+    def fill(row: Any) -> Any:
+        _columns(row)
+        return template.render(row)
+
+    return fill
+
+
+def _columns(row: Any) -> Mapping[str, Any]:
+    if isinstance(row, _MAPPINGS):
+        return row
+    raise InvalidInputError(f"a row is a dict of its columns, this is {row!r:.80} ({type(row).__name__})")
+
+
+class _Builder(msgspec.Struct, frozen=True):
+    endpoint: str
+    kind: str
+    maker: Callable[[Any], Any] | None
+    model: str | None
+    id_column: str | None
+    keep: list[str]
+    schema: OutputSchema | None
+
+    def build(self, number: int, row: Any) -> Request:
+        custom_id, is_named = default_id(number), False
+        try:
+            if self.id_column is not None or not isinstance(row, str):  # a prompt has no name
+                given = self._custom_id(row)
+                custom_id, is_named = given or custom_id, given is not None
+            body = self._finished(self._body(row))
+            kept = {column: _value(row, column) for column in self.keep} if self.keep else {}
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{name_row(number, custom_id)}: {error}") from error
+        except Exception as error:
+            error.add_note(f"while making the request body of {name_row(number, custom_id)}")
+            raise
+        return Request(number, custom_id, body, kept, is_named)
+
+    def _custom_id(self, row: Any) -> str | None:
+        if self.id_column is not None:
+            value = _value(row, self.id_column)
+        elif self.maker is None and _is_line(row):
+            value = row["custom_id"]
+        else:
+            return None
+        custom_id = "" if value is None else str(value)
+        if not custom_id or len(custom_id) > MAX_CUSTOM_ID:
+            raise InvalidInputError(
+                f"its custom_id is {custom_id!r:.80}: it needs 1 to {MAX_CUSTOM_ID} characters, "
+                f"this has {len(custom_id)}"
+            )
+        return custom_id
+
+    def _body(self, row: Any) -> dict[str, Any]:
+        made = row if self.maker is None else self.maker(row)
+        if isinstance(made, str):
+            return prompt_body(self.kind, made)
+        if not isinstance(made, _MAPPINGS):
+            raise InvalidInputError(
+                f"a request is a prompt or a dict, this is {made!r:.80} ({type(made).__name__})"
+            )
+        if self.maker is None and _is_line(made):
+            self._check_line(made)
+            made = made["body"]
+        return made if isinstance(made, dict) else dict(made)
+
+    def _check_line(self, line: Mapping[str, Any]) -> None:
+        for field, expected in (("url", self.endpoint), ("method", "POST")):
+            if line.get(field, expected) != expected:
+                raise InvalidInputError(f"its {field} is {line[field]!r}, that of the job is {expected!r}")
+
+    def _finished(self, body: dict[str, Any]) -> dict[str, Any]:
+        if self.model is not None and body.get("model") is None:
+            body = {**body, "model": self.model}
+        check_body(self.kind, body)
+        return body if self.schema is None else self.schema.apply(body, self.kind)
+
+
+def name_row(number: int, custom_id: str) -> str:
+    return (
+        f"Row {number}" if custom_id == default_id(number) else f"Row {number} (custom_id {custom_id!r:.80})"
+    )
+
+
+def _is_line(row: Any) -> bool:
+    return isinstance(row, _MAPPINGS) and "custom_id" in row and isinstance(row.get("body"), _MAPPINGS)
+
+
+def _value(row: Any, column: str) -> Any:
+    try:
+        return _columns(row)[column]
+    except KeyError:
+        raise InvalidInputError(unknown_column(column, row)) from None

@@ -1,0 +1,235 @@
+"""Requests into JSONL files within the limits of the service, the same bytes for the same rows."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+from airflow_provider_openai_batches.api.endpoints import EMBEDDINGS, embedding_inputs, kind_of
+from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.inference.data.files import open_binary, remove
+from airflow_provider_openai_batches.inference.data.ids import GivenIds, IdsWriter
+from airflow_provider_openai_batches.inference.data.job import (
+    JOB_FILE,
+    ROWS_FILE,
+    Job,
+    Limits,
+    Shard,
+    work_directory,
+)
+from airflow_provider_openai_batches.inference.data.requests import name_row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+
+    from airflow_provider_openai_batches.inference.data.files import AnyPath
+    from airflow_provider_openai_batches.inference.data.requests import Request
+
+MAX_MODELS = 100  # one open file each
+_BYTES_PER_TOKEN = 4
+
+
+def write_shards(
+    requests: Iterable[Request],
+    work: AnyPath,
+    *,
+    endpoint: str,
+    limits: Limits | None = None,
+    max_requests: int | None = None,
+) -> Job:
+    """
+    Write the request files of a job, and ``job.json`` last.
+
+    :param work: the directory of the job; it is made if it is missing.
+    :param max_requests: refuses a job of more rows, as soon as it is seen to be one.
+    :raises InvalidInputError: if there are no rows or too many, a body is no JSON or too large for a file, or
+        a ``custom_id`` comes twice; it names the row.
+    """
+    work, limits = work_directory(work), limits or Limits()
+    remove(work / JOB_FILE)
+    counted_inputs = kind_of(endpoint) == EMBEDDINGS
+    envelope = Envelope(endpoint)
+    ids = GivenIds()
+    rows = 0
+    with open_binary(work / ROWS_FILE, "wb") as rows_file, ShardWriter(work, envelope, limits) as writer:
+        add, add_id, line_of, write_row = writer.add, ids.add, envelope.line, rows_file.write
+        for request in requests:
+            if rows == max_requests:
+                raise InvalidInputError(
+                    f"The job has more than max_requests={max_requests} rows: nothing was sent"
+                )
+            try:
+                custom_id, body = _encode(request.custom_id), _encode(request.body)
+                kept = b"," + _encode(request.kept)[1:-1] if request.kept else b""
+            except (TypeError, ValueError, OverflowError, RecursionError) as error:
+                raise _no_json(request, error) from error
+            inputs = embedding_inputs(request.body) if counted_inputs else 0
+            line = line_of(custom_id, body)
+            add(request.row_number, custom_id, line, request.body.get("model"), inputs, request.is_named)
+            write_row(b'{"custom_id":%b%b}\n' % (custom_id, kept))
+            if request.is_named:
+                add_id(request.custom_id)
+            rows += 1
+    if not rows:
+        raise InvalidInputError("The job has no rows")
+    ids.check(work, rows)
+    job = Job(
+        digest=_digest(endpoint, writer.shards),
+        endpoint=endpoint,
+        rows=rows,
+        limits=limits,
+        shards=writer.shards,
+    )
+    job.save(work)
+    return job
+
+
+def _digest(endpoint: str, shards: list[Shard]) -> str:
+    return hashlib.sha256("\n".join([endpoint, *(shard.sha256 for shard in shards)]).encode()).hexdigest()
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def _no_json(request: Request, error: Exception) -> InvalidInputError:
+    parts = {"custom_id": request.custom_id, "body": request.body, "kept": request.kept}
+    return InvalidInputError(
+        f"{name_row(request.row_number, request.custom_id)}: {_culprit(parts)} is no JSON: {error}"
+    )
+
+
+def _culprit(value: Any, where: str = "") -> str:
+    """Where the innermost value is that cannot be encoded."""
+    children = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    )
+    for key, child in children:
+        try:
+            _encode(child)
+        except (TypeError, ValueError, OverflowError):
+            return _culprit(child, f"{where}.{key}" if isinstance(value, dict) else f"{where}[{key}]")
+        except RecursionError:
+            return str(key)
+    return where.lstrip(".")
+
+
+class Envelope:
+    """What is around ``custom_id`` and body in each request line of a job."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._middle = b',"method":"POST","url":%b,"body":' % _encode(endpoint)
+        self.size = len(self.line(b"", b""))
+
+    def line(self, custom_id: bytes, body: bytes) -> bytes:
+        """Both are JSON already."""
+        return b'{"custom_id":%b%b%b}\n' % (custom_id, self._middle, body)
+
+
+class ShardWriter:
+    """Lines into files; of each model one file is open. A new one begins where a limit would be passed."""
+
+    def __init__(
+        self, work: AnyPath, envelope: Envelope, limits: Limits, first_index: int = 0, round_number: int = 0
+    ) -> None:
+        self.shards: list[Shard] = []
+        self._work, self._envelope, self._limits = work, envelope, limits
+        self._next_index, self._round = first_index, round_number
+        self._open: dict[str | None, _OpenShard] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for shard in self._open.values():
+            self.shards.append(shard.close())
+        self.shards.sort(key=lambda shard: shard.index)
+
+    def add(  # noqa: PLR0917 - called for each row of a job, where names cost time
+        self, row: int, custom_id: bytes, line: bytes, model: str | None, inputs: int, is_named: bool
+    ) -> None:
+        """
+        :param custom_id: as JSON.
+        :param inputs: the embedding inputs of the request.
+        :param is_named: whether the row has not its id of itself.
+        """
+        shard = self._open.get(model)
+        if shard is None or not shard.add(row, custom_id, line, inputs, is_named):
+            shard = self._begin(row, custom_id, model, len(line), inputs)
+            shard.add(row, custom_id, line, inputs, is_named)
+
+    def _begin(self, row: int, custom_id: bytes, model: str | None, size: int, inputs: int) -> _OpenShard:
+        name = name_row(row, msgspec.json.decode(custom_id))
+        if size > self._limits.max_bytes:
+            raise InvalidInputError(
+                f"{name} is {size:,} bytes as a request, a file may have {self._limits.max_bytes:,}"
+            )
+        if inputs > self._limits.max_embedding_inputs:
+            raise InvalidInputError(
+                f"{name} has {inputs:,} embedding inputs, a file has {self._limits.max_embedding_inputs:,}"
+            )
+        if model in self._open:
+            self.shards.append(self._open.pop(model).close())
+        elif len(self._open) == MAX_MODELS:
+            raise InvalidInputError(
+                f"{name} has the model {model!r}: a job may have {MAX_MODELS} models, not more"
+            )
+        shard = Shard(index=self._next_index, round=self._round, model=model, first_row=row, last_row=row)
+        self._open[model] = _OpenShard(self._work, shard, self._limits, self._envelope)
+        self._next_index += 1
+        return self._open[model]
+
+
+class _OpenShard:
+    """A file that is being written; it counts down what still fits, because each row of a job comes here."""
+
+    def __init__(self, work: AnyPath, shard: Shard, limits: Limits, envelope: Envelope) -> None:
+        self._shard, self._limits, self._envelope = shard, limits, envelope
+        self._sha256 = hashlib.sha256()
+        self._requests, self._bytes = limits.max_requests, limits.max_bytes
+        self._inputs = limits.max_embedding_inputs
+        self._ids_bytes = 0
+        self._last_row = shard.first_row
+        with ExitStack() as stack:
+            self._lines = stack.enter_context(open_binary(work / shard.file, "wb"))
+            self._ids = stack.enter_context(IdsWriter(open_binary(work / shard.ids_file, "wb")))
+            self._files = stack.pop_all()
+
+    def add(self, row: int, custom_id: bytes, line: bytes, inputs: int, is_named: bool) -> bool:
+        """Write a line if there is room for it, and return whether there was."""
+        size = len(line)
+        if not self._requests or size > self._bytes or inputs > self._inputs:
+            return False
+        self._lines.write(line)
+        self._sha256.update(line)
+        if is_named:
+            self._ids.name(row, custom_id)
+        elif row == self._ids.next_row:
+            self._ids.next_row += 1
+        else:
+            self._ids.begin_run(row)
+        self._requests -= 1
+        self._bytes -= size
+        self._inputs -= inputs
+        self._ids_bytes += len(custom_id)
+        self._last_row = row
+        return True
+
+    def close(self) -> Shard:
+        self._files.close()
+        requests, size = self._limits.max_requests - self._requests, self._limits.max_bytes - self._bytes
+        bodies = size - requests * self._envelope.size - self._ids_bytes
+        return msgspec.structs.replace(
+            self._shard,
+            requests=requests,
+            bytes=size,
+            embedding_inputs=self._limits.max_embedding_inputs - self._inputs,
+            estimated_tokens=-(-bodies // _BYTES_PER_TOKEN),
+            sha256=self._sha256.hexdigest(),
+            last_row=self._last_row,
+        )

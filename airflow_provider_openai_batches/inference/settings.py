@@ -1,0 +1,104 @@
+"""PURE: what the user asked for, checked before anything is read or spent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from airflow_provider_openai_batches.api import validation
+from airflow_provider_openai_batches.exceptions import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow_provider_openai_batches.inference.data.job import Limits
+    from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
+
+FailOn = Literal["none", "any"] | float
+
+# The pairs that the provider adds to each batch's metadata.
+ADDED = ("airflow_key", "airflow_dag_id", "airflow_run_id", "airflow_task_id", "airflow_map_index")
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    How the job is to be run; the operator's docstring explains each field.
+
+    :param deadline_seconds: seconds that one try may wait in all; None is as long as the batches may run.
+    """
+
+    endpoint: str
+    output: str = "text"
+    output_format: str = "jsonl"
+    schema: OutputSchema | None = None
+    retry_invalid: bool = False
+    limits: Limits | None = None
+    max_requests: int | None = None
+    max_active_batches: int = 100
+    max_rounds: int = 3
+    fail_on: FailOn = "none"
+    overwrite: bool = False
+    reuse: bool = True
+    delete_input_files: bool = False
+    completion_window: str = "24h"
+    metadata: Mapping[str, str] = {}
+    output_expires_after: int | Mapping[str, Any] | None = None
+    input_expires_after: int | Mapping[str, Any] | None = None
+    poll_interval: float = 60.0
+    deadline_seconds: float | None = None
+
+    def check(self) -> None:
+        """
+        Refuse what can be refused without reading a row.
+
+        :raises InvalidInputError: with the name of the argument.
+        """
+        from airflow_provider_openai_batches.inference.data.merge import check_output  # noqa: PLC0415 - not when a DAG is parsed
+
+        validation.check_endpoint(self.endpoint)
+        validation.check_text(self.completion_window, "completion_window")
+        validation.check_metadata({**self.metadata, **dict.fromkeys(ADDED, "")})
+        check_output(self.output, self.output_format)
+        if self.retry_invalid and self.schema is None:
+            raise InvalidInputError("retry_invalid=True needs an output_schema: nothing else is invalid.")
+
+
+def check_count(value: object, name: str, least: int = 1, most: int | None = None) -> int:
+    """Refuse what is no whole number from ``least`` to ``most``."""
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not isinstance(value, int) or not is_whole or value < least or (most is not None and value > most):
+        span = f"{least} or more" if most is None else f"{least} to {most:,}"
+        raise InvalidInputError(f"{name} is {value!r}; it must be a whole number, {span}.")
+    return value
+
+
+def check_fail_on(value: object) -> FailOn:
+    """Refuse what is neither a word nor a fraction of the rows."""
+    if value == "none":
+        return "none"
+    if value == "any":
+        return "any"
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1:
+        return float(value)
+    raise InvalidInputError(
+        f"fail_on is {value!r}; it must be 'none', 'any', or a fraction of the rows from 0 to less than 1."
+    )
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """Say how many rows have each status, such as ``998 succeeded, 2 failed``."""
+    return ", ".join(f"{number:,} {status}" for status, number in counts.items() if number)
+
+
+def failure(counts: Mapping[str, int], fail_on: FailOn) -> str | None:
+    """Say why the task fails with so many rows of each status; None if it does not."""
+    rows = sum(counts.values())
+    lost = rows - counts.get("succeeded", 0)
+    found = in_words(counts)
+    if lost == rows:
+        return f"Not one of {rows:,} rows succeeded ({found})."
+    allowed = {"none": rows, "any": 0}.get(fail_on, 0) if isinstance(fail_on, str) else fail_on * rows
+    if lost > allowed:
+        return f"{lost:,} of {rows:,} rows have no valid answer ({found}), which fail_on={fail_on!r} forbids."
+    return None

@@ -1,0 +1,96 @@
+"""
+Counts and times through Airflow's own stats: StatsD, Datadog or OpenTelemetry, whatever is configured.
+
+All names begin with ``openai_batches.``. Tags are ``dag_id`` and ``task_id``, as Airflow's own, and
+``model``, where the batch tells them. Nothing here raises: a metric is never worth a task.
+
+https://airflow.apache.org/docs/apache-airflow/stable/administration-and-deployment/logging-monitoring/metrics.html
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow_provider_openai_batches.api.models import Batch
+
+log = logging.getLogger(__name__)
+# A comma or an equals sign would end a tag in InfluxDB's notation; Airflow drops such a tag with an error.
+_BREAKS_A_TAG = frozenset(",=\n")
+
+
+def batch_created(batch: Batch) -> None:
+    """A batch was created."""
+    _incr("batch.created", 1, _tags(batch))
+
+
+def batch_adopted(batch: Batch) -> None:
+    """A batch that an earlier try, or a lost answer, left behind was found and taken."""
+    _incr("batch.adopted", 1, _tags(batch))
+
+
+def batch_over(batch: Batch) -> None:
+    """
+    A batch ended: its status, its requests by outcome, its tokens by kind, and its time in milliseconds.
+
+    Call it once for each batch, where its task learns of the end.
+    """
+    tags = _tags(batch)
+    _incr(f"batch.{batch.status}", 1, tags)
+    counts, usage = batch.counts, batch.usage
+    _incr("requests.completed", counts.completed, tags)
+    _incr("requests.failed", counts.failed, tags)
+    _incr("requests.unfinished", counts.total - counts.completed - counts.failed, tags)
+    if usage:
+        _incr("tokens.input", usage.input_tokens, tags)
+        _incr("tokens.output", usage.output_tokens, tags)
+        if usage.input_tokens_details:
+            _incr("tokens.cached", usage.input_tokens_details.cached_tokens, tags)
+        if usage.output_tokens_details:
+            _incr("tokens.reasoning", usage.output_tokens_details.reasoning_tokens, tags)
+    ended_at = getattr(batch, f"{batch.status}_at", None)
+    if ended_at and batch.created_at:
+        _send("timing", "batch.duration", max(0, ended_at - batch.created_at) * 1000.0, tags)
+
+
+def waits(number: int, conn_id: str | None = None) -> None:
+    """How many batches a triggerer process waits for now, on one connection."""
+    _send("gauge", "poller.waits", number, {"conn_id": conn_id} if conn_id else {})
+
+
+def poll_round(requests: int, rate_limited: int = 0, conn_id: str | None = None) -> None:
+    """
+    A poller asked about all of its batches once.
+
+    :param requests: how many requests it sent for that.
+    :param rate_limited: how many of them were answered 429.
+    """
+    tags = {"conn_id": conn_id} if conn_id else {}
+    _incr("poller.rounds", 1, tags)
+    _incr("poller.requests", requests, tags)
+    _incr("poller.rate_limited", rate_limited, tags)
+
+
+def _tags(batch: Batch) -> dict[str, str]:
+    metadata = batch.metadata or {}
+    tags = {
+        "dag_id": metadata.get("airflow_dag_id"),
+        "task_id": metadata.get("airflow_task_id"),
+        "model": batch.model,
+    }
+    return {name: value for name, value in tags.items() if value and not _BREAKS_A_TAG.intersection(value)}
+
+
+def _incr(name: str, count: int | None, tags: dict[str, str]) -> None:
+    if count and count > 0:
+        _send("incr", name, count, tags)
+
+
+def _send(method: str, name: str, value: float, tags: dict[str, Any]) -> None:
+    try:
+        from airflow.providers.common.compat.sdk import Stats  # noqa: PLC0415 - importing this module is cheap
+
+        getattr(Stats, method)(f"openai_batches.{name}", value, tags=tags)
+    except Exception:
+        log.debug("The metric %s was not sent", name, exc_info=True)
