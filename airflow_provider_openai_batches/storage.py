@@ -1,4 +1,4 @@
-"""Files in and out: a multipart body that streams, and destinations that never hold half a file."""
+"""Paths of every kind (plain, Airflow's, fsspec's), and files that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,135 +8,147 @@ import tempfile
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar, cast
 
-from airflow_provider_openai_batches.api import protocol
+import msgspec
+
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
-CHUNK = 1024 * 1024
-Location = Any  # a path, a URI, or an ObjectStoragePath
+T = TypeVar("T")
+# pathlib's Path, universal_pathlib's UPath and Airflow's ObjectStoragePath share methods but no base class.
+AnyPath: TypeAlias = Any
+Location: TypeAlias = Any  # what a user may give: a path, a URI, or for a single file an open binary file
 
-
-class MultipartBody:
-    """
-    One file and some fields, as a body that requests sends piece by piece.
-
-    :param source: a seekable binary file; it is read from its present position.
-    """
-
-    def __init__(self, source: IO[bytes], filename: str, fields: Mapping[str, str]) -> None:
-        boundary = uuid.uuid4().hex
-        head, tail = protocol.multipart(fields, filename, boundary)
-        start = source.tell()
-        self.content_type = f"multipart/form-data; boundary={boundary}"
-        self._length = len(head) + source.seek(0, os.SEEK_END) - start + len(tail)
-        self._parts: list[bytes | IO[bytes]] = [head, source, tail]
-        source.seek(start)
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[bytes]:
-        for part in self._parts:
-            if isinstance(part, bytes):
-                yield part
-            else:
-                while chunk := part.read(CHUNK):
-                    yield chunk
+COPY_BYTES = 1 << 20
+_BUFFER_BYTES = 1 << 16
 
 
-def as_path(location: Location) -> Any:
-    """A local path as ``pathlib.Path``, a URI as Airflow's ``ObjectStoragePath`` or fsspec's own."""
+def as_path(location: Location) -> AnyPath:
+    """Return a local path as ``pathlib.Path``, a URI as Airflow's ``ObjectStoragePath`` or fsspec's own."""
     if hasattr(location, "open") and hasattr(location, "parent"):
         return location
     text = os.fspath(location)
     if "://" not in text or text.startswith("file://"):
         return Path(text.removeprefix("file://"))
-    from airflow.providers.common.compat.sdk import ObjectStoragePath  # noqa: PLC0415 - costs 100 ms, seldom needed
+    from airflow.providers.common.compat.sdk import ObjectStoragePath  # noqa: PLC0415 - takes 100 ms, rarely needed
 
     path = ObjectStoragePath(text)
     try:
-        path.fs  # noqa: B018 - Airflow knows only the schemes of its providers, fsspec knows more
+        path.fs  # noqa: B018 - Airflow knows the schemes of its providers only, fsspec knows more
     except ValueError:
-        from upath import UPath  # noqa: PLC0415 - as above
+        from upath import UPath  # noqa: PLC0415 - rarely needed
 
         return UPath(text)
     return path
 
 
+def local(path: AnyPath) -> Path | None:
+    """Return the plain path of a file on this machine, None for one in an object store."""
+    if not hasattr(path, "fs"):  # before universal_pathlib 0.3 a UPath is a pathlib.Path too
+        return Path(path)
+    return Path(path.path) if path.protocol in {"", "file", "local"} else None
+
+
+def uri_of(location: Location) -> str:
+    """Return a path as a URI; what is a URI stays as it is."""
+    text = str(location)
+    return text if "://" in text else Path(text).absolute().as_uri()
+
+
 def name_of(source: Location) -> str:
-    """The last part of a path, a URI or a file object's name; a name of our own where there is none."""
+    """Return the last part of a path, a URI or a file object's name; ``batch.jsonl`` where there is none."""
     name = getattr(source, "name", source)
-    return os.path.basename(name) if isinstance(name, str) and name else _of_path(name)  # noqa: PTH119 - URIs
-
-
-def _of_path(name: Any) -> str:
+    if isinstance(name, str) and name:
+        return os.path.basename(name)  # noqa: PTH119 - URIs too
     return Path(name).name if isinstance(name, os.PathLike) else "batch.jsonl"
+
+
+def open_binary(path: AnyPath, mode: str = "rb") -> BinaryIO:
+    """Open a file without the bookkeeping that ``ObjectStoragePath`` adds to each read."""
+    plain = local(path)
+    opened = path.fs.open(path.path, mode) if plain is None else plain.open(mode, buffering=_BUFFER_BYTES)
+    return cast("BinaryIO", opened)
 
 
 @contextmanager
 def opened(source: Location) -> Iterator[IO[bytes]]:
     """
-    A seekable binary file for a path, a URI or a file object.
+    Yield a seekable binary file for a path, a URI or a file object.
 
     :raises InvalidInputError: if there is no such file, or the file object is a text file.
     """
-    if hasattr(source, "read") and not hasattr(source, "parent"):
-        if isinstance(source.read(0), str):
-            raise InvalidInputError("The file to upload is open as text; open it in binary mode ('rb').")
-        if source.seekable():
-            yield source
-            return
-        with tempfile.TemporaryFile() as copy:
-            shutil.copyfileobj(source, copy, CHUNK)
-            copy.seek(0)
-            yield copy
+    if not hasattr(source, "read") or hasattr(source, "parent"):
+        with _opened_path(as_path(source)) as file:
+            yield file
         return
-    path = as_path(source)
+    if isinstance(source.read(0), str):
+        raise InvalidInputError("The file to upload is open as text; open it in binary mode ('rb').")
+    if source.seekable():
+        yield source
+        return
+    with tempfile.TemporaryFile() as copy:
+        shutil.copyfileobj(source, copy, COPY_BYTES)
+        copy.seek(0)
+        yield copy
+
+
+def _opened_path(path: AnyPath) -> IO[bytes]:
     try:
-        file = path.open("rb")
+        file: IO[bytes] = path.open("rb")
     except OSError as error:
         raise InvalidInputError(f"The input file {path} cannot be read: {error}.") from error
-    with file:
-        yield file
+    return file
 
 
 @contextmanager
-def whole_file(destination: Location) -> Iterator[IO[bytes]]:
-    """A file to write to, which takes its final name only if nothing goes wrong."""
+def whole(destination: Location) -> Iterator[BinaryIO]:
+    """
+    Yield a file to write to; it appears at its destination only if the block ends well.
+
+    Missing local directories are made. An open file object is yielded as it is.
+    """
     if hasattr(destination, "write") and not hasattr(destination, "parent"):
         yield destination
         return
     path = as_path(destination)
-    local = _local(path)
-    folder = None
-    if local:
-        folder = local.parent
-        folder.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=folder, prefix=".download-", suffix=".part")
-    partial = Path(name)
+    plain = local(path)
+    if plain is None:
+        with tempfile.TemporaryDirectory(prefix="openai-batches-") as folder:
+            temporary = Path(folder) / path.name
+            with temporary.open("wb", buffering=_BUFFER_BYTES) as file:
+                yield file
+            path.fs.put_file(str(temporary), path.path)  # stores show an object when its upload is complete
+        return
+    plain.parent.mkdir(parents=True, exist_ok=True)
+    temporary = plain.with_name(f".{plain.name[:100]}.{uuid.uuid4().hex}.part")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb", buffering=_BUFFER_BYTES) as file:  # "x" follows no link that lies there
             yield file
-        if local:
-            partial.chmod(0o666 & ~_umask())
-            partial.replace(local)
-        else:
-            path.fs.put_file(str(partial), path.path)
+        temporary.replace(plain)
     finally:
-        partial.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def _local(path: Any) -> Path | None:
-    if not hasattr(path, "fs"):  # until universal_pathlib 0.3 a UPath is a Path too
-        return Path(path)
-    return Path(path.path) if getattr(path, "protocol", "") in {"file", "local"} else None
+def read_json(path: AnyPath, kind: type[T], trouble: str) -> T | None:
+    """
+    Read one JSON document; None if there is no such file.
+
+    :param trouble: what the error says after the path, with ``{}`` for what is wrong with the file.
+    :raises InvalidInputError: if it is no ``kind``.
+    """
+    if not path.exists():
+        return None
+    try:
+        with open_binary(path) as file:
+            return msgspec.json.decode(file.read(), type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"{path} {trouble.format(error)}") from error
 
 
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+def remove(path: AnyPath) -> None:
+    """Delete a file if it exists."""
+    if path.exists():
+        path.unlink()

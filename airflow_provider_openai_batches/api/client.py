@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
+import uuid
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import tenacity
 
@@ -12,7 +14,7 @@ from airflow_provider_openai_batches.api import protocol, retry
 from airflow_provider_openai_batches.exceptions import TaskKilled, TransportError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     import requests
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # What spends money or stores something; a task that is being killed begins none of it.
 SPENDING = frozenset({"create_batch", "upload_file"})
+# A file is read in pieces of this size while it is uploaded.
+UPLOAD_BYTES = 1 << 20
 
 
 class BatchesSession:
@@ -151,6 +155,34 @@ class _Withheld:
         for part in self._parts:
             self._check()
             yield part
+
+
+class MultipartBody:
+    """
+    One file and some text fields, as a body that requests sends piece by piece.
+
+    :param source: a seekable binary file; it is read from its present position.
+    """
+
+    def __init__(self, source: IO[bytes], filename: str, fields: Mapping[str, str]) -> None:
+        boundary = uuid.uuid4().hex
+        head, tail = protocol.multipart(fields, filename, boundary)
+        start = source.tell()
+        self.content_type = f"multipart/form-data; boundary={boundary}"
+        self._length = len(head) + source.seek(0, os.SEEK_END) - start + len(tail)
+        self._parts: list[bytes | IO[bytes]] = [head, source, tail]
+        source.seek(start)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[bytes]:
+        for part in self._parts:
+            if isinstance(part, bytes):
+                yield part
+            else:
+                while chunk := part.read(UPLOAD_BYTES):
+                    yield chunk
 
 
 def _as_it_is(request: Any) -> Any:

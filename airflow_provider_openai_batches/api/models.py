@@ -141,15 +141,6 @@ class FilePage(msgspec.Struct, frozen=True):
     has_more: bool = False
 
 
-class RequestLine(msgspec.Struct, frozen=True):
-    """A line of an input file. https://developers.openai.com/api/docs/guides/batch#1-prepare-your-batch-file"""
-
-    custom_id: str
-    url: str
-    body: dict[str, Any]
-    method: str = "POST"
-
-
 class ResultResponse(msgspec.Struct, frozen=True):
     status_code: int | None = None
     request_id: str | None = None
@@ -168,9 +159,6 @@ class ResultLine(msgspec.Struct, frozen=True):
     id: str | None = None
     response: ResultResponse | None = None
     error: ResultError | None = None
-
-
-_ITEMS: dict[Any, Any] = {BatchPage: Batch, FilePage: File}
 
 
 def plain(value: msgspec.Struct) -> dict[str, Any]:
@@ -205,10 +193,6 @@ def _salvage(document: Any, kind: type[T]) -> T:
         elif value is not None and (fitted := _fit(value, field.type)) is not None:
             kept[field.name] = fitted
     return msgspec.convert(msgspec.to_builtins(kept), kind, strict=False)
-
-
-def _has_id(item: Any) -> bool:
-    return isinstance(item, dict) and isinstance(item.get("id"), str)
 
 
 def _fit(value: Any, kind: Any) -> Any:

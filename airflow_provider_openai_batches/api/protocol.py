@@ -30,13 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airflow_provider_openai_batches.api.config import ClientConfig
-    from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
 
 T = TypeVar("T", bound=msgspec.Struct)
-
-# A 429 with one of these says that there is no money, not that there is no room: waiting mends nothing.
-# https://developers.openai.com/api/docs/guides/error-codes
-NO_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -273,30 +268,3 @@ def retry_after(value: str | None, now: float) -> float | None:
         except ValueError:
             return None
     return max(0.0, seconds) if seconds == seconds and seconds != float("inf") else None  # noqa: PLR0124 - not a NaN
-
-
-# -- which failure may be repeated ---------------------------------------------------------------------------
-
-
-def may_repeat(operation: str, error: BaseException) -> bool:
-    """
-    Whether sending the same request once more can help, and can do no harm.
-
-    A create is repeated only when it is certain that the first one stored nothing.
-    """
-    if isinstance(error, TransportError):
-        return not error.sent or operation != "create_batch"
-    if not isinstance(error, APIError):
-        return False
-    if error.status == 429:  # noqa: PLR2004 - HTTP
-        return error.code not in NO_MONEY
-    if operation == "create_batch":
-        return False
-    return error.status == 408 or error.status >= 500 or (error.status == 409 and operation == "upload_file")  # noqa: PLR2004
-
-
-def may_have_stored(error: OpenAIBatchesError) -> bool:
-    """Whether a failed create may have stored its batch all the same."""
-    if isinstance(error, TransportError):
-        return error.sent
-    return isinstance(error, APIError) and (error.status in {408, 409} or error.status >= 500)  # noqa: PLR2004

@@ -1,20 +1,50 @@
-"""PURE: the one retry policy, which both clients hand to tenacity."""
+"""
+What may be sent again: the one home of that decision, for operations and for the rows of a batch.
+
+Error codes: https://developers.openai.com/api/docs/guides/error-codes
+"""
 
 from __future__ import annotations
 
+from enum import Enum, auto
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
 import tenacity
 
-from airflow_provider_openai_batches.api.protocol import may_repeat
-from airflow_provider_openai_batches.exceptions import APIError
+from airflow_provider_openai_batches.exceptions import APIError, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+class Verdict(Enum):
+    """What a failure says about sending the same request again."""
+
+    REPEAT = auto()
+    """It can help, and it can do no harm."""
+    MAYBE_STORED = auto()
+    """It may have been carried out: look for its result before it is sent again."""
+    LATER = auto()
+    """Not now, but some minutes later it can help."""
+    NEVER = auto()
+    """It will fail again."""
+
+
+CREATE = "create_batch"
+# A 429 with one of these says that there is no money, not that there is no room: waiting does not help.
+NO_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
+# Codes of a response object that failed although its HTTP status is 200, and may succeed the next time.
+_PASSING_CODES = frozenset({"server_error", "rate_limit_exceeded"})
+_PASSING_STATUSES = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS})
+
+# No Retry-After longer than this is obeyed, in seconds: a worker's slot is not a place to sleep in.
+MAX_RETRY_AFTER = 300.0
+_backoff = tenacity.wait_exponential(multiplier=0.5, max=30.0) + tenacity.wait_random(0, 0.5)
+
+
 class Log(Protocol):
-    """What is asked of a logger: the standard library's and Airflow's own both have it."""
+    """The part of a logger that is used; the standard library's and Airflow's own both have it."""
 
     @property
     def info(self) -> Callable[..., Any]: ...
@@ -24,9 +54,77 @@ class Log(Protocol):
     def warning(self) -> Callable[..., Any]: ...
 
 
-# Longer than this no Retry-After is obeyed: a worker slot is not a place to sleep in.
-MAX_RETRY_AFTER = 300.0
-_backoff = tenacity.wait_exponential(multiplier=0.5, max=30.0) + tenacity.wait_random(0, 0.5)
+def verdict_of(operation: str, error: BaseException) -> Verdict:
+    """
+    Judge the failure of an operation.
+
+    :param operation: the API reference's name of it, such as ``create_batch``.
+    """
+    if isinstance(error, TransportError):
+        return Verdict.MAYBE_STORED if error.sent and operation == CREATE else Verdict.REPEAT
+    return _answered(operation, error) if isinstance(error, APIError) else Verdict.NEVER
+
+
+def _answered(operation: str, error: APIError) -> Verdict:
+    """Judge an answer that is an error."""
+    is_full = error.status == HTTPStatus.TOO_MANY_REQUESTS
+    if error.status not in _PASSING_STATUSES and not is_server_error(error.status):
+        return Verdict.NEVER
+    if operation == CREATE and not is_full:
+        return Verdict.MAYBE_STORED
+    if error.code in NO_MONEY:
+        return Verdict.NEVER
+    if error.status == HTTPStatus.CONFLICT and operation != "upload_file":
+        return Verdict.LATER
+    return Verdict.REPEAT
+
+
+def may_repeat(operation: str, error: BaseException) -> bool:
+    """Whether the same request may be sent again at once."""
+    return verdict_of(operation, error) is Verdict.REPEAT
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the failure may go away by itself, so that the same request can succeed later."""
+    return verdict_of("", error) is not Verdict.NEVER
+
+
+def is_file_not_ready(error: BaseException) -> bool:
+    """Whether a create was refused because of its input file, which can need a moment after its upload."""
+    if not isinstance(error, APIError) or not is_unusable(error):
+        return False
+    return error.param == "input_file_id" or "file" in (error.message or "").lower()
+
+
+def is_unusable(error: APIError) -> bool:
+    """Whether the service refuses what a request names, such as a file that is gone."""
+    return error.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND}
+
+
+def is_success(status: int) -> bool:
+    return HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
+
+
+def is_server_error(status: int) -> bool:
+    return status >= HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def row_verdict(code: str, status: int | None) -> Verdict:
+    """
+    Judge a row that failed: REPEAT or NEVER.
+
+    :param code: the error's code.
+    :param status: the HTTP status of its line; None for a request that never ran.
+    """
+    if code in NO_MONEY:
+        passing = False
+    elif status is None:
+        passing = not code.startswith("invalid")
+    elif is_success(status):
+        passing = code in _PASSING_CODES
+    else:
+        passing = status in _PASSING_STATUSES or is_server_error(status)
+    return Verdict.REPEAT if passing else Verdict.NEVER
 
 
 def wait(state: tenacity.RetryCallState) -> float:
@@ -37,7 +135,7 @@ def wait(state: tenacity.RetryCallState) -> float:
 
 
 def policy(operation: str, max_attempts: int, log: Log) -> dict[str, Any]:
-    """The arguments of ``tenacity.Retrying`` or ``tenacity.AsyncRetrying`` for one operation."""
+    """Return the arguments of ``tenacity.Retrying`` or ``tenacity.AsyncRetrying`` for one operation."""
 
     def announce(state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None

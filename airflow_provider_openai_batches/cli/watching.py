@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from airflow_provider_openai_batches.api.protocol import may_repeat
+from airflow_provider_openai_batches.api.retry import may_repeat
 from airflow_provider_openai_batches.cli.tables import age, clean, duration
 from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
 

@@ -16,7 +16,7 @@ from airflow_provider_openai_batches.exceptions import InvalidConnectionError, T
 READ_WITHIN = 30.0
 
 
-async def read_config(conn_id: str) -> ClientConfig:
+async def aread_config(conn_id: str) -> ClientConfig:
     """
     Read the connection, and have its secrets masked in all logs.
 

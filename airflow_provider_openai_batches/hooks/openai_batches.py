@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from airflow_provider_openai_batches import storage
 from airflow_provider_openai_batches.api import protocol
-from airflow_provider_openai_batches.api.client import BatchesSession
+from airflow_provider_openai_batches.api.client import BatchesSession, MultipartBody
 from airflow_provider_openai_batches.api.config import DEFAULT_CONN_ID, ClientConfig
 from airflow_provider_openai_batches.api.download import Download
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError, TransportError
@@ -243,7 +243,7 @@ class OpenAIBatchesHook(BaseHook):
 
             def send() -> File:
                 file.seek(start)
-                body = storage.MultipartBody(file, name, fields)
+                body = MultipartBody(file, name, fields)
                 reply = self.session.send_once(protocol.upload_file(), body, body.content_type)
                 return protocol.read_file(reply)
 
@@ -281,7 +281,7 @@ class OpenAIBatchesHook(BaseHook):
         :param destination: a path, a URI (which appear whole or not at all), or a binary file object.
         :return: the size in bytes.
         """
-        with storage.whole_file(destination) as sink:
+        with storage.whole(destination) as sink:
             return Download(self.session, file_id, sink, self.log).run()
 
     def first_lines(self, file_id: str, count: int = 10) -> list[bytes]:

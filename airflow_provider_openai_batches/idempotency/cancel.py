@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_openai_batches.api.protocol import may_repeat
+from airflow_provider_openai_batches.api.retry import may_repeat
 from airflow_provider_openai_batches.compat import task_state
 from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
 from airflow_provider_openai_batches.idempotency import keys

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from airflow_provider_openai_batches.api import protocol
+from airflow_provider_openai_batches.api.retry import Verdict, verdict_of
 from airflow_provider_openai_batches.exceptions import (
     APIError,
     CreateUncertainError,
@@ -66,7 +67,7 @@ class Creation:
             try:
                 return self._session.send(request, protocol.read_batch)
             except (APIError, TransportError) as error:
-                if not protocol.may_have_stored(error):
+                if verdict_of(request.operation, error) is not Verdict.MAYBE_STORED:
                     raise
                 self._log.warning(
                     "create_batch: attempt %d has no certain outcome (%s); looking for its batch by its key",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import tenacity
 
+from airflow_provider_openai_batches.api import retry
 from airflow_provider_openai_batches.exceptions import APIError, TaskKilled
 from airflow_provider_openai_batches.idempotency import keys as naming
 from airflow_provider_openai_batches.idempotency.cancel import CANCEL_SECONDS, KILL_SECONDS, Killer
@@ -208,7 +209,7 @@ class Submitter:
                 self._log.info("Input file %s of an earlier try is used again", known)
                 return self.submit_file_id(spec, key, known)
             except APIError as error:
-                if error.status not in {400, 404}:
+                if not retry.is_unusable(error):
                     raise
                 self._log.info("Input file %s cannot be used any more (%s); uploading it again", known, error)
         file = self.hook.upload_file(source, name, expires_after)
@@ -224,7 +225,7 @@ class Submitter:
     def _after_upload(self, create: Callable[[], Batch]) -> Batch:
         """A file can need a moment after its upload before a batch may use it."""
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_file_not_ready),
+            retry=tenacity.retry_if_exception(retry.is_file_not_ready),
             stop=tenacity.stop_after_attempt(4),
             wait=tenacity.wait_exponential(multiplier=1),
             sleep=self.hook.sleep,
@@ -247,9 +248,3 @@ class Submitter:
         if since:
             pending, older = set(self.pending), self.ledger.seen
             killer.find_and_cancel(self.task.task_key, pending, min(since), older=older, unseen=unknown)
-
-
-def _file_not_ready(error: BaseException) -> bool:
-    if not isinstance(error, APIError) or error.status not in {400, 404}:
-        return False
-    return error.param == "input_file_id" or "file" in (error.message or "").lower()

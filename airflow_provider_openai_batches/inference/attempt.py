@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from airflow_provider_openai_batches.api.protocol import NO_MONEY
-from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError, TransportError
+from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -80,10 +79,3 @@ class Attempt(msgspec.Struct, kw_only=True):
         records.setbacks += 1
         records.not_before = now + seconds
         self.log.warning("%s; going on in %.0f s", why, seconds)
-
-
-def is_passing(error: APIError | TransportError) -> bool:
-    """Whether the same request may succeed later."""
-    if isinstance(error, TransportError):
-        return True
-    return (error.status in {408, 409, 429} or error.status >= 500) and error.code not in NO_MONEY  # noqa: PLR2004 - HTTP

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from airflow_provider_openai_batches.api.retry import is_passing
 from airflow_provider_openai_batches.exceptions import (
     APIError,
     CreateUncertainError,
@@ -17,7 +18,6 @@ from airflow_provider_openai_batches.exceptions import (
 )
 from airflow_provider_openai_batches.idempotency.submit import Ledger
 from airflow_provider_openai_batches.inference import landing
-from airflow_provider_openai_batches.inference.attempt import is_passing
 from airflow_provider_openai_batches.inference.collect import collect
 from airflow_provider_openai_batches.inference.earlier import cancel_outdated, take_up
 from airflow_provider_openai_batches.inference.records import RECORDS_FILE

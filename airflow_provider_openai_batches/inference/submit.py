@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from airflow_provider_openai_batches.api.retry import is_passing, is_unusable
 from airflow_provider_openai_batches.exceptions import APIError
 from airflow_provider_openai_batches.idempotency.submit import BatchSpec
-from airflow_provider_openai_batches.inference.attempt import is_passing
 from airflow_provider_openai_batches.inference.data.result_lines import RowError
 from airflow_provider_openai_batches.inference.landing import NOT_SUBMITTED
 
@@ -82,7 +82,7 @@ def _create(attempt: Attempt, shard: Shard, record: Record) -> Batch:
         try:
             return submitter.submit_file_id(spec, key, record.input_file_id)
         except APIError as error:
-            if error.status not in {400, 404}:
+            if not is_unusable(error):
                 raise
             attempt.log.info("Input file %s cannot be used any more: %s", record.input_file_id, error)
     source = attempt.place.here / shard.file

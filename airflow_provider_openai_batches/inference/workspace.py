@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_openai_batches import storage
-from airflow_provider_openai_batches.inference.data.files import local
 from airflow_provider_openai_batches.inference.data.job import JOB_FILE
+from airflow_provider_openai_batches.storage import local
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

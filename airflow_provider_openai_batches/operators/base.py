@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
-from airflow_provider_openai_batches.api import outcome, protocol
+from airflow_provider_openai_batches.api import outcome, retry
 from airflow_provider_openai_batches.api.config import DEFAULT_CONN_ID
 from airflow_provider_openai_batches.api.validation import check_interval
 from airflow_provider_openai_batches.exceptions import BatchTimeout, OpenAIBatchesError, TaskKilled
@@ -154,7 +154,7 @@ class WaitingOperator(BatchOperator):
         try:
             batches = [settled(self.hook, self.hook.retrieve_batch(batch_id)) for batch_id in self._batch_ids]
         except OpenAIBatchesError as error:
-            if not protocol.may_repeat("retrieve_batch", error):
+            if not retry.may_repeat("retrieve_batch", error):
                 raise
             self.log.warning("The service went away as the wait ended (%s); waiting again", error)
             return self._wait(context, self._trigger(self._batch_ids, None))

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_openai_batches.api.async_client import AsyncBatchesClient
-from airflow_provider_openai_batches.compat.connections import read_config
+from airflow_provider_openai_batches.compat.connections import aread_config
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError
 from airflow_provider_openai_batches.polling.list_plan import PAGE
 from airflow_provider_openai_batches.polling.rate_limit import Pace
@@ -107,7 +107,7 @@ class SharedClient:
 
     async def _read(self) -> ClientConfig:
         self._read_at = time.monotonic()
-        return await read_config(self._conn_id)
+        return await aread_config(self._conn_id)
 
     async def _build(self, config: ClientConfig) -> AsyncBatchesClient:
         # Reading the certificates takes some 25 ms, too long for a loop that others share.

@@ -14,7 +14,7 @@ from airflow.providers.common.compat.sdk import (
     PokeReturnValue,
 )
 
-from airflow_provider_openai_batches.api import protocol
+from airflow_provider_openai_batches.api import retry
 from airflow_provider_openai_batches.api.config import DEFAULT_CONN_ID
 from airflow_provider_openai_batches.api.validation import check_id, check_interval
 from airflow_provider_openai_batches.exceptions import BatchError, OpenAIBatchesError
@@ -88,7 +88,7 @@ class OpenAIBatchSensor(BaseSensorOperator):
         try:
             batch = self.hook.retrieve_batch(self.batch_id)
         except OpenAIBatchesError as error:
-            if not protocol.may_repeat("retrieve_batch", error):
+            if not retry.may_repeat("retrieve_batch", error):
                 raise AirflowFailException(f"Batch {self.batch_id} cannot be watched: {error}") from error
             self.log.warning("Batch %s cannot be seen at the moment: %s", self.batch_id, error)
             return None

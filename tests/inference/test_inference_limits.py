@@ -11,6 +11,7 @@ from airflow.providers.common.compat.sdk import TaskDeferred
 from inferencekit import again, job, results, rows, waits
 from support import fresh, run_task, task_context
 
+from airflow_provider_openai_batches.api.retry import is_passing
 from airflow_provider_openai_batches.exceptions import (
     APIError,
     BatchFailed,
@@ -22,7 +23,7 @@ from airflow_provider_openai_batches.exceptions import (
 from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
 from airflow_provider_openai_batches.idempotency.submit import Ledger, Submitter
 from airflow_provider_openai_batches.inference import submit
-from airflow_provider_openai_batches.inference.attempt import Attempt, is_passing
+from airflow_provider_openai_batches.inference.attempt import Attempt
 from airflow_provider_openai_batches.inference.data.job import Job, Limits
 from airflow_provider_openai_batches.inference.records import Record, Records
 from airflow_provider_openai_batches.inference.settings import Plan

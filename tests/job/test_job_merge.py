@@ -11,11 +11,11 @@ from upath import UPath
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.data import merge as merging
-from airflow_provider_openai_batches.inference.data.files import whole
 from airflow_provider_openai_batches.inference.data.index import ResultIndex, Scan
 from airflow_provider_openai_batches.inference.data.job import Job, Limits
 from airflow_provider_openai_batches.inference.data.manifest import ErrorGroup
 from airflow_provider_openai_batches.inference.data.merge import MAX_ERROR_CODES, merge
+from airflow_provider_openai_batches.storage import whole
 
 if TYPE_CHECKING:
     from pathlib import Path

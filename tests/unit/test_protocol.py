@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_openai_batches.api import protocol
 from airflow_provider_openai_batches.api.protocol import Reply
+from airflow_provider_openai_batches.api.retry import may_repeat
 from airflow_provider_openai_batches.exceptions import APIError, InvalidInputError, TransportError
 
 OPERATIONS = [
@@ -173,20 +174,20 @@ def test_which_status_may_be_repeated(operation: str, status: int) -> None:
         or (status == 409 and operation == "upload_file")
         or (status in {408, 500, 502, 503, 504} and not create)
     )
-    assert protocol.may_repeat(operation, APIError("x", status=status)) is expected
+    assert may_repeat(operation, APIError("x", status=status)) is expected
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_no_money_is_never_repeated(operation: str) -> None:
     """Waiting does not fill an account."""
-    assert not protocol.may_repeat(operation, APIError("x", status=429, code="insufficient_quota"))
+    assert not may_repeat(operation, APIError("x", status=429, code="insufficient_quota"))
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_create_is_repeated_only_if_it_never_left(operation: str) -> None:
     """A lost answer may hide a stored batch."""
-    assert protocol.may_repeat(operation, TransportError("x", sent=False))
-    assert protocol.may_repeat(operation, TransportError("x", sent=True)) is (operation != "create_batch")
+    assert may_repeat(operation, TransportError("x", sent=False))
+    assert may_repeat(operation, TransportError("x", sent=True)) is (operation != "create_batch")
 
 
 def test_a_page_instead_of_json_is_no_answer() -> None:

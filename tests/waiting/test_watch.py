@@ -449,11 +449,11 @@ def test_the_poller_works_in_a_context_of_its_own(server: DevServer, monkeypatch
     """Else what it and its libraries log would stand in the log of whichever task came first."""
     contexts = []
 
-    async def read_config(conn_id: str) -> ClientConfig:
+    async def aread_config(conn_id: str) -> ClientConfig:
         contexts.append(TASK.get())
-        return await connections.read_config(conn_id)
+        return await connections.aread_config(conn_id)
 
-    monkeypatch.setattr(client, "read_config", read_config)
+    monkeypatch.setattr(client, "aread_config", aread_config)
     ids = seed(server, 2)
 
     async def waits() -> None:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from airflow_provider_openai_batches.api.endpoints import EMBEDDINGS, embedding_inputs, kind_of
-from airflow_provider_openai_batches.inference.data.files import open_binary
 from airflow_provider_openai_batches.inference.data.ids import default_id, read_ids
 from airflow_provider_openai_batches.inference.data.shards import Envelope, ShardWriter
+from airflow_provider_openai_batches.storage import open_binary
 
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.data.index import ResultIndex

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 import msgspec
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.inference.data.files import open_binary
 from airflow_provider_openai_batches.inference.data.job import ROWS_FILE, RowId
+from airflow_provider_openai_batches.storage import open_binary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from airflow_provider_openai_batches.inference.data.files import AnyPath
     from airflow_provider_openai_batches.inference.data.job import Shard
+    from airflow_provider_openai_batches.storage import AnyPath
 
 _BUCKETS = 64
 

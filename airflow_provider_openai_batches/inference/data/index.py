@@ -10,7 +10,6 @@ import msgspec
 from airflow_provider_openai_batches.api.endpoints import RESPONSES, kind_of
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.data.answers import AnswerReader
-from airflow_provider_openai_batches.inference.data.files import as_path, open_binary
 from airflow_provider_openai_batches.inference.data.ids import read_ids, read_runs, row_of_default_id
 from airflow_provider_openai_batches.inference.data.result_lines import (
     Line,
@@ -19,13 +18,14 @@ from airflow_provider_openai_batches.inference.data.result_lines import (
     classify,
     read_line,
 )
+from airflow_provider_openai_batches.storage import as_path, open_binary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from airflow_provider_openai_batches.inference.data.files import AnyPath
     from airflow_provider_openai_batches.inference.data.job import Job, Shard
     from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
+    from airflow_provider_openai_batches.storage import AnyPath
 
 # What is known of a row. A better state replaces a worse one, in whatever order the lines come.
 NOTHING, PASSING, LASTING, INVALID, PAID = range(5)

@@ -8,10 +8,10 @@ import msgspec
 
 from airflow_provider_openai_batches.api.models import MAX_EMBEDDING_INPUTS, MAX_FILE_BYTES, MAX_REQUESTS
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.inference.data.files import as_path, read_json, whole
+from airflow_provider_openai_batches.storage import as_path, read_json, whole
 
 if TYPE_CHECKING:
-    from airflow_provider_openai_batches.inference.data.files import AnyPath
+    from airflow_provider_openai_batches.storage import AnyPath
 
 JOB_FILE = "job.json"
 ROWS_FILE = "rows.jsonl"

@@ -8,11 +8,11 @@ import msgspec
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.data.answers import Usage
-from airflow_provider_openai_batches.inference.data.files import as_path, open_binary, read_json, whole
 from airflow_provider_openai_batches.inference.data.index import Scan
+from airflow_provider_openai_batches.storage import as_path, open_binary, read_json, whole
 
 if TYPE_CHECKING:
-    from airflow_provider_openai_batches.inference.data.files import AnyPath
+    from airflow_provider_openai_batches.storage import AnyPath
 
 MANIFEST_FILE = "manifest.json"
 UNREADABLE_FILE = "unreadable.txt"  # result lines that are no JSON, as they came

@@ -12,7 +12,7 @@ import msgspec
 from airflow_provider_openai_batches.api.endpoints import kind_of
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.data.answers import Answer, AnswerReader, usage_of
-from airflow_provider_openai_batches.inference.data.files import as_path, open_binary, pyarrow, remove, whole
+from airflow_provider_openai_batches.inference.data.arrow import pyarrow
 from airflow_provider_openai_batches.inference.data.index import INVALID, NOTHING
 from airflow_provider_openai_batches.inference.data.job import ROWS_FILE, RowId
 from airflow_provider_openai_batches.inference.data.manifest import (
@@ -32,14 +32,15 @@ from airflow_provider_openai_batches.inference.data.result_lines import (
 )
 from airflow_provider_openai_batches.inference.data.writers.jsonl import JsonLines
 from airflow_provider_openai_batches.inference.data.writers.parquet import Parquet
+from airflow_provider_openai_batches.storage import as_path, open_binary, remove, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from airflow_provider_openai_batches.inference.data.files import AnyPath
     from airflow_provider_openai_batches.inference.data.index import ResultIndex
     from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
     from airflow_provider_openai_batches.inference.data.writers.jsonl import Format
+    from airflow_provider_openai_batches.storage import AnyPath
 
 ROWS_PER_PART = 50_000
 MAX_ERROR_CODES = 50

@@ -15,7 +15,8 @@ import msgspec
 
 from airflow_provider_openai_batches.api.models import MAX_FILE_BYTES
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.inference.data.files import AnyPath, as_path, open_binary, pyarrow
+from airflow_provider_openai_batches.inference.data.arrow import pyarrow
+from airflow_provider_openai_batches.storage import AnyPath, as_path, open_binary
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,15 +11,13 @@ from typing import Any
 import msgspec
 
 from airflow_provider_openai_batches.api.endpoints import RESPONSES
+from airflow_provider_openai_batches.api.retry import Verdict, row_verdict
 
 STATUSES = ("succeeded", "failed", "invalid_output", "expired", "cancelled", "missing")
 
 _ANSWERED = 200
 _REDIRECT = 300
 _SERVER_ERROR = 500
-_PASSING = frozenset({408, 409, 429})
-_PASSING_CODES = frozenset({"server_error", "rate_limit_exceeded"})
-_NO_QUOTA = "insufficient_quota"  # a 429 that waiting does not mend
 _NEVER_RAN = {"batch_expired": "expired", "batch_cancelled": "cancelled", "batch_canceled": "cancelled"}
 _MAX_MESSAGE = 1_000
 _NULL = msgspec.Raw(b"null")
@@ -148,8 +146,8 @@ def _never_ran(error: LineError | None) -> Outcome:
         return MISSING
     code = error.code or "error"
     status = _NEVER_RAN.get(code, "failed")
-    lasting = status == "failed" and (code == _NO_QUOTA or code.startswith("invalid"))
-    return Outcome(status, not lasting, RowError(code, (error.message or code)[:_MAX_MESSAGE]))
+    retryable = status != "failed" or row_verdict(code, None) is Verdict.REPEAT
+    return Outcome(status, retryable, RowError(code, (error.message or code)[:_MAX_MESSAGE]))
 
 
 def _refused(status: int, line: Line) -> Outcome:
@@ -157,8 +155,7 @@ def _refused(status: int, line: Line) -> Outcome:
     body = _decoded(line.response)
     detail = body.get("error", body) if isinstance(body, dict) else body
     error = _error_of(detail, line.error, f"http_{status}")
-    retryable = status in _PASSING or status >= _SERVER_ERROR
-    return Outcome("failed", retryable and error.code != _NO_QUOTA, error)
+    return Outcome("failed", row_verdict(error.code, status) is Verdict.REPEAT, error)
 
 
 def _failed_inside(response: LineResponse) -> Outcome:
@@ -170,7 +167,7 @@ def _failed_inside(response: LineResponse) -> Outcome:
     if body.status != "failed" and (response.status_code is not None or not body.error):
         return SUCCEEDED
     error = _error_of(body.error, None, "failed")
-    return Outcome("failed", error.code in _PASSING_CODES, error)
+    return Outcome("failed", row_verdict(error.code, _ANSWERED) is Verdict.REPEAT, error)
 
 
 class _Inside(msgspec.Struct, frozen=True):

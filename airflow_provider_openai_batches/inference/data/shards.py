@@ -10,7 +10,6 @@ import msgspec
 
 from airflow_provider_openai_batches.api.endpoints import EMBEDDINGS, embedding_inputs, kind_of
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.inference.data.files import open_binary, remove
 from airflow_provider_openai_batches.inference.data.ids import GivenIds, IdsWriter
 from airflow_provider_openai_batches.inference.data.job import (
     JOB_FILE,
@@ -21,13 +20,14 @@ from airflow_provider_openai_batches.inference.data.job import (
     work_directory,
 )
 from airflow_provider_openai_batches.inference.data.requests import name_row
+from airflow_provider_openai_batches.storage import open_binary, remove
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
 
-    from airflow_provider_openai_batches.inference.data.files import AnyPath
     from airflow_provider_openai_batches.inference.data.requests import Request
+    from airflow_provider_openai_batches.storage import AnyPath
 
 MAX_MODELS = 100  # one open file each
 _BYTES_PER_TOKEN = 4

@@ -12,15 +12,16 @@ import msgspec
 
 from airflow_provider_openai_batches.api.endpoints import EMBEDDINGS, kind_of
 from airflow_provider_openai_batches.inference.data.answers import Answer, Usage
-from airflow_provider_openai_batches.inference.data.files import open_binary, pyarrow
+from airflow_provider_openai_batches.inference.data.arrow import pyarrow
 from airflow_provider_openai_batches.inference.data.job import ROWS_FILE
+from airflow_provider_openai_batches.storage import open_binary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from airflow_provider_openai_batches.inference.data.files import AnyPath
     from airflow_provider_openai_batches.inference.data.job import Job
     from airflow_provider_openai_batches.inference.data.writers.jsonl import Part
+    from airflow_provider_openai_batches.storage import AnyPath
 
 _INTEGERS = 1 << 63
 _GROUP_ROWS = 10_000
