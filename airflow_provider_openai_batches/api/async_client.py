@@ -101,7 +101,7 @@ class AsyncBatchesClient:
         if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
             return b""
         reply = protocol.Reply(answer.status_code, answer.headers, start)
-        if failed := protocol.failure(reply, self.config.secrets, time.time()):
+        if failed := protocol.failure(reply, self.config, time.time()):
             raise failed
         return start[:size]
 
@@ -131,6 +131,6 @@ class AsyncBatchesClient:
             sent = not isinstance(error, NOT_SENT)
             raise TransportError(protocol.no_answer(self.config, request, error), sent=sent) from None
         reply = protocol.Reply(answer.status_code, answer.headers, answer.content)
-        if failed := protocol.failure(reply, self.config.secrets, time.time()):
+        if failed := protocol.failure(reply, self.config, time.time()):
             raise failed
         return reply

@@ -129,7 +129,7 @@ class BatchesSession:
             reply = protocol.Reply(answer.status_code, answer.headers, answer.content)
         except self._network_errors as error:
             raise self._lost(request, error) from None
-        if failed := protocol.failure(reply, self.config.secrets, time.time()):
+        if failed := protocol.failure(reply, self.config, time.time()):
             raise failed
 
     def _lost(self, request: protocol.Request, error: Exception) -> TransportError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -60,6 +60,16 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"ClientConfig(base_url={self.base_url!r})"
+
+    def redact(self, text: str) -> str:
+        """Return the text with every secret of the connection replaced by ``***``."""
+        for secret in self.secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    def batch_link(self, batch_id: str) -> str | None:
+        """Return the page of a batch at the service's console; None where none is known."""
+        return f"{self.console_url.rstrip('/')}/{quote(batch_id, safe='')}" if self.console_url else None
 
     @property
     def secrets(self) -> list[str]:

@@ -21,6 +21,11 @@ MAX_FILE_BYTES = 200_000_000
 MAX_EMBEDDING_INPUTS = 50_000
 
 
+def is_over(status: str) -> bool:
+    """Whether a batch with this status has ended; one that is unknown has not."""
+    return status in TERMINAL_STATUSES
+
+
 class BatchRequestCounts(msgspec.Struct, frozen=True):
     total: int = 0
     completed: int = 0
@@ -93,7 +98,29 @@ class Batch(msgspec.Struct, frozen=True):
 
     @property
     def is_over(self) -> bool:
-        return self.status in TERMINAL_STATUSES
+        return is_over(self.status)
+
+    @property
+    def can_be_cancelled(self) -> bool:
+        """Whether it still runs, and is not being cancelled already."""
+        return not self.is_over and self.status != "cancelling"
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it completed with at least one success, as far as the service counts them."""
+        if self.status != "completed":
+            return False
+        return self.counts.completed > 0 or self.counts.total == 0
+
+    @property
+    def lacks_files(self) -> bool:
+        """Whether it completed and does not name its files yet: their ids can lag behind the status."""
+        if self.status != "completed" or self.request_counts is None:
+            return False
+        has_neither = not (self.error_file_id or self.output_file_id)
+        return (self.counts.completed > 0 and not self.output_file_id) or (
+            self.counts.failed > 0 and has_neither
+        )
 
     @property
     def counts(self) -> BatchRequestCounts:
@@ -170,8 +197,8 @@ def read(data: bytes | str, kind: type[T]) -> T:
     """
     Read one JSON document as ``kind``.
 
-    :raises msgspec.ValidationError: if the document is no object, or has no usable ``id``.
-    :raises msgspec.DecodeError: if the document is no JSON.
+    :raises msgspec.ValidationError: if the document is not an object, or has no usable ``id``.
+    :raises msgspec.DecodeError: if the document is not JSON.
     """
     try:
         return msgspec.json.decode(data, type=kind, strict=False)
@@ -186,13 +213,19 @@ def _salvage(document: Any, kind: type[T]) -> T:
     kept = {}
     for field in msgspec.structs.fields(kind):
         value = document.get(field.encode_name)
-        if kind is BatchPage and field.name == "data" and isinstance(value, list):
-            kept["data"] = [
-                _salvage(item, Batch) for item in value if isinstance(item, dict) and item.get("id")
-            ]
+        if field.name == "data" and kind in _LISTED and isinstance(value, list):
+            kept["data"] = [_salvage(item, _LISTED[kind]) for item in value if _has_id(item)]
         elif value is not None and (fitted := _fit(value, field.type)) is not None:
             kept[field.name] = fitted
     return msgspec.convert(msgspec.to_builtins(kept), kind, strict=False)
+
+
+# One odd object in a list must not hide the others.
+_LISTED: dict[Any, type[Batch | File]] = {BatchPage: Batch, FilePage: File}
+
+
+def _has_id(item: Any) -> bool:
+    return isinstance(item, dict) and isinstance(item.get("id"), str)
 
 
 def _fit(value: Any, kind: Any) -> Any:

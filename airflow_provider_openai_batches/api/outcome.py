@@ -17,21 +17,6 @@ if TYPE_CHECKING:
 SHOWN_ERRORS = 10
 
 
-def lacks_files(batch: Batch) -> bool:
-    """A completed batch whose file ids are not there yet: they can lag behind the status by some polls."""
-    if batch.status != "completed" or batch.request_counts is None:
-        return False
-    missing_output = batch.counts.completed > 0 and not batch.output_file_id
-    missing_errors = batch.counts.failed > 0 and not (batch.error_file_id or batch.output_file_id)
-    return missing_output or missing_errors
-
-
-def all_failed(batch: Batch) -> bool:
-    """Completed, but not one request succeeded."""
-    counts = batch.counts
-    return batch.status == "completed" and counts.total > 0 and counts.completed == 0
-
-
 def error_of(batch: Batch, first_errors: Iterable[str] = ()) -> BatchError | None:
     """
     What to raise for a batch that is over; None if it has results.
@@ -50,7 +35,7 @@ def error_of(batch: Batch, first_errors: Iterable[str] = ()) -> BatchError | Non
         return BatchExpired(f"Batch {batch.id} expired: {done}{kept}.{errors}", batch)
     if batch.status == "cancelled":
         return BatchCancelled(f"Batch {batch.id} was cancelled: {done}{kept}.{errors}", batch)
-    if all_failed(batch):
+    if batch.status == "completed" and not batch.is_good:
         where = f"\nAll of them are in file {batch.error_file_id}." if batch.error_file_id else ""
         what = f"Batch {batch.id} completed, but all {counts.total} requests failed."
         return BatchFailed(f"{what}{_listed(first_errors)}{where}", batch)

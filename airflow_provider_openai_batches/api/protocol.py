@@ -15,6 +15,7 @@ from urllib.parse import quote
 import msgspec
 
 from airflow_provider_openai_batches.api.models import Batch, BatchPage, File, FilePage, read
+from airflow_provider_openai_batches.api.retry import is_redirect, is_success
 from airflow_provider_openai_batches.api.validation import (
     MAX_PAGE,
     check_endpoint,
@@ -187,20 +188,18 @@ def _read(reply: Reply, kind: type[T]) -> T:
         ) from None
 
 
-def failure(reply: Reply, secrets: list[str], now: float) -> APIError | None:
+def failure(reply: Reply, config: ClientConfig, now: float) -> APIError | None:
     """
-    None for a success, else the error to raise.
+    Return the error that an answer is; None for a success.
 
-    :param secrets: what is blotted out should the service repeat it.
+    :param config: redacts its secrets, should the service repeat them.
     :param now: Unix seconds, for a ``Retry-After`` that is a date.
     """
-    if 200 <= reply.status < 300:  # noqa: PLR2004 - HTTP
+    if is_success(reply.status):
         return None
     message, code, param = _error_of(reply)
-    for secret in secrets:
-        message = message.replace(secret, "***")
     return APIError(
-        message,
+        config.redact(message),
         status=reply.status,
         code=code,
         param=param,
@@ -211,9 +210,7 @@ def failure(reply: Reply, secrets: list[str], now: float) -> APIError | None:
 
 def no_answer(config: ClientConfig, request: Request, error: Exception) -> str:
     """The words for a request that got no answer."""
-    words = str(error) or "no reason given"
-    for secret in config.secrets:
-        words = words.replace(secret, "***")
+    words = config.redact(str(error) or "no reason given")
     return (
         f"{request.method} {request.path}: no answer from {config.base_url} ({type(error).__name__}: {words})"
     )
@@ -251,7 +248,7 @@ def _excerpt(body: bytes) -> str:
 
 def _hint(reply: Reply, message: str) -> str:
     message = message or "no message"
-    if 300 <= reply.status < 400:  # noqa: PLR2004 - HTTP
+    if is_redirect(reply.status):
         return f"{message} (redirects are not followed: check the connection's base URL)"
     return message
 

@@ -105,6 +105,10 @@ def is_success(status: int) -> bool:
     return HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
 
 
+def is_redirect(status: int) -> bool:
+    return HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST
+
+
 def is_server_error(status: int) -> bool:
     return status >= HTTPStatus.INTERNAL_SERVER_ERROR
 

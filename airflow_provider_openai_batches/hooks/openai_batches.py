@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import time
-from itertools import islice
+from http import HTTPStatus
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseHook, conf
 from msgspec.structs import replace
 
 from airflow_provider_openai_batches import storage
-from airflow_provider_openai_batches.api import protocol
+from airflow_provider_openai_batches.api import protocol, retry
 from airflow_provider_openai_batches.api.client import BatchesSession, MultipartBody
 from airflow_provider_openai_batches.api.config import DEFAULT_CONN_ID, ClientConfig
 from airflow_provider_openai_batches.api.download import Download
+from airflow_provider_openai_batches.compat.supervisor import read_config
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError, TransportError
-from airflow_provider_openai_batches.idempotency import keys
-from airflow_provider_openai_batches.idempotency.create import Creation
+from airflow_provider_openai_batches.idempotency.cancel import REQUEST_SECONDS
+from airflow_provider_openai_batches.idempotency.keys import KEY, one_time_key
+from airflow_provider_openai_batches.idempotency.submit import Creation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -26,8 +28,12 @@ if TYPE_CHECKING:
 
     from airflow_provider_openai_batches.api.models import Batch, BatchPage, File
 
-# Seconds that one request may take while a task is being killed: there must be time for the next one.
-KILL_TIMEOUT = 2.0
+# What a host answers that has no Batch API at the base URL.
+NO_BATCH_API = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
+# How far the clocks of Airflow and the service may differ, in seconds.
+CLOCK_SKEW = 900
+# Pauses in seconds between looks at a completed batch whose file ids lag behind its status.
+SETTLING_PAUSES = (1, 2, 4, 8, 15, 30)
 
 
 class OpenAIBatchesHook(BaseHook):
@@ -69,11 +75,7 @@ class OpenAIBatchesHook(BaseHook):
     def config(self) -> ClientConfig:
         """The connection's settings, read once."""
         if self._config is None:
-            from airflow.providers.common.compat.sdk import mask_secret  # noqa: PLC0415 - at run time only
-
-            self._config = ClientConfig.from_connection(self.get_connection(self.openai_conn_id), os.environ)
-            for secret in self._config.secrets:
-                mask_secret(secret)
+            self._config = read_config(self.openai_conn_id, self.get_connection)
         return self._config
 
     @property
@@ -91,7 +93,7 @@ class OpenAIBatchesHook(BaseHook):
         return self._session
 
     def get_conn(self) -> requests.Session:
-        """The requests session below, for calls that this hook does not know."""
+        """Return the requests session, for calls that this hook does not know."""
         return self.session.http
 
     def close(self) -> None:
@@ -107,9 +109,9 @@ class OpenAIBatchesHook(BaseHook):
             self._session.stopped = True
 
     def sibling(self) -> OpenAIBatchesHook:
-        """Another hook on the same connection, for the few seconds of a kill that interrupts this one."""
+        """Return another hook on the same connection, for a kill that has interrupted a call of this one."""
         other = OpenAIBatchesHook(self.openai_conn_id, sleep=self.sleep)
-        timeout = min(self.config.timeout, KILL_TIMEOUT)
+        timeout = min(self.config.timeout, REQUEST_SECONDS)
         other._config = replace(self.config, connect_timeout=timeout, timeout=timeout, max_attempts=1)
         return other
 
@@ -122,14 +124,13 @@ class OpenAIBatchesHook(BaseHook):
         try:
             self.session.send(protocol.list_batches(limit=1), protocol.read_page, max_attempts=1)
         except APIError as error:
-            if error.status in {401, 403}:
+            if error.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
                 return False, f"The service refuses the API key. {error}"
-            if error.status in {404, 405} or 300 <= error.status < 400:  # noqa: PLR2004 - HTTP
+            if error.status in NO_BATCH_API or retry.is_redirect(error.status):
                 return False, f"No Batch API at {self.config.base_url}: check the base URL. {error}"
             return False, f"The service was reached but did not answer well. {error}"
         except TransportError as error:
-            known = not error.sent
-            what = "The host cannot be reached" if known else "There is no Batch API behind the base URL"
+            what = "There is no Batch API behind the base URL" if error.sent else "The host cannot be reached"
             return False, f"{what}: {error}"
         except OpenAIBatchesError as error:
             return False, str(error)
@@ -159,19 +160,20 @@ class OpenAIBatchesHook(BaseHook):
         :raises CreateUncertainError: if it cannot be found out whether the batch was stored.
         :raises APIError: if the service refuses it.
         """
-        tagged = {keys.KEY: keys.one_time_key(), **(metadata or {})}
+        tagged = {KEY: one_time_key(), **(metadata or {})}
         request = protocol.create_batch(
             input_file_id, endpoint, completion_window, tagged, output_expires_after
         )
         creation = Creation(
-            self.session,
+            lambda: self.session.send(request, protocol.read_batch),
             self.iter_batches_since,
             patience=self.recovery_seconds,
+            max_attempts=self.config.max_attempts,
             sleep=self.sleep,
             log=self.log,
             older=older,
         )
-        return creation.run(request, tagged[keys.KEY])
+        return creation.run(tagged[KEY])
 
     def retrieve_batch(self, batch_id: str) -> Batch:
         """Retrieve a batch."""
@@ -179,7 +181,7 @@ class OpenAIBatchesHook(BaseHook):
 
     def list_batches(self, after: str | None = None, limit: int = 20) -> BatchPage:
         """
-        One page of batches, newest first.
+        Return one page of batches, newest first.
 
         :param after: the id of the last batch of the page before.
         :param limit: 1 to 100.
@@ -187,24 +189,22 @@ class OpenAIBatchesHook(BaseHook):
         return self.session.send(protocol.list_batches(after, limit), protocol.read_page)
 
     def iter_batches(self, limit: int = 100) -> Iterator[Batch]:
-        """All batches, newest first; each once, whatever the service makes of the cursor."""
-        seen: set[str] = set()
-        after = None
-        while True:
-            page = self.list_batches(after, limit)
-            fresh = [batch for batch in page.data if batch.id not in seen]
-            yield from fresh
-            seen.update(batch.id for batch in fresh)
-            if not page.has_more or not fresh:
-                return
-            after = page.data[-1].id
+        """Yield all batches, newest first; each once, whatever the service makes of the cursor."""
+        return _walk(lambda after: self.list_batches(after, limit))
 
     def iter_batches_since(self, since: float) -> Iterator[Batch]:
-        """The batches created at ``since`` (Unix seconds) or later, newest first."""
-        for batch in self.iter_batches():
-            if batch.created_at is not None and batch.created_at < since - keys.CLOCK_SKEW:
-                return
-            yield batch
+        """Yield the batches created at ``since`` (Unix seconds) or later, newest first."""
+        return _created_since(self.iter_batches(), since)
+
+    def settled(self, batch: Batch) -> Batch:
+        """Return the batch once its file ids have caught up with its status, or as it is after a minute."""
+        for pause in SETTLING_PAUSES:
+            if not batch.lacks_files:
+                break
+            self.log.info("Batch %s is completed but does not name its files yet; asking again", batch.id)
+            self.sleep(pause)
+            batch = self.retrieve_batch(batch.id)
+        return batch
 
     def cancel_batch(self, batch_id: str) -> Batch:
         """
@@ -215,12 +215,12 @@ class OpenAIBatchesHook(BaseHook):
         try:
             return self.session.send(protocol.cancel_batch(batch_id), protocol.read_batch)
         except APIError as error:
-            if error.status not in {400, 409}:
+            if error.status not in {HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT}:
                 raise
             batch = self.retrieve_batch(batch_id)
-            if batch.is_over or batch.status == "cancelling":
-                return batch
-            raise
+            if batch.can_be_cancelled:
+                raise
+            return batch
 
     # -- files ---------------------------------------------------------------------------------------------
 
@@ -254,24 +254,23 @@ class OpenAIBatchesHook(BaseHook):
         return self.session.send(protocol.retrieve_file(file_id), protocol.read_file)
 
     def iter_files(self, purpose: str = "batch", limit: int = 100) -> Iterator[File]:
-        """The files of one purpose, newest first."""
-        seen: set[str] = set()
-        after = None
-        while True:
-            page = self.session.send(protocol.list_files(purpose, after, limit), protocol.read_file_page)
-            fresh = [file for file in page.data if file.id not in seen]
-            yield from fresh
-            seen.update(file.id for file in fresh)
-            if not page.has_more or not fresh:
-                return
-            after = page.data[-1].id
+        """Yield the files of one purpose, newest first."""
+        return _walk(
+            lambda after: self.session.send(
+                protocol.list_files(purpose, after, limit), protocol.read_file_page
+            )
+        )
+
+    def iter_files_since(self, since: float) -> Iterator[File]:
+        """Yield the input files uploaded at ``since`` (Unix seconds) or later, newest first."""
+        return _created_since(self.iter_files(), since)
 
     def delete_file(self, file_id: str) -> None:
         """Delete a file; one that is gone already is no error."""
         try:
             self.session.send(protocol.delete_file(file_id), protocol.read_nothing)
         except APIError as error:
-            if error.status != 404:  # noqa: PLR2004 - HTTP
+            if error.status != HTTPStatus.NOT_FOUND:
                 raise
 
     def download_file(self, file_id: str, destination: storage.Location) -> int:
@@ -288,3 +287,40 @@ class OpenAIBatchesHook(BaseHook):
         """The first lines of a file, without downloading the rest."""
         with self.session.stream(protocol.download_file(file_id), 0) as answer:
             return list(islice(answer.iter_lines(), count))
+
+    # -- lineage -------------------------------------------------------------------------------------------
+
+    def note_inputs(self, *locations: storage.Location) -> None:
+        """Tell Airflow's lineage what was read in this hook's name: paths and URIs."""
+        for location in locations:
+            self._lineage.add_input_asset(context=self, uri=storage.uri_of(location))
+
+    def note_outputs(self, *locations: storage.Location) -> None:
+        """Tell Airflow's lineage what was written in this hook's name: paths and URIs."""
+        for location in locations:
+            self._lineage.add_output_asset(context=self, uri=storage.uri_of(location))
+
+    @property
+    def _lineage(self) -> Any:
+        from airflow.providers.common.compat.sdk import get_hook_lineage_collector  # noqa: PLC0415 - not when a DAG is parsed
+
+        return get_hook_lineage_collector()
+
+
+def _walk(fetch: Callable[[str | None], Any]) -> Iterator[Any]:
+    """Yield the items of all pages, each once; ``fetch`` takes the cursor of a page."""
+    seen: set[str] = set()
+    after = None
+    while True:
+        page = fetch(after)
+        fresh = [item for item in page.data if item.id not in seen]
+        yield from fresh
+        seen.update(item.id for item in fresh)
+        if not page.has_more or not fresh:
+            return
+        after = page.data[-1].id
+
+
+def _created_since(newest_first: Iterator[Any], since: float) -> Iterator[Any]:
+    oldest = since - CLOCK_SKEW
+    return takewhile(lambda item: item.created_at is None or item.created_at >= oldest, newest_first)

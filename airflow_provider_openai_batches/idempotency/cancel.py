@@ -1,73 +1,152 @@
-"""What a task does in its last seconds: cancel its batches, those too whose creation is under way."""
+"""
+What becomes of a task's batches when the task is stopped: one table, and who carries it out.
+
+Airflow stops a task, or the trigger of a deferred one, not only when somebody marks it failed or deletes
+its run. It also does so when the task is cleared, when the API server is away for long, when a scheduler has
+given the task to another process, or when a triggerer ends. Then the task goes on, and takes its batches up.
+So the state of the task decides, and where that is unknown, what is known of the stop.
+"""
 
 from __future__ import annotations
 
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from enum import Enum, auto
+from typing import TYPE_CHECKING
 
 from airflow_provider_openai_batches.api.retry import may_repeat
-from airflow_provider_openai_batches.compat import task_state
 from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
-from airflow_provider_openai_batches.idempotency import keys
+from airflow_provider_openai_batches.idempotency.keys import KEY, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from airflow_provider_openai_batches.api.models import Batch
     from airflow_provider_openai_batches.api.retry import Log
-    from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
+    from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
+    from airflow_provider_openai_batches.idempotency.service import Service
 
-# After a kill Airflow gives a running task five seconds before it ends it the hard way, and an answer that is
-# still to come needs some of them.
-KILL_SECONDS = 4.0
+# -- the decision --------------------------------------------------------------------------------------------
+
+
+class Stop(Enum):
+    """How a task was stopped, as far as its code can tell."""
+
+    WITH_TRIES_LEFT = auto()
+    """Its process is told to end, and another try is left."""
+    ON_LAST_TRY = auto()
+    """Its process is told to end, and no other try is left."""
+    TRIGGER_KILLED = auto()
+    """Airflow 3.3 or later called ``on_kill()`` of its trigger."""
+    TRIGGER_CANCELLED = auto()
+    """Its trigger was cancelled, before Airflow 3.3: a kill, a restart or another triggerer."""
+
+
+class Standing(Enum):
+    """What Airflow says of the task."""
+
+    OVER = auto()
+    """No try follows, or the task was deleted: nobody waits for its batches."""
+    RUNNING = auto()
+    """The state that it had before the stop, so it says nothing about what comes."""
+    WAITED_FOR = auto()
+    """Cleared, queued, deferred, to be retried: a next try or another trigger takes its batches up."""
+    UNKNOWN = auto()
+    """Airflow did not answer in time."""
+
+
+# The states after which no try follows; "removed" is also said of a task that was deleted with its run.
+OVER = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+
+CANCEL, LEAVE = True, False
+# A kill that is certain outweighs a state that is not known. A cancelled trigger proves no kill, and a batch
+# that runs on costs less than one that somebody waits for and has lost.
+_DECISIONS: dict[Stop, dict[Standing, bool]] = {
+    Stop.WITH_TRIES_LEFT: {
+        Standing.OVER: CANCEL,
+        Standing.RUNNING: LEAVE,
+        Standing.WAITED_FOR: LEAVE,
+        Standing.UNKNOWN: LEAVE,
+    },
+    Stop.ON_LAST_TRY: {
+        Standing.OVER: CANCEL,
+        Standing.RUNNING: CANCEL,
+        Standing.WAITED_FOR: LEAVE,
+        Standing.UNKNOWN: CANCEL,
+    },
+    Stop.TRIGGER_KILLED: {
+        Standing.OVER: CANCEL,
+        Standing.RUNNING: LEAVE,
+        Standing.WAITED_FOR: LEAVE,
+        Standing.UNKNOWN: CANCEL,
+    },
+    Stop.TRIGGER_CANCELLED: {
+        Standing.OVER: CANCEL,
+        Standing.RUNNING: LEAVE,
+        Standing.WAITED_FOR: LEAVE,
+        Standing.UNKNOWN: LEAVE,
+    },
+}
+
+
+def standing_of(state: str | None) -> Standing:
+    """
+    Say what a task's state means for its batches.
+
+    :param state: Airflow's word, or None if Airflow did not answer.
+    """
+    if state is None:
+        return Standing.UNKNOWN
+    if state in OVER:
+        return Standing.OVER
+    return Standing.RUNNING if state == "running" else Standing.WAITED_FOR
+
+
+def is_to_be_cancelled(stop: Stop, state: str | None) -> bool:
+    """
+    Decide whether the batches of a stopped task are cancelled, or left to those who wait for them.
+
+    :param state: as of :func:`standing_of`.
+    """
+    return _DECISIONS[stop][standing_of(state)]
+
+
+# -- the seconds that there are for it -----------------------------------------------------------------------
+
+# A running task has five seconds between SIGTERM and SIGKILL. Asking Airflow takes up to two of them.
+ASK_SECONDS = 2.0
+# One request of a kill: there must be time for the next one.
+REQUEST_SECONDS = 2.0
+# While an answer may still come that names another batch, the search for it ends before SIGKILL.
+SEARCH_SECONDS = 4.0
 # Where nothing more is to come, cancelling goes on for as long as the process is left alone.
 CANCEL_SECONDS = 30.0
 CANCELS_AT_A_TIME = 8
-# For the question whether the task goes on; it leaves time to cancel.
-ASK_SECONDS = 2.0
-# Among the keys that are looked for: whichever batch of the task runs.
-ANY = "any"
+PAUSE = 0.5
+
+# A trigger's on_kill() has 30 seconds on Airflow 3.3.
+TRIGGER_ASK_SECONDS = 20.0
+TRIGGER_CANCEL_SECONDS = 25.0
+TRIGGER_REQUEST_SECONDS = 8.0
+TRIGGER_SECONDS = 50.0
 
 
-def goes_on(ti: Any) -> bool:
+# -- who carries it out in a task's process ------------------------------------------------------------------
+
+_ANY = "any"  # among the keys that are looked for: whichever batch of the task runs
+
+
+class Canceller:
     """
-    Whether a next try of a task that is being stopped takes up what this one leaves.
+    Cancels batches within the seconds that Airflow leaves to a task that is being stopped.
 
-    Airflow stops a task not only when somebody marks it or deletes its run: also when it is cleared, when the
-    API server is away for long, or when a scheduler has given it to another process. Then somebody waits for
-    its batches again, or does so already.
-
-    :param ti: the task instance, of which this process runs one try.
-    """
-    answers: list[str | None] = []
-
-    def ask() -> None:
-        try:
-            states = task_state.ask(ti.dag_id, ti.run_id, ti.task_id)
-        except Exception:  # noqa: BLE001 - Airflow's releases differ in what they raise; none of it is an answer
-            return
-        answers.append(states.get(task_state.name_among(ti), "removed"))
-
-    # In a thread, because the call that the kill has interrupted may hold the lock that asking needs.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(ASK_SECONDS)
-    if answers and answers[0] != "running":
-        return answers[0] not in task_state.OVER
-    return bool(ti.try_number <= getattr(ti, "max_tries", 0))
-
-
-class Killer:
-    """
-    Cancels within the seconds that Airflow leaves to a task that is being killed.
-
-    :param hook: one of its own (:meth:`OpenAIBatchesHook.sibling`): it interrupts another one's calls.
+    :param service: a sibling of the task's own (:meth:`.Service.sibling`), whose call the stop may have
+        interrupted.
+    :param seconds: how long failed cancels are repeated.
     """
 
-    def __init__(self, hook: OpenAIBatchesHook, log: Log, seconds: float = CANCEL_SECONDS) -> None:
-        self._hook = hook
+    def __init__(self, service: Service, log: Log, seconds: float = CANCEL_SECONDS) -> None:
+        self._service = service
         self._log = log
         self._deadline = time.monotonic() + seconds
 
@@ -76,7 +155,7 @@ class Killer:
         return time.monotonic() > self._deadline
 
     def cancel(self, batch_ids: Iterable[str]) -> None:
-        """Cancel batches, several at a time; what fails is tried again until the time is over."""
+        """Cancel batches, several at a time; what fails is repeated until the time is over."""
         left = list(batch_ids)
         while left:
             failed = []
@@ -89,7 +168,7 @@ class Killer:
                     self._log.error("Batch %s could not be cancelled and may run on: %s", batch_id, answer)
             left = failed
             if left:
-                self._hook.sleep(0.5)
+                self._service.sleep(PAUSE)
 
     def _cancel_each(self, batch_ids: list[str]) -> list[Batch | OpenAIBatchesError]:
         if len(batch_ids) == 1:
@@ -99,13 +178,13 @@ class Killer:
 
     def _cancel_one(self, batch_id: str) -> Batch | OpenAIBatchesError:
         try:
-            return self._hook.cancel_batch(batch_id)
+            return self._service.cancel_batch(batch_id)
         except OpenAIBatchesError as error:
             return error
 
     def find_and_cancel(
         self,
-        task_key: str,
+        task: TaskIdentity,
         pending: set[str],
         since: float,
         *,
@@ -116,34 +195,34 @@ class Killer:
         Cancel the task's batches that the list shows.
 
         :param pending: keys of creates whose answer has not come: looked for until found or out of time.
-        :param since: Unix seconds before which none was created.
+        :param since: Unix seconds before which none of the batches was created.
         :param older: ids of batches that were there before those creates, and may have the same keys.
-        :param unseen: look as long for one that runs, because an earlier try may have left one that is not
-            listed yet.
+        :param unseen: look just as long for one that runs, because an earlier try may have left one that is
+            not listed yet.
         """
-        missing = pending | ({ANY} if unseen else set())
-        while not self._look(task_key, missing, since, older) or missing:
+        missing = pending | ({_ANY} if unseen else set())
+        while not self._look(task, missing, since, older) or missing:
             if self._is_late:
                 break
-            self._hook.sleep(0.5)
-        missing.discard(ANY)
+            self._service.sleep(PAUSE)
+        missing.discard(_ANY)
         if missing:
             self._log.error(
                 "The task is stopped while a batch is being created, and the list does not show it yet. It is"
                 " cancelled if its answer still comes; if not, look for a batch with metadata %s=%s",
-                keys.KEY,
+                KEY,
                 ", ".join(missing),
             )
 
-    def _look(self, task_key: str, missing: set[str], since: float, older: Collection[str]) -> bool:
+    def _look(self, task: TaskIdentity, missing: set[str], since: float, older: Collection[str]) -> bool:
         """Read the list once, cancel what is met, and take it off ``missing``; False if that broke off."""
         try:
-            for batch in self._hook.iter_batches_since(since):
-                if keys.outdated([batch], task_key, keys=()):
+            for batch in self._service.iter_batches_since(since):
+                if task.owns(batch) and batch.can_be_cancelled:
                     self.cancel([batch.id])
-                    missing.discard(ANY)
+                    missing.discard(_ANY)
                 if batch.id not in older:
-                    missing.discard(keys.key_of(batch) or "")
+                    missing.discard(key_of(batch) or "")
                 if self._is_late:
                     break
         except OpenAIBatchesError as error:

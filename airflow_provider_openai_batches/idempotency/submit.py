@@ -1,36 +1,125 @@
 """
 From an input to its one batch: find the one that an earlier try left, or upload and create.
 
-Shared by every operator that submits. A first try sends no request more than it must: upload and create.
+``POST /batches`` has no idempotency key. So a create is repeated only when the answer proves that nothing was
+stored; after any other failure the newest batches are searched for the key that the create carried.
 """
 
 from __future__ import annotations
 
 import time
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import tenacity
 
 from airflow_provider_openai_batches.api import retry
-from airflow_provider_openai_batches.exceptions import APIError, TaskKilled
-from airflow_provider_openai_batches.idempotency import keys as naming
-from airflow_provider_openai_batches.idempotency.cancel import CANCEL_SECONDS, KILL_SECONDS, Killer
+from airflow_provider_openai_batches.exceptions import (
+    APIError,
+    CreateUncertainError,
+    OpenAIBatchesError,
+    TaskKilled,
+    TransportError,
+)
+from airflow_provider_openai_batches.idempotency.cancel import CANCEL_SECONDS, SEARCH_SECONDS, Canceller
+from airflow_provider_openai_batches.idempotency.keys import KEY, key_of, one_time_key
+from airflow_provider_openai_batches.idempotency.ledger import FIRST_PAUSE, LONGEST_PAUSE, choose
 from airflow_provider_openai_batches.observability import metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from airflow_provider_openai_batches.api.models import Batch
     from airflow_provider_openai_batches.api.retry import Log
-    from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
     from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
-    from airflow_provider_openai_batches.storage import Location
+    from airflow_provider_openai_batches.idempotency.ledger import Ledger
+    from airflow_provider_openai_batches.idempotency.service import Service
+
+FILE_ATTEMPTS = 4
+
+
+class Creation:
+    """
+    One create, sent until its batch is known.
+
+    :param send: sends the create; it repeats by itself what may be repeated at once.
+    :param batches_since: lists the batches created at a Unix time or later, newest first.
+    :param patience: seconds for which a batch is looked for, because a list may lag behind.
+    :param max_attempts: how often the create is sent at the most.
+    :param older: ids of batches with the same key that were there before: this create did not make them.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[], Batch],
+        batches_since: Callable[[float], Iterable[Batch]],
+        *,
+        patience: float,
+        max_attempts: int,
+        sleep: Callable[[float], None],
+        log: Log,
+        older: Collection[str] = (),
+    ) -> None:
+        self._send = send
+        self._batches_since = batches_since
+        self._patience = patience
+        self._max_attempts = max_attempts
+        self._sleep = sleep
+        self._log = log
+        self._older = frozenset(older)
+
+    def run(self, key: str) -> Batch:
+        """
+        Return the batch, which carries ``key``.
+
+        :raises APIError: if the service refuses it.
+        :raises CreateUncertainError: if it cannot be found out whether the batch was stored.
+        """
+        for attempt in range(1, self._max_attempts + 1):
+            started = time.time()
+            try:
+                return self._send()
+            except (APIError, TransportError) as error:
+                if retry.verdict_of(retry.CREATE, error) is not retry.Verdict.MAYBE_STORED:
+                    raise
+                self._log.warning(
+                    "create_batch: attempt %d has no certain outcome (%s); looking for its batch by its key",
+                    attempt,
+                    error,
+                )
+                if batch := self._look(key, started):
+                    metrics.batch_adopted(batch)
+                    self._log.info("create_batch: batch %s was stored; it is adopted", batch.id)
+                    return batch
+                last = error
+                self._log.info(
+                    "create_batch: no batch with key %s within %.0f s; sending it again", key, self._patience
+                )
+        raise last
+
+    def _look(self, key: str, started: float) -> Batch | None:
+        """Return None only if the last look was at a whole list, after all the patience."""
+        waited, pause = 0.0, FIRST_PAUSE
+        while True:
+            try:
+                listed = self._batches_since(started)
+                batch = next((b for b in listed if key_of(b) == key and b.id not in self._older), None)
+            except OpenAIBatchesError as error:
+                if waited >= self._patience:
+                    raise CreateUncertainError(
+                        "The answer to the creation of a batch was lost, and the list cannot be read to find "
+                        f"out whether it was stored ({error}). Nothing was sent again. The task's next try "
+                        f"looks for it; by hand, look for a batch with metadata {KEY}={key}."
+                    ) from error
+                batch = None
+            if batch or waited >= self._patience:
+                return batch
+            self._sleep(pause)
+            waited, pause = waited + pause, min(pause * 2, LONGEST_PAUSE)
 
 
 class BatchSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked of the service, the input aside."""
+    """What is asked of the service, apart from the input."""
 
     endpoint: str
     completion_window: str = "24h"
@@ -38,97 +127,23 @@ class BatchSpec(msgspec.Struct, frozen=True, kw_only=True):
     output_expires_after: int | Mapping[str, Any] | None = None
 
 
-class Ledger:
-    """
-    This task's batches as the service lists them.
-
-    :param since: Unix seconds before which none of them was created; None for a first try, which has none.
-    """
-
-    def __init__(self, hook: OpenAIBatchesHook, task: TaskIdentity, since: float | None) -> None:
-        self._hook = hook
-        self._prefix = f"{task.task_key}-"
-        self._found: dict[str, Batch] | None = None if since is not None else {}
-        self._waited, self._pause = 0.0, 0.5
-        self.since = since
-
-    @property
-    def batches(self) -> list[Batch]:
-        """The task's own batches, newest first."""
-        if self._found is None:
-            self._found = self._read(max(self.since or 0.0, time.time() - naming.MAX_AGE))
-        return list(self._found.values())
-
-    @property
-    def seen(self) -> frozenset[str]:
-        """Ids of those that were read so far."""
-        return frozenset(self._found or ())
-
-    def look_again(self) -> bool:
-        """
-        Wait a little and read the newest batches again.
-
-        An earlier try may have died a moment ago, and the list may lag as it may after a lost answer.
-
-        :return: False once that has been waited for; on a first try and after a kill at once.
-        """
-        left = self._hook.recovery_seconds - self._waited
-        if self.since is None or left <= 0 or self._hook.stopped:
-            return False
-        pause = min(self._pause, left)
-        self._hook.sleep(pause)
-        self._waited, self._pause = self._waited + pause, min(self._pause * 2, 8.0)
-        fresh = self._read(time.time() - self._hook.recovery_seconds)
-        self._found = fresh | {batch.id: batch for batch in self.batches if batch.id not in fresh}
-        return True
-
-    @property
-    def unseen_since(self) -> float | None:
-        """Unix seconds from which on there may be batches that were not seen; None if there can be none."""
-        if self._found is None:
-            return self.since
-        patience = self._hook.recovery_seconds
-        return time.time() - patience if self.since is not None and self._waited < patience else None
-
-    def note(self, batch: Batch) -> None:
-        """Take over what the service answered about one of them."""
-        if self._found is not None:
-            self._found[batch.id] = batch
-
-    def _read(self, since: float) -> dict[str, Batch]:
-        listed = self._hook.iter_batches_since(since)
-        return {batch.id: batch for batch in listed if (naming.key_of(batch) or "").startswith(self._prefix)}
-
-    @cached_property
-    def files(self) -> dict[str, str]:
-        """Ids of the files that earlier tries uploaded, by name."""
-        if self.since is None:
-            return {}
-        found: dict[str, str] = {}
-        for file in self._hook.iter_files():
-            if file.created_at is not None and file.created_at < self.since - naming.CLOCK_SKEW:
-                break
-            if file.filename and file.status != "error":
-                found.setdefault(file.filename, file.id)
-        return found
-
-
 class Submitter:
     """
     Submits the batches of one task.
 
+    :param ledger: what earlier tries left; None on a first try, which has nothing to look for.
     :param reuse: whether batches of earlier tries are taken up; if not, those that still run are cancelled.
     """
 
     def __init__(
-        self, hook: OpenAIBatchesHook, task: TaskIdentity, ledger: Ledger, log: Log, *, reuse: bool = True
+        self, service: Service, task: TaskIdentity, ledger: Ledger | None, log: Log, *, reuse: bool = True
     ) -> None:
-        self.hook = hook
+        self.service = service
         self.task = task
         self.ledger = ledger
         self._log = log
         self._reuse = reuse
-        self._salt = "" if reuse else naming.one_time_key()
+        self._salt = "" if reuse else one_time_key()
         self._asked: set[str] = set()
         self._killed = self._answer_lost = False
         # What a kill has to cancel: the batches, and the keys of creates whose answer is not there yet.
@@ -139,11 +154,13 @@ class Submitter:
         return self.task.key(input_digest + self._salt, shard)
 
     def find(self, key: str) -> Batch | None:
-        """The batch that an earlier try made of the same input, if it can be used."""
-        batch = self._usable(key)
+        """Return the batch that an earlier try made of the same input, if it can be used."""
+        if self.ledger is None:
+            return None
+        batch = self._usable(self.ledger, key)
         while batch is None and self.ledger.look_again():
             self.cancel_outdated(self._asked)
-            batch = self._usable(key)
+            batch = self._usable(self.ledger, key)
         if batch:
             metrics.batch_adopted(batch)
             self._log.info(
@@ -153,29 +170,30 @@ class Submitter:
                 self.known.add(batch.id)
         return batch
 
-    def _usable(self, key: str) -> Batch | None:
-        return naming.choose(self.ledger.batches, key) if self._reuse else None
+    def _usable(self, ledger: Ledger, key: str) -> Batch | None:
+        return choose(ledger.batches, key) if self._reuse else None
 
     def cancel_outdated(self, keys: set[str]) -> None:
-        """Cancel what earlier tries left running for an input that this one does not ask any more."""
+        """Cancel what earlier tries left running for an input that this one no longer asks about."""
         self._asked = keys
-        for batch in naming.outdated(self.ledger.batches, self.task.task_key, keys):
-            if self.hook.stopped:
+        if self.ledger is None:
+            return
+        for batch in self.ledger.outdated(keys):
+            if self.service.stopped:
                 raise TaskKilled(f"The task is being stopped: batch {batch.id} of an earlier try is left.")
             self._log.warning("Batch %s still runs for an input of an earlier try; cancelling it", batch.id)
-            self.ledger.note(self.hook.cancel_batch(batch.id))
+            self.ledger.note(self.service.cancel_batch(batch.id))
 
     def submit_file_id(self, spec: BatchSpec, key: str, input_file_id: str) -> Batch:
         """Create the batch of a file that is at the service already."""
-        metadata = self.task.metadata(key, spec.metadata)
-        older = [batch.id for batch in self.ledger.batches if naming.key_of(batch) == key]
+        older = [batch.id for batch in self.ledger.with_key(key)] if self.ledger else []
         self.pending[key] = time.time()
         try:
-            batch = self.hook.create_batch(
+            batch = self.service.create_batch(
                 input_file_id,
                 spec.endpoint,
                 spec.completion_window,
-                metadata,
+                self.task.metadata(key, spec.metadata),
                 spec.output_expires_after,
                 older=older,
             )
@@ -189,7 +207,7 @@ class Submitter:
         self.known.add(batch.id)
         del self.pending[key]
         if self._killed:
-            Killer(self.hook.sibling(), self._log, CANCEL_SECONDS).cancel([batch.id])
+            self._canceller(CANCEL_SECONDS).cancel([batch.id])
             raise TaskKilled(f"The task was stopped while batch {batch.id} was created; it is cancelled.")
         metrics.batch_created(batch)
         self._log.info("Batch %s created: %s, %s", batch.id, spec.endpoint, batch.status)
@@ -199,7 +217,7 @@ class Submitter:
         self,
         spec: BatchSpec,
         key: str,
-        source: Location,
+        source: Any,
         expires_after: int | Mapping[str, Any] | None = None,
     ) -> Batch:
         """Upload a file, or find it where an earlier try left it, and create its batch."""
@@ -212,23 +230,23 @@ class Submitter:
                 if not retry.is_unusable(error):
                     raise
                 self._log.info("Input file %s cannot be used any more (%s); uploading it again", known, error)
-        file = self.hook.upload_file(source, name, expires_after)
+        file = self.service.upload_file(source, name, expires_after)
         self._log.info("Input file %s uploaded: %s bytes", file.id, file.bytes)
         return self._after_upload(lambda: self.submit_file_id(spec, key, file.id))
 
     def _known_file(self, key: str, name: str) -> str | None:
-        if not self._reuse:
+        if self.ledger is None or not self._reuse:
             return None
-        earlier = (batch.input_file_id for batch in self.ledger.batches if naming.key_of(batch) == key)
-        return next((file_id for file_id in earlier if file_id), None) or self.ledger.files.get(name)
+        named = (batch.input_file_id for batch in self.ledger.with_key(key))
+        return next((file_id for file_id in named if file_id), None) or self.ledger.files.get(name)
 
     def _after_upload(self, create: Callable[[], Batch]) -> Batch:
         """A file can need a moment after its upload before a batch may use it."""
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(retry.is_file_not_ready),
-            stop=tenacity.stop_after_attempt(4),
+            stop=tenacity.stop_after_attempt(FILE_ATTEMPTS),
             wait=tenacity.wait_exponential(multiplier=1),
-            sleep=self.hook.sleep,
+            sleep=self.service.sleep,
             reraise=True,
         )
         return retrying(create)
@@ -236,15 +254,18 @@ class Submitter:
     def kill(self) -> None:
         """Begin nothing any more, and cancel all that this task has running, known or not yet known."""
         self._killed = True
-        self.hook.stop()
-        unseen = self.ledger.unseen_since
+        self.service.stop()
+        unseen = self.ledger.unseen_since if self.ledger else None
         unknown = unseen is not None and not self.known
-        seconds = KILL_SECONDS if self.pending or unknown else CANCEL_SECONDS
+        seconds = SEARCH_SECONDS if self.pending or unknown else CANCEL_SECONDS
         if self._answer_lost:
-            seconds = max(seconds, self.hook.recovery_seconds)
-        killer = Killer(self.hook.sibling(), self._log, seconds)
-        killer.cancel(self.known)
+            seconds = max(seconds, self.service.recovery_seconds)
+        canceller = self._canceller(seconds)
+        canceller.cancel(self.known)
         since = [*self.pending.values(), *([] if unseen is None else [unseen])]
         if since:
-            pending, older = set(self.pending), self.ledger.seen
-            killer.find_and_cancel(self.task.task_key, pending, min(since), older=older, unseen=unknown)
+            older = self.ledger.seen if self.ledger else ()
+            canceller.find_and_cancel(self.task, set(self.pending), min(since), older=older, unseen=unknown)
+
+    def _canceller(self, seconds: float) -> Canceller:
+        return Canceller(self.service.sibling(), self._log, seconds)

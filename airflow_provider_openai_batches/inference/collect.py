@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_openai_batches.inference.data.result_lines import RowError
 from airflow_provider_openai_batches.observability import metrics
-from airflow_provider_openai_batches.operators.base import settled
 
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.models import Batch
@@ -28,8 +27,8 @@ def collect(attempt: Attempt) -> None:
 
 def _take(attempt: Attempt, record: Record) -> bool:
     """Download a batch's results; whether it was rejected because too many tokens are enqueued."""
-    hook = attempt.submitter.hook
-    batch = settled(hook, hook.retrieve_batch(str(record.batch_id)))
+    hook = attempt.submitter.service
+    batch = hook.settled(hook.retrieve_batch(str(record.batch_id)))
     record.saw(batch)
     if not batch.is_over:
         return False
@@ -58,7 +57,7 @@ def _take(attempt: Attempt, record: Record) -> bool:
 def _download(attempt: Attempt, file_id: str, name: str) -> None:
     """A file that is there is whole."""
     if not attempt.place.has(name):
-        attempt.submitter.hook.download_file(file_id, attempt.place.here / name)
+        attempt.submitter.service.download_file(file_id, attempt.place.here / name)
         attempt.place.store([name])
 
 

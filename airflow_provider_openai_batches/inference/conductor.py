@@ -16,7 +16,7 @@ from airflow_provider_openai_batches.exceptions import (
     OpenAIBatchesError,
     TransportError,
 )
-from airflow_provider_openai_batches.idempotency.submit import Ledger
+from airflow_provider_openai_batches.idempotency.ledger import Ledger
 from airflow_provider_openai_batches.inference import landing
 from airflow_provider_openai_batches.inference.collect import collect
 from airflow_provider_openai_batches.inference.earlier import cancel_outdated, take_up
@@ -72,7 +72,8 @@ class Conductor:
         """
         attempt = self.attempt
         submitter = attempt.submitter
-        submitter.ledger = Ledger(submitter.hook, submitter.task, attempt.records.since)
+        since = attempt.records.since
+        submitter.ledger = None if since is None else Ledger(submitter.service, submitter.task, since)
         try:
             wait = self._until_nothing_is_left()
         except CreateUncertainError as error:

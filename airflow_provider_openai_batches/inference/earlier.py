@@ -8,6 +8,7 @@ from airflow_provider_openai_batches.idempotency import keys
 
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.models import Batch
+    from airflow_provider_openai_batches.idempotency.ledger import Ledger
     from airflow_provider_openai_batches.inference.attempt import Attempt
     from airflow_provider_openai_batches.inference.data.job import Shard
 
@@ -22,12 +23,12 @@ def take_up(attempt: Attempt) -> None:
     and the list may lag.
     """
     ledger = attempt.submitter.ledger
-    if ledger.since is None:
+    if ledger is None:
         return
-    _refresh(attempt)
-    _match(attempt)
+    _refresh(attempt, ledger)
+    _match(attempt, ledger)
     while attempt.open_shards and ledger.look_again():
-        _match(attempt)
+        _match(attempt, ledger)
 
 
 def cancel_outdated(attempt: Attempt) -> None:
@@ -36,19 +37,19 @@ def cancel_outdated(attempt: Attempt) -> None:
         attempt.submitter.cancel_outdated({attempt.key(shard) for shard in attempt.job.shards})
 
 
-def _refresh(attempt: Attempt) -> None:
+def _refresh(attempt: Attempt, ledger: Ledger) -> None:
     """What is known of running batches may be of long ago."""
-    listed = {batch.id: batch for batch in attempt.submitter.ledger.batches}
+    listed = {batch.id: batch for batch in ledger.batches}
     for shard in attempt.job.shards:
         record = attempt.records.of(shard.index)
         if record.is_active and record.batch_id in listed:
             _adopt(attempt, shard, listed[record.batch_id])
 
 
-def _match(attempt: Attempt) -> None:
+def _match(attempt: Attempt, ledger: Ledger) -> None:
     """Of a rejected batch nothing is left but its input file."""
     listed: dict[str | None, list[Batch]] = {}
-    for batch in attempt.submitter.ledger.batches:
+    for batch in ledger.batches:
         listed.setdefault(keys.key_of(batch), []).append(batch)
     for shard in attempt.open_shards:
         record = attempt.records.of(shard.index)

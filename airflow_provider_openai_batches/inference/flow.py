@@ -14,7 +14,6 @@ from airflow_provider_openai_batches.inference.data.job import ROWS_FILE, Job
 from airflow_provider_openai_batches.inference.data.manifest import check_target
 from airflow_provider_openai_batches.inference.records import RECORDS_FILE, Records
 from airflow_provider_openai_batches.inference.settings import failure, in_words
-from airflow_provider_openai_batches.observability import lineage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -110,7 +109,7 @@ class Flow:
         for record in self.conductor.attempt.records.active:
             batch_id = str(record.batch_id)
             try:
-                ends.append(f"{batch_id} is {self.submitter.hook.cancel_batch(batch_id).status}")
+                ends.append(f"{batch_id} is {self.submitter.service.cancel_batch(batch_id).status}")
             except OpenAIBatchesError as error:
                 ends.append(f"{batch_id} is not cancelled and may run on ({error})")
         return ends
@@ -131,7 +130,7 @@ class Flow:
             )
         manifest = landing.manifest_of(merged, attempt, time.time())
         manifest.write(self.place.output)
-        lineage.wrote(self.submitter.hook, self.place.output)
+        self.submitter.service.note_outputs(self.place.output)
         self._clean_up(attempt.records)
         self._log.info("%s: %s", self.place.output, in_words(manifest.counts))
         return landing.summary_of(manifest, str(self.place.output))
@@ -200,7 +199,7 @@ class Flow:
         if file_id is None:
             return
         try:
-            self.submitter.hook.delete_file(file_id)
+            self.submitter.service.delete_file(file_id)
         except OpenAIBatchesError as error:
             self._log.warning("Input file %s could not be deleted: %s", file_id, error)
 

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_openai_batches import storage
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.observability import lineage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
+    from airflow_provider_openai_batches.idempotency.service import Service
 
 SQL_CHUNK = 2_000
 
 
-def rows_of_files(input_uri: Any, hook: OpenAIBatchesHook) -> Iterator[dict[str, Any]]:
+def rows_of_files(input_uri: Any, hook: Service) -> Iterator[dict[str, Any]]:
     """
     Yield the rows of one or several files, globs and directories.
 
@@ -32,7 +31,7 @@ def rows_of_files(input_uri: Any, hook: OpenAIBatchesHook) -> Iterator[dict[str,
     several = isinstance(input_uri, Iterable) and not isinstance(input_uri, str | os.PathLike)
     uris = list(input_uri) if several and not hasattr(input_uri, "open") else [input_uri]
     rows = read_rows([storage.as_path(uri) for uri in uris])
-    lineage.read(hook, *uris)
+    hook.note_inputs(*uris)
     return rows
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from airflow_provider_openai_batches.api import validation
 from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.idempotency.keys import METADATA_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
 
 FailOn = Literal["none", "any"] | float
-
-# The pairs that the provider adds to each batch's metadata.
-ADDED = ("airflow_key", "airflow_dag_id", "airflow_run_id", "airflow_task_id", "airflow_map_index")
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +56,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
         validation.check_endpoint(self.endpoint)
         validation.check_text(self.completion_window, "completion_window")
-        validation.check_metadata({**self.metadata, **dict.fromkeys(ADDED, "")})
+        validation.check_metadata({**self.metadata, **dict.fromkeys(METADATA_KEYS, "")})
         check_output(self.output, self.output_format)
         if self.retry_invalid and self.schema is None:
             raise InvalidInputError("retry_invalid=True needs an output_schema: nothing else is invalid.")

@@ -12,9 +12,12 @@ from airflow.providers.common.compat.sdk import BaseOperator, conf
 from airflow_provider_openai_batches.api import outcome, retry
 from airflow_provider_openai_batches.api.config import DEFAULT_CONN_ID
 from airflow_provider_openai_batches.api.validation import check_interval
+from airflow_provider_openai_batches.compat.supervisor import task_state
 from airflow_provider_openai_batches.exceptions import BatchTimeout, OpenAIBatchesError, TaskKilled
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
+from airflow_provider_openai_batches.idempotency import cancel
 from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
+from airflow_provider_openai_batches.links import OpenAIBatchLink
 from airflow_provider_openai_batches.observability import metrics
 
 if TYPE_CHECKING:
@@ -23,12 +26,9 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.models import Batch
     from airflow_provider_openai_batches.triggers.openai_batches import OpenAIBatchTrigger
 
-# Pauses in seconds between looks at a completed batch whose file ids lag behind its status.
-SETTLING_PAUSES = (1, 2, 4, 8, 15, 30)
-
 
 def deployment_id() -> str:
-    """What tells this Airflow's batches from those of another one on the same API key."""
+    """Return what tells this Airflow's batches from those of another one on the same API key."""
     chosen = conf.get("openai_batches", "deployment_id", fallback="")
     return str(chosen or conf.get("api", "base_url", fallback=""))
 
@@ -40,21 +40,13 @@ def task_identity(context: Context) -> TaskIdentity:
 
 
 def search_since(context: Context) -> float | None:
-    """Unix seconds from which on earlier tries may have left batches; None on the first try."""
-    if context["ti"].try_number <= 1:
-        return None
+    """Return the Unix seconds from which on earlier tries may have left batches; None on the first try."""
+    return None if context["ti"].try_number <= 1 else began(context)
+
+
+def began(context: Context) -> float:
+    """Return the Unix seconds before which the DAG run has no batch."""
     return context["dag_run"].run_after.timestamp()
-
-
-def settled(hook: OpenAIBatchesHook, batch: Batch) -> Batch:
-    """The batch once its file ids have caught up with its status, or as it is after a minute."""
-    for pause in SETTLING_PAUSES:
-        if not outcome.lacks_files(batch):
-            break
-        hook.log.info("Batch %s is completed but does not name its files yet; asking again", batch.id)
-        hook.sleep(pause)
-        batch = hook.retrieve_batch(batch.id)
-    return batch
 
 
 def raise_unless_good(hook: OpenAIBatchesHook, batch: Batch) -> None:
@@ -65,14 +57,22 @@ def raise_unless_good(hook: OpenAIBatchesHook, batch: Batch) -> None:
     :raises BatchExpired: if the window ended first.
     :raises BatchCancelled: if it was cancelled.
     """
+    if batch.is_good:
+        return
     first_errors: list[str] = []
-    if outcome.all_failed(batch) and batch.error_file_id:
+    if batch.status == "completed" and batch.error_file_id:
         try:
             first_errors = outcome.describe_errors(hook.first_lines(batch.error_file_id))
         except OpenAIBatchesError as failure:
             hook.log.warning("The first errors of batch %s cannot be read: %s", batch.id, failure)
     if error := outcome.error_of(batch, first_errors):
         raise error
+
+
+def store_link(context: Context, hook: OpenAIBatchesHook, batch_id: str) -> None:
+    """Store the link to a batch at once, so that the button is there while the task waits."""
+    if link := hook.config.batch_link(batch_id):
+        context["ti"].xcom_push(OpenAIBatchLink().xcom_key, link)
 
 
 class BatchOperator(BaseOperator):
@@ -123,7 +123,7 @@ class WaitingOperator(BatchOperator):
         return self._wait(context, self._trigger(batch_ids, end_time))
 
     def _trigger(self, batch_ids: list[str], end_time: float | None) -> OpenAIBatchTrigger:
-        from airflow_provider_openai_batches.triggers.openai_batches import (  # noqa: PLC0415 - parsing pays not
+        from airflow_provider_openai_batches.triggers.openai_batches import (  # noqa: PLC0415 - not when a DAG is parsed
             OpenAIBatchTrigger,
         )
 
@@ -152,7 +152,7 @@ class WaitingOperator(BatchOperator):
         if event["status"] == "timeout":
             self.on_timeout(event)
         try:
-            batches = [settled(self.hook, self.hook.retrieve_batch(batch_id)) for batch_id in self._batch_ids]
+            batches = [self.hook.settled(self.hook.retrieve_batch(batch_id)) for batch_id in self._batch_ids]
         except OpenAIBatchesError as error:
             if not retry.may_repeat("retrieve_batch", error):
                 raise
@@ -163,20 +163,20 @@ class WaitingOperator(BatchOperator):
         return self.finish(context, batches)
 
     def on_timeout(self, event: dict[str, Any]) -> None:
-        """End the task whose deadline passed."""
+        """End a task whose deadline passed."""
         raise BatchTimeout(event["message"])
 
     def finish(self, context: Context, batches: list[Batch]) -> Any:  # noqa: ARG002 - of those that override it
-        """What the task returns when its batches are over."""
+        """Return the task's result when its batches are over."""
         return [batch.to_dict() for batch in batches]
 
     def ready_to_be_killed(self, context: Context) -> None:
-        """Get what :meth:`on_kill` needs and cannot ask for: it may have interrupted just such a call."""
+        """Read what :meth:`on_kill` needs; it cannot, for it may have interrupted just such a call."""
         _ = self.hook.config
         self._ti = context["ti"]
 
     def end_if_killed(self) -> None:
-        """Airflow lets a task run on after :meth:`on_kill`, and an early one found nothing to cancel."""
+        """Airflow lets a task run on after :meth:`on_kill`, and an early call found nothing to cancel."""
         if self.hook.stopped and self._cancel_if_over():
             raise TaskKilled("The task was stopped; what it had running is cancelled.")
 
@@ -186,11 +186,11 @@ class WaitingOperator(BatchOperator):
         self._cancel_if_over()
 
     def _cancel_if_over(self) -> bool:
-        from airflow_provider_openai_batches.idempotency.cancel import goes_on  # noqa: PLC0415 - only on a kill
-
         if not self.cancel_on_kill or self._ti is None:
             return False
-        if goes_on(self._ti):
+        has_tries = self._ti.try_number <= getattr(self._ti, "max_tries", 0)
+        stop = cancel.Stop.WITH_TRIES_LEFT if has_tries else cancel.Stop.ON_LAST_TRY
+        if not cancel.is_to_be_cancelled(stop, task_state(self._ti, cancel.ASK_SECONDS)):
             self.log.info("This try is stopped, but the task goes on: what it has running is left to it")
             return False
         self.cancel_running()
@@ -198,15 +198,13 @@ class WaitingOperator(BatchOperator):
 
     def cancel_running(self) -> None:
         """Cancel what this task has running."""
-        from airflow_provider_openai_batches.idempotency.cancel import Killer  # noqa: PLC0415 - only on a kill
-
         if self._batch_ids:
-            Killer(self.hook.sibling(), self.log).cancel(self._batch_ids)
+            cancel.Canceller(self.hook.sibling(), self.log).cancel(self._batch_ids)
 
 
 async def first_event(trigger: OpenAIBatchTrigger) -> dict[str, Any]:
-    """Run a trigger in this process."""
+    """Run a trigger in this process, and return the payload of its event."""
     async for event in trigger.run():
         payload: dict[str, Any] = event.payload
         return payload
-    raise OpenAIBatchesError("The wait ended without a word.")
+    raise OpenAIBatchesError("The wait ended without an event.")

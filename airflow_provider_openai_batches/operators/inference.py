@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_openai_batches.api import models, validation
 from airflow_provider_openai_batches.exceptions import BatchTimeout, InvalidInputError, OpenAIBatchesError
-from airflow_provider_openai_batches.idempotency.submit import Ledger, Submitter
+from airflow_provider_openai_batches.idempotency.ledger import Ledger
+from airflow_provider_openai_batches.idempotency.submit import Submitter
 from airflow_provider_openai_batches.inference.settings import Plan, check_count, check_fail_on
 from airflow_provider_openai_batches.operators.base import (
     WaitingOperator,
@@ -282,7 +283,9 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         if not self.is_dry_run:
             self.ready_to_be_killed(context)
         task = task_identity(context)
-        self._submitter = Submitter(self.hook, task, Ledger(self.hook, task, since), self.log)
+        self._submitter = Submitter(
+            self.hook, task, None if since is None else Ledger(self.hook, task, since), self.log
+        )
         self.end_if_killed()
         return Flow(
             self._plan(), Workplace(self.output_uri, task.task_key[:12]), self._submitter, since, self.log

@@ -8,15 +8,16 @@ from airflow_provider_openai_batches import storage
 from airflow_provider_openai_batches.api import input_file, validation
 from airflow_provider_openai_batches.api.models import plain
 from airflow_provider_openai_batches.exceptions import BatchTimeout, InvalidInputError, OpenAIBatchesError
-from airflow_provider_openai_batches.idempotency.submit import BatchSpec, Ledger, Submitter
+from airflow_provider_openai_batches.idempotency.keys import METADATA_KEYS
+from airflow_provider_openai_batches.idempotency.ledger import Ledger
+from airflow_provider_openai_batches.idempotency.submit import BatchSpec, Submitter
 from airflow_provider_openai_batches.links import OpenAIBatchLink
-from airflow_provider_openai_batches.observability import lineage
 from airflow_provider_openai_batches.operators.base import (
     BatchOperator,
     WaitingOperator,
     raise_unless_good,
     search_since,
-    settled,
+    store_link,
     task_identity,
 )
 
@@ -109,31 +110,31 @@ class OpenAICreateBatchOperator(WaitingOperator):
         self._check_source()
         self.ready_to_be_killed(context)
         task = task_identity(context)
-        self._submitter = Submitter(
-            self.hook, task, Ledger(self.hook, task, search_since(context)), self.log, reuse=self.reuse
-        )
+        since = search_since(context)
+        ledger = None if since is None else Ledger(self.hook, task, since)
+        self._submitter = Submitter(self.hook, task, ledger, self.log, reuse=self.reuse)
         self.end_if_killed()
         batch = self._submit(self._submitter, self._check_input())
         self._batch_ids = [batch.id]
         context["ti"].xcom_push("batch_id", batch.id)
-        OpenAIBatchLink.store(context, self.hook.config, batch.id)
+        store_link(context, self.hook, batch.id)
         if not self.wait_for_completion:
             self.end_if_killed()
             return batch.to_dict()
         if batch.is_over:
-            return self.finish(context, [settled(self.hook, batch)])
+            return self.finish(context, [self.hook.settled(batch)])
         return self.wait_for(context, [batch.id])
 
     def _check_input(self) -> str:
         """Refuse bad input before anything is sent; what is good is named by a digest."""
         validation.check_endpoint(self.endpoint)
         validation.check_text(self.completion_window, "completion_window")
-        validation.check_metadata({**(self.metadata or {}), **dict.fromkeys(_ADDED, "")})
+        validation.check_metadata({**(self.metadata or {}), **dict.fromkeys(METADATA_KEYS, "")})
         if self.input_file is None:
             return f"{self.endpoint} {validation.check_id(self.input_file_id, 'input_file_id')}"
         with storage.opened(self.input_file) as file:
             summary = input_file.check_input(file, self.endpoint, str(self.input_file))
-        lineage.read(self.hook, self.input_file)
+        self.hook.note_inputs(self.input_file)
         self.log.info("%s: %d requests, %d bytes", self.input_file, summary.requests, summary.bytes)
         return f"{self.endpoint} {summary.sha256}"
 
@@ -181,10 +182,6 @@ class OpenAICreateBatchOperator(WaitingOperator):
             self._submitter.kill()
         else:
             super().cancel_running()
-
-
-# The names of the pairs that the provider adds to a batch's metadata.
-_ADDED = ("airflow_key", "airflow_dag_id", "airflow_run_id", "airflow_task_id", "airflow_map_index")
 
 
 class OpenAIRetrieveBatchOperator(BatchOperator):
@@ -241,18 +238,27 @@ class OpenAICancelBatchOperator(WaitingOperator):
 
     :param batch_id: the batch's id. (templated)
     :param wait_for_completion: wait until ``cancelling`` (up to ten minutes) has become ``cancelled``.
+    :param cancel_on_kill: cancel the batch also when this task is stopped before it has done so.
     :return: the batch as a dict.
     """
 
     template_fields: Sequence[str] = ("batch_id", "openai_conn_id")
 
-    def __init__(self, *, batch_id: str, wait_for_completion: bool = False, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.cancel_on_kill = False  # the batch is being stopped anyway
+    def __init__(
+        self,
+        *,
+        batch_id: str,
+        wait_for_completion: bool = False,
+        cancel_on_kill: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(cancel_on_kill=cancel_on_kill, **kwargs)
         self.batch_id = batch_id
         self.wait_for_completion = wait_for_completion
 
     def execute(self, context: Context) -> Any:
+        self.ready_to_be_killed(context)
+        self._batch_ids = [self.batch_id]
         batch = self.hook.cancel_batch(self.batch_id)
         self.log.info("Batch %s is %s", batch.id, batch.status)
         if batch.is_over or not self.wait_for_completion:
@@ -283,7 +289,7 @@ class OpenAIDownloadBatchResultsOperator(BatchOperator):
         self.output_uri = output_uri
 
     def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow's signature
-        batch = settled(self.hook, self.hook.retrieve_batch(self.batch_id))
+        batch = self.hook.settled(self.hook.retrieve_batch(self.batch_id))
         if batch.status == "failed":
             raise_unless_good(self.hook, batch)
         if not batch.is_over:
@@ -303,6 +309,6 @@ class OpenAIDownloadBatchResultsOperator(BatchOperator):
     def _download(self, file_id: str, name: str) -> dict[str, Any]:
         target = storage.as_path(self.output_uri) / name
         size = self.hook.download_file(file_id, target)
-        lineage.wrote(self.hook, target)
+        self.hook.note_outputs(target)
         self.log.info("%s: %d bytes", target, size)
         return {"uri": str(target), "bytes": size}

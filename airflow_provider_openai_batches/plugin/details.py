@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_openai_batches.api.outcome import describe_errors
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError
-from airflow_provider_openai_batches.links import batch_link
 from airflow_provider_openai_batches.plugin import view
 
 if TYPE_CHECKING:
@@ -24,8 +23,7 @@ async def read_details(service: Service, batch: Batch) -> dict[str, Any]:
         asyncio.gather(*(_file(service, role, file_id) for role, file_id in named.items())),
         _failures(service, batch.error_file_id),
     )
-    link = batch_link(service.config, batch.id) if service.config.console_url else None
-    return view.details(batch, files, failures, link)
+    return view.details(batch, files, failures, service.config.batch_link(batch.id))
 
 
 async def _file(service: Service, role: str, file_id: str) -> dict[str, Any]:

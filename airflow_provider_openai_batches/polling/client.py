@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_openai_batches.api.async_client import AsyncBatchesClient
-from airflow_provider_openai_batches.compat.connections import aread_config
+from airflow_provider_openai_batches.compat.supervisor import aread_config
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError
 from airflow_provider_openai_batches.polling.list_plan import PAGE
 from airflow_provider_openai_batches.polling.rate_limit import Pace

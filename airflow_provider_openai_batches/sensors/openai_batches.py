@@ -20,7 +20,7 @@ from airflow_provider_openai_batches.api.validation import check_id, check_inter
 from airflow_provider_openai_batches.exceptions import BatchError, OpenAIBatchesError
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 from airflow_provider_openai_batches.links import OpenAIBatchLink
-from airflow_provider_openai_batches.operators.base import raise_unless_good, settled
+from airflow_provider_openai_batches.operators.base import raise_unless_good, store_link
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +69,7 @@ class OpenAIBatchSensor(BaseSensorOperator):
 
     def execute(self, context: Context) -> Any:
         check_id(self.batch_id, "batch_id")
-        OpenAIBatchLink.store(context, self.hook.config, self.batch_id)
+        store_link(context, self.hook, self.batch_id)
         if not self.deferrable:
             return super().execute(context)
         batch = self._look()
@@ -96,7 +96,7 @@ class OpenAIBatchSensor(BaseSensorOperator):
         return batch
 
     def _defer(self, end_time: float | None) -> None:
-        from airflow_provider_openai_batches.triggers.openai_batches import (  # noqa: PLC0415 - parsing pays not
+        from airflow_provider_openai_batches.triggers.openai_batches import (  # noqa: PLC0415 - not when a DAG is parsed
             OpenAIBatchTrigger,
         )
 
@@ -126,7 +126,7 @@ class OpenAIBatchSensor(BaseSensorOperator):
         return self._finish(batch) if batch is not None else self._defer(end_time)
 
     def _finish(self, batch: Batch) -> dict[str, Any]:
-        batch = settled(self.hook, batch)
+        batch = self.hook.settled(batch)
         try:
             raise_unless_good(self.hook, batch)
         except BatchError as error:

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+import tenacity
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_openai_batches.api.validation import check_id, check_interval
 from airflow_provider_openai_batches.exceptions import APIError, InvalidInputError, OpenAIBatchesError
+from airflow_provider_openai_batches.idempotency.cancel import TRIGGER_CANCEL_SECONDS, TRIGGER_REQUEST_SECONDS
 from airflow_provider_openai_batches.polling.progress import Job
 from airflow_provider_openai_batches.polling.wait import RETURN_WHEN, Wait
-from airflow_provider_openai_batches.triggers import killing
+from airflow_provider_openai_batches.triggers import kill
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
+    from airflow_provider_openai_batches.api.models import Batch
     from airflow_provider_openai_batches.polling.client import SharedClient
     from airflow_provider_openai_batches.polling.wait import ReturnWhen
 
-# Airflow gives on_kill() 30 seconds.
-CANCEL_WITHIN = 25.0
-CANCEL_TRY_WITHIN = 8.0
 # Airflow learns up to five seconds late that the process that deferred the task has ended ([workers]
 # min_heartbeat_interval), and fails a task that goes on before that: still so in 3.3.2.
 # https://github.com/apache/airflow/issues/71580 and 72716
@@ -122,7 +123,8 @@ class OpenAIBatchTrigger(BaseTrigger):
                         break
                 await asyncio.sleep(settled - time.monotonic())
             except asyncio.CancelledError:
-                await killing.after_cancellation(self)
+                if self.cancel_on_kill:
+                    await kill.on_cancellation(self.task_instance, self.cancel_batches)
                 raise
         yield _event(wait.payload())
 
@@ -152,9 +154,10 @@ class OpenAIBatchTrigger(BaseTrigger):
         """
         Airflow 3.3 calls this when a user kills the deferred task, and in some other cases.
 
-        Before, :func:`.killing.after_cancellation` stands in for it.
+        Before 3.3 :func:`.kill.on_cancellation` stands in for it.
         """
-        await killing.on_kill(self)
+        if self.cancel_on_kill:
+            await kill.on_kill(self.task_instance, self.cancel_batches)
 
     async def cancel_batches(self) -> None:
         """
@@ -170,26 +173,37 @@ class OpenAIBatchTrigger(BaseTrigger):
 
     async def _cancel(self, client: SharedClient, batch_id: str) -> None:
         """Cancel one batch within the time that Airflow gives, and log what came of it."""
+
         loop = asyncio.get_running_loop()
-        end, error = loop.time() + CANCEL_WITHIN, "no answer"
-        while loop.time() < end:
-            try:
-                async with asyncio.timeout(min(CANCEL_TRY_WITHIN, end - loop.time())):
-                    batch = await client.cancel_batch(batch_id)
-            except TimeoutError:
-                continue
-            except APIError as refusal:
-                error = str(refusal)
-                if refusal.status in {404, 409}:
-                    self.log.info("The task was killed: %s needs no cancelling (%s)", batch_id, error)
-                    return
-            except OpenAIBatchesError as failure:
-                error = str(failure)
+        end = loop.time() + TRIGGER_CANCEL_SECONDS
+
+        async def cancel() -> Batch:
+            async with asyncio.timeout_at(min(loop.time() + TRIGGER_REQUEST_SECONDS, end)):
+                return await client.cancel_batch(batch_id)
+
+        retrying = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(_may_cancel_again),
+            stop=tenacity.stop_after_delay(TRIGGER_CANCEL_SECONDS),
+            wait=tenacity.wait_fixed(1),
+            reraise=True,
+        )
+        try:
+            batch: Batch = await retrying(cancel)
+        except (OpenAIBatchesError, TimeoutError) as error:
+            why = str(error) or "no answer"
+            if _may_cancel_again(error):
+                self.log.error("The task was killed, but %s could not be cancelled: %s", batch_id, why)  # noqa: TRY400 - no traceback
             else:
-                self.log.info("The task was killed: %s is now %s", batch_id, batch.status)
-                return
-            await asyncio.sleep(1)
-        self.log.error("The task was killed, but %s could not be cancelled: %s", batch_id, error)
+                self.log.info("The task was killed: %s needs no cancelling (%s)", batch_id, why)
+        else:
+            self.log.info("The task was killed: %s is now %s", batch_id, batch.status)
+
+
+def _may_cancel_again(error: BaseException) -> bool:
+    """Whether the batch may still run; a 404 or 409 says that there is nothing to cancel."""
+    if isinstance(error, APIError):
+        return error.status not in {HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT}
+    return isinstance(error, (OpenAIBatchesError, TimeoutError))
 
 
 def _event(payload: dict[str, Any]) -> TriggerEvent:

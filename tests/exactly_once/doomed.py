@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import TaskDeferred
 from support import task_context
 
-from airflow_provider_openai_batches.compat import task_state
+from airflow_provider_openai_batches.compat import supervisor
 from airflow_provider_openai_batches.operators.openai_batches import OpenAICreateBatchOperator
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def live(report: Connection, environment: dict[str, str], plan: dict[str, Any]) 
     os.environ.update(environment)
     operator = SlowOperator(**plan["operator"])
     operator.slow, operator.pause, operator.report = plan["slow"], plan["pause"], report
-    task_state.ask = lambda *_: {"t": plan["state"]}
+    supervisor.ask_for_states = lambda *_: {"t": plan["state"]}
     signal.signal(signal.SIGTERM, lambda *_: operator.on_kill())
     context = task_context(operator, try_number=plan["try_number"])
     context["ti"].max_tries = plan["max_tries"]

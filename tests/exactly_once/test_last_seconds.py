@@ -46,11 +46,11 @@ def test_a_batch_whose_answer_comes_after_the_kill_is_cancelled_at_once(
     server: DevServer, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before the next of a job's batches is begun: that one is refused, and ends the task."""
-    monkeypatch.setattr(submit, "KILL_SECONDS", 0.1)
+    monkeypatch.setattr(submit, "SEARCH_SECONDS", 0.1)
     server.settings(batch_seconds=60, list_lag_seconds=60)
     hook = OpenAIBatchesHook()
     task = TaskIdentity("deployment", "dag", "run", "t")
-    submitter = submit.Submitter(hook, task, submit.Ledger(hook, task, None), logging.getLogger())
+    submitter = submit.Submitter(hook, task, None, logging.getLogger())
     send = hook.get_conn().request
 
     def answered_late(method: str, url: str, **kwargs: Any) -> Any:

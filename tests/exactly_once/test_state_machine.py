@@ -239,7 +239,7 @@ def test_no_life_pays_twice_or_leaves_a_batch_running(
     """Whatever happens in whatever order; the counts are the server's own."""
     kwargs = {"recovery_seconds": 1.0, "sleep": lambda seconds: time.sleep(seconds / 10)}
     monkeypatch.setattr(OpenAIBatchesHook.__init__, "__kwdefaults__", kwargs)
-    monkeypatch.setattr(submit, "KILL_SECONDS", 0.3)
+    monkeypatch.setattr(submit, "SEARCH_SECONDS", 0.3)
     with tempfile.TemporaryDirectory() as folder:
         run_state_machine_as_test(
             lambda: TaskLife(server, Path(folder)),

@@ -10,8 +10,8 @@ from airflow.providers.common.compat.sdk import TaskDeferred
 from support import request_lines, run_task, task_context
 
 from airflow_provider_openai_batches.exceptions import BatchFailed, InvalidInputError, OpenAIBatchesError
-from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
-from airflow_provider_openai_batches.idempotency.keys import CLOCK_SKEW, MAX_AGE
+from airflow_provider_openai_batches.hooks.openai_batches import CLOCK_SKEW, OpenAIBatchesHook
+from airflow_provider_openai_batches.idempotency.ledger import MAX_AGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

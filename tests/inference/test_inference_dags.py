@@ -144,7 +144,7 @@ def test_the_output_of_another_task(server: DevServer, out: Path, task: Any) -> 
 
 def test_lineage(server: DevServer, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Input and output are told to Airflow's lineage."""
-    from airflow_provider_openai_batches.observability import lineage
+    from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 
     told: list[tuple[str, str]] = []
 
@@ -155,7 +155,7 @@ def test_lineage(server: DevServer, tmp_path: Path, out: Path, monkeypatch: pyte
         def add_output_asset(self, context: Any, uri: str) -> None:
             told.append(("wrote", uri))
 
-    monkeypatch.setattr(lineage, "_collector", Collector)
+    monkeypatch.setattr(OpenAIBatchesHook, "_lineage", Collector())
     (tmp_path / "in.csv").write_text("text\nhello\n")
     body = {"messages": [{"role": "user", "content": "{text}"}]}
     run_task(job(out, input_uri=str(tmp_path / "in.csv"), body=body))

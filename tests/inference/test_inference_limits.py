@@ -21,7 +21,7 @@ from airflow_provider_openai_batches.exceptions import (
     TransportError,
 )
 from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
-from airflow_provider_openai_batches.idempotency.submit import Ledger, Submitter
+from airflow_provider_openai_batches.idempotency.submit import Submitter
 from airflow_provider_openai_batches.inference import submit
 from airflow_provider_openai_batches.inference.attempt import Attempt
 from airflow_provider_openai_batches.inference.data.job import Job, Limits
@@ -93,7 +93,7 @@ def attempt(folder: Path, clock: Any, **kwargs: Any) -> Attempt:
         place=Workplace(folder, "me"),
         job=Job(digest="", endpoint="/v1/responses", rows=0, limits=Limits(), shards=[]),
         records=Records(digest="", started=clock()),
-        submitter=Submitter(hook, task, Ledger(hook, task, None), log),
+        submitter=Submitter(hook, task, None, log),
         log=log,
         clock=clock,
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support import ENDPOINT, request_lines, run_task, task_context
 
-from airflow_provider_openai_batches.observability import lineage
+from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 from airflow_provider_openai_batches.operators.openai_batches import (
     OpenAICreateBatchOperator,
     OpenAIDownloadBatchResultsOperator,
@@ -25,7 +25,7 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Any:
     from airflow.providers.common.compat.sdk import HookLineageCollector
 
     collector = HookLineageCollector()
-    monkeypatch.setattr(lineage, "_collector", lambda: collector)
+    monkeypatch.setattr(OpenAIBatchesHook, "_lineage", collector)
     return collector
 
 

@@ -18,8 +18,9 @@ from airflow_provider_openai_batches.exceptions import (
     BatchTimeout,
     InvalidInputError,
 )
+from airflow_provider_openai_batches.hooks import openai_batches
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
-from airflow_provider_openai_batches.operators import base
+from airflow_provider_openai_batches.operators.base import raise_unless_good
 from airflow_provider_openai_batches.operators.openai_batches import (
     OpenAICancelBatchOperator,
     OpenAICreateBatchOperator,
@@ -191,14 +192,14 @@ def test_partial_results_are_named(
     with pytest.raises(
         error, match=r"requests were done by then and are paid for: their answers are in file file-"
     ):
-        base.raise_unless_good(OpenAIBatchesHook(), OpenAIBatchesHook().retrieve_batch(batch["id"]))
+        raise_unless_good(OpenAIBatchesHook(), OpenAIBatchesHook().retrieve_batch(batch["id"]))
 
 
 def test_an_output_id_that_lags_is_waited_for(
     server: DevServer, input_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """completed, but the file's id comes some polls later."""
-    monkeypatch.setattr(base, "SETTLING_PAUSES", (0.1,) * 20)
+    monkeypatch.setattr(openai_batches, "SETTLING_PAUSES", (0.1,) * 20)
     server.settings(output_id_lag_seconds=0.5)
     result = run_task(create(input_file))
     assert result["output_file_id"]

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_openai_batches.api import protocol
+from airflow_provider_openai_batches.api.config import ClientConfig
 from airflow_provider_openai_batches.api.protocol import Reply
 from airflow_provider_openai_batches.api.retry import may_repeat
 from airflow_provider_openai_batches.exceptions import APIError, InvalidInputError, TransportError
@@ -25,9 +26,11 @@ OPERATIONS = [
     "download_file",
 ]
 
+CONFIG = ClientConfig(base_url="http://127.0.0.1/v1", api_key="sk-secret", headers={})
+
 
 def failure(status: int, body: bytes, headers: dict[str, str] | None = None) -> APIError:
-    error = protocol.failure(Reply(status, headers or {}, body), ["sk-secret"], now=1000.0)
+    error = protocol.failure(Reply(status, headers or {}, body), CONFIG, now=1000.0)
     assert error is not None
     return error
 
@@ -140,7 +143,7 @@ def test_no_body_breaks_the_reading_of_an_error(body: bytes) -> None:
     assert failure(500, body).status == 500
 
 
-def test_a_key_that_the_service_repeats_is_blotted_out() -> None:
+def test_a_key_that_the_service_repeats_is_redacted() -> None:
     """Some servers echo the key that they refuse."""
     assert "sk-secret" not in str(failure(401, b'{"error":{"message":"wrong key sk-secret given"}}'))
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from waiting_room import Waiting, run, seed, until
 
+from airflow_provider_openai_batches.compat import supervisor as compat
 from airflow_provider_openai_batches.compat.supervisor import uncut
-from airflow_provider_openai_batches.triggers import killing
+from airflow_provider_openai_batches.triggers import kill
 
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.devserver import DevServer
@@ -40,13 +41,13 @@ def supervisor(monkeypatch: pytest.MonkeyPatch) -> Supervisor:
     standing_in = Supervisor()
     module = SimpleNamespace(RuntimeTaskInstance=standing_in)
     monkeypatch.setitem(sys.modules, "airflow.sdk.execution_time.task_runner", module)
-    monkeypatch.setattr(killing, "GATHER", 0.02)
+    monkeypatch.setattr(compat, "GATHER_SECONDS", 0.02)
     return standing_in
 
 
 @pytest.fixture
 def before_3_3(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(killing, "AIRFLOW_CALLS_ON_KILL", False)
+    monkeypatch.setattr(kill, "TRIGGERS_HAVE_ON_KILL", False)
 
 
 def waiting(ids: list[str], map_index: int = -1, **kwargs: Any) -> Waiting:
@@ -138,7 +139,7 @@ def test_an_unknown_state(
     is_told: bool,
 ) -> None:
     """Is no proof of a kill before Airflow 3.3; from there on Airflow says itself that there was one."""
-    monkeypatch.setattr(killing, "AIRFLOW_CALLS_ON_KILL", is_told)
+    monkeypatch.setattr(kill, "TRIGGERS_HAVE_ON_KILL", is_told)
     supervisor.states = states
 
     async def waits() -> None:
@@ -156,7 +157,7 @@ def test_an_answer_that_does_not_come(
     server: DevServer, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Is not waited for without end, and is no proof."""
-    monkeypatch.setattr(killing, "ASK_WITHIN", 0.1)
+    monkeypatch.setattr(kill, "TRIGGER_ASK_SECONDS", 0.1)
     supervisor.states, supervisor.seconds = {"task": "failed"}, 1.6
 
     async def waits() -> None:

@@ -241,8 +241,8 @@ def test_a_cancel_that_hangs_is_given_up_in_time_and_said(
     server: DevServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Airflow waits no longer, and the user must know."""
-    monkeypatch.setattr(openai_batches, "CANCEL_WITHIN", 0.6)
-    monkeypatch.setattr(openai_batches, "CANCEL_TRY_WITHIN", 0.2)
+    monkeypatch.setattr(openai_batches, "TRIGGER_CANCEL_SECONDS", 0.6)
+    monkeypatch.setattr(openai_batches, "TRIGGER_REQUEST_SECONDS", 0.2)
     ids = seed(server, 1)
     server.faults([{"operation": "cancel_batch", "action": "delay", "seconds": 9, "times": None}])
     trigger = OpenAIBatchTrigger(CONN, ids, cancel_on_kill=True)
@@ -253,7 +253,7 @@ def test_a_cancel_that_hangs_is_given_up_in_time_and_said(
 
 def test_a_kill_with_a_connection_that_is_gone_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing can be cancelled then."""
-    monkeypatch.setattr(openai_batches, "CANCEL_WITHIN", 0.1)
+    monkeypatch.setattr(openai_batches, "TRIGGER_CANCEL_SECONDS", 0.1)
     trigger = OpenAIBatchTrigger("absent", ["batch_1"], cancel_on_kill=True)
     notebook = trigger._log = Notebook()
     run(trigger.on_kill)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from waiting_room import CONN, TASK, Waiting, connection, ids_of, requests, run, seed, until
 
-from airflow_provider_openai_batches.compat import connections
+from airflow_provider_openai_batches.compat import supervisor
 from airflow_provider_openai_batches.devserver import DevServer
 from airflow_provider_openai_batches.polling import client, list_plan, poller, pool, wait
 
@@ -451,7 +451,7 @@ def test_the_poller_works_in_a_context_of_its_own(server: DevServer, monkeypatch
 
     async def aread_config(conn_id: str) -> ClientConfig:
         contexts.append(TASK.get())
-        return await connections.aread_config(conn_id)
+        return await supervisor.aread_config(conn_id)
 
     monkeypatch.setattr(client, "aread_config", aread_config)
     ids = seed(server, 2)

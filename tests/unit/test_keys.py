@@ -9,6 +9,7 @@ from airflow_provider_openai_batches.api.models import TERMINAL_STATUSES, Batch,
 from airflow_provider_openai_batches.api.validation import check_metadata
 from airflow_provider_openai_batches.idempotency import keys
 from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
+from airflow_provider_openai_batches.idempotency.ledger import Ledger, choose
 
 TASK = TaskIdentity("prod", "dag", "run", "task", 3)
 PARTS = st.tuples(
@@ -28,7 +29,7 @@ def test_keys_are_equal_only_for_the_same_task_shard_and_input(one: tuple, other
 
 
 def batch(status: str, batch_key: str = "k", **fields: object) -> Batch:
-    return Batch(id=f"batch_{status}", status=status, metadata={keys.KEY: batch_key}, **fields)  # type: ignore[arg-type]
+    return Batch(id=f"batch_{status}_{batch_key}", status=status, metadata={keys.KEY: batch_key}, **fields)  # type: ignore[arg-type]
 
 
 def test_the_metadata_keeps_the_users_pairs_and_fits() -> None:
@@ -43,7 +44,7 @@ def test_the_metadata_keeps_the_users_pairs_and_fits() -> None:
 def test_a_completed_batch_is_chosen_before_a_running_one() -> None:
     """It is paid for and done."""
     listed = [batch("in_progress"), batch("completed"), batch("completed", "other")]
-    chosen = keys.choose(listed, "k")
+    chosen = choose(listed, "k")
     assert chosen is not None
     assert chosen.status == "completed"
 
@@ -51,18 +52,18 @@ def test_a_completed_batch_is_chosen_before_a_running_one() -> None:
 @given(st.sampled_from(["cancelling", *sorted(TERMINAL_STATUSES - {"completed"})]))
 def test_what_ended_badly_is_not_used(status: str) -> None:
     """A new one is asked for instead."""
-    assert keys.choose([batch(status)], "k") is None
+    assert choose([batch(status)], "k") is None
 
 
 def test_a_batch_whose_requests_all_failed_is_not_used() -> None:
     """A retry would otherwise fail on it for ever."""
     failed = batch("completed", request_counts=BatchRequestCounts(total=2, completed=0, failed=2))
-    assert keys.choose([failed], "k") is None
+    assert choose([failed], "k") is None
 
 
 def test_an_unknown_status_is_still_running() -> None:
     """Compatible servers have statuses of their own."""
-    assert keys.choose([batch("scheduling")], "k") is not None
+    assert choose([batch("scheduling")], "k") is not None
 
 
 def test_only_this_tasks_running_batches_are_outdated() -> None:
@@ -77,4 +78,16 @@ def test_only_this_tasks_running_batches_are_outdated() -> None:
         batch("in_progress", theirs),
         Batch(id="none", status="in_progress"),
     ]
-    assert keys.outdated(listed, TASK.task_key, {asked}) == [listed[0]]
+    assert [one for one in listed if TASK.owns(one)] == listed[:4]
+    ledger = Ledger(Listing(listed), TASK, since=0)  # type: ignore[arg-type]
+    assert ledger.outdated({asked}) == [listed[0]]
+
+
+class Listing:
+    """A service that can do nothing but list."""
+
+    def __init__(self, batches: list[Batch]) -> None:
+        self.batches = batches
+
+    def iter_batches_since(self, since: float) -> list[Batch]:
+        return self.batches

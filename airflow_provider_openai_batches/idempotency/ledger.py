@@ -1,0 +1,109 @@
+"""The batches and files that earlier tries of a task left at the service."""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from airflow_provider_openai_batches.idempotency.keys import key_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from airflow_provider_openai_batches.api.models import Batch
+    from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
+    from airflow_provider_openai_batches.idempotency.service import Service
+
+# Older batches are not searched for, in seconds: the service has deleted their files after 30 days.
+MAX_AGE = 30 * 24 * 3600
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
+
+
+def is_usable(batch: Batch) -> bool:
+    """Whether a task may take this batch as its own: it still runs, or it has results."""
+    return batch.can_be_cancelled or batch.is_good
+
+
+def choose(batches: Iterable[Batch], key: str) -> Batch | None:
+    """Return the batch with this key that may be used: a completed one before one that still runs."""
+    mine = [batch for batch in batches if key_of(batch) == key and is_usable(batch)]
+    return min(mine, key=lambda batch: batch.status != "completed", default=None)
+
+
+class Ledger:
+    """
+    The service's own list, as far as it concerns one task. A first try has no earlier one, and no ledger.
+
+    :param since: Unix seconds before which none of the task's batches was created.
+    """
+
+    def __init__(self, service: Service, task: TaskIdentity, since: float) -> None:
+        self.since = since
+        self._service = service
+        self._task = task
+        self._found: dict[str, Batch] | None = None
+        self._waited, self._pause = 0.0, FIRST_PAUSE
+
+    @property
+    def batches(self) -> list[Batch]:
+        """The task's own batches, newest first."""
+        if self._found is None:
+            self._found = self._read(max(self.since, time.time() - MAX_AGE))
+        return list(self._found.values())
+
+    def with_key(self, key: str) -> list[Batch]:
+        return [batch for batch in self.batches if key_of(batch) == key]
+
+    def outdated(self, keys: set[str]) -> list[Batch]:
+        """Return the batches that still run although the task no longer asks for them under these keys."""
+        return [batch for batch in self.batches if batch.can_be_cancelled and key_of(batch) not in keys]
+
+    @property
+    def seen(self) -> frozenset[str]:
+        """Ids of the batches that were read so far."""
+        return frozenset(self._found or ())
+
+    def look_again(self) -> bool:
+        """
+        Wait a little and read the newest batches again.
+
+        An earlier try may have died a moment ago, and the list may lag as it does after a lost answer.
+
+        :return: False once ``recovery_seconds`` were spent so, and after a kill.
+        """
+        left = self._service.recovery_seconds - self._waited
+        if left <= 0 or self._service.stopped:
+            return False
+        pause = min(self._pause, left)
+        self._service.sleep(pause)
+        self._waited, self._pause = self._waited + pause, min(self._pause * 2, LONGEST_PAUSE)
+        fresh = self._read(time.time() - self._service.recovery_seconds)
+        self._found = fresh | {batch.id: batch for batch in self.batches if batch.id not in fresh}
+        return True
+
+    @property
+    def unseen_since(self) -> float | None:
+        """Unix seconds from which on there may be batches that were not seen; None if there are none."""
+        if self._found is None:
+            return self.since
+        patience = self._service.recovery_seconds
+        return time.time() - patience if self._waited < patience else None
+
+    def note(self, batch: Batch) -> None:
+        """Take over what the service answered about one of the batches."""
+        if self._found is not None:
+            self._found[batch.id] = batch
+
+    def _read(self, since: float) -> dict[str, Batch]:
+        listed = self._service.iter_batches_since(since)
+        return {batch.id: batch for batch in listed if self._task.owns(batch)}
+
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """Ids of the input files that earlier tries uploaded, by name."""
+        found: dict[str, str] = {}
+        for file in self._service.iter_files_since(self.since):
+            if file.filename and file.status != "error":
+                found.setdefault(file.filename, file.id)
+        return found
