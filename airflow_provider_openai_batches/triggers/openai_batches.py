@@ -174,11 +174,8 @@ class OpenAIBatchTrigger(BaseTrigger):
     async def _cancel(self, client: SharedClient, batch_id: str) -> None:
         """Cancel one batch within the time that Airflow gives, and log what came of it."""
 
-        loop = asyncio.get_running_loop()
-        end = loop.time() + TRIGGER_CANCEL_SECONDS
-
         async def cancel() -> Batch:
-            async with asyncio.timeout_at(min(loop.time() + TRIGGER_REQUEST_SECONDS, end)):
+            async with asyncio.timeout(TRIGGER_REQUEST_SECONDS):
                 return await client.cancel_batch(batch_id)
 
         retrying = tenacity.AsyncRetrying(
