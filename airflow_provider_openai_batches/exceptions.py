@@ -1,4 +1,5 @@
-"""Everything that this provider raises, in one tree.
+"""
+Everything that this provider raises, in one tree.
 
 A message says what happened, to which batch, file or line, and what to do next. A key never appears in one.
 """
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class OpenAIBatchesError(Exception):
-    """The root of the tree."""
+    """The base of them all."""
 
 
 class InvalidInputError(OpenAIBatchesError, ValueError):
@@ -20,7 +21,7 @@ class InvalidInputError(OpenAIBatchesError, ValueError):
 
 
 class InvalidConnectionError(InvalidInputError):
-    """The Airflow connection cannot be used: no key, a bad URL, or a key that would travel in clear."""
+    """The Airflow connection cannot be used: no key, a bad URL, or a key that would be sent unencrypted."""
 
 
 class TransportError(OpenAIBatchesError):
@@ -74,7 +75,7 @@ class APIError(OpenAIBatchesError):
 
 
 class TaskKilled(OpenAIBatchesError):
-    """The task is being stopped; what was about to be sent was not."""
+    """The task is being stopped; the request that was about to be sent was not."""
 
 
 class CreateUncertainError(OpenAIBatchesError):
@@ -98,7 +99,7 @@ class BatchFailed(BatchError):
 
 
 class BatchExpired(BatchError):
-    """The completion window is over; what was done by then is in the output file, and is billed."""
+    """The completion window ended; what was done by then is in the output file, and is billed."""
 
 
 class BatchCancelled(BatchError):

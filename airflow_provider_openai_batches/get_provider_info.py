@@ -1,4 +1,4 @@
-"""The provider's metadata: one literal that imports nothing, so that Airflow's discovery stays quick."""
+"""The provider's metadata: a literal that imports nothing, so that Airflow's discovery stays quick."""
 
 from __future__ import annotations
 
@@ -65,24 +65,25 @@ def _connection_type() -> dict[str, Any]:
                 "Read time-out", "Seconds between two bytes of an answer; 60 if empty.", "number"
             ),
             "connect_timeout": _field(
-                "Connect time-out", "Seconds for a connection to come up; 10 if empty.", "number"
+                "Connect time-out", "Seconds for a connection to be made; 10 if empty.", "number"
             ),
             "max_attempts": _field(
                 "Attempts", "How often a request that may be repeated is sent; 6 if empty.", "integer"
             ),
             "headers": _field("Headers", "A JSON object of further headers, for a gateway.", "object"),
+            "params": _field(
+                "Query parameters", "A JSON object of parameters for every request, for a gateway.", "object"
+            ),
             "api_type": {
                 "label": "API type",
                 "description": "azure sends the key as api-key.",
                 "schema": {"type": ["string", "null"], "enum": ["openai", "azure"], "default": "openai"},
             },
             "api_version": _field("API version", "Azure's api-version parameter, where it needs one."),
-            "console_url": _field(
-                "Console URL", "Where people look at batches; the batch's id is put behind it."
-            ),
+            "console_url": _field("Console URL", "Where people look at batches; the batch's id is appended."),
             "allow_http": {
                 "label": "Allow plain http",
-                "description": "The key travels in clear to a host that is not this one.",
+                "description": "The key is sent unencrypted, also to another host.",
                 "schema": {"type": ["boolean", "null"], "default": False},
             },
         },

@@ -1,10 +1,11 @@
-"""The httpx client of the triggerer: it carries out what :mod:`.protocol` builds, without blocking a loop."""
+"""The httpx client of triggerers and API servers: it carries out what :mod:`.protocol` builds."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
 
 import httpx
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-# With one of these, not a byte of the request has left.
+# After one of these, not a byte of the request was sent.
 NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
-# Longer than the usual poll interval, shorter than the patience of routers with silent connections.
+# Seconds; longer than the usual poll interval, shorter than routers keep silent connections open.
 KEEP_ALIVE = 90.0
 
 
@@ -32,9 +33,9 @@ class AsyncBatchesClient:
     """
     Retrieve, list and cancel batches on an event loop.
 
-    :param max_attempts: instead of the connection's own; 1 for a caller that asks again anyway. A cancel is
-        sent as often as the connection says all the same.
-    :param connections: how many connections are open at the most.
+    :param max_attempts: in place of the connection's own; 1 for a caller that asks again anyway. A cancel
+        keeps the connection's own.
+    :param connections: how many connections are open at the same time at most.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class AsyncBatchesClient:
         return await self._send(protocol.retrieve_batch(batch_id), protocol.read_batch)
 
     async def list_batches(self, after: str | None = None, limit: int = 20) -> BatchPage:
-        """``GET /batches``: one page, newest first."""
+        """Return one page of ``GET /batches``, newest first."""
         return await self._send(protocol.list_batches(after, limit), protocol.read_page)
 
     async def cancel_batch(self, batch_id: str) -> Batch:
@@ -78,9 +79,9 @@ class AsyncBatchesClient:
 
     async def read_file_start(self, file_id: str, size: int) -> bytes:
         """
-        The first ``size`` bytes of ``GET /files/{file_id}/content``, asked for once.
+        Return the first ``size`` bytes of ``GET /files/{file_id}/content``.
 
-        Not every server knows ranges, so reading stops there whatever comes.
+        Not every server supports ranges, so reading stops there even if more comes.
 
         :raises TransportError: if no answer came.
         :raises APIError: if the service answered with an error.
@@ -97,8 +98,8 @@ class AsyncBatchesClient:
                         break
         except httpx.HTTPError as error:
             raise TransportError(protocol.no_answer(self.config, request, error)) from None
-        # An empty file has no first byte: some servers say 416 then.
-        if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+        # An empty file has no first byte, for which some servers answer 416.
+        if answer.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             return b""
         reply = protocol.Reply(answer.status_code, answer.headers, start)
         if failed := protocol.failure(reply, self.config, time.time()):

@@ -1,4 +1,4 @@
-"""The requests session of the workers: it carries out what :mod:`.protocol` builds."""
+"""The requests session of workers: it carries out what :mod:`.protocol` builds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.retry import Log
 
 T = TypeVar("T")
-# What spends money or stores something; a task that is being killed begins none of it.
+# The operations that spend money or store something; a task that is being killed begins none of them.
 SPENDING = frozenset({"create_batch", "upload_file"})
 # A file is read in pieces of this size while it is uploaded.
 UPLOAD_BYTES = 1 << 20
@@ -36,7 +36,7 @@ class BatchesSession:
     """
 
     def __init__(self, config: ClientConfig, log: Log, sleep: Callable[[float], None]) -> None:
-        import requests  # noqa: PLC0415 - 50 ms that parsing a DAG need not pay
+        import requests  # noqa: PLC0415 - takes 50 ms, which no parsing of a DAG needs
 
         self.config = config
         self.stopped = False
@@ -44,14 +44,14 @@ class BatchesSession:
         self._sleep = sleep
         self.http = requests.Session()
         self.http.headers.update(config.headers)
-        # Without this a .netrc entry for the host would take the place of the key.
-        self.http.auth = _as_it_is
+        # Otherwise an entry for the host in .netrc would replace the key.
+        self.http.auth = _unchanged
 
     def send(
         self, request: protocol.Request, read: Callable[[protocol.Reply], T], max_attempts: int | None = None
     ) -> T:
         """
-        Send a request and read its reply, and repeat both where that is safe.
+        Send a request and read its reply; both are repeated where that is safe.
 
         :raises APIError: if the service answers with an error.
         :raises TransportError: if no answer comes, or none that can be read.
@@ -68,7 +68,7 @@ class BatchesSession:
         body: Iterable[bytes] | None = None,
         content_type: str = "application/json",
     ) -> protocol.Reply:
-        """Send a request once; ``body`` streams in the place of the request's own JSON."""
+        """Send a request once; ``body`` is streamed in place of the request's own JSON."""
         data: Any = body if body is not None else request.json
         if request.operation in SPENDING:
             data = _Withheld(data, lambda: self._refuse_if_stopped(request))
@@ -79,9 +79,9 @@ class BatchesSession:
     @contextmanager
     def stream(self, request: protocol.Request, offset: int) -> Iterator[requests.Response]:
         """
-        An answer to read piece by piece, from byte ``offset`` on if the service can do that.
+        Yield an answer to read piece by piece, from byte ``offset`` on if the service can do that.
 
-        :raises TransportError: also for what breaks while the answer is read.
+        :raises TransportError: also if the connection breaks while the answer is read.
         """
         headers = {"Accept-Encoding": "identity"}
         if offset:
@@ -94,7 +94,7 @@ class BatchesSession:
 
     @property
     def _network_errors(self) -> tuple[type[Exception], ...]:
-        import requests  # noqa: PLC0415 - as above
+        import requests  # noqa: PLC0415 - not before a session is made
 
         return (requests.RequestException,)
 
@@ -123,7 +123,7 @@ class BatchesSession:
             raise TaskKilled(f"The task is being stopped: {request.operation} was not sent.")
 
     def _raise_for_status(self, request: protocol.Request, answer: requests.Response) -> None:
-        if 200 <= answer.status_code < 300:  # noqa: PLR2004 - HTTP
+        if retry.is_success(answer.status_code):
             return
         try:
             reply = protocol.Reply(answer.status_code, answer.headers, answer.content)
@@ -138,9 +138,9 @@ class BatchesSession:
 
 class _Withheld:
     """
-    A body that is given out piece by piece, and not at all once the task is stopped.
+    A body that is sent piece by piece, and not at all once the task is stopped.
 
-    A kill can come while the connection is still being made; without its body the request means nothing.
+    A kill can come while the connection is still being made; without its body a request has no effect.
     """
 
     def __init__(self, body: Any, check: Callable[[], None]) -> None:
@@ -185,13 +185,13 @@ class MultipartBody:
                     yield chunk
 
 
-def _as_it_is(request: Any) -> Any:
+def _unchanged(request: Any) -> Any:
     return request
 
 
 def _never_sent(error: BaseException | None) -> bool:
-    """Whether no connection came up at all, by the causes that requests and urllib3 nest."""
-    from urllib3 import exceptions as urllib3_errors  # noqa: PLC0415 - as above
+    """Whether no connection was made at all, told from the errors that requests and urllib3 nest."""
+    from urllib3 import exceptions as urllib3_errors  # noqa: PLC0415 - not before a session is made
 
     unsent = (urllib3_errors.NewConnectionError, urllib3_errors.ConnectTimeoutError)
     while error is not None:

@@ -1,8 +1,8 @@
 """
-PURE: what an Airflow connection says, as the settings that both clients use.
+What an Airflow connection says, as the settings that both clients use.
 
-Two connection types are understood: this provider's ``openai_batches`` and the official provider's ``openai``
-(with its ``openai_client_kwargs``).
+Two connection types are read: this provider's ``openai_batches`` and the official provider's ``openai`` (with
+its ``openai_client_kwargs``).
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     :param base_url: without a slash at its end.
     :param headers: sent with every request; the key is among them.
     :param params: query parameters of every request (Azure's ``api-version``).
-    :param connect_timeout: seconds for a connection to come up.
+    :param connect_timeout: seconds for a connection to be made.
     :param timeout: seconds between two bytes of an answer.
-    :param console_url: where people look at batches; the batch's id goes behind it.
-    :param max_attempts: how often a request that may be repeated is sent at the most.
+    :param console_url: where people look at batches; the batch's id is appended.
+    :param max_attempts: how often a request that may be repeated is sent at most.
     """
 
     base_url: str
@@ -73,7 +73,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def secrets(self) -> list[str]:
-        """What must not show in a message or a log."""
+        """What must not appear in a message or a log."""
         return [self.api_key, *(value for name, value in self.headers.items() if _is_sensitive(name))]
 
     @classmethod
@@ -122,7 +122,7 @@ def _read(conn: ConnectionLike, environ: Mapping[str, str]) -> ClientConfig:
 
 
 def _extra(conn: ConnectionLike) -> dict[str, Any]:
-    """The connection's extra, with the official provider's ``openai_client_kwargs`` in our own words."""
+    """Return the extra, with the official provider's ``openai_client_kwargs`` under this provider's names."""
     try:
         extra = dict(conn.extra_dejson or {})
     except ValueError:
@@ -169,7 +169,7 @@ def _base_url(conn: ConnectionLike, extra: dict[str, Any]) -> str:
     except ValueError as error:
         raise _bad(conn, f"the base URL {url!r} cannot be read: {error}") from None
     if parts.scheme not in {"http", "https"} or not host:
-        raise _bad(conn, f"the base URL {url!r} is no http or https address, like {DEFAULT_BASE_URL}")
+        raise _bad(conn, f"the base URL {url!r} is not an http or https address, such as {DEFAULT_BASE_URL}")
     if parts.query or parts.fragment or parts.username:
         raise _bad(conn, "the base URL must have no user, query or fragment; use the extra field 'params'")
     if (
@@ -179,14 +179,14 @@ def _base_url(conn: ConnectionLike, extra: dict[str, Any]) -> str:
     ):
         raise _bad(
             conn,
-            f"the base URL {url!r} is plain http, so the API key would travel in clear. Use https, "
+            f"the base URL {url!r} is plain http, so the API key would be sent unencrypted. Use https, "
             "or set the extra field 'allow_http' to true if the network is yours",
         )
     return url
 
 
 def _from_host(conn: ConnectionLike, host: str) -> str:
-    """Connections given as a URI come apart into host, port and schema."""
+    """Put together what Airflow takes apart: a connection given as a URI has host, port and schema."""
     schema = conn.schema or ""
     scheme = schema if schema in {"http", "https"} else ("http" if _is_loopback(host) else "https")
     path = "v1" if schema in {"", "http", "https"} else schema.strip("/")

@@ -1,8 +1,9 @@
-"""A download that goes on where its connection broke."""
+"""A download that continues where its connection broke."""
 
 from __future__ import annotations
 
 import re
+from http import HTTPStatus
 from typing import IO, TYPE_CHECKING
 
 from airflow_provider_openai_batches.api import protocol
@@ -14,13 +15,13 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.client import BatchesSession
     from airflow_provider_openai_batches.api.retry import Log
 
-# What a broken connection loses is at most one piece.
+# Bytes; a broken connection loses one piece at most.
 PIECE = 64 * 1024
 
 
 class Download:
     """
-    One file's content into one sink, which is only ever appended to.
+    Writes one file's content to one sink, to which it only appends.
 
     :param sink: a binary file object to write to.
     """
@@ -43,7 +44,7 @@ class Download:
         return self.written
 
     def _attempt(self) -> None:
-        """Go on while each connection brings something; one that brings nothing is a failed attempt."""
+        """Continue while each connection brings something; one that brings nothing is a failed attempt."""
         while True:
             before = self.written
             try:
@@ -67,15 +68,15 @@ class Download:
             raise TransportError(f"{self._request.path} ended at byte {position} of {end}.")
 
     def _write(self, chunk: bytes, position: int) -> None:
-        """A service that ignores ``Range`` starts over: what is there already is passed over."""
+        """Skip what is there already: a service that ignores ``Range`` starts over."""
         new = chunk[max(0, self.written - position) :]
         self._sink.write(new)
         self.written += len(new)
 
 
 def _position(answer: requests.Response, asked: int) -> int:
-    """The byte at which the answer starts (RFC 9110, 14.4)."""
-    if answer.status_code != 206:  # noqa: PLR2004 - HTTP
+    """Return the byte at which the answer starts (RFC 9110, 14.4)."""
+    if answer.status_code != HTTPStatus.PARTIAL_CONTENT:
         return 0
     found = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
     start = int(found[1]) if found else asked

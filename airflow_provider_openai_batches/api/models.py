@@ -1,5 +1,5 @@
 """
-What the wire carries, as msgspec structs: strict in what is sent, tolerant in what is read.
+The API's objects as msgspec structs: strict in what is sent, tolerant in what is read.
 
 Unknown fields are ignored, missing fields and ``null`` are None, an unknown status is "still running", and a
 field of the wrong type is None instead of a failure: compatible servers differ in all of these.

@@ -1,4 +1,4 @@
-"""PURE: how a batch that is over ended, as the error to raise or none."""
+"""How a batch ended: the error to raise for one that has no results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHOWN_ERRORS = 10
 
 def error_of(batch: Batch, first_errors: Iterable[str] = ()) -> BatchError | None:
     """
-    What to raise for a batch that is over; None if it has results.
+    Return what to raise for a batch that is over; None if it has results.
 
     :param first_errors: what the first failed requests said.
     """
@@ -43,7 +43,7 @@ def error_of(batch: Batch, first_errors: Iterable[str] = ()) -> BatchError | Non
 
 
 def describe_errors(lines: Iterable[bytes]) -> list[str]:
-    """The first lines of an error file as sentences; what cannot be read is passed over."""
+    """Return the first lines of an error file as sentences; lines that cannot be read are left out."""
     return [text for line in lines if (text := _describe(line))][:SHOWN_ERRORS]
 
 

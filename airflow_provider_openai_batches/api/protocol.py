@@ -1,7 +1,7 @@
 """
-PURE: builds each HTTP request, reads each reply, and says which failure may be repeated.
+Builds each HTTP request and reads each reply, without any I/O.
 
-No I/O happens here: :mod:`.hooks.openai_batches` (requests) and :mod:`.client` (httpx) only carry these out.
+:mod:`.client` (requests) and :mod:`.async_client` (httpx) carry the requests out, and decide nothing.
 Operations: https://developers.openai.com/api/reference/resources/batches and .../resources/files
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from email.utils import parsedate_to_datetime
+from math import isfinite
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
@@ -36,7 +37,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """One call: ``operation`` is the API reference's name for it, ``path`` goes behind the base URL."""
+    """One call: ``operation`` is the API reference's name for it, ``path`` follows the base URL."""
 
     operation: str
     method: str
@@ -46,7 +47,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """An answer; the names of ``headers`` are looked up without regard to case."""
+    """An answer; the names of ``headers`` are looked up whatever their case."""
 
     status: int
     headers: Mapping[str, str]
@@ -97,7 +98,7 @@ def cancel_batch(batch_id: str) -> Request:
 
 
 def upload_file() -> Request:
-    """``POST /files``; the multipart body streams beside it (:func:`multipart`)."""
+    """``POST /files``; the client streams its body (:func:`multipart`)."""
     return Request(operation="upload_file", method="POST", path="/files")
 
 
@@ -128,7 +129,7 @@ def download_file(file_id: str) -> Request:
 
 
 def upload_fields(expires_after: int | Mapping[str, Any] | None) -> dict[str, str]:
-    """The text fields of ``POST /files``."""
+    """Return the text fields of ``POST /files``."""
     fields = {"purpose": "batch"}
     if expires_after is not None:
         for name, value in check_expiry(expires_after, "expires_after").items():
@@ -137,7 +138,7 @@ def upload_fields(expires_after: int | Mapping[str, Any] | None) -> dict[str, st
 
 
 def multipart(fields: Mapping[str, str], filename: str, boundary: str) -> tuple[bytes, bytes]:
-    """What goes before and after the content of the one file in a multipart body (RFC 7578)."""
+    """Return what goes before and after a file's content in a multipart body (RFC 7578)."""
     escaped = filename.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
     parts = [
         f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
@@ -170,7 +171,7 @@ def read_file_page(reply: Reply) -> FilePage:
 
 
 def read_nothing(reply: Reply) -> None:
-    """For an answer of which only the status counts."""
+    """Read nothing: only the status counts."""
 
 
 def _read(reply: Reply, kind: type[T]) -> T:
@@ -184,7 +185,7 @@ def _read(reply: Reply, kind: type[T]) -> T:
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise TransportError(
             f"HTTP {reply.status}, but the answer is no {kind.__name__} ({error}): {_excerpt(reply.body)!r}. "
-            "If this stays so, check the connection's base URL."
+            "If this does not pass, check the connection's base URL."
         ) from None
 
 
@@ -209,7 +210,7 @@ def failure(reply: Reply, config: ClientConfig, now: float) -> APIError | None:
 
 
 def no_answer(config: ClientConfig, request: Request, error: Exception) -> str:
-    """The words for a request that got no answer."""
+    """Say that a request got no answer."""
     words = config.redact(str(error) or "no reason given")
     return (
         f"{request.method} {request.path}: no answer from {config.base_url} ({type(error).__name__}: {words})"
@@ -217,7 +218,7 @@ def no_answer(config: ClientConfig, request: Request, error: Exception) -> str:
 
 
 def _error_of(reply: Reply) -> tuple[str, str | None, str | None]:
-    """Message, code and param, of OpenAI's shape or of those that other servers and proxies use."""
+    """Return message, code and param, from OpenAI's form of an error or another server's or proxy's."""
     try:
         document = msgspec.json.decode(reply.body)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -241,7 +242,7 @@ def _text(value: object) -> str:
 
 
 def _excerpt(body: bytes) -> str:
-    """The words of a page, without its markup."""
+    """Return the first words of a page, without its markup."""
     text = body[:2_000].decode("utf-8", "replace")
     return " ".join(re.sub(r"(?s)<(style|script).*?</\1>|<[^>]*>", " ", text).split())[:200]
 
@@ -254,7 +255,7 @@ def _hint(reply: Reply, message: str) -> str:
 
 
 def retry_after(value: str | None, now: float) -> float | None:
-    """``Retry-After`` in seconds, from seconds or a date (RFC 9110, 10.2.3)."""
+    """Return ``Retry-After`` in seconds, whether it is a number or a date (RFC 9110, 10.2.3)."""
     if not value:
         return None
     try:
@@ -264,4 +265,4 @@ def retry_after(value: str | None, now: float) -> float | None:
             seconds = parsedate_to_datetime(value).timestamp() - now
         except ValueError:
             return None
-    return max(0.0, seconds) if seconds == seconds and seconds != float("inf") else None  # noqa: PLR0124 - not a NaN
+    return max(0.0, seconds) if isfinite(seconds) else None

@@ -1,5 +1,5 @@
 """
-PURE: what is refused before anything is sent. Strict, because the service answers late or not at all.
+What is refused before anything is sent. Strict, because the service answers late or not at all.
 
 Limits: https://developers.openai.com/api/reference/resources/batches/methods/create
 """
@@ -32,7 +32,7 @@ def check_id(value: object, field: str) -> str:
 
 
 def check_endpoint(endpoint: object) -> str:
-    """Refuse what is no path like ``/v1/responses``; unknown ones pass, compatible servers have more."""
+    """Refuse what is not a path like ``/v1/responses``; unknown ones pass, compatible servers have more."""
     if (
         not isinstance(endpoint, str)
         or not re.fullmatch(r"/v1(/[A-Za-z0-9_.-]+)+", endpoint)
@@ -46,7 +46,7 @@ def check_endpoint(endpoint: object) -> str:
 
 
 def check_interval(value: object, field: str) -> float:
-    """Refuse an interval that is no positive number of seconds."""
+    """Refuse an interval that is not a positive number of seconds."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise InvalidInputError(f"{field} is {value!r}; it must be a number of seconds above 0.")
     return float(value)

@@ -221,7 +221,7 @@ def test_a_redirect_is_not_followed(hook: OpenAIBatchesHook, server: DevServer) 
         ({"password": "wrong"}, "refuses the API key"),
         ({"host": "http://127.0.0.1:9/v1"}, "cannot be reached"),
         ({"host": "{base}/nowhere"}, "No Batch API at"),
-        ({"host": "http://example.com"}, "travel in clear"),
+        ({"host": "http://example.com"}, "be sent unencrypted"),
     ],
 )
 def test_the_connection_test_says_what_is_wrong(
