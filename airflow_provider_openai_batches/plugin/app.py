@@ -33,16 +33,16 @@ from fastapi.staticfiles import StaticFiles
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError
 from airflow_provider_openai_batches.plugin import view
 from airflow_provider_openai_batches.plugin.access import rights, run_began
+from airflow_provider_openai_batches.plugin.clients import Services, UnknownConnectionError, list_connections
 from airflow_provider_openai_batches.plugin.details import read_details
-from airflow_provider_openai_batches.plugin.problems import answer_with_sentences, http_error
-from airflow_provider_openai_batches.plugin.service import Services, UnknownConnectionError, list_connections
+from airflow_provider_openai_batches.plugin.http_errors import answer_with_sentences, http_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from airflow_provider_openai_batches.api.models import Batch, BatchPage
     from airflow_provider_openai_batches.plugin.access import Rights
-    from airflow_provider_openai_batches.plugin.service import Service
+    from airflow_provider_openai_batches.plugin.clients import Service
 
 STATIC = Path(__file__).parent / "static"
 # A run's batches may carry a time a little before the run's: two machines, two clocks.

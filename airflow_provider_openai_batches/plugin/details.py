@@ -11,7 +11,7 @@ from airflow_provider_openai_batches.plugin import view
 
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.models import Batch
-    from airflow_provider_openai_batches.plugin.service import Service
+    from airflow_provider_openai_batches.plugin.clients import Service
 
 ROLES = {"input": "input_file_id", "output": "output_file_id", "errors": "error_file_id"}
 

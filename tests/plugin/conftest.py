@@ -124,7 +124,7 @@ def client(api: Api, server: DevServer) -> Iterator[httpx.Client]:
     """A client of that app, not logged in; no answer of the service serves twice."""
     from airflow_provider_openai_batches.plugin import OpenAIBatchesPlugin
     from airflow_provider_openai_batches.plugin.app import create_app
-    from airflow_provider_openai_batches.plugin.service import Services
+    from airflow_provider_openai_batches.plugin.clients import Services
 
     services = Services(seconds=0)
     OpenAIBatchesPlugin.fastapi_apps[0]["app"]._app = create_app(services)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from airflow_provider_openai_batches.plugin.shared import SharedCalls
+from airflow_provider_openai_batches.plugin.cache import SharedCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable

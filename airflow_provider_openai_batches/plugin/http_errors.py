@@ -15,7 +15,7 @@ from airflow_provider_openai_batches.exceptions import (
     InvalidInputError,
     TransportError,
 )
-from airflow_provider_openai_batches.plugin.service import UnknownConnectionError
+from airflow_provider_openai_batches.plugin.clients import UnknownConnectionError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request

@@ -14,7 +14,7 @@ from sqlalchemy import select
 
 from airflow_provider_openai_batches.api.async_client import AsyncBatchesClient
 from airflow_provider_openai_batches.api.config import DEFAULT_CONN_ID, ClientConfig
-from airflow_provider_openai_batches.plugin.shared import SharedCalls
+from airflow_provider_openai_batches.plugin.cache import SharedCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
