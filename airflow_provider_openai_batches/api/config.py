@@ -76,6 +76,24 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
         """What must not appear in a message or a log."""
         return [self.api_key, *(value for name, value in self.headers.items() if _is_sensitive(name))]
 
+    def redact(self, text: str, *, every_setting: bool = False) -> str:
+        """
+        Replace each secret in ``text`` by ``***``.
+
+        :param every_setting: replace the values of all headers and query parameters too, for people who may
+            not read the connection.
+        """
+        secrets = self.secrets
+        if every_setting:
+            secrets += [*self.headers.values(), *self.params.values()]
+        for secret in sorted(filter(None, secrets), key=len, reverse=True):
+            text = text.replace(secret, "***")
+        return text
+
+    def batch_link(self, batch_id: str) -> str | None:
+        """The service's own page about a batch; None if the connection names no console."""
+        return f"{self.console_url.rstrip('/')}/{quote(batch_id, safe='')}" if self.console_url else None
+
     @classmethod
     def from_connection(cls, conn: ConnectionLike, environ: Mapping[str, str]) -> ClientConfig:
         """

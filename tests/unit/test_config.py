@@ -147,3 +147,38 @@ def test_a_config_does_not_show_its_key() -> None:
     assert "sk-key" not in repr(config)
     assert "hush" not in repr(config)
     assert "hush" in config.secrets
+
+
+@pytest.mark.parametrize(
+    "name", ["X-Auth", "api-key", "X-Session-Token", "Client-Secret", "Cookie", "X-Gateway-Cookie"]
+)
+def test_headers_that_carry_a_secret_are_secret(name: str) -> None:
+    """They are recognised by their names; other headers may appear in a log."""
+    config = read({"headers": {name: "hush", "X-Team": "search"}})
+    assert config.redact("hush, search") == "***, search"
+
+
+def test_no_part_of_a_secret_remains_when_one_contains_another() -> None:
+    """The longer one is replaced first."""
+    config = read({"headers": {"X-Token": "sk-key-and-more"}})
+    assert config.redact("sk-key-and-more, sk-key") == "***, ***"
+
+
+def test_every_setting_can_be_redacted() -> None:
+    """For people who may not read the connection; an empty value replaces nothing."""
+    config = read({"headers": {"X-Team": "search", "X-Empty": ""}, "params": {"tenant": "t-17"}})
+    assert config.redact("search of t-17") == "search of t-17"
+    assert config.redact("search of t-17 with sk-key", every_setting=True) == "*** of *** with ***"
+
+
+@pytest.mark.parametrize("console", ["https://console.example/b", "https://console.example/b/"])
+def test_a_link_to_a_batch(console: str) -> None:
+    """The id is one step of the path, whatever is in it."""
+    config = read({"console_url": console})
+    assert config.batch_link("batch_1") == "https://console.example/b/batch_1"
+    assert config.batch_link("../?") == "https://console.example/b/..%2F%3F"
+
+
+def test_no_link_without_a_console() -> None:
+    """A gateway has no page that is known."""
+    assert read(host="https://gateway.example/v1").batch_link("batch_1") is None
