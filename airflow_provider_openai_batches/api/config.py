@@ -61,16 +61,6 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     def __repr__(self) -> str:
         return f"ClientConfig(base_url={self.base_url!r})"
 
-    def redact(self, text: str) -> str:
-        """Return the text with every secret of the connection replaced by ``***``."""
-        for secret in self.secrets:
-            text = text.replace(secret, "***")
-        return text
-
-    def batch_link(self, batch_id: str) -> str | None:
-        """Return the page of a batch at the service's console; None where none is known."""
-        return f"{self.console_url.rstrip('/')}/{quote(batch_id, safe='')}" if self.console_url else None
-
     @property
     def secrets(self) -> list[str]:
         """What must not appear in a message or a log."""
@@ -78,7 +68,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def redact(self, text: str, *, every_setting: bool = False) -> str:
         """
-        Replace each secret in ``text`` by ``***``.
+        Return the text with every secret of the connection replaced by ``***``.
 
         :param every_setting: replace the values of all headers and query parameters too, for people who may
             not read the connection.
@@ -91,7 +81,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
         return text
 
     def batch_link(self, batch_id: str) -> str | None:
-        """The service's own page about a batch; None if the connection names no console."""
+        """Return the page of a batch at the service's console; None where none is known."""
         return f"{self.console_url.rstrip('/')}/{quote(batch_id, safe='')}" if self.console_url else None
 
     @classmethod

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_openai_batches.api.models import Batch
 
+# What a batch's metadata says about its task. Every pair that this provider adds begins with the prefix.
+PREFIX = "airflow_"
 KEY = "airflow_key"
 DAG_ID = "airflow_dag_id"
 RUN_ID = "airflow_run_id"
@@ -26,6 +28,8 @@ TASK_ID = "airflow_task_id"
 MAP_INDEX = "airflow_map_index"
 # The names of the pairs that the provider adds to a batch's metadata.
 METADATA_KEYS = (KEY, DAG_ID, RUN_ID, TASK_ID, MAP_INDEX)
+# Longer numbers are not map indexes, and Python refuses to read those of thousands of digits.
+MAX_MAP_INDEX_DIGITS = 9
 
 
 class TaskIdentity(msgspec.Struct, frozen=True):
@@ -64,6 +68,32 @@ class TaskIdentity(msgspec.Struct, frozen=True):
             TASK_ID: self.task_id,
             MAP_INDEX: str(self.map_index),
         }
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """The task that made a batch, as the batch's own metadata names it; anybody can have written that."""
+
+    dag_id: str | None = None
+    run_id: str | None = None
+    task_id: str | None = None
+    map_index: int = -1
+
+    @classmethod
+    def of(cls, batch: Batch) -> Origin:
+        metadata = batch.metadata or {}
+        index = metadata.get(MAP_INDEX, "")
+        is_index = index.isascii() and index.isdigit() and len(index) <= MAX_MAP_INDEX_DIGITS
+        return cls(
+            dag_id=metadata.get(DAG_ID) or None,
+            run_id=metadata.get(RUN_ID) or None,
+            task_id=metadata.get(TASK_ID) or None,
+            map_index=int(index) if is_index else -1,
+        )
+
+    @property
+    def task(self) -> str | None:
+        """The task's id, followed by the map index of a mapped task: ``ask[2]``."""
+        return f"{self.task_id}[{self.map_index}]" if self.task_id and self.map_index >= 0 else self.task_id
 
 
 def one_time_key() -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_openai_batches.api.models import TERMINAL_STATUSES, Batch, BatchRequestCounts
 from airflow_provider_openai_batches.api.validation import check_metadata
 from airflow_provider_openai_batches.idempotency import keys
-from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
+from airflow_provider_openai_batches.idempotency.keys import Origin, TaskIdentity
 from airflow_provider_openai_batches.idempotency.ledger import Ledger, choose
 
 TASK = TaskIdentity("prod", "dag", "run", "task", 3)
@@ -39,6 +40,29 @@ def test_the_metadata_keeps_the_users_pairs_and_fits() -> None:
     metadata = check_metadata(task.metadata(task.key("digest"), own))
     assert own.items() <= metadata.items()
     assert metadata["airflow_dag_id"] == "x" * 250
+
+
+@pytest.mark.parametrize("map_index", [-1, 0, 999_999_999])
+def test_what_a_task_writes_names_it_again(map_index: int) -> None:
+    """The page, the command line and the metrics read what the operators write."""
+    task = TaskIdentity("d", "dag", "run", "task", map_index)
+    made = Batch(id="b", metadata=task.metadata("key"))
+    assert Origin.of(made) == Origin("dag", "run", "task", map_index)
+
+
+@pytest.mark.parametrize("index", ["", "-1", "2.5", "x", "\u0662", "9" * 10, "9" * 5_000])
+def test_what_is_not_a_map_index_is_none(index: str) -> None:
+    """Anybody can write metadata, and Python reads no number of 5,000 digits."""
+    made = Batch(id="b", metadata={"airflow_task_id": "ask", "airflow_map_index": index})
+    assert Origin.of(made) == Origin(task_id="ask")
+    assert Origin.of(made).task == "ask"
+
+
+def test_a_batch_that_no_task_made() -> None:
+    """Missing and empty metadata are the same."""
+    assert Origin.of(Batch(id="b")) == Origin()
+    assert Origin.of(Batch(id="b", metadata={"airflow_dag_id": ""})) == Origin()
+    assert Origin.of(Batch(id="b", metadata={"airflow_map_index": "2"})).task is None
 
 
 def test_a_completed_batch_is_chosen_before_a_running_one() -> None:

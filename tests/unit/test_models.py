@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_openai_batches.api.models import Batch, BatchPage, File, read
+from airflow_provider_openai_batches.api.outcome import result_file_name
+from airflow_provider_openai_batches.exceptions import InvalidInputError
 
 JSON = st.recursive(
     st.none()
@@ -84,3 +86,28 @@ def test_a_file_is_read() -> None:
     """Size and name come through, an unknown purpose too."""
     file = read(b'{"id":"f","bytes":12,"filename":"x.jsonl","purpose":null}', File)
     assert (file.id, file.bytes, file.filename, file.purpose) == ("f", 12, "x.jsonl", None)
+
+
+@pytest.mark.parametrize("status", ["validating", "in_progress", "finalizing", "unknown"])
+def test_what_runs_can_be_cancelled(status: str) -> None:
+    """A status that is not known is taken as running."""
+    assert Batch(id="b", status=status).can_be_cancelled
+
+
+@pytest.mark.parametrize("status", ["cancelling", "cancelled", "completed", "failed", "expired"])
+def test_what_ends_cannot_be_cancelled(status: str) -> None:
+    """It is over, or somebody has cancelled it."""
+    assert not Batch(id="b", status=status).can_be_cancelled
+
+
+def test_the_names_of_a_batchs_files() -> None:
+    """The operator and the command line call them the same."""
+    assert result_file_name("batch_1", "output") == "batch_1-output.jsonl"
+    assert result_file_name("batch_1", "errors") == "batch_1-errors.jsonl"
+
+
+@pytest.mark.parametrize("batch_id", ["", ".", "..", "../b", "a/b", "a\\b", "a\0b", "a\nb"])
+def test_an_id_that_cannot_be_a_files_name(batch_id: str) -> None:
+    """The service chooses ids; none of them leads out of the user's directory."""
+    with pytest.raises(InvalidInputError, match="batch id"):
+        result_file_name(batch_id, "output")
