@@ -1,4 +1,4 @@
-"""Who may see and who may cancel which batch: asked of Airflow's auth manager, and decided nowhere else."""
+"""Which batches a user may see and cancel. Airflow's auth manager decides all of it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,9 @@ from airflow.api_fastapi.auth.managers.models.resource_details import (
     DagAccessEntity,
     DagDetails,
 )
-from airflow.models.dag import DagModel
-from airflow.models.dagrun import DagRun
-from airflow.utils.session import create_session
-from sqlalchemy import select
 
-from airflow_provider_openai_batches.plugin.view import Origin
+from airflow_provider_openai_batches.compat.dag_tables import teams_by_dag
+from airflow_provider_openai_batches.idempotency.keys import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,43 +51,27 @@ class Rights(msgspec.Struct, frozen=True):
 
 
 def rights(user: Any, conn_id: str, batches: Iterable[Batch]) -> Rights:
-    """Ask the auth manager; blocks, for it and the metadata database."""
+    """Ask the auth manager and the metadata database; blocks."""
     manager = get_auth_manager()
-    named = {dag_id for batch in batches if (dag_id := Origin.of(batch).dag_id)}
-    with create_session() as session:
-        known = set(session.scalars(select(DagModel.dag_id).where(DagModel.dag_id.in_(named))))
-    # Airflow has teams from 3.2 on.
-    team_names = getattr(DagModel, "get_dag_id_to_team_name_mapping", None)
-    teams = team_names(list(known)) if team_names and known else {}
+    teams = teams_by_dag(dag_id for batch in batches if (dag_id := Origin.of(batch).dag_id))
 
-    def may(method: ResourceMethod, entity: DagAccessEntity | None) -> frozenset[str]:
+    def dags_that_allow(method: ResourceMethod, entity: DagAccessEntity | None) -> frozenset[str]:
         return frozenset(
             dag_id
-            for dag_id in known
+            for dag_id, team in teams.items()
             if manager.is_authorized_dag(
                 method=method,
                 access_entity=entity,
-                details=DagDetails(dag_id, teams[dag_id]) if teams.get(dag_id) else DagDetails(dag_id),
+                details=DagDetails(dag_id, team) if team else DagDetails(dag_id),
                 user=user,
             )
         )
 
     connection = ConnectionDetails(conn_id=conn_id)
     return Rights(
-        known_dags=frozenset(known),
-        readable_dags=may("GET", None),
-        editable_dags=may("PUT", DagAccessEntity.TASK_INSTANCE),
+        known_dags=frozenset(teams),
+        readable_dags=dags_that_allow("GET", None),
+        editable_dags=dags_that_allow("PUT", DagAccessEntity.TASK_INSTANCE),
         may_read_connection=manager.is_authorized_connection(method="GET", user=user, details=connection),
         may_edit_connection=manager.is_authorized_connection(method="PUT", user=user, details=connection),
     )
-
-
-def run_began(dag_id: str, run_id: str) -> float | None:
-    """The time in Unix seconds before which a run has no batch; None for an unknown run. Blocks."""
-    names = ("created_at", "run_after", "queued_at", "start_date")  # the first is there from Airflow 3.2 on
-    columns = [getattr(DagRun, name) for name in names if hasattr(DagRun, name)]
-    query = select(*columns).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)
-    with create_session() as session:
-        row = session.execute(query).first()
-    times = [time.timestamp() for time in row or () if time is not None]
-    return min(times, default=None)

@@ -1,4 +1,4 @@
-"""PURE: one answer for many viewers."""
+"""A cache of calls: many viewers who ask for the same thing cause one call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class _Entry:
-    """A call under way, or its answer and when that came."""
+    """A call that is running, or its answer and the time of that."""
 
     def __init__(self, call: Awaitable[Any], clock: Callable[[], float]) -> None:
         self.answered_at: float | None = None
@@ -21,17 +21,17 @@ class _Entry:
     def _answered(self, now: float) -> None:
         self.answered_at = now
         if not self.task.cancelled():
-            self.task.exception()  # looked at, so that asyncio does not complain when every viewer has left
+            self.task.exception()  # read, because asyncio complains about an error that nobody has read
 
 
-class SharedCalls:
+class CallCache:
     """
-    Answers that serve everybody for some seconds; failures too, so that a dead service is asked no oftener.
+    Keep each answer for a few seconds; an error too, so that a dead service is not asked more often.
 
-    Who asks while the call is under way waits for that call. One who stops waiting does not stop it.
+    Whoever asks while the call is running waits for that call. If one of them gives up, the call goes on.
 
-    :param seconds: how long an answer serves.
-    :param size: how many answers are kept at the most.
+    :param seconds: how long an answer is kept after it came.
+    :param size: the highest number of answers that are kept.
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic, size: int = 500) -> None:
@@ -47,8 +47,8 @@ class SharedCalls:
             entry = self._entries[key] = _Entry(call(), self._clock)
         return await asyncio.shield(entry.task)
 
-    def forget(self) -> None:
-        """Ask anew for everything: something was changed."""
+    def clear(self) -> None:
+        """Forget all answers, because something was changed."""
         self._entries.clear()
 
     def _is_stale(self, entry: _Entry) -> bool:

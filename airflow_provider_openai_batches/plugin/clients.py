@@ -1,139 +1,102 @@
-"""From a connection's id to its service: settings, client, and answers that many viewers share."""
+"""A client for each connection; its answers are cached for a few seconds and shared by all viewers."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-from airflow.models.connection import Connection
-from airflow.providers.common.compat.sdk import AirflowNotFoundException
-from airflow.utils.session import create_session
-from sqlalchemy import select
-
 from airflow_provider_openai_batches.api.async_client import AsyncBatchesClient
-from airflow_provider_openai_batches.api.config import DEFAULT_CONN_ID, ClientConfig
-from airflow_provider_openai_batches.plugin.cache import SharedCalls
+from airflow_provider_openai_batches.plugin.cache import CallCache
+from airflow_provider_openai_batches.plugin.connections import load_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from airflow_provider_openai_batches.api.config import ClientConfig
     from airflow_provider_openai_batches.api.models import Batch, BatchPage, File
 
-CONN_TYPES = ("openai_batches", "openai")
 PAGE_SIZE = 100
+# Bytes of an error file that are read to show its first lines.
 FILE_START = 65_536
-# A person is waiting: rather a sentence now than an answer in a minute.
-MAX_TIMEOUT = 15.0
 
 
-class UnknownConnectionError(LookupError):
-    """No connection of that id, or none of a type that is meant for this."""
-
-
-def load_config(conn_id: str) -> ClientConfig:
+class CachedClient:
     """
-    Read a connection; blocks.
+    The service behind one connection.
 
-    :raises UnknownConnectionError: if there is none of a fitting type.
-    :raises InvalidConnectionError: if it cannot be used.
+    :param seconds: how long an answer is served to everybody.
     """
-    try:
-        conn = Connection.get_connection_from_secrets(conn_id)
-    except AirflowNotFoundException:
-        raise UnknownConnectionError(conn_id) from None
-    if conn.conn_type not in CONN_TYPES:
-        raise UnknownConnectionError(conn_id)
-    config = ClientConfig.from_connection(conn, os.environ)
-    return msgspec.structs.replace(
-        config,
-        timeout=min(config.timeout, MAX_TIMEOUT),
-        connect_timeout=min(config.connect_timeout, 5.0),
-        max_attempts=1,
-    )
-
-
-def list_connections() -> list[str]:
-    """The ids of the connections to choose from, the default one first; blocks."""
-    with create_session() as session:
-        query = select(Connection.conn_id).where(Connection.conn_type.in_(CONN_TYPES))
-        known = set(session.scalars(query))
-    if DEFAULT_CONN_ID not in known and _is_elsewhere(DEFAULT_CONN_ID):
-        known.add(DEFAULT_CONN_ID)
-    return sorted(known, key=lambda conn_id: (conn_id != DEFAULT_CONN_ID, conn_id))
-
-
-def _is_elsewhere(conn_id: str) -> bool:
-    """Whether the environment or a secrets backend, which cannot be listed, has this connection."""
-    try:
-        return Connection.get_connection_from_secrets(conn_id).conn_type in CONN_TYPES
-    except AirflowNotFoundException:
-        return False
-
-
-class Service:
-    """What one connection's service says; each answer serves all viewers for some seconds."""
 
     def __init__(self, config: ClientConfig, seconds: float) -> None:
         self.config = config
-        self.client = AsyncBatchesClient(config)
-        self._shared = SharedCalls(seconds)
+        self._client = AsyncBatchesClient(config)
+        self._cache = CallCache(seconds)
 
     async def page(self, after: str | None) -> BatchPage:
-        page: BatchPage = await self._shared.get(
-            ("page", after), lambda: self.client.list_batches(after, PAGE_SIZE)
+        page: BatchPage = await self._cache.get(
+            ("page", after), lambda: self._client.list_batches(after, PAGE_SIZE)
         )
         return page
 
     async def batch(self, batch_id: str) -> Batch:
-        batch: Batch = await self._shared.get(
-            ("batch", batch_id), lambda: self.client.retrieve_batch(batch_id)
+        batch: Batch = await self._cache.get(
+            ("batch", batch_id), lambda: self._client.retrieve_batch(batch_id)
         )
         return batch
 
+    async def batch_now(self, batch_id: str) -> Batch:
+        """The batch as it is at this moment, not from the cache."""
+        return await self._client.retrieve_batch(batch_id)
+
     async def file(self, file_id: str) -> File:
-        file: File = await self._shared.get(("file", file_id), lambda: self.client.retrieve_file(file_id))
+        file: File = await self._cache.get(("file", file_id), lambda: self._client.retrieve_file(file_id))
         return file
 
     async def file_start(self, file_id: str) -> bytes:
-        start: bytes = await self._shared.get(
-            ("start", file_id), lambda: self.client.read_file_start(file_id, FILE_START)
+        start: bytes = await self._cache.get(
+            ("start", file_id), lambda: self._client.read_file_start(file_id, FILE_START)
         )
         return start
 
     async def cancel(self, batch_id: str) -> Batch:
         try:
-            return await self.client.cancel_batch(batch_id)
+            return await self._client.cancel_batch(batch_id)
         finally:
-            self._shared.forget()
+            self._cache.clear()
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
 
 
-class Services:
+class CachedClients:
     """
-    One :class:`Service` for each connection; a changed connection gets a new one.
+    The clients of all connections that somebody looks at; a changed connection gets a new client.
 
-    :param seconds: how long an answer, and the reading of a connection, serves.
+    :param seconds: how long an answer, and the settings of a connection, are served.
     """
 
     def __init__(self, seconds: float = 4.0, load: Callable[[str], ClientConfig] = load_config) -> None:
         self._seconds = seconds
         self._load = load
-        self._configs = SharedCalls(seconds)
-        self._open: dict[str, Service] = {}
+        self._configs = CallCache(seconds)
+        self._clients: dict[str, CachedClient] = {}
 
-    async def get(self, conn_id: str) -> Service:
+    async def get(self, conn_id: str) -> CachedClient:
         """
-        The service behind a connection.
+        The client of a connection.
 
-        :raises UnknownConnectionError: if there is no such connection.
+        :raises AirflowNotFoundException: if there is no such connection.
         :raises InvalidConnectionError: if it cannot be used.
         """
         config: Any = await self._configs.get(conn_id, lambda: asyncio.to_thread(self._load, conn_id))
-        known = self._open.get(conn_id)
+        known = self._clients.get(conn_id)
         if known is not None and known.config == config:
             return known
-        service = self._open[conn_id] = Service(config, self._seconds)
+        client = self._clients[conn_id] = CachedClient(config, self._seconds)
         if known is not None:
-            await known.client.aclose()
-        return service
+            await known.aclose()
+        return client
+
+    async def aclose(self) -> None:
+        for client in self._clients.values():
+            await client.aclose()

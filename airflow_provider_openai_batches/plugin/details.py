@@ -1,8 +1,9 @@
-"""What a batch's panel shows beside its line: files with their sizes, the first failed requests, a link."""
+"""What the panel of a batch shows in addition to its row: files, first failed requests, a link."""
 
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_openai_batches.api.outcome import describe_errors
@@ -11,34 +12,34 @@ from airflow_provider_openai_batches.plugin import view
 
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.models import Batch
-    from airflow_provider_openai_batches.plugin.clients import Service
+    from airflow_provider_openai_batches.plugin.clients import CachedClient
 
 ROLES = {"input": "input_file_id", "output": "output_file_id", "errors": "error_file_id"}
 
 
-async def read_details(service: Service, batch: Batch) -> dict[str, Any]:
-    """A file that cannot be had is said to be so; the rest is shown all the same."""
+async def read_details(client: CachedClient, batch: Batch) -> dict[str, Any]:
+    """A file that cannot be read is shown with the reason; it does not hide the rest."""
     named = {role: file_id for role, field in ROLES.items() if (file_id := getattr(batch, field))}
     files, failures = await asyncio.gather(
-        asyncio.gather(*(_file(service, role, file_id) for role, file_id in named.items())),
-        _failures(service, batch.error_file_id),
+        asyncio.gather(*(_file(client, role, file_id) for role, file_id in named.items())),
+        _failures(client, batch.error_file_id),
     )
-    return view.details(batch, files, failures, service.config.batch_link(batch.id))
+    return view.details(batch, files, failures, client.config.batch_link(batch.id))
 
 
-async def _file(service: Service, role: str, file_id: str) -> dict[str, Any]:
+async def _file(client: CachedClient, role: str, file_id: str) -> dict[str, Any]:
     try:
-        return view.file(role, file_id, await service.file(file_id))
+        return view.file(role, file_id, await client.file(file_id))
     except OpenAIBatchesError as error:
-        gone = isinstance(error, APIError) and error.status == 404  # noqa: PLR2004 - HTTP
+        gone = isinstance(error, APIError) and error.status == HTTPStatus.NOT_FOUND
         return view.file(role, file_id, None, "deleted or expired" if gone else "not known right now")
 
 
-async def _failures(service: Service, file_id: str | None) -> list[str]:
+async def _failures(client: CachedClient, file_id: str | None) -> list[str]:
     if not file_id:
         return []
     try:
-        start = await service.file_start(file_id)
+        start = await client.file_start(file_id)
     except OpenAIBatchesError:
-        return []  # the file's own line says that it cannot be had
+        return []  # the row of the file says what is wrong with it
     return describe_errors(start.split(b"\n"))

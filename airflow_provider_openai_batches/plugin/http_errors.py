@@ -1,105 +1,142 @@
-"""Every failure as a status and a sentence that says what to do; no key, header or setting is in one."""
+"""
+What the page's routes answer when something fails: a status, and a sentence that says what to do.
+
+No key, header or other setting of a connection is in a sentence.
+"""
 
 from __future__ import annotations
 
 import logging
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from fastapi import HTTPException
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
+from airflow_provider_openai_batches.api.retry import is_passing
 from airflow_provider_openai_batches.exceptions import (
     APIError,
     InvalidConnectionError,
     InvalidInputError,
+    OpenAIBatchesError,
     TransportError,
 )
-from airflow_provider_openai_batches.plugin.clients import UnknownConnectionError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
 
+    from airflow_provider_openai_batches.api.config import ClientConfig
+
 log = logging.getLogger(__name__)
-UNAUTHORIZED = (401, 403)
 MAX_WORDS = 300
+_KEY_REFUSED = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
+_BAD_CURSOR = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY})
+_NO_SUCH_PATH = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
 
 
-def http_error(error: Exception, conn_id: str, secrets: list[str]) -> HTTPException:
-    """
-    The answer to give for ``error``.
-
-    :param secrets: what is blotted out of the service's own words.
-    """
-    if isinstance(error, UnknownConnectionError):
+def connection_error(error: AirflowNotFoundException | InvalidConnectionError, conn_id: str) -> HTTPException:
+    """The answer for a connection that cannot be read."""
+    if isinstance(error, AirflowNotFoundException):
         return HTTPException(
-            404,
+            HTTPStatus.NOT_FOUND,
             f"There is no connection {conn_id!r} of type openai_batches or openai. "
             "Create it under Admin → Connections, or choose another one.",
         )
-    if isinstance(error, InvalidConnectionError):
-        # The error's own words may quote the connection's settings, which are not for every viewer.
-        log.warning("The page cannot use its connection. %s", error)
-        return HTTPException(
-            422,
-            f"Connection {conn_id!r} cannot be used: its API key or another setting is missing or wrong. "
-            "Open it under Admin → Connections and press Test to read what it is.",
-        )
+    # The error's own message may quote settings that not every viewer may see.
+    log.warning("The page cannot use its connection. %s", error)
+    return HTTPException(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        f"Connection {conn_id!r} cannot be used: its API key or another setting is missing or wrong. "
+        "Open it under Admin → Connections and press Test to see which.",
+    )
+
+
+def service_error(error: OpenAIBatchesError, conn_id: str, config: ClientConfig) -> HTTPException:
+    """The answer for a request that was refused, here or by the service, or that got no answer."""
     if isinstance(error, InvalidInputError):
-        return HTTPException(400, str(error))
+        return HTTPException(HTTPStatus.BAD_REQUEST, str(error))
     if isinstance(error, APIError):
-        return _refused(error, conn_id, secrets)
+        return _refused(error, conn_id, config)
     if isinstance(error, TransportError):
         return _unreachable(error, conn_id)
     raise error
 
 
-def _refused(error: APIError, conn_id: str, secrets: list[str]) -> HTTPException:
-    if error.status in UNAUTHORIZED:
+def list_error(error: APIError, conn_id: str, after: str | None) -> HTTPException | None:
+    """The answer for a list that fails in a way that only a list can; None for all other errors."""
+    if after is not None and error.status in _BAD_CURSOR:
         return HTTPException(
-            502,
+            HTTPStatus.BAD_REQUEST,
+            f"The list cannot go on after {after!r}: the service knows no such batch. Reload the page.",
+        )
+    is_redirect = HTTPStatus.MULTIPLE_CHOICES <= error.status < HTTPStatus.BAD_REQUEST
+    if error.status in _NO_SUCH_PATH or is_redirect:
+        return HTTPException(
+            HTTPStatus.BAD_GATEWAY,
+            f"The host of connection {conn_id!r} has no Batch API at that address (HTTP {error.status}). "
+            "Check the connection's base URL under Admin → Connections.",
+        )
+    return None
+
+
+def _refused(error: APIError, conn_id: str, config: ClientConfig) -> HTTPException:
+    if error.status in _KEY_REFUSED:
+        return HTTPException(
+            HTTPStatus.BAD_GATEWAY,
             f"The service refuses the API key of connection {conn_id!r} (HTTP {error.status}). "
             "Put a valid key into it under Admin → Connections.",
         )
-    words = error.message
-    if error.status == 404:  # noqa: PLR2004 - HTTP
-        return HTTPException(404, f"The service behind connection {conn_id!r} knows no such batch.")
-    if error.status == 409:  # noqa: PLR2004 - HTTP
-        return HTTPException(409, "The batch is over or being cancelled: there is nothing left to cancel.")
-    for secret in filter(None, secrets):
-        words = words.replace(secret, "***")
-    words = words[:MAX_WORDS]
-    if error.status == 429 or error.status >= 500:  # noqa: PLR2004 - HTTP
+    if error.status == HTTPStatus.NOT_FOUND:
         return HTTPException(
-            503, f"The service is busy or down (HTTP {error.status}: {words}). Try again soon."
+            HTTPStatus.NOT_FOUND, f"The service behind connection {conn_id!r} knows no such batch."
         )
-    return HTTPException(502, f"The service behind connection {conn_id!r} says: HTTP {error.status}: {words}")
+    if error.status == HTTPStatus.CONFLICT:
+        return HTTPException(
+            HTTPStatus.CONFLICT, "The batch is over or being cancelled: there is nothing left to cancel."
+        )
+    words = config.redact(error.message, every_setting=True)[:MAX_WORDS]
+    if is_passing(error):
+        return HTTPException(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            f"The service is busy or down (HTTP {error.status}: {words}). Try again soon.",
+        )
+    return HTTPException(
+        HTTPStatus.BAD_GATEWAY,
+        f"The service behind connection {conn_id!r} says: HTTP {error.status}: {words}",
+    )
 
 
 def _unreachable(error: TransportError, conn_id: str) -> HTTPException:
     log.warning("Connection %r: %s", conn_id, error)
     if error.sent:
         return HTTPException(
-            502,
-            f"The host of connection {conn_id!r} gave no answer that a Batch API would give. Try again soon; "
-            "if it stays so, check its base URL under Admin → Connections.",
+            HTTPStatus.BAD_GATEWAY,
+            f"The host of connection {conn_id!r} gave no answer that a Batch API would give. Try again soon. "
+            "If that does not help, check its base URL under Admin → Connections.",
         )
     return HTTPException(
-        503,
-        f"The host of connection {conn_id!r} cannot be reached. Try again soon; if it stays so, check its "
-        "base URL under Admin → Connections and whether the API server may reach that host.",
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        f"The host of connection {conn_id!r} cannot be reached. Try again soon. If that does not help, "
+        "check its base URL under Admin → Connections, and whether the API server may reach that host.",
     )
 
 
 def answer_with_sentences(app: FastAPI) -> None:
-    """Make ``{"detail": "a sentence"}`` of what FastAPI would answer with a list or a bare text."""
+    """Answer with ``{"detail": "a sentence"}`` where FastAPI would answer with a list or plain text."""
 
     @app.exception_handler(RequestValidationError)
     async def _bad_request(_: Request, error: RequestValidationError) -> JSONResponse:
         words = "; ".join(f"{'.'.join(map(str, item['loc'][1:]))}: {item['msg']}" for item in error.errors())
-        return JSONResponse({"detail": f"The request cannot be read. {words}."}, 422)
+        return JSONResponse(
+            {"detail": f"The request cannot be read. {words}."}, HTTPStatus.UNPROCESSABLE_ENTITY
+        )
 
     @app.exception_handler(Exception)
     async def _unexpected(_: Request, error: Exception) -> JSONResponse:
         log.error("The OpenAI Batches page failed", exc_info=error)
-        return JSONResponse({"detail": "This page failed on the server. Its log says why."}, 500)
+        return JSONResponse(
+            {"detail": "This page failed on the server. Its log says why."},
+            HTTPStatus.INTERNAL_SERVER_ERROR,
+        )

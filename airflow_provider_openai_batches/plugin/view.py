@@ -1,10 +1,12 @@
-"""PURE: a batch as the page shows it. What is not named here does not reach the browser."""
+"""What the page shows of a batch, as JSON. Nothing that is not named here reaches the browser."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+from airflow_provider_openai_batches.idempotency import keys
 
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.models import Batch, File
@@ -22,38 +24,14 @@ TIMES = (
 )
 
 
-class Origin(msgspec.Struct, frozen=True):
-    """The task that made a batch, as the batch's own metadata tells it."""
-
-    dag_id: str | None = None
-    run_id: str | None = None
-    task_id: str | None = None
-    map_index: int = -1
-
-    @classmethod
-    def of(cls, batch: Batch) -> Origin:
-        texts = {
-            name: value
-            for name, value in (batch.metadata or {}).items()
-            if name.startswith("airflow_") and isinstance(value, str) and value
-        }
-        index = texts.get("airflow_map_index", "")
-        return cls(
-            texts.get("airflow_dag_id"),
-            texts.get("airflow_run_id"),
-            texts.get("airflow_task_id"),
-            int(index) if index.isascii() and index.isdigit() else -1,
-        )
-
-
 def row(batch: Batch, *, dag_known: bool, may_cancel: bool) -> dict[str, Any]:
-    """A line of the table."""
+    """A row of the table."""
     usage = batch.usage
     return {
         "id": batch.id,
         "status": batch.status,
         "is_over": batch.is_over,
-        "may_cancel": may_cancel and not batch.is_over and batch.status != "cancelling",
+        "may_cancel": may_cancel and batch.can_be_cancelled,
         "endpoint": batch.endpoint,
         "model": batch.model,
         "counts": msgspec.to_builtins(batch.counts),
@@ -69,7 +47,7 @@ def row(batch: Batch, *, dag_known: bool, may_cancel: bool) -> dict[str, Any]:
         "in_progress_at": batch.in_progress_at,
         "expires_at": batch.expires_at,
         "ended_at": getattr(batch, f"{batch.status}_at", None) if batch.is_over else None,
-        "origin": msgspec.to_builtins(Origin.of(batch)),
+        "origin": msgspec.to_builtins(keys.Origin.of(batch)),
         "dag_known": dag_known,
     }
 
@@ -77,7 +55,7 @@ def row(batch: Batch, *, dag_known: bool, may_cancel: bool) -> dict[str, Any]:
 def details(
     batch: Batch, files: list[dict[str, Any]], failures: list[str], link: str | None
 ) -> dict[str, Any]:
-    """What a line opens to, beside the line itself."""
+    """What the panel of a batch shows in addition to its row."""
     return {
         "times": {name: time for name in TIMES if (time := getattr(batch, name))},
         "completion_window": batch.completion_window,
@@ -85,9 +63,7 @@ def details(
         "files": files,
         "failures": failures,
         "metadata": {
-            name: str(value)
-            for name, value in (batch.metadata or {}).items()
-            if not name.startswith("airflow_")
+            name: value for name, value in (batch.metadata or {}).items() if not name.startswith(keys.PREFIX)
         },
         "link": link,
     }

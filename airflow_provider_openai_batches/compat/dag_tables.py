@@ -1,0 +1,36 @@
+"""What the metadata database knows about DAGs and their runs; its tables differ between Airflow versions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow.models.dag import DagModel
+from airflow.models.dagrun import DagRun
+from airflow.utils.session import create_session
+from sqlalchemy import select
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# The column ``created_at`` came with Airflow 3.2.
+_RUN_TIMES = ("created_at", "run_after", "queued_at", "start_date")
+
+
+def teams_by_dag(dag_ids: Iterable[str]) -> dict[str, str | None]:
+    """Those of the DAGs that this Airflow knows, each with the name of its team or None; blocks."""
+    with create_session() as session:
+        known = list(session.scalars(select(DagModel.dag_id).where(DagModel.dag_id.in_(set(dag_ids)))))
+    # Teams came with Airflow 3.2.
+    team_names = getattr(DagModel, "get_dag_id_to_team_name_mapping", None)
+    teams = team_names(known) if team_names and known else {}
+    return {dag_id: teams.get(dag_id) for dag_id in known}
+
+
+def run_began(dag_id: str, run_id: str) -> float | None:
+    """Unix seconds before which the run cannot have made a batch; None for an unknown run. Blocks."""
+    columns = [getattr(DagRun, name) for name in _RUN_TIMES if hasattr(DagRun, name)]
+    query = select(*columns).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)
+    with create_session() as session:
+        row = session.execute(query).first()
+    times = [time.timestamp() for time in row or () if time is not None]
+    return min(times, default=None)
