@@ -1,6 +1,7 @@
 """
-``python -m airflow_provider_openai_batches``: the commands of ``airflow openai-batches`` by another name, for
-an Airflow that takes no commands from providers (before 3.2).
+``python -m airflow_provider_openai_batches``: the commands of ``airflow openai-batches`` under another name.
+
+Airflow takes commands from providers only from version 3.2 on.
 """
 
 from __future__ import annotations

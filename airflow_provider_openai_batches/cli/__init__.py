@@ -1,6 +1,7 @@
 """
-``airflow openai-batches``: what the commands are called and take. Airflow reads this for every command, so
-what they do is imported only when one of them runs.
+``airflow openai-batches``: the names and arguments of the commands.
+
+Airflow imports this for every command that it runs, so the code of the commands is imported only when needed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from airflow_provider_openai_batches.api.config import DEFAULT_CONN_ID
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Airflow's own has no types.
+# Airflow's own class has no types.
 _arg: Callable[..., Arg] = Arg
 COMMANDS = "airflow_provider_openai_batches.cli.commands"
 EXIT_CODES = (
@@ -52,14 +53,14 @@ CONN_ID = _arg(
 BATCH_ID = _arg(("batch_id",), help="Id of a batch", metavar="ID")
 BATCH_IDS = _arg(("batch_ids",), help="Ids of batches", metavar="ID", nargs="+")
 BATCH_IDS_OR_NONE = _arg(
-    ("batch_ids",), help="Ids of batches; without any, those that run now", metavar="ID", nargs="*"
+    ("batch_ids",), help="Ids of batches (default: all that are running)", metavar="ID", nargs="*"
 )
-LIMIT = _arg(("--limit",), help="How many batches to list at the most (default: 20)", type=_count, default=20)
+LIMIT = _arg(("--limit",), help="At most this many batches (default: 20)", type=_count, default=20)
 STATUS = _arg(("--status",), help="Only batches with this status", default=None)
-DAG_ID = _arg(("--dag-id",), help="Only batches that this DAG made", default=None)
-RUN_ID = _arg(("--run-id",), help="Only batches that this run made", default=None)
-INTERVAL = _arg(("--interval",), help="Seconds between two looks (default: 10)", type=_positive, default=10.0)
-DIRECTORY = _arg(("directory",), help="Where to put the files; it is made if need be", metavar="DIRECTORY")
+DAG_ID = _arg(("--dag-id",), help="Only batches of this DAG", default=None)
+RUN_ID = _arg(("--run-id",), help="Only batches of this run", default=None)
+INTERVAL = _arg(("--interval",), help="Seconds between requests (default: 10)", type=_positive, default=10.0)
+DIRECTORY = _arg(("directory",), help="Where to put the files; created if missing", metavar="DIRECTORY")
 
 
 def get_commands() -> list[CLICommand]:
@@ -69,7 +70,7 @@ def get_commands() -> list[CLICommand]:
             help="List, watch and cancel batches of the OpenAI Batch API",
             subcommands=(
                 _command("list", "list_batches", "List batches, newest first", LIMIT, STATUS, DAG_ID, RUN_ID),
-                _command("show", "show_batch", "Show all of a batch", BATCH_ID),
+                _command("show", "show_batch", "Show all properties of a batch", BATCH_ID),
                 _command("watch", "watch_batches", "Watch until all are over", BATCH_IDS_OR_NONE, INTERVAL),
                 _command("cancel", "cancel_batches", "Cancel batches", BATCH_IDS, ARG_YES),
                 _command("results", "download_results", "Download a batch's files", BATCH_ID, DIRECTORY),

@@ -1,47 +1,53 @@
-"""What the commands do. They end with an exit code, and with a sentence where something is amiss."""
+"""What the commands do. They end with an exit code, and with a sentence if something is wrong."""
 
 from __future__ import annotations
 
 import functools
 import sys
+from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.cli.simple_table import AirflowConsole
-from airflow.models.connection import Connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.utils.cli import suppress_logs_and_warning
 
-from airflow_provider_openai_batches.api.outcome import error_of
-from airflow_provider_openai_batches.api.validation import check_id
+from airflow_provider_openai_batches.api.outcome import error_of, result_file_name
+from airflow_provider_openai_batches.api.validation import MAX_PAGE, check_id
 from airflow_provider_openai_batches.cli import tables
 from airflow_provider_openai_batches.cli.watching import Watch
-from airflow_provider_openai_batches.exceptions import APIError, InvalidInputError, OpenAIBatchesError
+from airflow_provider_openai_batches.compat.connections import read_config_from_database
+from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
+from airflow_provider_openai_batches.idempotency.keys import Origin
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Callable, Iterator
+    from typing import Literal
 
+    from airflow_provider_openai_batches.api.config import ClientConfig
     from airflow_provider_openai_batches.api.models import Batch
 
-AMISS = 1
+BATCH_PROBLEM = 1
 ERROR = 2
 STOPPED = 130
 STRUCTURED = ("json", "yaml")
 
 
 class CommandLineHook(OpenAIBatchesHook):
-    """Outside a task, connections are read from the metadata database too."""
+    """Reads its connection from the metadata database too, because a command is not a task."""
 
-    @classmethod
-    def get_connection(cls, conn_id: str) -> Any:
-        return Connection.get_connection_from_secrets(conn_id)
+    @property
+    def config(self) -> ClientConfig:
+        if self._config is None:
+            self._config = read_config_from_database(self.openai_conn_id)
+        return self._config
 
 
 def _say(text: str) -> None:
-    print(tables.clean(text), file=sys.stderr)  # noqa: T201 - a command's way to speak
+    print(tables.clean(text), file=sys.stderr)  # noqa: T201 - a command prints
 
 
 def _fail(text: str) -> NoReturn:
@@ -49,8 +55,8 @@ def _fail(text: str) -> NoReturn:
     raise SystemExit(ERROR)
 
 
-def _speaking(command: Callable[[Namespace, OpenAIBatchesHook], int]) -> Callable[[Namespace], None]:
-    """Give a command its hook, and make sentences and exit codes of what it returns and raises."""
+def _with_hook(command: Callable[[Namespace, OpenAIBatchesHook], int]) -> Callable[[Namespace], None]:
+    """Give a command its hook, and turn what it returns or raises into an exit code and a sentence."""
 
     @functools.wraps(command)
     def run(args: Namespace) -> None:
@@ -64,7 +70,7 @@ def _speaking(command: Callable[[Namespace, OpenAIBatchesHook], int]) -> Callabl
         except (OpenAIBatchesError, OSError) as error:
             _fail(str(error))
         except KeyboardInterrupt:
-            _say("Stopped. Batches that run go on.")
+            _say("Stopped watching. The batches go on.")
             code = STOPPED
         finally:
             hook.close()
@@ -76,12 +82,12 @@ def _speaking(command: Callable[[Namespace, OpenAIBatchesHook], int]) -> Callabl
 
 
 def _words(error: APIError, args: Namespace) -> str:
-    if error.status in {401, 403}:
+    if error.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         return f"The service refuses the API key of connection {args.conn_id!r}. {error}"
     return str(error)
 
 
-@_speaking
+@_with_hook
 def list_batches(args: Namespace, hook: OpenAIBatchesHook) -> int:
     """``airflow openai-batches list``."""
     batches = list(islice(_matching(args, hook), args.limit))
@@ -93,14 +99,9 @@ def list_batches(args: Namespace, hook: OpenAIBatchesHook) -> int:
 
 
 def _matching(args: Namespace, hook: OpenAIBatchesHook) -> Iterator[Batch]:
-    wanted = {
-        name: value
-        for name, value in (("airflow_dag_id", args.dag_id), ("airflow_run_id", args.run_id))
-        if value is not None
-    }
-    for batch in hook.iter_batches(limit=min(100, args.limit) if not (wanted or args.status) else 100):
-        metadata = batch.metadata or {}
-        if args.status in {None, batch.status} and all(metadata.get(k) == v for k, v in wanted.items()):
+    is_filtered = bool(args.status or args.dag_id or args.run_id)
+    for batch in hook.iter_batches(limit=MAX_PAGE if is_filtered else min(MAX_PAGE, args.limit)):
+        if args.status in {None, batch.status} and Origin.of(batch).is_within(args.dag_id, args.run_id):
             yield batch
 
 
@@ -109,7 +110,7 @@ def _print(data: Any, output: str) -> None:
     console.print_as_json(data) if output == "json" else console.print_as_yaml(data)
 
 
-@_speaking
+@_with_hook
 def show_batch(args: Namespace, hook: OpenAIBatchesHook) -> int:
     """``airflow openai-batches show``."""
     batch = hook.retrieve_batch(args.batch_id)
@@ -120,7 +121,7 @@ def show_batch(args: Namespace, hook: OpenAIBatchesHook) -> int:
     return 0
 
 
-@_speaking
+@_with_hook
 def watch_batches(args: Namespace, hook: OpenAIBatchesHook) -> int:
     """``airflow openai-batches watch``."""
     ids = [check_id(batch_id, "ID") for batch_id in dict.fromkeys(args.batch_ids)]
@@ -130,21 +131,21 @@ def watch_batches(args: Namespace, hook: OpenAIBatchesHook) -> int:
         else [batch for batch in hook.iter_batches() if not batch.is_over]
     )
     if not batches:
-        _say("No batch runs.")
+        _say("No batch is running.")
         return 0
     over = Watch(hook, batches, args.interval, live=args.output == "table").run()
     if args.output in STRUCTURED:
         _print([batch.to_dict() for batch in over], args.output)
     elif args.output == "plain":
         AirflowConsole().print_as([tables.line(batch) for batch in over], args.output)
-    return AMISS if any(map(_is_amiss, over)) else 0
+    return BATCH_PROBLEM if any(map(_has_problem, over)) else 0
 
 
-def _is_amiss(batch: Batch) -> bool:
+def _has_problem(batch: Batch) -> bool:
     return error_of(batch) is not None or batch.counts.failed > 0
 
 
-@_speaking
+@_with_hook
 def cancel_batches(args: Namespace, hook: OpenAIBatchesHook) -> int:
     """``airflow openai-batches cancel``."""
     ids = [check_id(batch_id, "ID") for batch_id in dict.fromkeys(args.batch_ids)]
@@ -162,40 +163,41 @@ def cancel_batches(args: Namespace, hook: OpenAIBatchesHook) -> int:
         _print([batch.to_dict() for batch in batches], args.output)
     else:
         AirflowConsole().print_as([tables.line(batch) for batch in batches], args.output)
-    return AMISS if refused else 0
+    return BATCH_PROBLEM if refused else 0
 
 
 def _confirm(count: int) -> None:
     if not sys.stdin.isatty():
-        _fail(f"{count} batches would be cancelled, and there is nobody to ask. Add --yes to do it.")
-    answer = input(f"Cancel {count} batches? What is done by now is paid for. [y/N] ")
+        _fail(f"{count} batches would be cancelled, and nobody can be asked. Add --yes to do it.")
+    answer = input(f"Cancel {count} batches? Requests that are done by now are billed. [y/N] ")
     if answer.strip().lower() not in {"y", "yes"}:
         _fail("Nothing was cancelled.")
 
 
-@_speaking
+@_with_hook
 def download_results(args: Namespace, hook: OpenAIBatchesHook) -> int:
     """``airflow openai-batches results``."""
     batch = hook.retrieve_batch(args.batch_id)
     if not batch.is_over:
         _fail(
-            f"Batch {batch.id} is {batch.status}; its results come when it is over. "
+            f"Batch {batch.id} is {batch.status}; it has results when it is over. "
             f"Wait for it with: airflow openai-batches watch {batch.id}"
         )
-    named = {"output": batch.output_file_id, "errors": batch.error_file_id}
-    if not any(named.values()):
+    if not (batch.output_file_id or batch.error_file_id):
         _say(f"Batch {batch.id} is {batch.status} and has no files. {error_of(batch) or ''}".rstrip())
-        return AMISS
-    saved = [
-        _save(hook, batch.id, kind, file_id, args.directory) for kind, file_id in named.items() if file_id
-    ]
+        return BATCH_PROBLEM
+    saved = []
+    if batch.output_file_id:
+        saved.append(_save(hook, batch, "output", batch.output_file_id, args.directory))
+    if batch.error_file_id:
+        saved.append(_save(hook, batch, "errors", batch.error_file_id, args.directory))
     _print(saved, args.output) if args.output in STRUCTURED else AirflowConsole().print_as(saved, args.output)
-    return AMISS if _is_amiss(batch) else 0
+    return BATCH_PROBLEM if _has_problem(batch) else 0
 
 
-def _save(hook: OpenAIBatchesHook, batch_id: str, kind: str, file_id: str, directory: str) -> dict[str, Any]:
-    if Path(batch_id).name != batch_id:
-        raise InvalidInputError(f"The service names the batch {batch_id!r}, which cannot be a file's name.")
-    Path(directory).mkdir(parents=True, exist_ok=True)
-    path = Path(directory, f"{batch_id}_{kind}.jsonl")
+def _save(
+    hook: OpenAIBatchesHook, batch: Batch, kind: Literal["output", "errors"], file_id: str, directory: str
+) -> dict[str, Any]:
+    path = Path(directory, result_file_name(batch.id, kind))
+    path.parent.mkdir(parents=True, exist_ok=True)
     return {"file": str(path), "bytes": hook.download_file(file_id, path), "id": file_id}

@@ -1,4 +1,4 @@
-"""PURE: a batch as lines of text for a terminal."""
+"""A batch as rows of text for a terminal."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
+from airflow_provider_openai_batches.idempotency.keys import Origin
+
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.models import Batch
 
@@ -14,14 +16,14 @@ MINUTE, HOUR, DAY = 60, 3_600, 86_400
 
 
 def clean(value: object) -> str:
-    """Text from elsewhere without what would steer the terminal."""
+    """Text from elsewhere, without the control characters that a terminal obeys."""
     return "".join(
         sign if sign.isprintable() or sign == "\n" else "\N{REPLACEMENT CHARACTER}" for sign in str(value)
     )
 
 
 def text(value: object) -> str:
-    """As :func:`clean`, and without what would be markup to rich."""
+    """The same for a cell of a table: one line, in which rich finds no markup."""
     return escape(clean(value).replace("\n", " ")) if value is not None else ""
 
 
@@ -48,9 +50,7 @@ def age(batch: Batch, now: float) -> str:
 
 def line(batch: Batch) -> dict[str, str]:
     """A row of a list."""
-    counts, metadata = batch.counts, batch.metadata or {}
-    index = metadata.get("airflow_map_index", "-1")
-    task_id = metadata.get("airflow_task_id")
+    counts, origin = batch.counts, Origin.of(batch)
     return {
         "id": text(batch.id),
         "status": text(batch.status),
@@ -59,14 +59,14 @@ def line(batch: Batch) -> dict[str, str]:
         "model": text(batch.model),
         "tokens": str(batch.usage.total_tokens or 0) if batch.usage else "",
         "age": age(batch, time.time()),
-        "dag_id": text(metadata.get("airflow_dag_id")),
-        "run_id": text(metadata.get("airflow_run_id")),
-        "task_id": text(task_id if index == "-1" or not task_id else f"{task_id}[{index}]"),
+        "dag_id": text(origin.dag_id),
+        "run_id": text(origin.run_id),
+        "task_id": text(origin.task),
     }
 
 
 def properties(batch: Batch) -> list[dict[str, str]]:
-    """All that is known of a batch, a line each."""
+    """Everything that is known about a batch, one property a row."""
     lines: list[tuple[str, object]] = []
     for name, value in batch.to_dict().items():
         if value is None or name in {"object", "errors"}:

@@ -1,4 +1,4 @@
-"""``watch``: a table that moves, on a terminal; a line for each change, elsewhere."""
+"""``watch``: a live table on a terminal, and elsewhere a line for each change."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from airflow_provider_openai_batches.api.retry import may_repeat
+from airflow_provider_openai_batches.api.retry import is_passing
 from airflow_provider_openai_batches.cli.tables import age, clean, duration
 from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
+from airflow_provider_openai_batches.idempotency.keys import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,17 +22,17 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.models import Batch
     from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 
-# More than this many are cheaper to find in the list.
+# Up to this many running batches are asked for one by one; more of them are cheaper to find in the list.
 FEW = 10
 STYLES = {"completed": "green", "failed": "red", "expired": "yellow", "cancelled": "yellow"}
 
 
 class Watch:
     """
-    Looks again and again until all batches are over.
+    Ask for the batches again and again until all of them are over.
 
-    :param interval: seconds between two looks.
-    :param live: whether to show anything on the way.
+    :param interval: seconds between two rounds of requests.
+    :param live: whether to show anything in the meantime.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Watch:
             show()
 
     def _look(self) -> None:
-        """A passing fault is shown and looked past; one that waiting cannot mend is raised."""
+        """Show an error that can go away by itself, and raise any other."""
         running = [batch for batch in self.batches.values() if not batch.is_over]
         try:
             found = self._in_list(running) if len(running) > FEW else {}
@@ -80,7 +81,7 @@ class Watch:
                 self.batches[batch.id] = found.get(batch.id) or self.hook.retrieve_batch(batch.id)
             self.trouble = ""
         except OpenAIBatchesError as error:
-            if not may_repeat("retrieve_batch", error):
+            if not is_passing(error):
                 raise
             self.trouble = str(error)
 
@@ -120,8 +121,8 @@ class Watch:
         return table
 
     def _cells(self, batch: Batch, now: float) -> list[Text | ProgressBar]:
-        counts, metadata = batch.counts, batch.metadata or {}
-        task = "/".join(filter(None, (metadata.get("airflow_dag_id"), metadata.get("airflow_task_id"))))
+        counts, origin = batch.counts, Origin.of(batch)
+        task = "/".join(filter(None, (origin.dag_id, origin.task_id)))
         return [
             Text(clean(batch.id)),
             Text(clean(batch.status), STYLES.get(batch.status, "cyan")),
@@ -135,7 +136,7 @@ class Watch:
 
 
 def _left(batch: Batch, now: float) -> str:
-    """At the pace so far, or until the completion window closes."""
+    """The time left: at the pace so far, or else until the completion window closes."""
     if batch.is_over:
         return ""
     counts = batch.counts

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]
 from scene import create, made_by
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def test_list_plain(run: Run, server: DevServer) -> None:
 
 
 def test_list_filters_and_limit(run: Run, server: DevServer) -> None:
-    """By status, DAG and run; the limit is of what passes, and more than one page is looked through."""
+    """Filters by status, DAG and run; the limit counts what they let through, over more than one page."""
     mine = over(server, **MINE)
     server.seed(150)
     ids = [batch["id"] for batch in json.loads(run("list", "--dag-id", "mine", "--output", "json").out)]
@@ -84,7 +84,7 @@ def test_list_of_nothing(run: Run, server: DevServer) -> None:
 
 
 def test_hostile_metadata_does_not_reach_the_terminal(run: Run, server: DevServer) -> None:
-    """Escape sequences, writing direction and rich's markup in metadata are text, or are gone."""
+    """Escape sequences, writing direction and rich's markup in metadata are shown as text or removed."""
     evil = "[red]x[/red]\x1b[2J\u202e"
     batch_id = over(server, airflow_dag_id=evil, note=evil)
     for command in (("list",), ("list", "--output", "plain"), ("show", batch_id)):
@@ -124,7 +124,7 @@ def test_unknown_batch(run: Run, server: DevServer, tmp_path: Path, command: tup
 
 @pytest.mark.parametrize("batch_id", ["", "../files", "a b"])
 def test_no_id(run: Run, server: DevServer, batch_id: str) -> None:
-    """What cannot be an id is refused before anything is sent."""
+    """What cannot be an id is refused, and nothing is sent."""
     done = run("show", batch_id)
     assert done.code == 2
     assert "batch_id" in done.err
@@ -138,7 +138,7 @@ def test_unknown_connection(run: Run, server: DevServer) -> None:
 
 
 def test_a_connection_of_the_metadata_database(run: Run, server: DevServer) -> None:
-    """What is defined in the UI works on the command line."""
+    """A connection that was made in the UI works on the command line."""
     from airflow.models.connection import Connection
     from airflow.utils.session import create_session
 
@@ -154,7 +154,7 @@ def test_a_connection_of_the_metadata_database(run: Run, server: DevServer) -> N
 
 
 def test_wrong_key_and_dead_host(run: Run, server: DevServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each has a sentence, and the key is in neither."""
+    """Both have a sentence, and the key is in neither of them."""
     value = {"conn_type": "openai_batches", "host": server.base_url, "password": "sk-wrong-key", "extra": {}}
     value["extra"] = {"max_attempts": 1}
     monkeypatch.setenv("AIRFLOW_CONN_OTHER", json.dumps(value))
@@ -170,7 +170,7 @@ def test_wrong_key_and_dead_host(run: Run, server: DevServer, monkeypatch: pytes
 
 @pytest.mark.parametrize(("quirk", "code"), [(None, 0), ("fail:400", 1)])
 def test_watch(run: Run, server: DevServer, quirk: str | None, code: int) -> None:
-    """It ends when the batch ends, says each change, and its code tells whether all went well."""
+    """It prints each change, ends with the batch, and its code tells whether all went well."""
     batch_id = create(server, quirks=(quirk, None))
     done = run("watch", batch_id, "--interval", "0.05")
     assert done.code == code
@@ -187,7 +187,7 @@ def test_watch_of_a_bad_end(run: Run, server: DevServer, status: str) -> None:
 
 
 def test_watch_what_runs(run: Run, server: DevServer) -> None:
-    """Without ids all that run are watched; their end comes as JSON if asked for."""
+    """Without ids it watches all batches that are running, and prints their end as JSON on demand."""
     over(server)
     server.settings(batch_seconds=1.0)
     ids = {create(server), create(server)}
@@ -196,11 +196,11 @@ def test_watch_what_runs(run: Run, server: DevServer) -> None:
     assert {(batch["id"], batch["status"]) for batch in json.loads(done.out)} == {
         (i, "completed") for i in ids
     }
-    assert run("watch").err == "No batch runs.\n"
+    assert run("watch").err == "No batch is running.\n"
 
 
 def test_watch_many_by_list(run: Run, server: DevServer) -> None:
-    """More than a few cost one list a look instead of a request each."""
+    """More than a few batches cost one list in each round instead of a request each."""
     server.settings(batch_seconds=1.0)
     ids = [create(server) for _ in range(12)]
     done = run("watch", *ids, "--interval", "0.2", "--output", "plain")
@@ -210,7 +210,7 @@ def test_watch_many_by_list(run: Run, server: DevServer) -> None:
 
 
 def test_cancel_one(run: Run, server: DevServer) -> None:
-    """One is cancelled without a question."""
+    """A single batch is cancelled without a question."""
     server.settings(freeze=True)
     batch_id = create(server)
     done = run("cancel", batch_id, "--output", "json")
@@ -219,7 +219,7 @@ def test_cancel_one(run: Run, server: DevServer) -> None:
 
 
 def test_cancel_many_asks(run: Run, server: DevServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With nobody to ask, or without a yes, nothing is cancelled; with --yes all are."""
+    """Without a yes, or without a terminal to ask on, nothing is cancelled; with --yes all are."""
     server.settings(freeze=True)
     ids = [create(server), create(server)]
     alone = run("cancel", *ids)
@@ -234,7 +234,7 @@ def test_cancel_many_asks(run: Run, server: DevServer, monkeypatch: pytest.Monke
 
 
 def test_cancel_of_what_is_over(run: Run, server: DevServer) -> None:
-    """A sentence and code 1; the others are cancelled all the same."""
+    """A sentence and code 1; the others are still cancelled."""
     finished = over(server)
     server.settings(freeze=True)
     running = create(server)
@@ -245,13 +245,13 @@ def test_cancel_of_what_is_over(run: Run, server: DevServer) -> None:
 
 
 def test_results(run: Run, server: DevServer, tmp_path: Path) -> None:
-    """Both files arrive, and code 1 says that some requests failed."""
+    """Both files are there, and code 1 says that some requests failed."""
     batch_id = over(server, None, "fail:400", None)
     directory = tmp_path / "new" / "folder"
     done = run("results", batch_id, str(directory), "--output", "json")
     assert done.code == 1
-    assert len((directory / f"{batch_id}_output.jsonl").read_text().splitlines()) == 2
-    assert len((directory / f"{batch_id}_errors.jsonl").read_text().splitlines()) == 1
+    assert len((directory / f"{batch_id}-output.jsonl").read_text().splitlines()) == 2
+    assert len((directory / f"{batch_id}-errors.jsonl").read_text().splitlines()) == 1
     assert {entry["bytes"] for entry in json.loads(done.out)} == {
         path.stat().st_size for path in directory.iterdir()
     }
@@ -259,7 +259,7 @@ def test_results(run: Run, server: DevServer, tmp_path: Path) -> None:
 
 
 def test_results_too_early(run: Run, server: DevServer, tmp_path: Path) -> None:
-    """What runs has no results yet: code 2, and how to wait."""
+    """A running batch has no results yet: code 2, and how to wait."""
     server.settings(freeze=True)
     done = run("results", create(server), str(tmp_path))
     assert done.code == 2
@@ -267,7 +267,7 @@ def test_results_too_early(run: Run, server: DevServer, tmp_path: Path) -> None:
 
 
 def test_results_of_nothing(run: Run, server: DevServer, tmp_path: Path) -> None:
-    """A batch that failed validation has no files: code 1 and why."""
+    """A batch that failed validation has no files: code 1, and the reason."""
     server.settings(freeze=True)
     batch_id = create(server)
     server.force(batch_id, status="failed", output_file_id=None, error_file_id=None)

@@ -1,9 +1,8 @@
-"""The live table of ``watch``, and what it does when the service ails."""
+"""The live table of ``watch``, and what it does when the service fails."""
 
 from __future__ import annotations
 
 import io
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -11,15 +10,17 @@ from rich.console import Console
 from airflow_provider_openai_batches.api.models import Batch, BatchRequestCounts
 from airflow_provider_openai_batches.cli.watching import Watch
 from airflow_provider_openai_batches.exceptions import APIError, TransportError
+from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 
 
-class Hook:
+class Hook(OpenAIBatchesHook):
     """Gives the next answer of a list, or raises it."""
 
-    def __init__(self, *answers: Any) -> None:
+    def __init__(self, *answers: Batch | Exception) -> None:
+        super().__init__()
         self.answers = list(answers)
 
-    def retrieve_batch(self, _: str) -> Batch:
+    def retrieve_batch(self, batch_id: str) -> Batch:
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -40,7 +41,7 @@ def watch(hook: Hook, *, terminal: bool = True) -> tuple[Watch, io.StringIO]:
 
 
 def test_the_table_moves_to_the_end() -> None:
-    """Bar, counts and status follow the batch."""
+    """Its bar, counts and status follow the batch."""
     watching, out = watch(Hook(batch("in_progress", 40, 2), batch("completed", 98, 2)))
     assert [over.status for over in watching.run()] == ["completed"]
     shown = out.getvalue()
@@ -48,8 +49,8 @@ def test_the_table_moves_to_the_end() -> None:
         assert words in shown
 
 
-def test_metadata_does_not_steer_the_terminal() -> None:
-    """An escape sequence in a DAG's name is not sent."""
+def test_metadata_does_not_control_the_terminal() -> None:
+    """An escape sequence in the name of a DAG is not printed."""
     watching, out = watch(Hook(batch("completed", 100)))
     watching.run()
     assert "\x1b[2Jd" not in out.getvalue()
@@ -57,21 +58,21 @@ def test_metadata_does_not_steer_the_terminal() -> None:
 
 @pytest.mark.parametrize("error", [TransportError("cut"), APIError("busy", status=503)])
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_passing_fault_is_looked_past(error: Exception, terminal: bool) -> None:
-    """It is shown, and watching goes on."""
+def test_watching_goes_on_after_a_passing_error(error: Exception, terminal: bool) -> None:
+    """The error is shown."""
     watching, out = watch(Hook(error, batch("completed", 100)), terminal=terminal)
     assert watching.run()[0].status == "completed"
     assert str(error) in out.getvalue()
 
 
-def test_what_waiting_cannot_mend_is_raised() -> None:
-    """A batch that is gone, or a key that is refused."""
+def test_an_error_that_stays_is_raised() -> None:
+    """Such as a batch that is gone, or a key that is refused."""
     watching, _ = watch(Hook(APIError("gone", status=404)))
     with pytest.raises(APIError, match="gone"):
         watching.run()
 
 
-def test_without_a_terminal_only_changes_are_said() -> None:
+def test_without_a_terminal_only_changes_are_printed() -> None:
     """A log file gets a line for each change, and none for no change."""
     watching, out = watch(
         Hook(batch("in_progress", 1), batch("in_progress", 1), batch("completed", 100)), terminal=False
