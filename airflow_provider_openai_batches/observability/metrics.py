@@ -1,8 +1,10 @@
 """
 Counts and times through Airflow's own stats: StatsD, Datadog or OpenTelemetry, whatever is configured.
 
-All names begin with ``openai_batches.``. Tags are ``dag_id`` and ``task_id``, as Airflow's own, and
-``model``, where the batch tells them. Nothing here raises: a metric is never worth a task.
+All names begin with ``openai_batches.``. The tags are Airflow's own ``dag_id`` and ``task_id``, and the
+batch's ``model``; what a batch does not name is left out.
+
+Nothing here raises: a lost metric must not fail a task.
 
 https://airflow.apache.org/docs/apache-airflow/stable/administration-and-deployment/logging-monitoring/metrics.html
 """
@@ -12,11 +14,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_openai_batches.idempotency.keys import Origin
+
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.models import Batch
 
 log = logging.getLogger(__name__)
-# A comma or an equals sign would end a tag in InfluxDB's notation; Airflow drops such a tag with an error.
+# These end a tag in the InfluxDB format of StatsD; Airflow logs an error for such a tag and drops it.
 _BREAKS_A_TAG = frozenset(",=\n")
 
 
@@ -26,15 +30,15 @@ def batch_created(batch: Batch) -> None:
 
 
 def batch_adopted(batch: Batch) -> None:
-    """A batch that an earlier try, or a lost answer, left behind was found and taken."""
+    """An existing batch was taken up: an earlier try made it, or the answer to its creation was lost."""
     _incr("batch.adopted", 1, _tags(batch))
 
 
 def batch_over(batch: Batch) -> None:
     """
-    A batch ended: its status, its requests by outcome, its tokens by kind, and its time in milliseconds.
+    A batch ended: count its status, requests by outcome and tokens by kind, and time it in milliseconds.
 
-    Call it once for each batch, where its task learns of the end.
+    Call this once for each batch, where its task learns of the end.
     """
     tags = _tags(batch)
     _incr(f"batch.{batch.status}", 1, tags)
@@ -55,16 +59,16 @@ def batch_over(batch: Batch) -> None:
 
 
 def waits(number: int, conn_id: str | None = None) -> None:
-    """How many batches a triggerer process waits for now, on one connection."""
+    """The number of batches that a triggerer process is waiting for, on one connection."""
     _send("gauge", "poller.waits", number, {"conn_id": conn_id} if conn_id else {})
 
 
 def poll_round(requests: int, rate_limited: int = 0, conn_id: str | None = None) -> None:
     """
-    A poller asked about all of its batches once.
+    A poller has asked once about all of its batches.
 
-    :param requests: how many requests it sent for that.
-    :param rate_limited: how many of them were answered 429.
+    :param requests: the number of requests that this took.
+    :param rate_limited: the number of them that were answered with 429.
     """
     tags = {"conn_id": conn_id} if conn_id else {}
     _incr("poller.rounds", 1, tags)
@@ -73,12 +77,8 @@ def poll_round(requests: int, rate_limited: int = 0, conn_id: str | None = None)
 
 
 def _tags(batch: Batch) -> dict[str, str]:
-    metadata = batch.metadata or {}
-    tags = {
-        "dag_id": metadata.get("airflow_dag_id"),
-        "task_id": metadata.get("airflow_task_id"),
-        "model": batch.model,
-    }
+    origin = Origin.of(batch)
+    tags = {"dag_id": origin.dag_id, "task_id": origin.task_id, "model": batch.model}
     return {name: value for name, value in tags.items() if value and not _BREAKS_A_TAG.intersection(value)}
 
 

@@ -1,4 +1,4 @@
-"""What is counted, under which name, with which tags; and that counting never hurts."""
+"""What is counted, under which name and with which tags; counting never fails a task."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TAGS = {"dag_id": "d", "task_id": "t", "model": "m"}
 
 
 class Recorder:
-    """A backend for Airflow's stats that keeps what it is given."""
+    """A backend for Airflow's stats that keeps what it gets."""
 
     def __init__(self) -> None:
         self.sent: dict[str, tuple[str, float, Any]] = {}
@@ -46,20 +46,21 @@ class Recorder:
 
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
-    """Airflow's stats with a backend of ours."""
-    from airflow.providers.common.compat.sdk import Stats
+    """Airflow's stats with a backend that records."""
+    from airflow.providers.common.compat import sdk
 
+    stats: Any = sdk.Stats  # its type differs between Airflow versions
     backend = Recorder()
-    if hasattr(type(Stats), "factory"):  # until Airflow 3.2
-        monkeypatch.setattr(Stats, "factory", staticmethod(lambda: backend))  # where initialize() sets it too
-        monkeypatch.setattr(Stats, "instance", None)
+    if hasattr(type(stats), "factory"):  # until Airflow 3.2
+        monkeypatch.setattr(stats, "factory", staticmethod(lambda: backend))  # where initialize() sets it too
+        monkeypatch.setattr(stats, "instance", None)
         yield backend
     else:
         from airflow._shared.observability.metrics.base_stats_logger import NoStatsLogger
 
-        Stats.initialize(factory=lambda: backend, export_legacy_names=True)
+        stats.initialize(factory=lambda: backend, export_legacy_names=True)
         yield backend
-        Stats.initialize(factory=NoStatsLogger, export_legacy_names=True)
+        stats.initialize(factory=NoStatsLogger, export_legacy_names=True)
 
 
 def batch(**changes: Any) -> Batch:
@@ -67,7 +68,7 @@ def batch(**changes: Any) -> Batch:
 
 
 def test_created_and_adopted(recorder: Recorder) -> None:
-    """One count each, tagged with DAG, task and model, and with nothing else of the metadata."""
+    """One count each, tagged with DAG, task and model, and with nothing else from the metadata."""
     metrics.batch_created(batch())
     metrics.batch_adopted(batch(model=None))
     assert recorder.sent == {
@@ -97,13 +98,13 @@ def test_over(recorder: Recorder, status: str) -> None:
 
 
 def test_over_with_next_to_nothing(recorder: Recorder) -> None:
-    """A batch without counts, usage and times is counted all the same."""
+    """A batch without counts, usage and times is counted too."""
     metrics.batch_over(Batch(id="b", status="completed"))
     assert recorder.sent == {"batch.completed": ("incr", 1, None)}
 
 
 def test_pollers(recorder: Recorder) -> None:
-    """Waits are a gauge, rounds and requests are counts; nothing is sent for no 429."""
+    """Waits are a gauge, rounds and requests are counts; a count of 0 is not sent."""
     metrics.waits(0, "c")
     metrics.poll_round(10, 0, "c")
     assert recorder.sent == {
@@ -122,7 +123,7 @@ def test_a_tag_that_would_break_the_notation_is_left_out(recorder: Recorder) -> 
 
 
 def test_never_raises(recorder: Recorder) -> None:
-    """A broken backend costs the metric and nothing more."""
+    """A broken backend loses the metric and nothing else."""
     recorder.error = RuntimeError("no")
     metrics.batch_over(batch(status="completed", completed_at=101))
     metrics.waits(1)
