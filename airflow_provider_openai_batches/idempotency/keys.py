@@ -95,6 +95,10 @@ class Origin(msgspec.Struct, frozen=True):
         """The task's id, followed by the map index of a mapped task: ``ask[2]``."""
         return f"{self.task_id}[{self.map_index}]" if self.task_id and self.map_index >= 0 else self.task_id
 
+    def is_within(self, dag_id: str | None, run_id: str | None) -> bool:
+        """Whether the task belongs to this DAG and run; None is any."""
+        return dag_id in {None, self.dag_id} and run_id in {None, self.run_id}
+
 
 def one_time_key() -> str:
     """Return a key for a create outside a task: it serves to find this one create's batch."""

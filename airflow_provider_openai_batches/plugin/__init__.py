@@ -1,8 +1,8 @@
 """
 The page "OpenAI Batches" in the Airflow UI.
 
-Every Airflow process loads every plugin, a task's process too; so nothing here imports FastAPI: the app comes
-up with the first request that reaches it.
+Every Airflow process loads every plugin, even the process of a task. So FastAPI is not imported here:
+the first request imports the app.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Send = Callable[[Any], Awaitable[None]]
 
 URL_PREFIX = "/openai-batches"
-# No slash at the start: Airflow resolves these against its own base URL, which may have a path.
+# There is no slash at the start, because Airflow resolves these against its base URL, which may have a path.
 PAGE = "openai-batches/"
 ICONS = {
     "icon": f"{PAGE}static/icon.svg",
@@ -28,14 +28,14 @@ ICONS = {
 
 
 class LazyApp:
-    """The page's FastAPI app, imported when it is first asked for something."""
+    """The page's FastAPI app, imported by the first request."""
 
     def __init__(self) -> None:
         self._app: Callable[[Scope, Receive, Send], Awaitable[None]] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._app is None:
-            from airflow_provider_openai_batches.plugin.app import create_app  # noqa: PLC0415 - see above
+            from airflow_provider_openai_batches.plugin.app import create_app  # noqa: PLC0415 - FastAPI comes with it
 
             self._app = create_app()
         await self._app(scope, receive, send)
@@ -43,8 +43,8 @@ class LazyApp:
 
 class OpenAIBatchesPlugin(AirflowPlugin):
     name = "openai_batches"
-    fastapi_apps = [{"app": LazyApp(), "url_prefix": URL_PREFIX, "name": "OpenAI Batches"}]  # noqa: RUF012 - Airflow's
-    external_views = [  # noqa: RUF012 - as Airflow declares it
+    fastapi_apps = [{"app": LazyApp(), "url_prefix": URL_PREFIX, "name": "OpenAI Batches"}]  # noqa: RUF012 - Airflow's type
+    external_views = [  # noqa: RUF012 - Airflow's type
         {
             "name": "OpenAI Batches",
             "href": PAGE,

@@ -28,13 +28,13 @@ from airflow.api_fastapi.auth.managers.models.resource_details import AccessView
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag, requires_access_view
 from airflow.api_fastapi.logging.decorators import action_logging
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 
 from airflow_provider_openai_batches.compat.dag_tables import run_began
 from airflow_provider_openai_batches.exceptions import APIError, InvalidConnectionError, OpenAIBatchesError
-from airflow_provider_openai_batches.idempotency.keys import Origin
+from airflow_provider_openai_batches.idempotency.keys import CLOCK_SKEW, Origin
 from airflow_provider_openai_batches.plugin import view
 from airflow_provider_openai_batches.plugin.access import rights
 from airflow_provider_openai_batches.plugin.clients import CachedClients
@@ -43,6 +43,7 @@ from airflow_provider_openai_batches.plugin.details import read_details
 from airflow_provider_openai_batches.plugin.http_errors import (
     answer_with_sentences,
     connection_error,
+    failure,
     list_error,
     service_error,
 )
@@ -55,8 +56,6 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.plugin.clients import CachedClient
 
 STATIC = Path(__file__).parent / "static"
-# Seconds. A batch can seem older than the run that made it, because two machines have two clocks.
-CLOCK_SKEW = 300
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -116,7 +115,7 @@ async def list_batches(
     async with _client(request, conn_id) as client:
         found = await _page(client, conn_id, after)
     began = await asyncio.to_thread(run_began, dag_id, run_id) if dag_id and run_id else None
-    asked = [batch for batch in found.data if _is_from(batch, dag_id, run_id)]
+    asked = [batch for batch in found.data if Origin.of(batch).is_within(dag_id, run_id)]
     allowed = await asyncio.to_thread(rights, user, conn_id, asked)
     return {
         "batches": [_row(batch, allowed) for batch in asked if allowed.may_read(batch)],
@@ -140,13 +139,13 @@ def _same_site(request: Request) -> None:
     """
     Refuse a request that another site could make a browser send.
 
-    Airflow's own cookie is SameSite=Lax. In addition, a form cannot send JSON, a script of another site can do
-    so only after a preflight that Airflow declines, and browsers say which site a request comes from.
+    Airflow's own cookie is SameSite=Lax. In addition, a form cannot send JSON, a script of another site needs
+    a preflight that Airflow declines, and browsers say which site a request comes from.
     """
     if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
-        raise HTTPException(HTTPStatus.FORBIDDEN, "Another site sent this request; it was not carried out.")
+        raise failure(HTTPStatus.FORBIDDEN, "Another site sent this request; it was not carried out.")
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
-        raise HTTPException(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Send this as application/json.")
+        raise failure(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Send this as application/json.")
 
 
 @api.post(
@@ -159,12 +158,12 @@ async def cancel_batch(request: Request, user: GetUserDep, conn_id: ConnId, batc
         batch = await client.batch_now(batch_id)
         allowed = await _allowed(user, conn_id, batch)
         if not allowed.may_cancel(batch):
-            raise HTTPException(
+            raise failure(
                 HTTPStatus.FORBIDDEN,
                 f"You may not cancel batch {batch_id}, because you may not edit the tasks of its DAG.",
             )
         if not batch.can_be_cancelled:
-            raise HTTPException(
+            raise failure(
                 HTTPStatus.CONFLICT, f"Batch {batch_id} is {batch.status}: there is nothing left to cancel."
             )
         batch = await client.cancel(batch_id)
@@ -202,15 +201,10 @@ def _cursor(found: BatchPage, began: float | None) -> str | None:
     return found.last_id or oldest.id
 
 
-def _is_from(batch: Batch, dag_id: str | None, run_id: str | None) -> bool:
-    origin = Origin.of(batch)
-    return (dag_id is None or origin.dag_id == dag_id) and (run_id is None or origin.run_id == run_id)
-
-
 async def _allowed(user: Any, conn_id: str, batch: Batch) -> Rights:
     allowed = await asyncio.to_thread(rights, user, conn_id, [batch])
     if not allowed.may_read(batch):
-        raise HTTPException(
+        raise failure(
             HTTPStatus.FORBIDDEN,
             f"You may not see batch {batch.id}, because you may not read its DAG.",
         )

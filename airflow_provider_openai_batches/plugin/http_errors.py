@@ -36,17 +36,22 @@ _BAD_CURSOR = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatu
 _NO_SUCH_PATH = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
 
 
+def failure(status: HTTPStatus, sentence: str) -> HTTPException:
+    """An error answer; Airflow's access log shows the status as it is given, so it is a plain number."""
+    return HTTPException(status.value, sentence)
+
+
 def connection_error(error: AirflowNotFoundException | InvalidConnectionError, conn_id: str) -> HTTPException:
     """The answer for a connection that cannot be read."""
     if isinstance(error, AirflowNotFoundException):
-        return HTTPException(
+        return failure(
             HTTPStatus.NOT_FOUND,
             f"There is no connection {conn_id!r} of type openai_batches or openai. "
             "Create it under Admin → Connections, or choose another one.",
         )
     # The error's own message may quote settings that not every viewer may see.
     log.warning("The page cannot use its connection. %s", error)
-    return HTTPException(
+    return failure(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         f"Connection {conn_id!r} cannot be used: its API key or another setting is missing or wrong. "
         "Open it under Admin → Connections and press Test to see which.",
@@ -56,7 +61,7 @@ def connection_error(error: AirflowNotFoundException | InvalidConnectionError, c
 def service_error(error: OpenAIBatchesError, conn_id: str, config: ClientConfig) -> HTTPException:
     """The answer for a request that was refused, here or by the service, or that got no answer."""
     if isinstance(error, InvalidInputError):
-        return HTTPException(HTTPStatus.BAD_REQUEST, str(error))
+        return failure(HTTPStatus.BAD_REQUEST, str(error))
     if isinstance(error, APIError):
         return _refused(error, conn_id, config)
     if isinstance(error, TransportError):
@@ -67,13 +72,13 @@ def service_error(error: OpenAIBatchesError, conn_id: str, config: ClientConfig)
 def list_error(error: APIError, conn_id: str, after: str | None) -> HTTPException | None:
     """The answer for a list that fails in a way that only a list can; None for all other errors."""
     if after is not None and error.status in _BAD_CURSOR:
-        return HTTPException(
+        return failure(
             HTTPStatus.BAD_REQUEST,
             f"The list cannot go on after {after!r}: the service knows no such batch. Reload the page.",
         )
     is_redirect = HTTPStatus.MULTIPLE_CHOICES <= error.status < HTTPStatus.BAD_REQUEST
     if error.status in _NO_SUCH_PATH or is_redirect:
-        return HTTPException(
+        return failure(
             HTTPStatus.BAD_GATEWAY,
             f"The host of connection {conn_id!r} has no Batch API at that address (HTTP {error.status}). "
             "Check the connection's base URL under Admin → Connections.",
@@ -83,26 +88,26 @@ def list_error(error: APIError, conn_id: str, after: str | None) -> HTTPExceptio
 
 def _refused(error: APIError, conn_id: str, config: ClientConfig) -> HTTPException:
     if error.status in _KEY_REFUSED:
-        return HTTPException(
+        return failure(
             HTTPStatus.BAD_GATEWAY,
             f"The service refuses the API key of connection {conn_id!r} (HTTP {error.status}). "
             "Put a valid key into it under Admin → Connections.",
         )
     if error.status == HTTPStatus.NOT_FOUND:
-        return HTTPException(
+        return failure(
             HTTPStatus.NOT_FOUND, f"The service behind connection {conn_id!r} knows no such batch."
         )
     if error.status == HTTPStatus.CONFLICT:
-        return HTTPException(
+        return failure(
             HTTPStatus.CONFLICT, "The batch is over or being cancelled: there is nothing left to cancel."
         )
     words = config.redact(error.message, every_setting=True)[:MAX_WORDS]
     if is_passing(error):
-        return HTTPException(
+        return failure(
             HTTPStatus.SERVICE_UNAVAILABLE,
             f"The service is busy or down (HTTP {error.status}: {words}). Try again soon.",
         )
-    return HTTPException(
+    return failure(
         HTTPStatus.BAD_GATEWAY,
         f"The service behind connection {conn_id!r} says: HTTP {error.status}: {words}",
     )
@@ -111,12 +116,12 @@ def _refused(error: APIError, conn_id: str, config: ClientConfig) -> HTTPExcepti
 def _unreachable(error: TransportError, conn_id: str) -> HTTPException:
     log.warning("Connection %r: %s", conn_id, error)
     if error.sent:
-        return HTTPException(
+        return failure(
             HTTPStatus.BAD_GATEWAY,
             f"The host of connection {conn_id!r} gave no answer that a Batch API would give. Try again soon. "
             "If that does not help, check its base URL under Admin → Connections.",
         )
-    return HTTPException(
+    return failure(
         HTTPStatus.SERVICE_UNAVAILABLE,
         f"The host of connection {conn_id!r} cannot be reached. Try again soon. If that does not help, "
         "check its base URL under Admin → Connections, and whether the API server may reach that host.",
@@ -130,7 +135,7 @@ def answer_with_sentences(app: FastAPI) -> None:
     async def _bad_request(_: Request, error: RequestValidationError) -> JSONResponse:
         words = "; ".join(f"{'.'.join(map(str, item['loc'][1:]))}: {item['msg']}" for item in error.errors())
         return JSONResponse(
-            {"detail": f"The request cannot be read. {words}."}, HTTPStatus.UNPROCESSABLE_ENTITY
+            {"detail": f"The request cannot be read. {words}."}, HTTPStatus.UNPROCESSABLE_ENTITY.value
         )
 
     @app.exception_handler(Exception)
@@ -138,5 +143,5 @@ def answer_with_sentences(app: FastAPI) -> None:
         log.error("The OpenAI Batches page failed", exc_info=error)
         return JSONResponse(
             {"detail": "This page failed on the server. Its log says why."},
-            HTTPStatus.INTERNAL_SERVER_ERROR,
+            HTTPStatus.INTERNAL_SERVER_ERROR.value,
         )

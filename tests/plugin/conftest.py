@@ -33,7 +33,7 @@ HAS_COOKIE = version.parse(airflow.__version__) >= version.parse("3.1")
 
 @pytest.fixture(scope="session", autouse=True)
 def _airflow() -> None:
-    """Airflow's API app imports what warns of its own future; that is not ours to mend."""
+    """Import Airflow's API app once, without the warnings about the libraries that it uses."""
     os.environ["AIRFLOW__API_AUTH__JWT_SECRET"] = "a secret of the length that signing asks for" * 2
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -57,7 +57,8 @@ def _database(_airflow: None) -> None:
         session.add(DagBundleModel(name="dags"))
         session.flush()
         for dag_id in DAGS:
-            session.add(DagModel(dag_id=dag_id, bundle_name="dags", is_paused=False))
+            dag = DagModel(dag_id=dag_id, bundle_name="dags", is_paused=False)  # type: ignore[no-untyped-call]
+            session.add(dag)
         session.flush()
         session.add(
             DagRun(
@@ -112,7 +113,7 @@ class Api:
 
 @pytest.fixture(scope="session")
 def api(airflow_app: FastAPI) -> Iterator[Api]:
-    """That app on a port of this machine."""
+    """That app on a port of this host."""
     server = Api(airflow_app)
     server.start()
     yield server
@@ -121,17 +122,16 @@ def api(airflow_app: FastAPI) -> Iterator[Api]:
 
 @pytest.fixture
 def client(api: Api, server: DevServer) -> Iterator[httpx.Client]:
-    """A client of that app, not logged in; no answer of the service serves twice."""
+    """A client of that app, not logged in; no answer of the service is cached."""
     from airflow_provider_openai_batches.plugin import OpenAIBatchesPlugin
     from airflow_provider_openai_batches.plugin.app import create_app
-    from airflow_provider_openai_batches.plugin.clients import Services
+    from airflow_provider_openai_batches.plugin.clients import CachedClients
 
-    services = Services(seconds=0)
-    OpenAIBatchesPlugin.fastapi_apps[0]["app"]._app = create_app(services)
+    clients = CachedClients(seconds=0)
+    OpenAIBatchesPlugin.fastapi_apps[0]["app"]._app = create_app(clients)
     with httpx.Client(base_url=api.url, trust_env=False, timeout=30) as http:
         yield http
-    for service in services._open.values():
-        api.run(service.client.aclose())
+    api.run(clients.aclose())
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Whatever goes wrong, the routes answer with the right status and a sentence, and never with a secret."""
+"""Whatever goes wrong, the routes answer with a fitting status and a sentence, and never with a secret."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 BASE = "/openai-batches/api"
 CONN = {"conn_id": "openai_batches_default"}
 KEY = "sk-secret-1234567890"
+NO_MONEY = {"error": {"message": "Pay first", "code": "insufficient_quota"}}
 
 
 def sentence(answer: Any) -> str:
@@ -43,7 +44,7 @@ def test_unknown_connection(viewer: httpx.Client) -> None:
 
 
 def test_a_connection_of_another_type_is_unknown(viewer: httpx.Client, connection: Connection) -> None:
-    """A database's connection is no way to learn anything about it."""
+    """The page says nothing about connections that are not for it."""
     connection("warehouse", conn_type="postgres", host="db.internal")
     answer = viewer.get(f"{BASE}/batches", params={"conn_id": "warehouse"})
     assert answer.status_code == 404
@@ -51,15 +52,15 @@ def test_a_connection_of_another_type_is_unknown(viewer: httpx.Client, connectio
 
 
 def test_a_connection_without_key(viewer: httpx.Client, connection: Connection) -> None:
-    """422, and where to read what is wrong."""
+    """422, and where to see what is wrong."""
     connection("empty", password="", host="https://api.example/v1")
     answer = viewer.get(f"{BASE}/batches", params={"conn_id": "empty"})
     assert answer.status_code == 422
     assert "press Test" in sentence(answer)
 
 
-def test_a_connections_settings_are_not_told(viewer: httpx.Client, connection: Connection) -> None:
-    """The words about a bad setting may quote it; they stay on the server."""
+def test_the_settings_of_a_connection_stay_secret(viewer: httpx.Client, connection: Connection) -> None:
+    """An error message may quote a bad setting; it stays on the server."""
     connection("odd", host="http://inside.example", extra={"timeout": "sesame"})
     answer = viewer.get(f"{BASE}/batches", params={"conn_id": "odd"})
     assert answer.status_code == 422
@@ -79,21 +80,23 @@ def test_a_wrong_key(viewer: httpx.Client, server: DevServer, connection: Connec
 def test_the_service_repeats_a_secret(
     viewer: httpx.Client, server: DevServer, connection: Connection
 ) -> None:
-    """Keys, headers and parameters of the connection are blotted out of the service's words."""
+    """Keys, headers and parameters of the connection are removed from the service's message."""
     connection(
-        "chatty", host=server.base_url, extra={"organization": "org-hidden", "headers": {"X-Team": "red"}}
+        "chatty",
+        host=server.base_url,
+        extra={"organization": "org-hidden", "headers": {"X-Team": "team-7"}, "params": {"tenant": "t-17"}},
     )
-    body = {"error": {"message": f"No org-hidden for {KEY}"}}
+    body = {"error": {"message": f"No org-hidden for {KEY} of team-7 at t-17"}}
     server.faults(
         [{"operation": "list_batches", "action": "status", "status": 418, "body": body, "times": None}]
     )
     answer = viewer.get(f"{BASE}/batches", params={"conn_id": "chatty"})
     assert answer.status_code == 502
-    assert "No *** for ***" in sentence(answer)
+    assert "No *** for *** of *** at ***" in sentence(answer)
 
 
 def test_a_dead_service(viewer: httpx.Client, server: DevServer) -> None:
-    """503 while the host refuses connections, and the list again as soon as it is back."""
+    """503 while the host refuses connections, and the list as soon as it is back."""
     server.stop()
     answer = viewer.get(f"{BASE}/batches", params=CONN)
     assert answer.status_code == 503
@@ -107,16 +110,17 @@ def test_a_dead_service(viewer: httpx.Client, server: DevServer) -> None:
     [
         ({"action": "status", "status": 503}, 503, "busy or down"),
         ({"action": "status", "status": 429}, 503, "busy or down"),
+        ({"action": "status", "status": 429, "body": NO_MONEY}, 502, "says: HTTP 429: Pay first"),
         ({"action": "status", "status": 404}, 502, "no Batch API at that address"),
         ({"action": "drop_before"}, 502, "no answer that a Batch API would give"),
         ({"action": "half_body"}, 502, "no answer that a Batch API would give"),
         ({"action": "invalid_json"}, 502, "no answer that a Batch API would give"),
     ],
 )
-def test_an_ailing_service(
+def test_a_service_that_fails(
     viewer: httpx.Client, server: DevServer, fault: dict[str, Any], status: int, words: str
 ) -> None:
-    """Each kind of bad answer has its status and its sentence."""
+    """Each kind of bad answer has its own status and sentence."""
     server.faults([{"operation": "list_batches", "times": None, **fault}])
     answer = viewer.get(f"{BASE}/batches", params=CONN)
     assert answer.status_code == status
@@ -142,7 +146,7 @@ def test_an_unknown_batch(login: Login) -> None:
 
 @pytest.mark.parametrize("status", ["completed", "failed", "expired", "cancelled", "cancelling"])
 def test_a_cancel_of_what_is_over(login: Login, server: DevServer, status: str) -> None:
-    """409, and the service is not asked."""
+    """409, and nothing is sent to the service."""
     batch_id = create(server, metadata=made_by("mine", "run_1", "ask"))
     server.force(batch_id, status=status, stuck=True)
     answer = login("admin").post(f"{BASE}/batches/{batch_id}/cancel", params=CONN, json={})
@@ -152,14 +156,14 @@ def test_a_cancel_of_what_is_over(login: Login, server: DevServer, status: str) 
 
 
 def test_no_connection_named(viewer: httpx.Client) -> None:
-    """422 with a sentence instead of FastAPI's list."""
+    """422, with a sentence instead of FastAPI's list."""
     answer = viewer.get(f"{BASE}/batches")
     assert answer.status_code == 422
     assert "conn_id" in sentence(answer)
 
 
 def test_hostile_metadata_passes_as_text(login: Login, server: DevServer) -> None:
-    """Markup in metadata is neither lost nor changed on its way; the browser puts it in as text."""
+    """Markup in metadata reaches the browser unchanged, and the browser shows it as text."""
     evil = "<script>alert(1)</script>\"'\u202e"
     metadata = {**made_by(evil, evil, evil), "airflow_map_index": "not a number"}
     create(server, metadata=metadata)

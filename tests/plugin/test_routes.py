@@ -33,7 +33,7 @@ ROUTES = [
 
 @pytest.fixture(autouse=True)
 def _frozen(server: DevServer) -> None:
-    """Batches stay as they are until a test moves them."""
+    """Batches stay as they are until a test changes them."""
     server.settings(freeze=True)
 
 
@@ -47,7 +47,7 @@ def cancel(client: httpx.Client, batch_id: str, **kwargs: Any) -> Any:
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_nothing_without_login(client: httpx.Client, method: str, path: str) -> None:
-    """Who is not logged in gets 401 from every route, and nothing else."""
+    """Without login every route answers 401, and nothing else."""
     answer = client.request(method, BASE + path, params=CONN, headers={"content-type": "application/json"})
     assert answer.status_code == 401
     assert answer.json() == {"detail": "Not authenticated"}
@@ -64,7 +64,7 @@ def test_nothing_without_a_role(login: Login, method: str, path: str) -> None:
     ("role", "foreign"), [("viewer", False), ("user", False), ("op", True), ("admin", True)]
 )
 def test_the_list_by_role(login: Login, server: DevServer, role: str, foreign: bool) -> None:
-    """Everybody who reads DAGs sees their batches; those without DAG only who reads connections."""
+    """Who may read DAGs sees their batches; batches without a DAG need the right to read connections."""
     mine = create(server, metadata=MINE)
     others = {create(server, metadata=FOREIGN), create(server)}
     answer = get(login(role), "batches").json()
@@ -75,7 +75,7 @@ def test_the_list_by_role(login: Login, server: DevServer, role: str, foreign: b
 
 
 def test_a_row(login: Login, server: DevServer) -> None:
-    """A row says what is running, how far it is, and which task of which run made it."""
+    """A row says how far a batch is, and which task of which run made it."""
     batch_id = create(server, metadata=MINE)
     row = get(login("user"), "batches").json()["batches"][0]
     assert row["id"] == batch_id
@@ -104,7 +104,7 @@ def test_a_row(login: Login, server: DevServer) -> None:
 def test_details_by_role(
     login: Login, server: DevServer, role: str, metadata: dict[str, str], status: int
 ) -> None:
-    """One batch is shown to exactly those who see it in the list."""
+    """The details of a batch are for those who see it in the list."""
     batch_id = create(server, metadata=metadata)
     assert get(login(role), f"batches/{batch_id}").status_code == status
 
@@ -124,7 +124,7 @@ def test_details_by_role(
 def test_cancel_by_role(
     login: Login, server: DevServer, role: str, metadata: dict[str, str], status: int
 ) -> None:
-    """Only who may edit the DAG's task instances cancels; nothing was cancelled for the others."""
+    """Only users who may edit the DAG's task instances cancel a batch; for others it goes on."""
     batch_id = create(server, metadata=metadata)
     answer = cancel(login(role), batch_id)
     assert answer.status_code == status
@@ -136,7 +136,7 @@ def test_cancel_by_role(
 def test_another_users_dag(
     login: Login, server: DevServer, airflow_app: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With an auth manager that knows single DAGs, each user sees and cancels the batches of theirs only."""
+    """With an auth manager that knows single DAGs, users see and cancel only the batches of their DAGs."""
     manager = airflow_app.state.auth_manager
 
     def only_mine(*, method: str, user: Any, access_entity: Any = None, details: Any = None) -> bool:
@@ -159,7 +159,7 @@ def test_another_users_dag(
 def test_editing_a_dag_is_not_editing_its_task_instances(
     login: Login, server: DevServer, airflow_app: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A cancel asks for the right that clearing and marking tasks ask for."""
+    """A cancel needs the right that clearing and marking tasks need."""
     asked = []
 
     def not_task_instances(*, method: str, user: Any, access_entity: Any = None, details: Any = None) -> bool:
@@ -174,7 +174,7 @@ def test_editing_a_dag_is_not_editing_its_task_instances(
 
 
 def test_cancel_is_in_the_audit_log(login: Login, server: DevServer) -> None:
-    """Airflow's audit log says who asked for which batch to be cancelled."""
+    """Airflow's audit log says who cancelled which batch."""
     from airflow.models.log import Log
     from airflow.utils.session import create_session
     from sqlalchemy import select
@@ -185,8 +185,9 @@ def test_cancel_is_in_the_audit_log(login: Login, server: DevServer) -> None:
         entry = session.scalars(
             select(Log).where(Log.event == "cancel_openai_batch").order_by(Log.id.desc())
         ).first()
+        assert entry is not None
         assert entry.owner == "user"
-        assert batch_id in entry.extra
+        assert batch_id in (entry.extra or "")
 
 
 @pytest.mark.parametrize(
@@ -203,7 +204,7 @@ def test_cancel_is_in_the_audit_log(login: Login, server: DevServer) -> None:
 def test_no_cancel_from_another_site(
     login: Login, server: DevServer, headers: dict[str, str], status: int
 ) -> None:
-    """What another site's form or script could send cancels nothing, even with the user's cookie."""
+    """A form or script of another site cancels nothing, even with the user's cookie."""
     batch_id = create(server, metadata=MINE)
     answer = cancel(login("admin"), batch_id, headers={"content-type": "application/json", **headers})
     assert answer.status_code == status
@@ -219,7 +220,7 @@ def test_get_cancels_nothing(login: Login, server: DevServer) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/static/main.js", "/static/style.css", "/api/connections"])
 def test_headers(login: Login, path: str) -> None:
-    """Every answer carries a content security policy without unsafe-inline, and no guessing of types."""
+    """Every answer has a content security policy without unsafe-inline, and forbids guessing its type."""
     from airflow_provider_openai_batches.plugin.app import HEADERS
 
     answer = login("viewer").get(BASE + path)
@@ -231,7 +232,7 @@ def test_headers(login: Login, path: str) -> None:
 
 
 def test_connections(login: Login, connection: Connection) -> None:
-    """Only the ids of fitting connections are told, the default one first."""
+    """Only the ids of fitting connections are listed, the default one first."""
     from airflow.models.connection import Connection as Row
     from airflow.utils.session import create_session
 
@@ -251,7 +252,7 @@ def test_connections(login: Login, connection: Connection) -> None:
 
 
 def test_a_run_shows_its_own_batches(login: Login, server: DevServer) -> None:
-    """With a run, only that run's batches come."""
+    """The page of a run has only the batches of that run."""
     batch_id = create(server, metadata=MINE)
     create(server, metadata=made_by("mine", "run_2", "ask"))
     answer = get(login("viewer"), "batches", dag_id="mine", run_id="run_1").json()
@@ -259,8 +260,8 @@ def test_a_run_shows_its_own_batches(login: Login, server: DevServer) -> None:
     assert answer["hidden"] == 0
 
 
-def test_a_run_is_not_looked_for_before_it_began(login: Login, server: DevServer) -> None:
-    """The list ends where batches are older than the run."""
+def test_batches_older_than_a_run_are_not_searched(login: Login, server: DevServer) -> None:
+    """The list ends where batches are older than their run can be."""
     server.seed(250, spread_seconds=100_000)
     client = login("viewer")
     assert get(client, "batches").json()["next"]
@@ -268,7 +269,7 @@ def test_a_run_is_not_looked_for_before_it_began(login: Login, server: DevServer
 
 
 def test_pages(login: Login, server: DevServer) -> None:
-    """Cursors lead through all batches, each once."""
+    """Cursors lead through all batches, and show each of them once."""
     server.seed(250, metadata=MINE)
     client, ids, after = login("viewer"), [], None
     for _ in range(3):
@@ -280,7 +281,7 @@ def test_pages(login: Login, server: DevServer) -> None:
 
 
 def test_details(login: Login, server: DevServer) -> None:
-    """Times, files with sizes, the first failed requests, the user's own metadata, and no key of ours."""
+    """Times, files with sizes, the first failed requests, and the user's metadata without ours."""
     server.settings(freeze=False)
     batch_id = create(server, quirks=("fail:400", None), metadata={**MINE, "source": "s3://in"})
     deadline = time.monotonic() + 10
@@ -296,7 +297,7 @@ def test_details(login: Login, server: DevServer) -> None:
 
 
 def test_a_file_that_is_gone(login: Login, server: DevServer) -> None:
-    """The panel comes all the same, and says which file is not there."""
+    """The panel still comes, and says which file is gone."""
     batch_id = create(server, metadata=MINE)
     server.force(batch_id, error_file_id="file-gone", input_file_id="file-gone-too")
     shown = get(login("viewer"), f"batches/{batch_id}").json()
@@ -305,7 +306,7 @@ def test_a_file_that_is_gone(login: Login, server: DevServer) -> None:
 
 
 def test_the_services_own_page(login: Login, server: DevServer, connection: Connection) -> None:
-    """Where the connection says where people look at batches, there is a link."""
+    """There is a link if the connection names the service's console."""
     connection(
         "with_console",
         host=server.base_url,
