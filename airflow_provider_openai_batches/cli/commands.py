@@ -70,7 +70,7 @@ def _with_hook(command: Callable[[Namespace, OpenAIBatchesHook], int]) -> Callab
         except (OpenAIBatchesError, OSError) as error:
             _fail(str(error))
         except KeyboardInterrupt:
-            _say("Stopped watching. The batches go on.")
+            _say("Stopped. Running batches go on.")
             code = STOPPED
         finally:
             hook.close()

@@ -1,4 +1,4 @@
-"""A real Airflow, dev servers behind several connections, and a headless Chromium that looks at the page."""
+"""A real Airflow, dev servers behind several connections, and a headless Chromium that opens the page."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pytest
 import scene
 from airflow_stack import AirflowStack, free_ports
-from page import BatchesPage
+from page import Account, BatchesPage
 from playwright.sync_api import sync_playwright
 from support import request_lines
 
@@ -37,15 +37,8 @@ MANY = 10_000
 TURNS = 8
 
 
-class Account(NamedTuple):
-    """A dev server and the connection that leads to it."""
-
-    server: DevServer
-    conn_id: str
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of this needs a browser."""
+    """All tests in this directory need a browser."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.ui)
@@ -70,7 +63,7 @@ def services() -> Iterator[dict[str, DevServer]]:
 
 @pytest.fixture(scope="session")
 def ids(services: dict[str, DevServer]) -> dict[str, str]:
-    """The batches of the team's account, by what they show."""
+    """The batches of the team's account, by their name in the scene."""
     return scene.arrange(services["team"])
 
 
@@ -102,13 +95,13 @@ def airflow(
 
 @pytest.fixture(scope="session")
 def turns() -> Iterator[int]:
-    """Each test that changes its account has a connection of its own: answers serve for some seconds."""
+    """Tests that change their account have a connection each, because answers are cached for some seconds."""
     return iter(range(TURNS))
 
 
 @pytest.fixture
 def account(services: dict[str, DevServer], turns: Iterator[int]) -> Iterator[Account]:
-    """An empty account in which nothing moves by itself."""
+    """An empty account in which nothing changes by itself."""
     server = services["other"]
     server.reset()
     server.settings(freeze=True)
@@ -118,7 +111,7 @@ def account(services: dict[str, DevServer], turns: Iterator[int]) -> Iterator[Ac
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium."""
+    """The Chromium of this host."""
     program = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if program is None:
         pytest.fail("There is no Chromium here. Get it with: apt-get update && apt-get install -y chromium")
@@ -130,7 +123,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
-    """A window as new, as wide as a laptop's."""
+    """A fresh window, as wide as a laptop's."""
     context = browser.new_context(viewport={"width": 1440, "height": 900}, color_scheme="light")
     yield context
     context.close()
@@ -138,7 +131,7 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def page(context: BrowserContext, airflow: AirflowStack) -> Iterator[BatchesPage]:
-    """The page in Airflow's frame; it must neither log an error nor offend its own security policy."""
+    """The page in Airflow's frame; it must not log an error or break its own security policy."""
     page = BatchesPage(context.new_page(), airflow.url)
     yield page
     assert page.complaints == []

@@ -1,15 +1,24 @@
-"""The page as a person sees it: inside Airflow, by what it says."""
+"""The page inside Airflow, as a user sees it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlencode
 
 if TYPE_CHECKING:
     from playwright.sync_api import ConsoleMessage, FrameLocator, Locator, Page, Response
 
-# The browser's own words about how Airflow frames every plugin.
+    from airflow_provider_openai_batches.devserver import DevServer
+
+# The browser warns about the sandbox in which Airflow puts every plugin.
 AIRFLOWS_OWN = "allow-scripts and allow-same-origin"
+
+
+class Account(NamedTuple):
+    """A dev server and the connection that leads to it."""
+
+    server: DevServer
+    conn_id: str
 
 
 class BatchesPage:

@@ -1,4 +1,4 @@
-"""The page in a real browser, in a real Airflow, before real servers."""
+"""The page in a real browser and a real Airflow, with real servers behind it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from playwright.sync_api import expect
 if TYPE_CHECKING:
     import pytest
     from airflow_stack import AirflowStack
-    from conftest import Account
-    from page import BatchesPage
+    from page import Account, BatchesPage
     from playwright.sync_api import Browser
 
     Ids = dict[str, str]
@@ -26,7 +25,7 @@ EVIL = '<script>window.top.broken = 1</script><img src=x onerror="window.top.bro
 
 
 def test_the_list(page: BatchesPage, ids: Ids) -> None:
-    """Every batch of the account is there, newest first, with how far it is and where it is from."""
+    """Every batch of the account is there, newest first, with its progress and origin."""
     page.open()
     expect(page.rows).to_have_count(len(ids))
     newest_first = page.rows.evaluate_all("rows => rows.map(row => row.dataset.id)")
@@ -43,7 +42,7 @@ def test_the_list(page: BatchesPage, ids: Ids) -> None:
 
 
 def test_it_is_in_the_browse_menu(page: BatchesPage, airflow: AirflowStack) -> None:
-    """People find it from where they are."""
+    """Users find the page in Airflow's own menu."""
     page.page.goto(airflow.url)
     page.page.get_by_role("button", name="Browse").click()
     page.page.get_by_role("menuitem", name="OpenAI Batches").click()
@@ -93,18 +92,18 @@ def test_details(page: BatchesPage, ids: Ids) -> None:
 
 
 def test_links_lead_into_airflow(page: BatchesPage, ids: Ids) -> None:
-    """Out of the frame, to the DAG, run or task."""
+    """They lead out of the frame, to the DAG, run or task."""
     page.open()
     page.cell(ids["running"], "origin").get_by_text("nightly_summaries").click()
     page.page.wait_for_url("**/dags/nightly_summaries")
     page.open()
     page.cell(ids["partly"], "origin").get_by_text("classify [0]").click()
     page.page.wait_for_url(re.compile(r"/dags/classify_reviews/runs/scheduled__.+/tasks/classify/mapped/0"))
-    page.expected = (*page.expected, "404")  # the scene's runs are made up, and Airflow says so
+    page.expected = (*page.expected, "404")  # Airflow does not know the runs of the scene
 
 
 def test_live_to_completion(page: BatchesPage, airflow: AirflowStack) -> None:
-    """A run's tab shows its batch as it is created, moves and completes, without a reload."""
+    """The tab of a run shows how its batch is created, progresses and completes, without a reload."""
     run_id = airflow.trigger("ask", run_id="manual_run")
     page.open_run("ask", run_id)
     page.page.evaluate("window.notReloaded = true")
@@ -115,7 +114,7 @@ def test_live_to_completion(page: BatchesPage, airflow: AirflowStack) -> None:
     deadline = time.monotonic() + 60
     while page.rows.count() == 0 and time.monotonic() < deadline:
         page.frame.locator("#refresh").click()
-        page.page.wait_for_timeout(1_000)
+        page.page.wait_for_timeout(250)
     expect(page.rows).to_have_count(1)
     expect(page.frame.locator("#freshness")).to_have_text("Live, every 5 s")
     status = page.rows.locator(".cell.status")
@@ -128,7 +127,7 @@ def test_live_to_completion(page: BatchesPage, airflow: AirflowStack) -> None:
 
 
 def test_cancel(page: BatchesPage, account: Account) -> None:
-    """After a question; the row follows, and the service was asked once."""
+    """A question comes first; then the row changes, and the service was asked once."""
     server, conn_id = account
     batch_id = scene.create(server, metadata=scene.made_by("classify_reviews", "r", "classify"))
     page.open(conn_id=conn_id)
@@ -150,7 +149,7 @@ def test_cancel(page: BatchesPage, account: Account) -> None:
 
 
 def test_cancel_that_comes_too_late(page: BatchesPage, account: Account) -> None:
-    """The question says so, and stays open."""
+    """The question stays open and says so."""
     server, conn_id = account
     batch_id = scene.create(server, metadata=scene.made_by("classify_reviews", "r", "classify"))
     page.open(conn_id=conn_id)
@@ -163,7 +162,7 @@ def test_cancel_that_comes_too_late(page: BatchesPage, account: Account) -> None
 
 
 def test_hostile_metadata(page: BatchesPage, account: Account) -> None:
-    """Markup, quotes, another writing direction and great length are shown as the text they are."""
+    """Markup, quotes, another writing direction and long texts are shown as plain text."""
     server, conn_id = account
     metadata = {**scene.made_by(EVIL, EVIL, EVIL), EVIL[:64]: EVIL, "long": "x" * 512, "rtl": "\u202eabc"}
     batch_id = scene.create(server, model=EVIL, metadata=metadata)
@@ -186,14 +185,14 @@ def test_hostile_metadata(page: BatchesPage, account: Account) -> None:
 
 
 def test_an_empty_account(page: BatchesPage) -> None:
-    """It says that there is nothing, and what would be here."""
+    """The page says that there is nothing, and what would be here."""
     page.open(conn_id="empty")
     expect(page.notice).to_contain_text("No batch yet")
     expect(page.frame.locator("#table")).to_be_hidden()
 
 
 def test_a_dead_service(page: BatchesPage) -> None:
-    """A sentence, a button, and no blank page."""
+    """There is a sentence and a button instead of a blank page."""
     page.expected = (*page.expected, "503")
     page.open(conn_id="dead")
     expect(page.notice).to_contain_text("The host of connection 'dead' cannot be reached.")
@@ -201,7 +200,7 @@ def test_a_dead_service(page: BatchesPage) -> None:
 
 
 def test_a_service_that_dies_meanwhile(page: BatchesPage, account: Account) -> None:
-    """The rows stay, the page says that they are old, and it finds its way back by itself."""
+    """The rows stay, the page says that they are old, and it recovers by itself."""
     server, conn_id = account
     batch_id = scene.create(server)
     page.expected = (*page.expected, "503", "502")
@@ -215,7 +214,7 @@ def test_a_service_that_dies_meanwhile(page: BatchesPage, account: Account) -> N
 
 
 def test_a_wrong_key(page: BatchesPage, account: Account) -> None:
-    """It says whose key is refused and where to mend it."""
+    """The page says which connection's key is refused."""
     server, conn_id = account
     server.settings(api_keys=["another"])
     page.expected = (*page.expected, "502")
@@ -224,7 +223,7 @@ def test_a_wrong_key(page: BatchesPage, account: Account) -> None:
 
 
 def test_an_unknown_connection(page: BatchesPage) -> None:
-    """It says so, and the others can be chosen."""
+    """The page says so, and another one can be chosen."""
     page.expected = (*page.expected, "404")
     page.open(conn_id="nope")
     expect(page.notice).to_contain_text("There is no connection 'nope'")
@@ -233,7 +232,7 @@ def test_an_unknown_connection(page: BatchesPage) -> None:
 
 
 def test_ten_thousand(page: BatchesPage, capsys: pytest.CaptureFixture[str]) -> None:
-    """The first rows are there at once, all can be reached, and the page stays quick with all of them."""
+    """The first rows are there at once, all can be reached, and the page stays fast with all of them."""
     page.open(conn_id="large")
     expect(page.rows.first).to_be_visible()
     frame = page.page.frames[-1]
@@ -270,7 +269,7 @@ def test_ten_thousand(page: BatchesPage, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_keyboard(page: BatchesPage, ids: Ids) -> None:
-    """Search by a key, go through rows with arrows, open with Enter, close with Escape, back to the row."""
+    """A key opens the search, arrows move, Enter opens a row, and Escape returns to it."""
     page.open()
     expect(page.rows).to_have_count(len(ids))
     page.frame.locator("h1").click()
@@ -298,7 +297,7 @@ def test_a_narrow_window(page: BatchesPage, ids: Ids) -> None:
 
 
 def test_it_follows_airflows_mode(page: BatchesPage, ids: Ids) -> None:
-    """Light and dark as Airflow is, at once when it is changed, with Airflow's own colours."""
+    """The page has Airflow's light or dark colours, and changes with them at once."""
     page.open()
     expect(page.rows).to_have_count(len(ids))
     frame = page.page.frames[-1]
@@ -319,7 +318,7 @@ def test_it_follows_airflows_mode(page: BatchesPage, ids: Ids) -> None:
 
 
 def test_no_login_no_page(browser: Browser, airflow: AirflowStack) -> None:
-    """The frame's own address is no way around Airflow: with another's cookie there is nothing to see."""
+    """The frame's own address does not bypass Airflow's login."""
     answer = browser.new_context(extra_http_headers={"Authorization": "Bearer nonsense"}).request.get(
         f"{airflow.url}/openai-batches/api/batches?conn_id=openai_batches_default"
     )

@@ -1,4 +1,4 @@
-// The page's own routes. A failure is a Problem with a sentence to show.
+// Calls of the page's own routes. A failure becomes a Problem with a sentence to show.
 
 export class Problem extends Error {
   constructor(status, sentence) {
@@ -20,7 +20,7 @@ async function call(path, params = {}, options = {}) {
       ...options,
     });
   } catch {
-    throw new Problem(0, "Airflow's API server does not answer. The page goes on trying.");
+    throw new Problem(0, "Airflow's API server does not answer. The page keeps trying.");
   }
   const body = await answer.json().catch(() => ({}));
   if (answer.ok) return body;

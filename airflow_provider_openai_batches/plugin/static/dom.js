@@ -1,8 +1,8 @@
-// Elements are made here and nowhere else: text goes in as text, never as markup.
+// The only place that creates elements. Text is inserted as text, never as markup.
 
 /**
  * @param {string} tag name, with classes after dots: "span.badge.quiet"
- * @param {Object} [attributes] "on…" are listeners; null, undefined and false leave an attribute out
+ * @param {Object} [attributes] "on…" adds a listener; null, undefined and false leave an attribute out
  * @param {...(Node|string|number|null|undefined|false)} children
  */
 export function el(tag, attributes = {}, ...children) {
@@ -18,7 +18,7 @@ export function el(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Text that came from elsewhere: set apart, so that its writing direction stays its own. */
+/** Text that this page did not write; isolated, so that its writing direction changes nothing around it. */
 export function foreign(text) {
   return el("bdi", {}, String(text));
 }

@@ -1,15 +1,15 @@
-// What stands around the table: totals, filters, messages, and how fresh it all is.
+// Everything around the table: totals, filters, messages, and whether the list is live.
 
 import { byId, el, setText } from "./dom.js";
 import { group, number, short } from "./format.js";
 import { inAirflow } from "./links.js";
-import { EVERY } from "./list.js";
+import { INTERVAL } from "./list.js";
 
 export const STATUSES = ["all", "running", "completed", "failed", "expired", "cancelled"];
 
-/** Put ``children`` into an element, unless what they are made from is what it was. */
-function redraw(element, basis, children) {
-  const key = JSON.stringify(basis);
+/** Replace the children of an element, if the data that they are made from has changed. */
+function redraw(element, data, children) {
+  const key = JSON.stringify(data);
   if (element.dataset.key === key) return;
   element.dataset.key = key;
   element.replaceChildren(...children().filter(Boolean));
@@ -44,7 +44,7 @@ export function drawTotals(batches) {
   );
 }
 
-/** @param {function(Object, string, string): boolean} passes is asked without the status */
+/** @param {function(Object, string, string): boolean} passes whether a row passes the filter */
 export function drawFilters(table, filter, run, passes) {
   const counts = Object.fromEntries(STATUSES.map((status) => [status, 0]));
   for (const { batch, haystack } of table.rows.values()) {
@@ -68,7 +68,7 @@ export function drawFilters(table, filter, run, passes) {
   byId("dag").value = filter.dag;
 }
 
-/** What to say above the rows or instead of them: its title, a sentence, a button and what that does. */
+/** The message above the rows or in place of them: title, sentence, button with its action, link. */
 function message(list, shown, page) {
   const { problem, hidden, table } = list;
   if (problem) {
@@ -77,7 +77,7 @@ function message(list, shown, page) {
   }
   if (!list.looked) return ["", "Loading…"];
   if (!list.conn) {
-    const what = "Create a connection of type OpenAI Batches with your API key, and its batches show here.";
+    const what = "Create a connection of type OpenAI Batches with your API key, and its batches will show here.";
     return ["No connection yet", what, null, () => inAirflow("connections", "Open Admin → Connections")];
   }
   if (shown.length) {
@@ -86,14 +86,14 @@ function message(list, shown, page) {
   if (table.rows.size) {
     return [
       "Nothing matches",
-      "No batch that is loaded passes the filter.",
+      "None of the loaded batches passes the filter.",
       ["Clear the filter", page.clearFilter],
     ];
   }
   if (hidden) return ["No batch to show", `${number(hidden)} batches are of DAGs that you may not read.`];
   if (page.run) {
     const other = "If the task uses another connection, choose it above.";
-    return ["No batch of this run", `A task that creates one shows it here at once. ${other}`];
+    return ["No batch of this run", `It shows here as soon as a task creates one. ${other}`];
   }
   return ["No batch yet", "As soon as a DAG creates one with this connection, it shows here."];
 }
@@ -126,6 +126,6 @@ export function drawRest(list, shown, isSearch) {
   byId("pulse").dataset.live = String(live);
   setText(
     byId("freshness"),
-    !list.looked || list.problem ? "" : live ? `Live, every ${EVERY} s` : "Nothing runs",
+    !list.looked || list.problem ? "" : live ? `Live, every ${INTERVAL} s` : "Nothing runs",
   );
 }

@@ -30,14 +30,14 @@ export function bytes(value) {
   return `${size < 10 && unit ? size.toFixed(1) : Math.round(size)} ${units[unit]}`;
 }
 
-/** How far a batch is: what is done, what failed, and both as parts of 100. */
+/** How many requests of a batch are done and how many failed, as numbers and in percent. */
 export function progress({ counts }) {
   const { total, completed, failed } = counts;
   const part = (value) => (total ? (100 * value) / total : 0);
   return { total, completed, failed, donePart: part(completed), failedPart: part(failed) };
 }
 
-/** Time left: at the pace so far if there is one, else until the completion window closes. */
+/** The time left: at the pace so far, or else until the completion window closes. */
 export function timeLeft(batch, now) {
   if (batch.is_over) {
     const known = batch.ended_at && batch.created_at;
@@ -47,7 +47,7 @@ export function timeLeft(batch, now) {
   }
   const window = batch.expires_at ? batch.expires_at - now : null;
   const end =
-    window === null ? "" : window > 0 ? `The window closes in ${duration(window)}.` : "The window is over.";
+    window === null ? "" : window > 0 ? `The window closes in ${duration(window)}.` : "The window has closed.";
   const done = batch.counts.completed + batch.counts.failed;
   if (batch.status === "in_progress" && done && batch.in_progress_at && batch.counts.total >= done) {
     const pace = Math.max(1, now - batch.in_progress_at) / done;
@@ -58,6 +58,6 @@ export function timeLeft(batch, now) {
 }
 
 const GROUPS = { completed: "completed", failed: "failed", expired: "expired", cancelled: "cancelled" };
-/** The filter that a status falls under; whatever is not over runs. */
+/** The filter that a batch belongs to; whatever is not over is running. */
 export const group = (batch) => (batch.is_over ? (GROUPS[batch.status] ?? "failed") : "running");
 export const words = (status) => status.replaceAll("_", " ");

@@ -1,4 +1,4 @@
-// Ways out of the page. Airflow frames it in a sandbox that lets no link out, so its own document follows them.
+// Links out of the page. The sandbox of Airflow's frame blocks them, so Airflow's own document opens them.
 
 import { el, foreign } from "./dom.js";
 
@@ -16,7 +16,7 @@ function follow(event) {
     event.preventDefault();
     twin.click();
   } catch {
-    // framed by another site's page: the browser decides
+    // The frame belongs to another site: the browser decides.
   }
 }
 
@@ -37,7 +37,7 @@ export const elsewhere = (href, content) => out(href, "_blank", content, href);
 
 const e = encodeURIComponent;
 
-/** A batch's DAG, run and task as links, or as mere text where this Airflow has no such DAG. */
+/** A batch's DAG, run and task as links, or as plain text if this Airflow has no such DAG. */
 export function origin(batch) {
   const { dag_id: dag, run_id: run, task_id: task, map_index: index } = batch.origin;
   const place = (path, text) =>

@@ -1,12 +1,12 @@
-// Which batches there are: what was asked for, what came, and when to ask again.
+// The list of batches: which pages are loaded, and when to load them again.
 
 import { listBatches } from "./api.js";
 
-export const EVERY = 5; // seconds between two looks while something runs
-const SELDOM = 60; // while nothing does
-const AFTER_A_PROBLEM = 15;
-const AT_ONCE = 10; // pages that one search, or one run, is looked for in
-const ENOUGH = 50; // rows that a search for older batches is content with
+export const INTERVAL = 5; // seconds between two requests while a batch is running
+const IDLE_INTERVAL = 60; // while none is
+export const RETRY_INTERVAL = 15; // after a problem
+const MAX_PAGES = 10; // that are loaded at once for a search or for a run
+const SEARCH_ROWS = 50; // a search for older batches stops when it has found that many
 
 export class BatchList {
   /**
@@ -17,8 +17,8 @@ export class BatchList {
   constructor(table, view, changed) {
     Object.assign(this, { table, view, changed });
     this.conn = null;
-    this.skew = 0; // seconds that the server's clock is ahead of this one's
-    this.round = 0; // whatever an earlier round still waits for is thrown away
+    this.skew = 0; // seconds that the server's clock is ahead of the browser's
+    this.round = 0; // answers to an earlier round are thrown away
     this.timer = 0;
     this.reset();
   }
@@ -41,7 +41,7 @@ export class BatchList {
     return this.table.batches.some((batch) => !batch.is_over);
   }
 
-  /** Do ``work``, and keep the sentence if it fails. False if another round began meanwhile. */
+  /** Run ``work`` and keep its problem, if any. False if another round has begun in the meantime. */
   async attempt(work) {
     const mine = this.round;
     const valid = () => mine === this.round;
@@ -59,7 +59,7 @@ export class BatchList {
     return true;
   }
 
-  /** Begin anew, with the newest page; a run's batches are looked for in the next ones too. */
+  /** Start over with the newest page; for a run, go on through older pages. */
   async load() {
     this.round += 1;
     clearTimeout(this.timer);
@@ -67,7 +67,7 @@ export class BatchList {
     this.changed();
     const current = await this.attempt(async (valid) => {
       await this.loadNext(valid);
-      for (let count = 1; this.view.run && this.next && count < AT_ONCE && valid(); count += 1) {
+      for (let count = 1; this.view.run && this.next && count < MAX_PAGES && valid(); count += 1) {
         await this.loadNext(valid);
       }
     });
@@ -92,13 +92,13 @@ export class BatchList {
     performance.mark("batches-shown"); // seen in the browser's developer tools
   }
 
-  /** One page more; while something is searched for, as many as it takes to find some. */
+  /** Load one more page; during a search, as many as it takes to find some rows. */
   async loadOlder() {
     if (this.loading || !this.next || this.problem?.status === 400) return;
     this.loading = true;
     this.changed();
-    const target = this.view.countShown() + ENOUGH;
-    const limit = this.view.isFiltered() || this.view.run ? AT_ONCE : 1;
+    const target = this.view.countShown() + SEARCH_ROWS;
+    const limit = this.view.isFiltered() || this.view.run ? MAX_PAGES : 1;
     await this.attempt(async (valid) => {
       for (
         let count = 0;
@@ -112,11 +112,11 @@ export class BatchList {
     this.changed();
   }
 
-  /** Look again at the newest page, and at the pages on which something runs. */
+  /** Load the newest page again, and the pages on which a batch is running. */
   async refresh() {
     if (!this.pages.length) return this.load();
     const current = await this.attempt(async (valid) => {
-      for (const page of this.pages.filter((one, at) => at === 0 || this.moves(one)).slice(0, AT_ONCE)) {
+      for (const page of this.pages.filter((one, at) => at === 0 || this.isRunning(one)).slice(0, MAX_PAGES)) {
         const answer = await this.fetch(page.after);
         if (!valid()) return;
         if (page.after === null && !this.takeNewest(page, answer)) return void setTimeout(() => this.load());
@@ -126,11 +126,11 @@ export class BatchList {
     if (current) this.schedule();
   }
 
-  moves(page) {
+  isRunning(page) {
     return page.ids.some((id) => this.table.get(id)?.is_over === false);
   }
 
-  /** False if so much is new that there may be a gap between it and what is known. */
+  /** False if all of the page is new: there may be a gap between it and the known rows. */
   takeNewest(page, answer) {
     const fresh = answer.batches.filter((batch) => !this.table.get(batch.id));
     if (fresh.length && fresh.length === answer.batches.length && answer.next) return false;
@@ -139,7 +139,7 @@ export class BatchList {
     return true;
   }
 
-  schedule(seconds = this.problem ? AFTER_A_PROBLEM : this.runs ? EVERY : SELDOM) {
+  schedule(seconds = this.problem ? RETRY_INTERVAL : this.runs ? INTERVAL : IDLE_INTERVAL) {
     clearTimeout(this.timer);
     if (this.problem?.status === 401) return;
     this.timer = setTimeout(() => (document.hidden ? this.schedule() : this.refresh()), seconds * 1000);

@@ -1,10 +1,10 @@
-// The page: puts the parts together and listens to people.
+// Puts the parts of the page together and handles what the user does.
 
 import { listConnections } from "./api.js";
 import { byId, el, setText } from "./dom.js";
 import { drawFilters, drawNotice, drawRest, drawTotals, STATUSES } from "./draw.js";
 import { group } from "./format.js";
-import { BatchList } from "./list.js";
+import { BatchList, RETRY_INTERVAL } from "./list.js";
 import { askAndCancel, Panel } from "./panel.js";
 import { Table } from "./table.js";
 import { followTheme } from "./theme.js";
@@ -124,7 +124,7 @@ async function begin() {
     byId("connection").value = list.conn;
     byId("connection-field").hidden = !connections.length;
   });
-  if (list.problem) setTimeout(begin, 15_000);
+  if (list.problem) setTimeout(begin, RETRY_INTERVAL * 1000);
   else if (list.conn) await list.load();
 }
 

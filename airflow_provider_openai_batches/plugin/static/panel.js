@@ -1,4 +1,4 @@
-// What a row opens to, and the question before a batch is cancelled.
+// The panel that a row opens, and the question before a batch is cancelled.
 
 import { cancelBatch, showBatch } from "./api.js";
 import { byId, el, foreign } from "./dom.js";
@@ -152,7 +152,7 @@ export class Panel {
     );
   }
 
-  /** Read the open batch again; nothing moves if nothing changed. */
+  /** Load the open batch again, and redraw it only if something changed. */
   async refresh() {
     const { id } = this;
     if (!id) return;
@@ -194,13 +194,13 @@ export class Panel {
   }
 }
 
-/** Ask, then cancel; calls ``done`` with the batch as it is then. */
+/** Ask, then cancel; ``done`` gets the updated batch. */
 export function askAndCancel(batch, params, done) {
   const dialog = byId("question");
   const { total, completed, failed } = progress(batch);
   const rest = total
     ? `${number(completed + failed)} of ${number(total)} requests are done. They are paid for and their results are kept; the others will not run.`
-    : "What is done by now is paid for and kept; the rest will not run.";
+    : "Requests that are done are paid for and their results are kept; the others will not run.";
   const problem = el("p.amiss", { role: "alert" });
   const keep = el("button.button", { type: "button", onclick: () => dialog.close() }, "Keep it running");
   const cancel = el("button.button.danger", { type: "button" }, "Cancel the batch");
@@ -219,7 +219,7 @@ export function askAndCancel(batch, params, done) {
     el("h2", { id: "question-title" }, "Cancel this batch?"),
     el("p.mono", {}, foreign(batch.id)),
     el("p", {}, rest),
-    el("p.muted", {}, "A task that waits for it fails, unless it was made to go on."),
+    el("p.muted", {}, "A task that waits for it fails, unless it is set up to go on."),
     problem,
     el("p.actions", {}, keep, cancel),
   );

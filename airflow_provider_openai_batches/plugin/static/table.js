@@ -1,4 +1,4 @@
-// The table: rows in groups of one page each, so that the browser can leave out what is far from sight.
+// The table: rows in groups of one page each, so that the browser need not draw groups that are out of view.
 
 import { el, foreign } from "./dom.js";
 import { age, date, number, progress, short, timeLeft, words } from "./format.js";
@@ -45,7 +45,7 @@ function originCell(batch) {
   return [el("span.line.strong", {}, dag), el("span.line.small", {}, ...below)];
 }
 
-/** What each cell shows, and what it depends on: a cell is made anew only when that changes. */
+/** Each cell: its name, the data that it shows, and its content, redrawn only if the data changes. */
 function cells(batch, now, handlers) {
   const left = timeLeft(batch, now);
   const seconds = batch.created_at ? now - batch.created_at : null;
@@ -152,7 +152,7 @@ class Row {
   }
 }
 
-/** A group without rows to show goes as a whole: that is much quicker than row by row. */
+/** Hide a group without visible rows as a whole: that is much faster than hiding each row. */
 function showGroup(group, rows, count) {
   if (group.hidden === count > 0) group.hidden = count === 0;
   if (!count) return;
@@ -212,7 +212,7 @@ export class Table {
     return [...this.rows.values()].map((row) => row.batch);
   }
 
-  /** Show only what passes; returns that. */
+  /** Show only the rows that pass; returns their batches. */
   filter(passes) {
     const shown = [];
     const groups = Map.groupBy(this.rows.values(), (row) => row.group);
@@ -227,7 +227,7 @@ export class Table {
     return shown;
   }
 
-  /** Arrow keys go from row to row. */
+  /** Arrow keys move from row to row. */
   walk(event) {
     const steps = { ArrowDown: 1, ArrowUp: -1, Home: -Infinity, End: Infinity };
     if (!(event.key in steps) || !event.target.matches("button, a")) return;

@@ -1,4 +1,4 @@
-// The page looks as Airflow looks: its mode, light or dark, and its own colours and type where it is framed by it.
+// The page follows Airflow's light or dark mode and, inside Airflow's frame, its colours and font.
 
 const TOKENS = [
   "bg",
@@ -16,7 +16,7 @@ function airflowRoot() {
   try {
     return window.parent === window ? null : window.parent.document.documentElement;
   } catch {
-    return null; // framed by another site's page
+    return null; // the frame belongs to another site
   }
 }
 
