@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.cli.simple_table import AirflowConsole
+from airflow.models.connection import Connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.utils.cli import suppress_logs_and_warning
 
@@ -17,7 +18,6 @@ from airflow_provider_openai_batches.api.outcome import error_of, result_file_na
 from airflow_provider_openai_batches.api.validation import MAX_PAGE, check_id
 from airflow_provider_openai_batches.cli import tables
 from airflow_provider_openai_batches.cli.watching import Watch
-from airflow_provider_openai_batches.compat.connections import read_config_from_database
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 from airflow_provider_openai_batches.idempotency.keys import Origin
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Literal
 
-    from airflow_provider_openai_batches.api.config import ClientConfig
     from airflow_provider_openai_batches.api.models import Batch
 
 BATCH_PROBLEM = 1
@@ -39,11 +38,9 @@ STRUCTURED = ("json", "yaml")
 class CommandLineHook(OpenAIBatchesHook):
     """Reads its connection from the metadata database too, because a command is not a task."""
 
-    @property
-    def config(self) -> ClientConfig:
-        if self._config is None:
-            self._config = read_config_from_database(self.openai_conn_id)
-        return self._config
+    @classmethod
+    def get_connection(cls, conn_id: str) -> Any:
+        return Connection.get_connection_from_secrets(conn_id)
 
 
 def _say(text: str) -> None:

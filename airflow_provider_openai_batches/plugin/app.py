@@ -34,7 +34,8 @@ from fastapi.staticfiles import StaticFiles
 
 from airflow_provider_openai_batches.compat.dag_tables import run_began
 from airflow_provider_openai_batches.exceptions import APIError, InvalidConnectionError, OpenAIBatchesError
-from airflow_provider_openai_batches.idempotency.keys import CLOCK_SKEW, Origin
+from airflow_provider_openai_batches.hooks.openai_batches import CLOCK_SKEW
+from airflow_provider_openai_batches.idempotency.keys import Origin
 from airflow_provider_openai_batches.plugin import view
 from airflow_provider_openai_batches.plugin.access import rights
 from airflow_provider_openai_batches.plugin.clients import CachedClients

@@ -1,14 +1,14 @@
-"""Connections that are read outside a task: which count, and that their secrets are masked."""
+"""The page's settings of a connection: which connections count, and that their secrets are masked."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowNotFoundException
+from airflow.providers.common.compat import sdk
 
-from airflow_provider_openai_batches.compat import connections
 from airflow_provider_openai_batches.exceptions import InvalidConnectionError
+from airflow_provider_openai_batches.plugin.connections import load_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,32 +20,39 @@ if TYPE_CHECKING:
 def masked(_database: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was masked in the logs."""
     secrets: list[str] = []
-    monkeypatch.setattr(connections, "mask_secret", secrets.append)
+    monkeypatch.setattr(sdk, "mask_secret", secrets.append)
     return secrets
 
 
 def test_every_secret_is_masked(connection: Define, masked: list[str]) -> None:
     """The key, and headers that carry a secret."""
     connection("full", extra={"headers": {"Cookie": "hush", "X-Team": "search"}})
-    config = connections.read_config_from_database("full")
-    assert config.api_key == "sk-secret-1234567890"
+    assert load_config("full").api_key == "sk-secret-1234567890"
     assert set(masked) == {"sk-secret-1234567890", "Bearer sk-secret-1234567890", "hush"}
 
 
-def test_a_type_that_does_not_count(connection: Define, masked: list[str]) -> None:
-    """The connection counts as missing, and its settings are not read."""
+def test_nobody_waits_long_for_a_page(connection: Define, masked: list[str]) -> None:
+    """Timeouts of a task are too long for it; shorter ones are kept, and nothing is tried twice."""
+    connection("slow", extra={"timeout": 600, "connect_timeout": 60, "max_attempts": 9})
+    slow = load_config("slow")
+    assert (slow.timeout, slow.connect_timeout, slow.max_attempts) == (15, 5, 1)
+    connection("quick", extra={"timeout": 2, "connect_timeout": 1})
+    quick = load_config("quick")
+    assert (quick.timeout, quick.connect_timeout) == (2, 1)
+
+
+def test_a_connection_of_another_type_counts_as_missing(connection: Define, masked: list[str]) -> None:
+    """Its settings are not read."""
     connection("warehouse", conn_type="postgres")
-    assert connections.read_config_from_database("warehouse").api_key
-    masked.clear()
-    with pytest.raises(AirflowNotFoundException):
-        connections.read_config_from_database("warehouse", ("openai_batches", "openai"))
+    with pytest.raises(sdk.AirflowNotFoundException):
+        load_config("warehouse")
     assert masked == []
 
 
-def test_missing_and_unusable_are_two_things(connection: Define, masked: list[str]) -> None:
-    """The page and the command line say different sentences for them."""
+def test_missing_and_unusable_are_different(connection: Define, masked: list[str]) -> None:
+    """The page has a sentence for each."""
     connection("empty", password="")
-    with pytest.raises(AirflowNotFoundException):
-        connections.read_config_from_database("nope")
+    with pytest.raises(sdk.AirflowNotFoundException):
+        load_config("nope")
     with pytest.raises(InvalidConnectionError):
-        connections.read_config_from_database("empty")
+        load_config("empty")
