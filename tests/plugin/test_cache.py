@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from scene import create, made_by
 
 from airflow_provider_openai_batches.plugin.cache import CallCache
 
@@ -144,3 +145,22 @@ def test_twenty_viewers(login: Callable[[str], httpx.Client], server: DevServer)
     spans = (time.monotonic() - began) / SPAN
     assert answers == [200] * 120
     assert server.stats()["requests"]["list_batches"] <= spans + 1
+
+
+def test_a_cancel_is_seen_at_once(login: Callable[[str], httpx.Client], server: DevServer) -> None:
+    """What was cached before it is not shown any more."""
+    from airflow_provider_openai_batches.plugin import OpenAIBatchesPlugin
+
+    server.settings(freeze=True)
+    batch_id = create(server, metadata=made_by("mine", "run_1", "ask"))
+    client = login("user")
+    clients = OpenAIBatchesPlugin.fastapi_apps[0]["app"]._app.state.clients
+    clients._seconds = clients._configs._seconds = 60
+
+    def status() -> str:
+        listed = client.get("/openai-batches/api/batches", params=CONN).json()["batches"]
+        return str(listed[0]["status"])
+
+    assert status() == "validating"
+    client.post(f"/openai-batches/api/batches/{batch_id}/cancel", params=CONN, json={})
+    assert status() == "cancelling"
