@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from airflow_provider_openai_batches.idempotency.keys import Origin
+from airflow_provider_openai_batches.polling.progress import duration
 
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.models import Batch
-
-MINUTE, HOUR, DAY = 60, 3_600, 86_400
 
 
 def clean(value: object) -> str:
@@ -25,19 +24,6 @@ def clean(value: object) -> str:
 def text(value: object) -> str:
     """The same for a cell of a table: one line, in which rich finds no markup."""
     return escape(clean(value).replace("\n", " ")) if value is not None else ""
-
-
-def duration(seconds: float) -> str:
-    """As people say it: ``59 s``, ``12 min``, ``3 h 5 min``, ``1 d 2 h``."""
-    seconds = max(0, round(seconds))
-    if seconds < MINUTE:
-        return f"{seconds} s"
-    if seconds < HOUR:
-        return f"{seconds // MINUTE} min"
-    large, small, names = (HOUR, MINUTE, "h min") if seconds < DAY else (DAY, HOUR, "d h")
-    first, second = names.split()
-    rest = seconds % large // small
-    return f"{seconds // large} {first} {rest} {second}" if rest else f"{seconds // large} {first}"
 
 
 def when(seconds: int | None) -> str:

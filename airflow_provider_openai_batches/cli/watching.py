@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from airflow_provider_openai_batches.api.retry import is_passing
-from airflow_provider_openai_batches.cli.tables import age, clean, duration
+from airflow_provider_openai_batches.cli.tables import age, clean
 from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
 from airflow_provider_openai_batches.idempotency.keys import Origin
+from airflow_provider_openai_batches.polling.progress import duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
