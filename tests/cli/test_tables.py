@@ -13,12 +13,6 @@ from airflow_provider_openai_batches.cli import tables
 
 def test_a_row() -> None:
     """What a batch does not say is left empty, and a mapped task has its index."""
-    metadata = {
-        "airflow_dag_id": "d",
-        "airflow_run_id": "r",
-        "airflow_task_id": "t",
-        "airflow_map_index": "3",
-    }
     made = Batch(
         id="b",
         status="in_progress",
