@@ -14,7 +14,7 @@ from airflow_provider_openai_batches.inference.data.index import ResultIndex
 from airflow_provider_openai_batches.inference.data.job import Job, Limits
 from airflow_provider_openai_batches.inference.data.merge import merge
 from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
-from airflow_provider_openai_batches.inference.data.result_lines import RowError
+from airflow_provider_openai_batches.inference.data.results import RowError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from jobkit import USAGE, answered, chat, failed
 
 from airflow_provider_openai_batches.inference.data.answers import Answer, AnswerReader, Usage, usage_of
 from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
-from airflow_provider_openai_batches.inference.data.result_lines import RowError, body_of, classify, read_line
+from airflow_provider_openai_batches.inference.data.results import RowError, body_of, classify, read_line
 
 CHAT, RESPONSES = "chat/completions", "responses"
 SCHEMA = OutputSchema({"type": "object", "required": ["label"]})

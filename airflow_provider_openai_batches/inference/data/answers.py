@@ -15,7 +15,7 @@ from airflow_provider_openai_batches.api.endpoints import (
     MODERATIONS,
     RESPONSES,
 )
-from airflow_provider_openai_batches.inference.data.result_lines import (
+from airflow_provider_openai_batches.inference.data.results import (
     SUCCEEDED,
     Outcome,
     RowError,

@@ -11,7 +11,7 @@ from airflow_provider_openai_batches.api.endpoints import RESPONSES, kind_of
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.data.answers import AnswerReader
 from airflow_provider_openai_batches.inference.data.ids import read_ids, read_runs, row_of_default_id
-from airflow_provider_openai_batches.inference.data.result_lines import (
+from airflow_provider_openai_batches.inference.data.results import (
     Line,
     RowError,
     body_of,

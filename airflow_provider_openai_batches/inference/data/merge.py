@@ -22,7 +22,7 @@ from airflow_provider_openai_batches.inference.data.manifest import (
     Merged,
     Part,
 )
-from airflow_provider_openai_batches.inference.data.result_lines import (
+from airflow_provider_openai_batches.inference.data.results import (
     MISSING,
     STATUSES,
     Outcome,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from airflow_provider_openai_batches.inference.data.answers import Answer, Usage
-    from airflow_provider_openai_batches.inference.data.result_lines import RowError
+    from airflow_provider_openai_batches.inference.data.results import RowError
 
 
 class Part(Protocol):
