@@ -182,7 +182,7 @@ def test_bad_input_costs_nothing(server: DevServer, out: Path, kwargs: dict[str,
     "case",
     [
         ("a.csv", "key,text\n1,2,3\n", "a.csv, line 2: 3 fields, the header has 2"),
-        ("a.jsonl", '{"text": "x"}\n{oops\n', "a.jsonl, line 2: no JSON"),
+        ("a.jsonl", '{"text": "x"}\n{oops\n', "a.jsonl, line 2: not JSON"),
         ("a.jsonl", '["x"]\n', "a.jsonl, line 1: a row is a JSON object"),
         ("a.xml", "<x/>", "unknown format"),
         ("a.parquet", "no parquet", "a.parquet cannot be read"),

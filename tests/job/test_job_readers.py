@@ -94,28 +94,28 @@ def test_streams(tmp_path: Path) -> None:
     """A fault far down in the file does not keep the rows before it."""
     rows = read_rows(write(tmp_path / "a.jsonl", '{"a": 1}\n' * 50_000 + "oops\n"))
     assert next(rows) == {"a": 1}
-    with pytest.raises(InvalidInputError, match=r"a\.jsonl, line 50001: no JSON"):
+    with pytest.raises(InvalidInputError, match=r"a\.jsonl, line 50001: not JSON"):
         list(rows)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", '{"a": 1}\n{"a": \n', r"a\.jsonl, line 2: no JSON"),
+        ("a.jsonl", '{"a": 1}\n{"a": \n', r"a\.jsonl, line 2: not JSON"),
         ("a.jsonl", '{"a": 1}\n\n[1]\n', r"a\.jsonl, line 3: a row is a JSON object, this is an array"),
         ("a.jsonl", '"text"\n', r"line 1: a row is a JSON object, this is a string"),
         ("a.jsonl", "7\n", r"line 1: a row is a JSON object, this is 7"),
-        ("a.jsonl", b'{"a": "\xff"}\n', r"a\.jsonl, line 1: no JSON: .*utf-8"),
-        ("a.jsonl", "[" * 100_000, r"a\.jsonl, line 1: no JSON"),
+        ("a.jsonl", b'{"a": "\xff"}\n', r"a\.jsonl, line 1: not JSON: .*utf-8"),
+        ("a.jsonl", "[" * 100_000, r"a\.jsonl, line 1: not JSON"),
         ("a.csv", "a,b\n1,2\n3\n", r"a\.csv, line 3: 1 fields, the header has 2"),
         ("a.csv", 'a,b\n"1\n1",2\n3,4,5\n', r"a\.csv, line 4: 3 fields, the header has 2"),
         ("a.csv", 'a,b\n1,"2\n', r"a\.csv, line 2: unexpected end of data"),
         ("a.csv", "a,a\n1,2\n", r"a\.csv, line 1: two columns have the same name: a, a"),
-        ("a.csv", b"a\nfine\n\xe9\n", r"a\.csv, line 3: no UTF-8"),
+        ("a.csv", b"a\nfine\n\xe9\n", r"a\.csv, line 3: not UTF-8"),
         ("a.jsonl.gz", b"no gzip", r"a\.jsonl\.gz cannot be read: Not a gzipped file"),
         ("a.csv.gz", gzip.compress(b"a\n" * 999)[:-12], r"a\.csv\.gz cannot be read"),
         ("a.parquet", b"PAR1 not", r"a\.parquet cannot be read"),
-        ("a.txt", b"fine\n\xff", r"a\.txt, line 2: no UTF-8"),
+        ("a.txt", b"fine\n\xff", r"a\.txt, line 2: not UTF-8"),
         ("a.xlsx", b"", r"a\.xlsx has an unknown format: .*\.jsonl, .*\.parquet"),
         ("a.parquet.gz", b"", r"a\.parquet\.gz has an unknown format"),
     ],

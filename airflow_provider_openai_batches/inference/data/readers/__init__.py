@@ -1,33 +1,40 @@
-"""Rows out of files, streamed: JSONL, CSV (both also gzipped), Parquet, and text files (one row each)."""
+"""
+Rows out of files, streamed. A new format is a module with a function ``read`` and a line in :data:`READERS`.
+
+``read`` takes the open file, already unpacked, and its path for messages. Errors of the disk, of the store
+and of gzip get the name of the file here.
+"""
 
 from __future__ import annotations
 
-import csv
 import gzip
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import chain
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, cast
 
-import msgspec
-
-from airflow_provider_openai_batches.api.models import MAX_FILE_BYTES
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.inference.data.arrow import pyarrow
+from airflow_provider_openai_batches.inference.data.readers import csv, jsonl, parquet, text
 from airflow_provider_openai_batches.storage import AnyPath, as_path, open_binary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Row: TypeAlias = dict[str, Any]
+    Reader: TypeAlias = Callable[[BinaryIO, AnyPath], Iterator[dict[str, Any]]]
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_PARQUET_BATCH = 1_000
+READERS: dict[str, Reader] = {
+    ".jsonl": jsonl.read,
+    ".ndjson": jsonl.read,
+    ".csv": csv.read,
+    ".parquet": parquet.read,
+    ".txt": text.read,
+    ".md": text.read,
+}
+_GZIPPED = frozenset({".jsonl", ".ndjson", ".csv"})  # formats that may be gzipped: the suffix ends in .gz
 
 
-def read_rows(paths: str | AnyPath | Iterable[str | AnyPath]) -> Iterator[Row]:
+def read_rows(paths: str | AnyPath | Iterable[str | AnyPath]) -> Iterator[dict[str, Any]]:
     """
     Yield the rows of the files, in order, without holding a file in memory.
 
@@ -40,8 +47,22 @@ def read_rows(paths: str | AnyPath | Iterable[str | AnyPath]) -> Iterator[Row]:
     files = [file for path in (paths if many else [paths]) for file in _files(as_path(path))]
     if not files:
         raise InvalidInputError("No input file is named")
-    readers = [(_reader(file), file) for file in files]
-    return chain.from_iterable(read(file) for read, file in readers)
+    readers = [(_reader_of(file), file) for file in files]
+    return chain.from_iterable(_rows(file, read) for read, file in readers)
+
+
+def _rows(file: AnyPath, read: Reader) -> Iterator[dict[str, Any]]:
+    try:
+        with open_binary(file) as handle:
+            yield from read(_unpacked(handle, file), file)
+    except InvalidInputError:
+        raise
+    except (OSError, EOFError, ValueError, zlib.error) as error:  # ValueError: Arrow's errors are such
+        raise InvalidInputError(f"{file} cannot be read: {error}") from error
+
+
+def _unpacked(handle: BinaryIO, file: AnyPath) -> BinaryIO:
+    return cast("BinaryIO", gzip.open(handle)) if file.name.lower().endswith(".gz") else handle
 
 
 def _files(path: AnyPath) -> list[AnyPath]:
@@ -54,14 +75,14 @@ def _files(path: AnyPath) -> list[AnyPath]:
         found = sorted(path.iterdir(), key=str)
     else:
         return [path]
-    files = [file for file in found if not file.name.startswith((".", "_")) and _format(file) in _READERS]
+    files = [file for file in found if not file.name.startswith((".", "_")) and _format(file) in READERS]
     if not files:
         raise InvalidInputError(f"{path} holds no file with one of the suffixes {_known()}")
     return files
 
 
-def _is_pattern(text: str) -> bool:
-    return any(character in text for character in "*?[")
+def _is_pattern(path: str) -> bool:
+    return any(character in path for character in "*?[")
 
 
 def _glob(path: AnyPath) -> Iterator[AnyPath]:
@@ -74,113 +95,21 @@ def _glob(path: AnyPath) -> Iterator[AnyPath]:
 
 
 def _format(file: AnyPath) -> str:
-    """``.csv`` for ``a.csv`` and ``a.csv.gz``; what cannot be gzipped keeps its ``.gz``."""
+    """``.csv`` for ``a.csv`` and ``a.csv.gz``; a format that may not be gzipped keeps its ``.gz``."""
     name = PurePosixPath(file.name.lower())
-    return name.with_suffix("").suffix if name.suffix == ".gz" and _may_be_gzipped(name) else name.suffix
-
-
-def _may_be_gzipped(name: PurePosixPath) -> bool:
-    return name.with_suffix("").suffix in {".jsonl", ".ndjson", ".csv"}
+    if name.suffix == ".gz" and (inner := name.with_suffix("").suffix) in _GZIPPED:
+        return inner
+    return name.suffix
 
 
 def _known() -> str:
-    return ", ".join(_READERS)
+    return ", ".join(READERS)
 
 
-def _reader(file: AnyPath) -> Callable[[AnyPath], Iterator[Row]]:
+def _reader_of(file: AnyPath) -> Reader:
     try:
-        return _READERS[_format(file)]
+        return READERS[_format(file)]
     except KeyError:
         raise InvalidInputError(
             f"{file} has an unknown format: give it one of the suffixes {_known()}"
         ) from None
-
-
-@contextmanager
-def _reading(file: AnyPath) -> Iterator[None]:
-    """Name the file in whatever the disk, the store, gzip or Arrow raise."""
-    try:
-        yield
-    except InvalidInputError:
-        raise
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise InvalidInputError(f"{file} cannot be read: {error}") from error
-
-
-def _lines(file: AnyPath) -> Iterator[bytes]:
-    with _reading(file), open_binary(file) as raw:
-        lines: Iterable[bytes] = gzip.GzipFile(fileobj=raw) if file.name.lower().endswith(".gz") else raw
-        for number, line in enumerate(lines):
-            yield line.removeprefix(_BYTE_ORDER_MARK) if number == 0 else line
-
-
-def _read_json_lines(file: AnyPath) -> Iterator[Row]:
-    decode = msgspec.json.Decoder().decode
-    for number, line in enumerate(_lines(file), start=1):
-        if line.isspace():
-            continue
-        try:
-            row = decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise InvalidInputError(f"{file}, line {number}: no JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise InvalidInputError(f"{file}, line {number}: a row is a JSON object, this is {_named(row)}")
-        yield row
-
-
-def _named(value: object) -> str:
-    return {list: "an array", str: "a string", type(None): "null"}.get(type(value), f"{value!r:.50}")
-
-
-def _text_lines(file: AnyPath) -> Iterator[str]:
-    for number, line in enumerate(_lines(file), start=1):
-        try:
-            yield line.decode()
-        except UnicodeDecodeError as error:
-            raise InvalidInputError(f"{file}, line {number}: no UTF-8: {error}") from error
-
-
-def _read_csv(file: AnyPath) -> Iterator[Row]:
-    csv.field_size_limit(max(csv.field_size_limit(), MAX_FILE_BYTES))  # the default, 128 kB, is one document
-    reader = csv.reader(_text_lines(file), strict=True)
-    try:
-        header = next(reader, [])
-        if len(set(header)) < len(header):
-            raise InvalidInputError(f"{file}, line 1: two columns have the same name: {', '.join(header)}")
-        for cells in reader:
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise InvalidInputError(
-                    f"{file}, line {reader.line_num}: {len(cells)} fields, the header has {len(header)}"
-                )
-            yield dict(zip(header, cells, strict=True))
-    except csv.Error as error:
-        raise InvalidInputError(f"{file}, line {reader.line_num}: {error}") from error
-
-
-def _read_parquet(file: AnyPath) -> Iterator[Row]:
-    parquet = pyarrow("pyarrow.parquet")
-    with _reading(file), open_binary(file) as handle:
-        for batch in parquet.ParquetFile(handle, buffer_size=1 << 20).iter_batches(_PARQUET_BATCH):
-            yield from batch.to_pylist()
-
-
-def _read_text(file: AnyPath) -> Iterator[Row]:
-    with _reading(file), open_binary(file) as handle:
-        content = handle.read().removeprefix(_BYTE_ORDER_MARK)
-    try:
-        yield {"path": file.name, "text": content.decode()}
-    except UnicodeDecodeError as error:
-        number = content.count(b"\n", 0, error.start) + 1
-        raise InvalidInputError(f"{file}, line {number}: no UTF-8: {error}") from error
-
-
-_READERS: dict[str, Callable[[AnyPath], Iterator[Row]]] = {
-    ".jsonl": _read_json_lines,
-    ".ndjson": _read_json_lines,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
-    ".txt": _read_text,
-    ".md": _read_text,
-}
