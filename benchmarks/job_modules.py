@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from airflow_provider_openai_batches.inference.data.followup import write_followup
-from airflow_provider_openai_batches.inference.data.ids import read_ids
 from airflow_provider_openai_batches.inference.data.index import ResultIndex
-from airflow_provider_openai_batches.inference.data.job import Job
+from airflow_provider_openai_batches.inference.data.job import Job, read_ids
 from airflow_provider_openai_batches.inference.data.manifest import Manifest
 from airflow_provider_openai_batches.inference.data.merge import merge
 from airflow_provider_openai_batches.inference.data.requests import requests_from

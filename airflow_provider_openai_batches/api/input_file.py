@@ -1,4 +1,4 @@
-"""PURE: checks an input file line by line before a byte of it is sent."""
+"""Checks an input file line by line before a byte of it is sent."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from airflow_provider_openai_batches.api.endpoints import spec_of
 from airflow_provider_openai_batches.api.models import MAX_EMBEDDING_INPUTS, MAX_FILE_BYTES, MAX_REQUESTS
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 
@@ -52,6 +53,7 @@ class _Checker:
     def __init__(self, endpoint: str, name: str) -> None:
         self._endpoint = endpoint
         self._name = name
+        self._count_inputs = spec_of(endpoint).count_inputs
         self._decoder = msgspec.json.Decoder(_Line)
         self._first_line_of: dict[str, int] = {}
         self._inputs = 0
@@ -75,7 +77,7 @@ class _Checker:
         try:
             line = self._decoder.decode(text)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise self._refused(number, self._what_is_wrong(text, error)) from None
+            raise self._refused(number, _what_is_wrong(text, error)) from None
         if not line.custom_id:
             raise self._refused(number, "custom_id is empty")
         if line.method != "POST":
@@ -87,7 +89,7 @@ class _Checker:
             )
         first = self._first_line_of.setdefault(line.custom_id, number)
         if first != number:
-            raise self._refused(number, f"custom_id {line.custom_id!r} stands on line {first} already")
+            raise self._refused(number, f"custom_id {line.custom_id!r} is already used on line {first}")
         self._check_body(number, line.body)
 
     def _check_body(self, number: int, body: _Body) -> None:
@@ -95,26 +97,21 @@ class _Checker:
             self._model = body.model
         elif body.model != self._model:
             raise self._refused(
-                number, f"model is {body.model!r}, on line 1 it is {self._model!r}; a file has one model"
+                number,
+                f"model is {body.model!r}, on line 1 it is {self._model!r}; all requests need the same",
             )
-        if self._endpoint == "/v1/embeddings":
-            self._inputs += embedding_inputs(body.input)
+        if self._count_inputs:
+            self._inputs += self._count_inputs(body.input)
             if self._inputs > MAX_EMBEDDING_INPUTS:
                 raise self._refused(
                     number, f"the file has more than {MAX_EMBEDDING_INPUTS:,} embedding inputs"
                 )
 
-    def _what_is_wrong(self, text: bytes, error: Exception) -> str:
-        if not text.strip():
-            return "the line is empty; each line must be a request"
-        return f"no request line like {{custom_id, method, url, body}}: {error}"
-
     def _refused(self, number: int, what: str) -> InvalidInputError:
         return InvalidInputError(f"{self._name}, line {number}: {what}.")
 
 
-def embedding_inputs(value: Any) -> int:
-    """How many inputs one embeddings request has: a list of numbers is one tokenised input."""
-    if isinstance(value, list):
-        return 1 if value and isinstance(value[0], int) else len(value)
-    return 1
+def _what_is_wrong(text: bytes, error: Exception) -> str:
+    if not text.strip():
+        return "the line is empty; each line must be a request"
+    return f"not a request line like {{custom_id, method, url, body}}: {error}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airflow_provider_openai_batches.inference.data.results import RowError
+from airflow_provider_openai_batches.inference.data.outcomes import RowError
 from airflow_provider_openai_batches.observability import metrics
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from airflow_provider_openai_batches.api.models import TERMINAL_STATUSES
-from airflow_provider_openai_batches.inference.data.results import RowError  # noqa: TC001 - msgspec reads the annotation
+from airflow_provider_openai_batches.inference.data.outcomes import RowError  # noqa: TC001 - msgspec reads the annotation
 from airflow_provider_openai_batches.polling.wait import GRACE, UNKNOWN_WINDOW
 from airflow_provider_openai_batches.storage import open_binary, whole
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from airflow_provider_openai_batches.api.retry import is_passing, is_unusable
 from airflow_provider_openai_batches.exceptions import APIError
 from airflow_provider_openai_batches.idempotency.submit import BatchSpec
-from airflow_provider_openai_batches.inference.data.results import RowError
+from airflow_provider_openai_batches.inference.data.outcomes import RowError
 from airflow_provider_openai_batches.inference.landing import NOT_SUBMITTED
 
 if TYPE_CHECKING:

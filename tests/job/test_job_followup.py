@@ -9,12 +9,11 @@ from jobkit import Service, answered, chat, failed, noted, prepare, read_parts, 
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.data.followup import write_followup
-from airflow_provider_openai_batches.inference.data.ids import read_ids
 from airflow_provider_openai_batches.inference.data.index import ResultIndex
-from airflow_provider_openai_batches.inference.data.job import Job, Limits
+from airflow_provider_openai_batches.inference.data.job import Job, Limits, read_ids
 from airflow_provider_openai_batches.inference.data.merge import merge
+from airflow_provider_openai_batches.inference.data.outcomes import RowError
 from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
-from airflow_provider_openai_batches.inference.data.results import RowError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -77,9 +77,9 @@ def test_directory_of_another_job(tmp_path: Path) -> None:
 
 
 def test_manifest_of_something_else(tmp_path: Path) -> None:
-    """A file of that name that is no manifest is somebody's."""
+    """A file of that name that is not a manifest belongs to somebody else."""
     (tmp_path / "manifest.json").write_text('{"short_name": "web app"}')
-    with pytest.raises(InvalidInputError, match=r"manifest\.json is no manifest of a job"):
+    with pytest.raises(InvalidInputError, match=r"manifest\.json is not the manifest of a job"):
         check_target(tmp_path, "digest")
     assert check_target(tmp_path, "digest", overwrite=True) is None
 

@@ -219,8 +219,8 @@ def test_more_result_files_than_may_be_open(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"output": "json"}, "output is 'json': it is 'text' or 'body'"),
-        ({"output_format": "csv"}, "output_format is 'csv': it is 'jsonl' or 'parquet'"),
+        ({"output": "json"}, "output is 'json': it must be 'text' or 'body'"),
+        ({"output_format": "csv"}, "output_format is 'csv': it must be 'jsonl' or 'parquet'"),
         ({"rows_per_part": 0}, "rows_per_part is 0"),
     ],
 )

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.inference.data.requests import Request, requests_from
-from airflow_provider_openai_batches.inference.data.template import BodyTemplate
+from airflow_provider_openai_batches.inference.data.requests import BodyTemplate, Request, requests_from
 
 CHAT = "/v1/chat/completions"
 
@@ -29,6 +28,7 @@ def only(row: Any, endpoint: str = CHAT, **options: Any) -> Request:
         ("/v1/completions", {"prompt": "hi"}),
         ("/v1/moderations", {"input": "hi"}),
         ("/v1/images/generations", {"prompt": "hi"}),
+        ("/v1/videos", {"prompt": "hi"}),
     ],
 )
 def test_prompt(endpoint: str, body: dict[str, Any]) -> None:
@@ -150,7 +150,7 @@ def test_faulty_row(row: Any, options: dict[str, Any], message: str) -> None:
         ({"a": 1}, {}, "not a dict"),
         (7, {}, "not a int"),
         ([], {"keep_columns": ["status", "a", "custom_id"]}, "keep_columns has custom_id, status"),
-        ([], {"endpoint": "chat"}, "endpoint 'chat' is no path"),
+        ([], {"endpoint": "chat"}, "endpoint 'chat' is not a path"),
         ([], {"body": "{"}, "single"),
     ],
 )
@@ -162,9 +162,10 @@ def test_faulty_arguments(rows: Any, options: dict[str, Any], message: str) -> N
 
 def test_text_for_an_endpoint_without_prompts() -> None:
     """Other endpoints take whole bodies."""
-    with pytest.raises(InvalidInputError, match="Row 0: text is no request for videos"):
-        only("a", "/v1/videos")
-    assert only({"prompt": "a"}, "/v1/videos").body == {"prompt": "a", "model": "m"}
+    with pytest.raises(InvalidInputError, match="Row 0: images/edits does not take a prompt"):
+        only("a", "/v1/images/edits")
+    assert only({"image": "a"}, "/v1/images/edits").body == {"image": "a", "model": "m"}
+    assert only({"new": "a"}, "/v1/not/known/yet").body == {"new": "a", "model": "m"}
 
 
 def test_model_is_optional_where_the_service_has_a_default() -> None:

@@ -9,9 +9,18 @@ import msgspec
 import pytest
 from jobkit import USAGE, answered, chat, failed
 
-from airflow_provider_openai_batches.inference.data.answers import Answer, AnswerReader, Usage, usage_of
+from airflow_provider_openai_batches.api.endpoints import spec_of
+from airflow_provider_openai_batches.inference.data.outcomes import RowError
 from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
-from airflow_provider_openai_batches.inference.data.results import RowError, body_of, classify, read_line
+from airflow_provider_openai_batches.inference.data.results import (
+    Answer,
+    AnswerReader,
+    Usage,
+    body_of,
+    classify,
+    read_line,
+    usage_of,
+)
 
 CHAT, RESPONSES = "chat/completions", "responses"
 SCHEMA = OutputSchema({"type": "object", "required": ["label"]})
@@ -21,13 +30,13 @@ TOKENS = Usage(3, 0, 2, 0, 5)
 def outcome(line: bytes, kind: str = CHAT) -> tuple[str, bool, str | None]:
     read = read_line(line)
     assert read is not None
-    found = classify(read, kind)
+    found = classify(read, spec_of(f"/v1/{kind}"))
     return found.status, found.retryable, found.error and found.error.code
 
 
 def answer(body: Any, kind: str = CHAT, output: str = "text", schema: OutputSchema | None = None) -> Answer:
     """Read the same line in both ways, which must agree."""
-    reader = AnswerReader(kind, output, schema)
+    reader = AnswerReader(spec_of(f"/v1/{kind}"), output, schema)
     line = answered("a", body)
     known, unknown = (reader.read_line(line, answered=flag) for flag in (True, False))
     assert msgspec.json.encode(known) == msgspec.json.encode(unknown)
@@ -109,7 +118,7 @@ def test_message_of_an_error() -> None:
     ]:
         read = read_line(line)
         assert read is not None
-        error = classify(read, CHAT).error
+        error = classify(read, spec_of(f"/v1/{CHAT}")).error
         assert error is not None
         assert error.message == message
 
@@ -215,10 +224,10 @@ def test_refusal(kind: str, body: Any, schema: OutputSchema | None) -> None:
 def test_line_that_is_no_success() -> None:
     """A line that is not known to have succeeded is classified first."""
     body = {"status": "failed", "error": {"code": "c", "message": "m"}, "output": []}
-    read = AnswerReader(RESPONSES).read_line(answered("a", body), answered=False)
+    read = AnswerReader(spec_of(f"/v1/{RESPONSES}")).read_line(answered("a", body), answered=False)
     assert (read.outcome.status, read.outcome.error) == ("failed", RowError("c", "m"))
-    with pytest.raises(ValueError, match="no result line"):
-        AnswerReader(RESPONSES).read_line(b"oops", answered=False)
+    with pytest.raises(ValueError, match="not a result line"):
+        AnswerReader(spec_of(f"/v1/{RESPONSES}")).read_line(b"oops", answered=False)
 
 
 def test_answer_without_text() -> None:

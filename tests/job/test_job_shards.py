@@ -13,8 +13,7 @@ from jobkit import prepare
 from upath import UPath
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.inference.data.ids import read_ids
-from airflow_provider_openai_batches.inference.data.job import Job, Limits
+from airflow_provider_openai_batches.inference.data.job import Job, Limits, read_ids
 from airflow_provider_openai_batches.inference.data.shards import MAX_MODELS
 
 if TYPE_CHECKING:
@@ -245,12 +244,12 @@ def test_work_directory_in_a_store() -> None:
         (
             [{"messages": [{"content": [1, object()]}]}],
             {},
-            r"Row 0: body\.messages\[0\]\.content\[1\] is no JSON: .*object",
+            r"Row 0: body\.messages\[0\]\.content\[1\] is not JSON: .*object",
         ),
-        ([{"messages": [{"content": "\ud800"}]}], {}, r"Row 0: body\.messages\[0\]\.content is no JSON"),
-        ([{"messages": {(1, 2): 3}}], {}, r"Row 0: body\.messages is no JSON"),
-        ([{"k": "a", "d": object()}], {"body": "{k}", "keep_columns": ["d"]}, r"Row 0: kept\.d is no JSON"),
-        ([{"k": "\ud800"}], {"body": "x", "id_column": "k"}, r"Row 0 .*: custom_id is no JSON"),
+        ([{"messages": [{"content": "\ud800"}]}], {}, r"Row 0: body\.messages\[0\]\.content is not JSON"),
+        ([{"messages": {(1, 2): 3}}], {}, r"Row 0: body\.messages is not JSON"),
+        ([{"k": "a", "d": object()}], {"body": "{k}", "keep_columns": ["d"]}, r"Row 0: kept\.d is not JSON"),
+        ([{"k": "\ud800"}], {"body": "x", "id_column": "k"}, r"Row 0 .*: custom_id is not JSON"),
     ],
 )
 def test_refused(tmp_path: Path, rows: list[Any], options: dict[str, Any], message: str) -> None:
@@ -279,16 +278,16 @@ def test_too_many_rows(tmp_path: Path) -> None:
 def test_too_many_models(tmp_path: Path) -> None:
     """A column that is no model by mistake does not open a file a row."""
     rows = [{"messages": [], "model": f"m{number}"} for number in range(MAX_MODELS + 1)]
-    with pytest.raises(InvalidInputError, match="Row 100 has the model 'm100': a job may have 100 models"):
+    with pytest.raises(InvalidInputError, match="Row 100 has the model 'm100': a job may have at most 100 models"):
         prepare(tmp_path, rows)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_requests": 50_001}, "max_requests is 50001: it is 1 to 50000"),
-        ({"max_bytes": 0}, "max_bytes is 0: it is 1 to 200000000"),
-        ({"max_embedding_inputs": 10**6}, "max_embedding_inputs is 1000000: it is 1 to 50000"),
+        ({"max_requests": 50_001}, "max_requests is 50001: it must be 1 to 50000"),
+        ({"max_bytes": 0}, "max_bytes is 0: it must be 1 to 200000000"),
+        ({"max_embedding_inputs": 10**6}, "max_embedding_inputs is 1000000: it must be 1 to 50000"),
     ],
 )
 def test_limits(options: dict[str, int], message: str) -> None:

@@ -34,21 +34,21 @@ def test_a_good_file_is_summed_up() -> None:
 @pytest.mark.parametrize(
     ("second", "said"),
     [
-        (b"{nope}\n", "no request line"),
+        (b"{nope}\n", "not a request line"),
         (b"\n", "the line is empty"),
-        (b"[]\n", "no request line"),
-        (b"\xff\n", "no request line"),
+        (b"[]\n", "not a request line"),
+        (b"\xff\n", "not a request line"),
         (b'{"method":"POST","url":"x","body":{}}\n', "custom_id"),
         (line(""), "custom_id is empty"),
         (line(7), "custom_id"),
-        (line("a"), "'a' stands on line 1 already"),
+        (line("a"), "'a' is already used on line 1"),
         (
             line("b", url="/v1/responses"),
             "url is '/v1/responses', but the batch's endpoint is '/v1/chat/completions'",
         ),
         (line("b", method="GET"), "method is 'GET'"),
         (line("b", body={"model": "n"}), "model is 'n', on line 1 it is 'm'"),
-        (line("b", body=[]), "no request line"),
+        (line("b", body=[]), "not a request line"),
     ],
 )
 def test_a_bad_line_is_named(second: bytes, said: str) -> None:

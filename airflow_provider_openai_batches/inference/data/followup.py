@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_provider_openai_batches.api.endpoints import EMBEDDINGS, embedding_inputs, kind_of
-from airflow_provider_openai_batches.inference.data.ids import default_id, read_ids
+from airflow_provider_openai_batches.api.endpoints import spec_of
+from airflow_provider_openai_batches.inference.data.job import default_id, read_ids
 from airflow_provider_openai_batches.inference.data.shards import Envelope, ShardWriter
 from airflow_provider_openai_batches.storage import open_binary
 
@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 
 class _Body(msgspec.Struct):
-    body: dict[str, Any]
+    input: Any = None
+
+
+class _Line(msgspec.Struct):
+    body: _Body
 
 
 def write_followup(index: ResultIndex) -> Job:
@@ -26,7 +30,7 @@ def write_followup(index: ResultIndex) -> Job:
 
     The request files of round 0 must be in the work directory. The same results give the same files.
 
-    :param index: with the results of all shards so far; it goes on with the job that is returned.
+    :param index: with the results of all shards so far; from then on it belongs to the job that is returned.
     :return: the job with the shards of the next round; the same job if there is nothing to ask again.
     :raises InvalidInputError: if the results of a shard were not added to the index.
     """
@@ -37,19 +41,20 @@ def write_followup(index: ResultIndex) -> Job:
     envelope = Envelope(job.endpoint)
     with ShardWriter(work, envelope, job.limits, len(job.shards), job.round + 1) as writer:
         for shard in job.shards_of(0):
-            _copy_unfinished(shard, index, writer, counted_inputs=kind_of(job.endpoint) == EMBEDDINGS)
+            _copy_unfinished(shard, index, writer)
     index.job = msgspec.structs.replace(job, shards=[*job.shards, *writer.shards])
     index.job.save(work)
     return index.job
 
 
-def _copy_unfinished(shard: Shard, index: ResultIndex, writer: ShardWriter, *, counted_inputs: bool) -> None:
+def _copy_unfinished(shard: Shard, index: ResultIndex, writer: ShardWriter) -> None:
     wanted = [index.is_unfinished(row) for row, _ in read_ids(index.work, shard)]
     if not any(wanted):
         return
+    count_inputs = spec_of(index.job.endpoint).count_inputs
     with open_binary(index.work / shard.file) as lines:
         for is_wanted, (row, custom_id), line in zip(wanted, read_ids(index.work, shard), lines, strict=True):
             if is_wanted:
-                inputs = embedding_inputs(msgspec.json.decode(line, type=_Body).body) if counted_inputs else 0
+                inputs = count_inputs(msgspec.json.decode(line, type=_Line).body.input) if count_inputs else 0
                 is_named = custom_id != default_id(row)
                 writer.add(row, msgspec.json.encode(custom_id), line, shard.model, inputs, is_named)

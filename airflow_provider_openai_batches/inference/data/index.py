@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from array import array
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from airflow_provider_openai_batches.api.endpoints import RESPONSES, kind_of
+from airflow_provider_openai_batches.api.endpoints import spec_of
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.inference.data.answers import AnswerReader
-from airflow_provider_openai_batches.inference.data.ids import read_ids, read_runs, row_of_default_id
+from airflow_provider_openai_batches.inference.data.job import read_ids, read_runs, row_of_default_id
 from airflow_provider_openai_batches.inference.data.results import (
-    Line,
-    RowError,
+    AnswerReader,
     body_of,
     classify,
     read_line,
@@ -24,20 +23,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from airflow_provider_openai_batches.inference.data.job import Job, Shard
+    from airflow_provider_openai_batches.inference.data.outcomes import RowError
     from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
+    from airflow_provider_openai_batches.inference.data.results import Line
     from airflow_provider_openai_batches.storage import AnyPath
 
 # What is known of a row. A better state replaces a worse one, in whatever order the lines come.
 NOTHING, PASSING, LASTING, INVALID, PAID = range(5)
-_ANSWERED = 200
+_OK = int(HTTPStatus.OK)
 
 
 class Scan(msgspec.Struct):
     """
     What one batch's files held.
 
-    :param lines: those that can be read.
-    :param unreadable: lines that are no JSON object with a ``custom_id``.
+    :param lines: lines that can be read.
+    :param unreadable: lines that are not JSON objects with a ``custom_id``.
     :param unknown: lines for requests that the batch does not have.
     :param duplicates: lines for requests that had one before in the same batch.
     """
@@ -67,10 +68,10 @@ class ResultIndex:
         self.scan = Scan()
         self._noted: set[int] = set()
         self.unreadable = array("Q")  # file, offset and length of each such line, one after the other
-        self.superseded = array("Q")  # the same of answers that are paid for but not used
-        self._kind = kind_of(job.endpoint)
-        self._reader = AnswerReader(self._kind, schema=retry_invalid) if retry_invalid else None
-        self._is_plain = self._reader is None and self._kind != RESPONSES
+        self.superseded = array("Q")  # the same for answers that were paid for but are not used
+        self._spec = spec_of(job.endpoint)
+        self._reader = AnswerReader(self._spec, schema=retry_invalid) if retry_invalid else None
+        self._is_plain = self._reader is None and not self._spec.can_fail_inside
         self._state = bytearray(job.rows)
         self._file, self._length = array("I", [0]) * job.rows, array("I", [0]) * job.rows
         self._offset = array("Q", [0]) * job.rows
@@ -80,7 +81,7 @@ class ResultIndex:
         Note all result lines of a shard's batch; call it once for each batch.
 
         :param paths: its downloaded output file and error file, as far as there are such (or none).
-            They must stay until the parts are written, on a disk where reading here and there is cheap.
+            They must stay until the parts are written, on a disk where random access is cheap.
         """
         rows = _ShardRows(self.work, shard)
         scan = Scan()
@@ -135,7 +136,7 @@ class ResultIndex:
 
     def check_complete(self) -> None:
         """
-        Make sure that no shard was forgotten: its rows would be paid twice, or lost.
+        Make sure that no shard was forgotten: its rows would be paid for twice, or lost.
 
         :raises InvalidInputError: if the results of a shard were not added.
         """
@@ -146,9 +147,9 @@ class ResultIndex:
             )
 
     def _state_of(self, line: Line) -> int:
-        if self._is_plain and line.response is not None and line.response.status_code == _ANSWERED:
-            return PAID  # nearly always; what follows says the same, in three times the time
-        outcome = classify(line, self._kind)
+        if self._is_plain and line.response is not None and line.response.status_code == _OK:
+            return PAID  # nearly always; the code below says the same, but takes three times as long
+        outcome = classify(line, self._spec)
         if outcome.status != "succeeded":
             return PASSING if outcome.retryable else LASTING
         if self._reader is None or line.response is None:
@@ -172,7 +173,7 @@ class _ShardRows:
     """
     The rows of one shard by custom_id, and which of them were seen.
 
-    The custom_ids that rows get of themselves tell their row; only others are held, at 160 bytes each.
+    A default id says which row it is, so only ids that were given are held, at 160 bytes each.
     """
 
     def __init__(self, work: AnyPath, shard: Shard) -> None:

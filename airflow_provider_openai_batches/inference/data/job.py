@@ -1,25 +1,36 @@
-"""What is known of a job between processes: its shards, in ``job.json``."""
+"""
+The files of a job in its work directory: ``job.json`` with its shards, and which row each request is.
+
+A row without an id of its own is called ``row-`` and its number. Each shard has a file that says which rows
+its requests are: a line is ``[row, custom_id]`` for an id that was given, and ``[first, count]`` for rows
+that follow each other and have no id of their own.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from array import array
+from collections import Counter
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 import msgspec
 
 from airflow_provider_openai_batches.api.models import MAX_EMBEDDING_INPUTS, MAX_FILE_BYTES, MAX_REQUESTS
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.storage import as_path, read_json, whole
+from airflow_provider_openai_batches.storage import as_path, open_binary, read_json, whole
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from airflow_provider_openai_batches.storage import AnyPath
 
 JOB_FILE = "job.json"
 ROWS_FILE = "rows.jsonl"
+_BUCKETS = 64
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """
-    What one file may hold; smaller limits may be set, larger ones the service refuses.
+    What one file may hold. Smaller limits may be set; the service refuses larger ones.
 
     https://developers.openai.com/api/docs/guides/batch#rate-limits
 
@@ -36,7 +47,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         for field in msgspec.structs.fields(self):
             value = getattr(self, field.name)
             if not 1 <= value <= field.default:
-                raise InvalidInputError(f"{field.name} is {value}: it is 1 to {field.default}")
+                raise InvalidInputError(f"{field.name} is {value}: it must be 1 to {field.default}")
 
 
 class Shard(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +80,7 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ids_file(self) -> str:
-        """The name of the file that says which row each request is: see :mod:`.ids`."""
+        """The name of the file that says which row each request is."""
         return f"shard-{self.index:05d}.ids.jsonl"
 
 
@@ -116,7 +127,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
         :raises InvalidInputError: if ``job.json`` is damaged.
         """
-        return read_json(as_path(work) / JOB_FILE, cls, "is damaged: {}. Delete it, the job starts anew")
+        return read_json(as_path(work) / JOB_FILE, cls, "is damaged: {}. Delete it, and the job starts anew")
 
 
 class RowId(msgspec.Struct, frozen=True):
@@ -130,3 +141,112 @@ def work_directory(path: AnyPath) -> AnyPath:
     directory = as_path(path)
     directory.mkdir(parents=True, exist_ok=True)
     return directory
+
+
+def default_id(number: int) -> str:
+    """The custom_id of a row that was given none."""
+    return f"row-{number}"
+
+
+def row_of_default_id(custom_id: str) -> int | None:
+    """The row whose :func:`default_id` this is; None if there is no such row."""
+    digits = custom_id[4:]
+    if custom_id[:4] != "row-" or not (digits.isascii() and digits.isdigit()):
+        return None
+    row = int(digits)
+    return row if custom_id == f"row-{row}" else None
+
+
+class IdsWriter:
+    """
+    Writes the ids file of a shard; a context manager.
+
+    For each row that continues a run the caller counts ``next_row`` up: a call would cost more.
+    """
+
+    def __init__(self, handle: BinaryIO) -> None:
+        self._handle = handle
+        self._first = self.next_row = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._handle:
+            self._end_run()
+
+    def begin_run(self, row: int) -> None:
+        """Begin with a row that has no id of its own and does not follow the one before."""
+        self._end_run()
+        self._first, self.next_row = row, row + 1
+
+    def name(self, row: int, custom_id: bytes) -> None:
+        """Write the id that a row was given, here as JSON."""
+        self._end_run()
+        self._handle.write(b"[%d,%b]\n" % (row, custom_id))
+        self._first = self.next_row = -1
+
+    def _end_run(self) -> None:
+        if self._first < self.next_row:
+            self._handle.write(b"[%d,%d]\n" % (self._first, self.next_row - self._first))
+
+
+def read_runs(work: AnyPath, shard: Shard) -> Iterator[tuple[int, int | str]]:
+    """Yield row number and custom_id, or first row number and count, of the shard's requests, in order."""
+    decode = msgspec.json.Decoder(tuple[int, int | str]).decode
+    with open_binary(work / shard.ids_file) as lines:
+        yield from map(decode, lines)
+
+
+def read_ids(work: AnyPath, shard: Shard) -> Iterator[tuple[int, str]]:
+    """Yield row number and custom_id of each request of the shard, in the order of its file."""
+    for first, given in read_runs(work, shard):
+        if isinstance(given, str):
+            yield first, given
+        else:
+            yield from ((row, default_id(row)) for row in range(first, first + given))
+
+
+class GivenIds:
+    """
+    Finds a ``custom_id`` that comes twice, at 8 bytes for each one that was given.
+
+    Only hashes are kept. Ids are compared as texts if their hashes are equal, or if they look like the id of
+    a row that was given none.
+    """
+
+    def __init__(self) -> None:
+        self._buckets = [array("q") for _ in range(_BUCKETS)]
+        self._like_default = array("q")
+
+    def add(self, custom_id: str) -> None:
+        value = hash(custom_id)
+        self._buckets[value % _BUCKETS].append(value)
+        if row_of_default_id(custom_id) is not None:
+            self._like_default.append(value)
+
+    def check(self, work: AnyPath, rows: int) -> None:
+        """
+        :param work: the directory of the job.
+        :param rows: how many it has.
+        :raises InvalidInputError: naming two rows with the same ``custom_id``.
+        """
+        are_all = sum(map(len, self._buckets)) == rows
+        suspects: set[int] = set() if are_all else set(self._like_default)
+        for bucket in self._buckets:
+            if len(set(bucket)) < len(bucket):
+                suspects.update(value for value, count in Counter(bucket).items() if count > 1)
+        if suspects:
+            _compare_ids(work, suspects)
+
+
+def _compare_ids(work: AnyPath, suspects: set[int]) -> None:
+    rows: dict[str, int] = {}
+    decode = msgspec.json.Decoder(RowId).decode
+    with open_binary(work / ROWS_FILE) as lines:
+        for number, line in enumerate(lines):
+            custom_id = decode(line).custom_id
+            if hash(custom_id) in suspects and rows.setdefault(custom_id, number) != number:
+                raise InvalidInputError(
+                    f"Rows {rows[custom_id]} and {number} have the same custom_id {custom_id!r:.80}"
+                )

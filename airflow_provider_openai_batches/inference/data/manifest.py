@@ -1,4 +1,4 @@
-"""The manifest of a directory of results: written last, the sign that the job is complete."""
+"""The manifest of a directory of results. It is written last: where it is, the job is complete."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.inference.data.answers import Usage
 from airflow_provider_openai_batches.inference.data.index import Scan
+from airflow_provider_openai_batches.inference.data.results import Usage
 from airflow_provider_openai_batches.storage import as_path, open_binary, read_json, whole
 
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.storage import AnyPath
 
 MANIFEST_FILE = "manifest.json"
-UNREADABLE_FILE = "unreadable.txt"  # result lines that are no JSON, as they came
+UNREADABLE_FILE = "unreadable.txt"  # result lines that are not JSON, as they came
 VERSION = 1
 _PROBE_FILE = ".airflow-write-check"
 
@@ -39,7 +39,7 @@ class Merged(msgspec.Struct):
     What was written.
 
     :param counts: of the rows, by status.
-    :param usage: the tokens of all answers that were paid for, those that are not used included.
+    :param usage: the tokens of all answers that were paid for, including those that are not used.
     :param errors: by code.
     :param scan: what the downloaded files held.
     """
@@ -117,19 +117,19 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         """
         Return the manifest of a directory, None if it has none.
 
-        :raises InvalidInputError: if the file is no manifest.
+        :raises InvalidInputError: if the file is not a manifest.
         """
-        return read_json(as_path(directory) / MANIFEST_FILE, cls, "is no manifest of a job: {}")
+        return read_json(as_path(directory) / MANIFEST_FILE, cls, "is not the manifest of a job: {}")
 
 
 def check_target(
     directory: AnyPath, digest: str | None = None, *, overwrite: bool = False
 ) -> Manifest | None:
     """
-    Check, before anything is spent, that results can be written to the directory and replace nobody else's.
+    Check, before anything is spent, that results can be written to the directory and replace no others.
 
     :param digest: of the job; without it only writing is checked.
-    :return: the manifest if the directory holds this very job, complete.
+    :return: the manifest if the directory holds exactly this job, complete.
     :raises InvalidInputError: if nothing can be written there, or the directory holds another job's results
         and ``overwrite`` is False.
     """

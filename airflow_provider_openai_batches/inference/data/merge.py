@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias
 
 import msgspec
 
-from airflow_provider_openai_batches.api.endpoints import kind_of
+from airflow_provider_openai_batches.api.endpoints import spec_of
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.inference.data.answers import Answer, AnswerReader, usage_of
-from airflow_provider_openai_batches.inference.data.arrow import pyarrow
 from airflow_provider_openai_batches.inference.data.index import INVALID, NOTHING
 from airflow_provider_openai_batches.inference.data.job import ROWS_FILE, RowId
 from airflow_provider_openai_batches.inference.data.manifest import (
@@ -22,16 +20,15 @@ from airflow_provider_openai_batches.inference.data.manifest import (
     Merged,
     Part,
 )
+from airflow_provider_openai_batches.inference.data.outcomes import MISSING, STATUSES, Outcome, RowError
 from airflow_provider_openai_batches.inference.data.results import (
-    MISSING,
-    STATUSES,
-    Outcome,
-    RowError,
+    Answer,
+    AnswerReader,
     body_of,
     read_line,
+    usage_of,
 )
-from airflow_provider_openai_batches.inference.data.writers.jsonl import JsonLines
-from airflow_provider_openai_batches.inference.data.writers.parquet import Parquet
+from airflow_provider_openai_batches.inference.data.writers import WRITERS
 from airflow_provider_openai_batches.storage import as_path, open_binary, remove, whole
 
 if TYPE_CHECKING:
@@ -39,7 +36,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_openai_batches.inference.data.index import ResultIndex
     from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
-    from airflow_provider_openai_batches.inference.data.writers.jsonl import Format
+    from airflow_provider_openai_batches.inference.data.writers.protocol import PartWriter
     from airflow_provider_openai_batches.storage import AnyPath
 
 ROWS_PER_PART = 50_000
@@ -62,11 +59,11 @@ def merge(
     """
     Write ``part-00000.jsonl``, … in the order of the input; each part appears whole or not at all.
 
-    The manifest of an earlier job and parts that are not of this one are removed: only a new manifest makes
-    the directory complete again.
+    The manifest of an earlier job is removed, and so are parts of other jobs: only a new manifest makes the
+    directory complete again.
 
     :param output: ``"text"`` or ``"body"``, see :class:`AnswerReader`.
-    :param output_format: ``"jsonl"`` or ``"parquet"``.
+    :param output_format: one of :data:`WRITERS`.
     :raises InvalidInputError: if an argument is unknown, or the results of a shard are not in the index.
     """
     check_output(output, output_format, rows_per_part)
@@ -74,19 +71,15 @@ def merge(
     directory = as_path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     remove(directory / MANIFEST_FILE)
-    shape = (
-        JsonLines()
-        if output_format == "jsonl"
-        else Parquet(index.job, index.work, whole_body=output == "body")
-    )
-    reader = AnswerReader(kind_of(index.job.endpoint), output, schema)
+    writer = WRITERS[output_format](index.job, index.work, whole_body=output == "body")
+    reader = AnswerReader(spec_of(index.job.endpoint), output, schema)
     merged = Merged(counts=dict.fromkeys(STATUSES, 0))
     with _ResultFiles(index.files) as files:
         results = _Results(index, files, reader, merged)
         with open_binary(index.work / ROWS_FILE) as lines:
             for number, first in enumerate(range(0, index.job.rows, rows_per_part)):
                 blocks = results.blocks(islice(lines, rows_per_part), first)
-                merged.parts.append(_write_part(directory, number, shape, blocks))
+                merged.parts.append(_write_part(directory, number, writer, blocks))
         _add_superseded(index, files, merged)
         _keep_unreadable(index, files, directory)
     merged.scan = index.scan
@@ -98,23 +91,23 @@ def check_output(output: str, output_format: str, rows_per_part: int = ROWS_PER_
     """
     Check what :func:`merge` is going to be asked for, before anything is spent.
 
-    :raises InvalidInputError: if a value is unknown, or pyarrow is missing.
+    :raises InvalidInputError: if a value is unknown, or what the format needs is not installed.
     """
     if output not in {"text", "body"}:
-        raise InvalidInputError(f"output is {output!r}: it is 'text' or 'body'")
+        raise InvalidInputError(f"output is {output!r}: it must be 'text' or 'body'")
     if rows_per_part < 1:
-        raise InvalidInputError(f"rows_per_part is {rows_per_part}: it is 1 or more")
-    if output_format == "parquet":
-        pyarrow("pyarrow.parquet")
-    elif output_format != "jsonl":
-        raise InvalidInputError(f"output_format is {output_format!r}: it is 'jsonl' or 'parquet'")
+        raise InvalidInputError(f"rows_per_part is {rows_per_part}: it must be 1 or more")
+    if output_format not in WRITERS:
+        known = " or ".join(map(repr, WRITERS))
+        raise InvalidInputError(f"output_format is {output_format!r}: it must be {known}")
+    WRITERS[output_format].check()
 
 
-def _write_part(directory: AnyPath, number: int, shape: Format, blocks: Iterator[_Block]) -> Part:
-    name = f"part-{number:05d}{shape.suffix}"
+def _write_part(directory: AnyPath, number: int, writer: PartWriter, blocks: Iterator[_Block]) -> Part:
+    name = f"part-{number:05d}{writer.suffix}"
     count = 0
     with whole(directory / name) as handle:
-        with shape.open(handle) as part:
+        with writer.open(handle) as part:
             for rows, answers in blocks:
                 part.write(rows, answers)
                 count += len(rows)
@@ -123,7 +116,7 @@ def _write_part(directory: AnyPath, number: int, shape: Format, blocks: Iterator
 
 
 class _Results(msgspec.Struct):
-    """The rows of the job with their results, in order; ``merged`` counts along."""
+    """The rows of the job with their results, in order; counts and usage are added up in ``merged``."""
 
     index: ResultIndex
     files: _ResultFiles
@@ -172,7 +165,7 @@ class _Results(msgspec.Struct):
 
 
 class _ResultFiles:
-    """Reads pieces of many files, with few of them open."""
+    """Reads pieces of many files, and keeps only a few of them open."""
 
     def __init__(self, paths: list[AnyPath]) -> None:
         self._paths = paths
@@ -209,7 +202,7 @@ def _triples(flat: Any) -> Iterator[tuple[int, int, int]]:
 
 
 def _add_superseded(index: ResultIndex, files: _ResultFiles, merged: Merged) -> None:
-    """Answers that another one replaced were paid for all the same."""
+    """Add the usage of answers that were replaced by others: they were paid for too."""
     for location in _triples(index.superseded):
         line = read_line(files.read(*location))
         usage = line and line.response and usage_of(body_of(line.response))
@@ -228,7 +221,7 @@ def _keep_unreadable(index: ResultIndex, files: _ResultFiles, directory: AnyPath
 
 def _remove_others(directory: AnyPath, parts: list[Part]) -> None:
     own = {part.file for part in parts}
-    for pattern in ("part-*.jsonl", "part-*.parquet"):
-        for path in list(directory.glob(pattern)):
+    for writer in WRITERS.values():
+        for path in list(directory.glob(f"part-*{writer.suffix}")):
             if path.name not in own:
                 remove(path)

@@ -1,5 +1,5 @@
 """
-Structured output: what an answer must be, said to the service and checked when it comes back.
+Structured output: what an answer must be. The service is told, and what comes back is checked.
 
 https://developers.openai.com/api/docs/guides/structured-outputs
 """
@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_provider_openai_batches.api.endpoints import CHAT, RESPONSES
+from airflow_provider_openai_batches.api.endpoints import SPECS
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from airflow_provider_openai_batches.api.endpoints import EndpointSpec
 
 _MAX_NAME = 64
 _MAX_ERROR = 500
@@ -28,7 +30,7 @@ class OutputSchema:
 
     :param schema: the dict or the class.
     :param name: what the schema is called at the service; default: the class's name or the schema's title.
-    :raises InvalidInputError: if it is neither, no valid JSON schema, or has no strict form.
+    :raises InvalidInputError: if it is neither, is not a valid JSON schema, or has no strict form.
     """
 
     def __init__(self, schema: Any, name: str | None = None) -> None:
@@ -44,31 +46,25 @@ class OutputSchema:
         form = {"name": self.name, "schema": self.schema, "strict": True}
         # Encoded once, not with each row.
         self._forms = {
-            CHAT: _encoded({"type": "json_schema", "json_schema": form}),
-            RESPONSES: _encoded({"type": "json_schema", **form}),
+            path: _encoded(spec.schema_form(form)) for path, spec in SPECS.items() if spec.schema_path
         }
 
-    def check_endpoint(self, kind: str) -> None:
+    def check_endpoint(self, spec: EndpointSpec) -> None:
         """
         Make sure that the endpoint takes a schema.
 
         :raises InvalidInputError: if it does not.
         """
-        if kind not in {CHAT, RESPONSES}:
-            raise InvalidInputError(f"{kind} knows no output_schema; chat/completions and responses do")
+        if spec.path not in self._forms:
+            raise InvalidInputError(f"{spec.path} takes no output_schema; {' and '.join(self._forms)} do")
 
-    def apply(self, body: dict[str, Any], kind: str) -> dict[str, Any]:
+    def apply(self, body: dict[str, Any], spec: EndpointSpec) -> dict[str, Any]:
         """
         Return the body with the schema in the endpoint's own form.
 
         :raises InvalidInputError: if the body asks for another form already.
         """
-        if kind == CHAT:
-            _refuse(body, "response_format")
-            return {**body, "response_format": self._forms[kind]}
-        text = body.get("text") or {}
-        _refuse(text, "format")
-        return {**body, "text": {**text, "format": self._forms[kind]}}
+        return spec.with_schema(body, self._forms[spec.path])
 
     def check(self, text: str) -> tuple[Any, str | None]:
         """Return the value (of a model: as JSON) and None, or None and what is wrong with the text."""
@@ -82,12 +78,7 @@ def _encoded(form: dict[str, Any]) -> msgspec.Raw:
     try:
         return msgspec.Raw(msgspec.json.encode(form))
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise InvalidInputError(f"output_schema is no JSON: {error}") from error
-
-
-def _refuse(body: dict[str, Any], field: str) -> None:
-    if body.get(field) is not None:
-        raise InvalidInputError(f"its body has {field!r} already: give that or output_schema")
+        raise InvalidInputError(f"output_schema is not JSON: {error}") from error
 
 
 def _model_reader(model: Any) -> Callable[[str], Any]:
@@ -108,9 +99,11 @@ def _schema_reader(schema: dict[str, Any]) -> Callable[[str], Any]:
         kind.check_schema(schema)
     except exceptions.SchemaError as error:
         where = error.json_path.replace("$", "output_schema", 1)
-        raise InvalidInputError(f"{where} is no valid JSON schema: {error.message:.300}") from error
+        raise InvalidInputError(f"{where} is not a valid JSON schema: {error.message:.300}") from error
     _check_references(schema, referencing)
-    validator = kind(schema, registry=referencing.Registry())  # an own registry never goes to the network
+    validator = kind(
+        schema, registry=referencing.Registry()
+    )  # a registry of its own never goes to the network
 
     def read(text: str) -> Any:
         value = msgspec.json.decode(text)
@@ -123,7 +116,7 @@ def _schema_reader(schema: dict[str, Any]) -> Callable[[str], Any]:
 
 
 def _check_references(schema: dict[str, Any], referencing: Any) -> None:
-    """Find what does not resolve now and not with the first answer."""
+    """Find references that do not resolve now, rather than with the first answer."""
     specification = importlib.import_module("referencing.jsonschema").DRAFT202012
     resource = referencing.Resource.from_contents(schema, default_specification=specification)
     base = resource.id() or ""
@@ -134,7 +127,7 @@ def _check_references(schema: dict[str, Any], referencing: Any) -> None:
             try:
                 resolver.lookup(reference)
             except referencing.exceptions.Unresolvable as error:
-                raise InvalidInputError(f"output_schema: the $ref {reference!r} leads nowhere") from error
+                raise InvalidInputError(f"output_schema: the $ref {reference!r} does not resolve") from error
 
 
 def _nodes(node: Any) -> Iterator[dict[str, Any]]:
@@ -145,12 +138,12 @@ def _nodes(node: Any) -> Iterator[dict[str, Any]]:
 
 
 def _strict_schema(model: Any) -> dict[str, Any]:
-    """Return the schema of a pydantic model as the strict mode wants it: nothing optional, nothing open."""
+    """Return the schema of a pydantic model as strict mode wants it: nothing optional, no additional keys."""
     schema: dict[str, Any] = model.model_json_schema()
     if "$ref" in schema:  # a model that contains itself; the root has to be an object
         schema |= schema["$defs"][schema.pop("$ref").removeprefix("#/$defs/")]
     if schema.get("type") != "object":
-        raise InvalidInputError(f"{model.__name__} is no object: strict output needs a model with fields")
+        raise InvalidInputError(f"{model.__name__} is not an object: strict output needs a model with fields")
     strict: dict[str, Any] = _strict(schema, model.__name__)
     return strict
 
@@ -168,10 +161,12 @@ def _strict(node: Any, where: str) -> Any:
             strict[key] = value
         elif key != "default":  # every property is required, so a default says nothing
             strict[key] = _strict(value, where)
-    if "$ref" in strict and len(strict) > 1:  # no keyword, such as a description, may stand beside a $ref
+    if "$ref" in strict and len(strict) > 1:  # no keyword, such as a description, may stand beside it
         strict["anyOf"] = [{"$ref": strict.pop("$ref")}]
     if node.get("type") == "object":
         if node.get("additionalProperties"):
-            raise InvalidInputError(f"{where} has keys of any name, strict output has none: name its fields")
+            raise InvalidInputError(
+                f"{where} allows keys of any name, which strict output does not: name its fields"
+            )
         strict |= {"additionalProperties": False, "required": list(node.get("properties", {}))}
     return strict

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from airflow_provider_openai_batches.api.endpoints import check_body, kind_of, prompt_body
+from airflow_provider_openai_batches.api.endpoints import spec_of
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.inference.data.ids import default_id
-from airflow_provider_openai_batches.inference.data.template import BodyTemplate, unknown_column
+from airflow_provider_openai_batches.inference.data.job import default_id
 
 if TYPE_CHECKING:
+    from airflow_provider_openai_batches.api.endpoints import EndpointSpec
     from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
 
+_Renderer: TypeAlias = Callable[[Mapping[str, Any]], Any]
+
 RESULT_COLUMNS = ("custom_id", "status", "output", "usage", "error")
-_MAPPINGS = (dict, Mapping)  # dict first: asking an abstract class takes four times as long
-MAX_CUSTOM_ID = 512  # characters; the service documents no limit, and this is no key any more
+_MAPPINGS = (dict, Mapping)  # dict first: a check against an abstract class takes four times as long
+MAX_CUSTOM_ID = 512  # characters; the service documents no limit, but anything longer is not an id
+_TOKEN = re.compile(r"(\{\{|\}\}|\{[^{}]+\}|[{}])")
+_ESCAPES = {"{{": "{", "}}": "}"}
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
     """
     One request; ``row_number`` counts from 0, ``kept`` are the columns to find again beside the result.
 
-    ``is_named`` says that the ``custom_id`` was given, and is not the one that the row has of itself.
+    ``is_named`` says that the ``custom_id`` was given; otherwise it comes from the row's number.
     """
 
     row_number: int
@@ -67,34 +72,22 @@ def requests_from(
         raise InvalidInputError(
             f"keep_columns has {', '.join(clash)}: that is a column of the results, rename it"
         )
-    kind = kind_of(endpoint)
+    spec = spec_of(endpoint)
     if schema is not None:
-        schema.check_endpoint(kind)
-    builder = _Builder(endpoint, kind, _maker(body), model, id_column, keep, schema)
+        schema.check_endpoint(spec)
+    builder = _Builder(endpoint, spec, _maker(body), model, id_column, keep, schema)
     return map(builder.build, count(), rows)
 
 
-def _maker(body: Any) -> Callable[[Any], Any] | None:
-    if body is None or (callable(body) and not isinstance(body, BodyTemplate)):
-        return body
-    template = body if isinstance(body, BodyTemplate) else BodyTemplate(body)
-
-    def fill(row: Any) -> Any:
-        _columns(row)
-        return template.render(row)
-
-    return fill
-
-
-def _columns(row: Any) -> Mapping[str, Any]:
-    if isinstance(row, _MAPPINGS):
-        return row
-    raise InvalidInputError(f"a row is a dict of its columns, this is {row!r:.80} ({type(row).__name__})")
+def name_row(number: int, custom_id: str) -> str:
+    return (
+        f"Row {number}" if custom_id == default_id(number) else f"Row {number} (custom_id {custom_id!r:.80})"
+    )
 
 
 class _Builder(msgspec.Struct, frozen=True):
     endpoint: str
-    kind: str
+    spec: EndpointSpec
     maker: Callable[[Any], Any] | None
     model: str | None
     id_column: str | None
@@ -104,7 +97,7 @@ class _Builder(msgspec.Struct, frozen=True):
     def build(self, number: int, row: Any) -> Request:
         custom_id, is_named = default_id(number), False
         try:
-            if self.id_column is not None or not isinstance(row, str):  # a prompt has no name
+            if self.id_column is not None or not isinstance(row, str):  # a prompt has no id
                 given = self._custom_id(row)
                 custom_id, is_named = given or custom_id, given is not None
             body = self._finished(self._body(row))
@@ -134,7 +127,7 @@ class _Builder(msgspec.Struct, frozen=True):
     def _body(self, row: Any) -> dict[str, Any]:
         made = row if self.maker is None else self.maker(row)
         if isinstance(made, str):
-            return prompt_body(self.kind, made)
+            return self.spec.prompt_body(made)
         if not isinstance(made, _MAPPINGS):
             raise InvalidInputError(
                 f"a request is a prompt or a dict, this is {made!r:.80} ({type(made).__name__})"
@@ -152,14 +145,8 @@ class _Builder(msgspec.Struct, frozen=True):
     def _finished(self, body: dict[str, Any]) -> dict[str, Any]:
         if self.model is not None and body.get("model") is None:
             body = {**body, "model": self.model}
-        check_body(self.kind, body)
-        return body if self.schema is None else self.schema.apply(body, self.kind)
-
-
-def name_row(number: int, custom_id: str) -> str:
-    return (
-        f"Row {number}" if custom_id == default_id(number) else f"Row {number} (custom_id {custom_id!r:.80})"
-    )
+        self.spec.check_body(body)
+        return body if self.schema is None else self.schema.apply(body, self.spec)
 
 
 def _is_line(row: Any) -> bool:
@@ -170,4 +157,135 @@ def _value(row: Any, column: str) -> Any:
     try:
         return _columns(row)[column]
     except KeyError:
-        raise InvalidInputError(unknown_column(column, row)) from None
+        raise InvalidInputError(_unknown_column(column, row)) from None
+
+
+def _columns(row: Any) -> Mapping[str, Any]:
+    if isinstance(row, _MAPPINGS):
+        return row
+    raise InvalidInputError(f"a row is a dict of its columns, this is {row!r:.80} ({type(row).__name__})")
+
+
+def _unknown_column(column: str, row: Mapping[str, Any]) -> str:
+    """Say what is wrong, and which columns there are."""
+    known = ", ".join(map(str, row)) or "none"
+    brace = "; a brace that is meant as text is written twice" if '"' in column or "\n" in column else ""
+    return f"it has no column {column!r}, its columns are {known}{brace}"
+
+
+def _maker(body: Any) -> Callable[[Any], Any] | None:
+    if body is None or (callable(body) and not isinstance(body, BodyTemplate)):
+        return body
+    template = body if isinstance(body, BodyTemplate) else BodyTemplate(body)
+
+    def fill(row: Any) -> Any:
+        _columns(row)
+        return template.render(row)
+
+    return fill
+
+
+class BodyTemplate:
+    """
+    A JSON-like structure whose strings may hold ``{column}``, at any depth; values are never interpreted.
+
+    A string that is one placeholder becomes the row's value with its type; a placeholder inside text becomes
+    the value's text (a string as it is, everything else as compact JSON). ``{{`` and ``}}`` are braces. Keys
+    are taken as they are.
+
+    :raises InvalidInputError: if the template has a single brace, or a key that is not a string.
+    """
+
+    def __init__(self, template: Any) -> None:
+        node = _compile(template, "body")
+        self._render: _Renderer = node if callable(node) else lambda _row: node
+
+    def render(self, row: Mapping[str, Any]) -> Any:
+        """
+        Fill the placeholders with the values of one row.
+
+        :raises InvalidInputError: if the row has no such column, or a value cannot become text; it names the
+            column.
+        """
+        return self._render(row)
+
+
+def _compile(node: Any, where: str) -> Any:
+    """Return a renderer for what depends on the row, the value itself for what does not."""
+    if isinstance(node, str):
+        return _compile_text(node, where)
+    if isinstance(node, dict):
+        for key in node:
+            if not isinstance(key, str):
+                raise InvalidInputError(f"{where} has the key {key!r}: keys are strings")
+        parts: Any = {key: _compile(value, f"{where}.{key}") for key, value in node.items()}
+        return _filled(parts, [(key, part) for key, part in parts.items() if callable(part)])
+    if isinstance(node, list | tuple):
+        parts = [_compile(value, f"{where}[{index}]") for index, value in enumerate(node)]
+        return _filled(parts, [(index, part) for index, part in enumerate(parts) if callable(part)])
+    if callable(node):
+        raise InvalidInputError(f"{where} is {node!r}: a template holds JSON values")
+    return node
+
+
+def _filled(parts: Any, dynamic: list[tuple[Any, _Renderer]]) -> Any:
+    """Copy the container and fill in what depends on the row; the order of the keys stays."""
+    if not dynamic:
+        return parts
+
+    def render(row: Mapping[str, Any]) -> Any:
+        filled = parts.copy()
+        for key, part in dynamic:
+            filled[key] = part(row)
+        return filled
+
+    return render
+
+
+def _compile_text(text: str, where: str) -> Any:
+    pieces: list[str | _Renderer] = []
+    tokens = _TOKEN.split(text)
+    for token, is_brace in ((token, index % 2) for index, token in enumerate(tokens)):
+        if not is_brace:
+            pieces.append(token)
+        elif token in _ESCAPES:
+            pieces.append(_ESCAPES[token])
+        elif len(token) == 1:
+            raise InvalidInputError(f"{where} has a single {token!r}: write {token * 2!r} for the character")
+        else:
+            pieces.append(_column(token[1:-1]) if tokens == ["", token, ""] else _column_text(token[1:-1]))
+    pieces = [piece for piece in pieces if piece != ""]
+    if not any(callable(piece) for piece in pieces):
+        return "".join(map(str, pieces))
+    if len(pieces) == 1:
+        return pieces[0]
+    return lambda row: "".join([piece if isinstance(piece, str) else piece(row) for piece in pieces])
+
+
+def _column(name: str) -> _Renderer:
+    def value(row: Mapping[str, Any]) -> Any:
+        try:
+            return row[name]
+        except KeyError:
+            raise InvalidInputError(_unknown_column(name, row)) from None
+
+    return value
+
+
+def _column_text(name: str) -> _Renderer:
+    value_of = _column(name)
+
+    def text(row: Mapping[str, Any]) -> str:
+        value = value_of(row)
+        return value if isinstance(value, str) else _text(value, name)
+
+    return text
+
+
+def _text(value: Any, column: str) -> str:
+    """Dates, UUIDs and Decimals as their text, everything else as compact JSON."""
+    try:
+        encoded = msgspec.json.encode(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInputError(f"column {column!r}: {error}") from error
+    return str(msgspec.json.decode(encoded)) if encoded.startswith(b'"') else encoded.decode()

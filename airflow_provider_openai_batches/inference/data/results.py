@@ -1,46 +1,28 @@
 """
-Result lines: what became of a request, and whether it can be asked again.
+Result lines: what became of a request, what the model answered, and the tokens that it took.
 
 https://developers.openai.com/api/docs/guides/batch#5-retrieve-the-results
 """
 
 from __future__ import annotations
 
-from typing import Any
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from airflow_provider_openai_batches.api.endpoints import RESPONSES
-from airflow_provider_openai_batches.api.retry import Verdict, row_verdict
+from airflow_provider_openai_batches.api.endpoints import AnyBody, Content
+from airflow_provider_openai_batches.api.retry import is_success
+from airflow_provider_openai_batches.inference.data import outcomes
+from airflow_provider_openai_batches.inference.data.outcomes import MISSING, SUCCEEDED, Outcome, RowError
 
-STATUSES = ("succeeded", "failed", "invalid_output", "expired", "cancelled", "missing")
+if TYPE_CHECKING:
+    from airflow_provider_openai_batches.api.endpoints import EndpointSpec, ReportedUsage
+    from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
 
-_ANSWERED = 200
-_REDIRECT = 300
-_SERVER_ERROR = 500
-_NEVER_RAN = {"batch_expired": "expired", "batch_cancelled": "cancelled", "batch_canceled": "cancelled"}
-_MAX_MESSAGE = 1_000
 _NULL = msgspec.Raw(b"null")
-
-
-class RowError(msgspec.Struct, frozen=True, gc=False):
-    """Why a row has no usable output."""
-
-    code: str
-    message: str
-
-
-class Outcome(msgspec.Struct, frozen=True, gc=False):
-    """
-    What became of one request.
-
-    :param status: one of :data:`STATUSES`.
-    :param retryable: whether asking again may help, and costs nothing twice.
-    """
-
-    status: str
-    retryable: bool = False
-    error: RowError | None = None
+_EMPTY = Content()
+_CUT_OFF = frozenset({"length", "max_output_tokens"})
 
 
 class LineResponse(msgspec.Struct, frozen=True, gc=False):
@@ -61,16 +43,11 @@ class Line(msgspec.Struct, frozen=True, gc=False):
     error: LineError | None = None
 
 
-SUCCEEDED = Outcome("succeeded")
-MISSING = Outcome(
-    "missing", retryable=True, error=RowError("missing", "The service returned no line for this request")
-)
-
 _decode_line = msgspec.json.Decoder(Line).decode
 
 
 def read_line(data: bytes) -> Line | None:
-    """Read one line, tolerantly; None if it is no JSON object with a ``custom_id``."""
+    """Read one line, tolerantly; None if it is not a JSON object with a ``custom_id``."""
     try:
         return _decode_line(data)
     except msgspec.ValidationError:
@@ -122,68 +99,197 @@ def body_of(response: LineResponse) -> msgspec.Raw:
         return body
 
 
-def classify(line: Line, kind: str) -> Outcome:
-    """
-    Say what became of a request as far as the service says it; its answer is not looked into.
-
-    :param kind: of the endpoint, such as ``chat/completions``.
-    """
-    response = line.response
+def classify(line: Line, spec: EndpointSpec) -> Outcome:
+    """Say what became of a request as far as the service says it; its answer is not looked into."""
+    response, error = line.response, line.error or LineError()
     if response is None:
-        return _never_ran(line.error)
+        return MISSING if line.error is None else outcomes.never_ran(error.code, error.message)
     status = response.status_code
     if status is None:
-        status = _SERVER_ERROR if line.error else _ANSWERED
-    if not _ANSWERED <= status < _REDIRECT:
-        return _refused(status, line)
-    if kind == RESPONSES or response.status_code is None:
-        return _failed_inside(response)
+        status = HTTPStatus.INTERNAL_SERVER_ERROR if line.error else HTTPStatus.OK
+    if not is_success(status):
+        body = msgspec.json.decode(body_of(response))
+        return outcomes.refused(int(status), body, error.code, error.message)
+    if spec.can_fail_inside or response.status_code is None:
+        return _outcome_inside(response)
     return SUCCEEDED
 
 
-def _never_ran(error: LineError | None) -> Outcome:
-    if error is None:
-        return MISSING
-    code = error.code or "error"
-    status = _NEVER_RAN.get(code, "failed")
-    retryable = status != "failed" or row_verdict(code, None) is Verdict.REPEAT
-    return Outcome(status, retryable, RowError(code, (error.message or code)[:_MAX_MESSAGE]))
+class _Status(msgspec.Struct, frozen=True):
+    """The part of a body that says whether it is a failure."""
 
-
-def _refused(status: int, line: Line) -> Outcome:
-    """Tell from the HTTP status, which is not that of a success, and the error in the body or beside it."""
-    body = _decoded(line.response)
-    detail = body.get("error", body) if isinstance(body, dict) else body
-    error = _error_of(detail, line.error, f"http_{status}")
-    return Outcome("failed", row_verdict(error.code, status) is Verdict.REPEAT, error)
-
-
-def _failed_inside(response: LineResponse) -> Outcome:
-    """A response object says in itself whether it failed."""
-    try:
-        body = _decode_inside(body_of(response))
-    except msgspec.ValidationError:  # no object
-        return SUCCEEDED
-    if body.status != "failed" and (response.status_code is not None or not body.error):
-        return SUCCEEDED
-    error = _error_of(body.error, None, "failed")
-    return Outcome("failed", row_verdict(error.code, _ANSWERED) is Verdict.REPEAT, error)
-
-
-class _Inside(msgspec.Struct, frozen=True):
     status: Any = None
     error: Any = None
 
 
-_decode_inside = msgspec.json.Decoder(_Inside).decode
+_decode_status = msgspec.json.Decoder(_Status).decode
 
 
-def _decoded(response: LineResponse | None) -> Any:
-    return response and msgspec.json.decode(body_of(response))
+def _outcome_inside(response: LineResponse) -> Outcome:
+    try:
+        body = _decode_status(body_of(response))
+    except msgspec.ValidationError:  # not an object
+        return SUCCEEDED
+    if body.status != "failed" and (response.status_code is not None or not body.error):
+        return SUCCEEDED
+    return outcomes.failed_inside(response.status_code or HTTPStatus.OK, body.error)
 
 
-def _error_of(detail: Any, beside: LineError | None, default: str) -> RowError:
-    fields = detail if isinstance(detail, dict) else {}
-    code = fields.get("code") or fields.get("type") or (beside and beside.code) or default
-    message = fields.get("message") or fields.get("detail") or (beside and beside.message) or detail or code
-    return RowError(str(code), str(message)[:_MAX_MESSAGE])
+class Usage(msgspec.Struct, gc=False):
+    """Tokens, in the words of the responses endpoint whatever the endpoint."""
+
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    total_tokens: int = 0
+
+    def add(self, other: Usage) -> None:
+        self.input_tokens += other.input_tokens
+        self.cached_tokens += other.cached_tokens
+        self.output_tokens += other.output_tokens
+        self.reasoning_tokens += other.reasoning_tokens
+        self.total_tokens += other.total_tokens
+
+
+def _usage(reported: ReportedUsage) -> Usage:
+    sent = reported.prompt_tokens_details or reported.input_tokens_details
+    made = reported.completion_tokens_details or reported.output_tokens_details
+    input_tokens = reported.prompt_tokens or reported.input_tokens or 0
+    output_tokens = reported.completion_tokens or reported.output_tokens or 0
+    return Usage(
+        input_tokens,
+        (sent and sent.cached_tokens) or 0,
+        output_tokens,
+        (made and made.reasoning_tokens) or 0,
+        reported.total_tokens or input_tokens + output_tokens,
+    )
+
+
+def usage_of(body: msgspec.Raw) -> Usage | None:
+    """Return the tokens that a body of any endpoint reports, None if it reports none."""
+    try:
+        reported = msgspec.json.decode(body, type=AnyBody).usage
+    except msgspec.ValidationError:
+        return None
+    return None if reported is None else _usage(reported)
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """What a row gets; ``output`` is ``msgspec.Raw``, at any depth, where JSON is passed on as it came."""
+
+    outcome: Outcome
+    output: Any
+    usage: Usage | None
+
+
+_Body = TypeVar("_Body")
+
+
+class _AnswerResponse(msgspec.Struct, Generic[_Body], frozen=True, gc=False):
+    body: _Body
+
+
+class _AnswerLine(msgspec.Struct, Generic[_Body], frozen=True, gc=False):
+    response: _AnswerResponse[_Body]
+
+
+class AnswerReader:
+    """
+    Reads the result lines of one endpoint.
+
+    :param output: ``"text"`` for the text (embedding, moderation results, image data), or with a schema the
+        value that the text holds; ``"body"`` for the whole body. Several choices or inputs make a list.
+    :param schema: what each answer is checked against.
+    """
+
+    def __init__(self, spec: EndpointSpec, output: str = "text", schema: OutputSchema | None = None) -> None:
+        self._spec, self._schema = spec, schema
+        self._whole = output == "body" or spec.read is None
+        self._read = spec.read or (lambda _body: _EMPTY)
+        shape: Any = spec.answer
+        self._decode = msgspec.json.Decoder(shape).decode
+        self._decode_line = msgspec.json.Decoder(_AnswerLine[shape]).decode
+        self._lenient = msgspec.json.Decoder(shape, strict=False).decode
+
+    def read_line(self, data: bytes, *, answered: bool) -> Answer:
+        """
+        Read a line of an output or error file.
+
+        :param answered: whether the line is known to be a success; if it also has the expected form, it is
+            decoded only once.
+        :raises ValueError: if it is not a result line.
+        """
+        if answered and not self._whole:
+            try:
+                return self._answer(self._decode_line(data).response.body, None)
+            except msgspec.ValidationError:
+                pass
+        line = read_line(data)
+        if line is None:
+            raise ValueError("not a result line")
+        outcome = classify(line, self._spec)
+        if outcome.status != "succeeded" or line.response is None:
+            return Answer(outcome, None, None)
+        return self.read(body_of(line.response))
+
+    def read(self, body: msgspec.Raw) -> Answer:
+        """Read the body of a successful answer. It never raises: a body of an unknown form is kept whole."""
+        return self._answer(self._decoded(body), body)
+
+    def _answer(self, decoded: Any, body: msgspec.Raw | None) -> Answer:
+        # Without the body as it came, an unknown form raises: the caller then reads the whole line again.
+        content = decoded and self._read(decoded)
+        if content is None:
+            if body is None:
+                raise msgspec.ValidationError
+            error = RowError("unexpected_answer", "The answer does not have the form of its endpoint")
+            return Answer(SUCCEEDED if self._whole else Outcome("failed", error=error), body, None)
+        usage = decoded.usage and _usage(decoded.usage)
+        whole = body if self._whole else None
+        if content.refusal:
+            return Answer(Outcome("failed", error=RowError("refusal", content.refusal)), whole, usage)
+        output = content.output if content.texts is None else _one_or_all(content.texts)
+        if self._schema is not None:
+            output, problem = _checked(content, self._schema, output)
+            if problem is not None:
+                invalid = Outcome("invalid_output", error=RowError("invalid_output", problem))
+                return Answer(invalid, whole or output, usage)
+        elif output is None and whole is None:
+            return Answer(_no_text(content), None, usage)
+        return Answer(SUCCEEDED, whole or output, usage)
+
+    def _decoded(self, body: msgspec.Raw) -> Any:
+        try:
+            return self._decode(body)
+        except msgspec.ValidationError:
+            pass
+        try:  # compatible servers: numbers as text, null for an empty list, a usage of their own
+            fields = msgspec.json.decode(body)
+            kept = {key: value for key, value in fields.items() if key != "usage" and value is not None}
+            return self._lenient(msgspec.json.encode(kept))
+        except (msgspec.ValidationError, AttributeError):
+            return None
+
+
+def _checked(content: Content, schema: OutputSchema, output: Any) -> tuple[Any, str | None]:
+    """Return the values and None, or the output as it is and what is wrong with it."""
+    values = []
+    for text in content.texts or [None]:
+        value, problem = (None, "the answer has no text") if text is None else schema.check(text)
+        if problem is not None:
+            reason = content.finish_reason
+            return output, f"the answer was cut off ({reason}): {problem}" if reason in _CUT_OFF else problem
+        values.append(value)
+    return _one_or_all(values), None
+
+
+def _no_text(content: Content) -> Outcome:
+    why = f" ({content.finish_reason})" if content.finish_reason else ""
+    return Outcome(
+        "failed", error=RowError("no_text", f"The answer has no text{why}; output='body' keeps it")
+    )
+
+
+def _one_or_all(values: list[Any]) -> Any:
+    return values[0] if len(values) == 1 else values

@@ -1,4 +1,4 @@
-"""Requests into JSONL files within the limits of the service, the same bytes for the same rows."""
+"""Requests into JSONL files within the limits of the service: the same rows give the same bytes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from airflow_provider_openai_batches.api.endpoints import EMBEDDINGS, embedding_inputs, kind_of
+from airflow_provider_openai_batches.api.endpoints import spec_of
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.inference.data.ids import GivenIds, IdsWriter
 from airflow_provider_openai_batches.inference.data.job import (
     JOB_FILE,
     ROWS_FILE,
+    GivenIds,
+    IdsWriter,
     Job,
     Limits,
     Shard,
@@ -45,13 +46,13 @@ def write_shards(
     Write the request files of a job, and ``job.json`` last.
 
     :param work: the directory of the job; it is made if it is missing.
-    :param max_requests: refuses a job of more rows, as soon as it is seen to be one.
-    :raises InvalidInputError: if there are no rows or too many, a body is no JSON or too large for a file, or
-        a ``custom_id`` comes twice; it names the row.
+    :param max_requests: a job of more rows is refused, as soon as the first row too many comes.
+    :raises InvalidInputError: if there are no rows or too many, a body is not JSON or too large for a file,
+        or a ``custom_id`` comes twice; it names the row.
     """
     work, limits = work_directory(work), limits or Limits()
     remove(work / JOB_FILE)
-    counted_inputs = kind_of(endpoint) == EMBEDDINGS
+    count_inputs = spec_of(endpoint).count_inputs
     envelope = Envelope(endpoint)
     ids = GivenIds()
     rows = 0
@@ -66,8 +67,8 @@ def write_shards(
                 custom_id, body = _encode(request.custom_id), _encode(request.body)
                 kept = b"," + _encode(request.kept)[1:-1] if request.kept else b""
             except (TypeError, ValueError, OverflowError, RecursionError) as error:
-                raise _no_json(request, error) from error
-            inputs = embedding_inputs(request.body) if counted_inputs else 0
+                raise _not_json(request, error) from error
+            inputs = count_inputs(request.body.get("input")) if count_inputs else 0
             line = line_of(custom_id, body)
             add(request.row_number, custom_id, line, request.body.get("model"), inputs, request.is_named)
             write_row(b'{"custom_id":%b%b}\n' % (custom_id, kept))
@@ -95,15 +96,15 @@ def _digest(endpoint: str, shards: list[Shard]) -> str:
 _encode = msgspec.json.Encoder().encode
 
 
-def _no_json(request: Request, error: Exception) -> InvalidInputError:
+def _not_json(request: Request, error: Exception) -> InvalidInputError:
     parts = {"custom_id": request.custom_id, "body": request.body, "kept": request.kept}
     return InvalidInputError(
-        f"{name_row(request.row_number, request.custom_id)}: {_culprit(parts)} is no JSON: {error}"
+        f"{name_row(request.row_number, request.custom_id)}: {_culprit(parts)} is not JSON: {error}"
     )
 
 
 def _culprit(value: Any, where: str = "") -> str:
-    """Where the innermost value is that cannot be encoded."""
+    """Say where the innermost value is that cannot be encoded."""
     children = (
         value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     )
@@ -118,7 +119,7 @@ def _culprit(value: Any, where: str = "") -> str:
 
 
 class Envelope:
-    """What is around ``custom_id`` and body in each request line of a job."""
+    """What stands around ``custom_id`` and body in each request line of a job."""
 
     def __init__(self, endpoint: str) -> None:
         self._middle = b',"method":"POST","url":%b,"body":' % _encode(endpoint)
@@ -130,7 +131,7 @@ class Envelope:
 
 
 class ShardWriter:
-    """Lines into files; of each model one file is open. A new one begins where a limit would be passed."""
+    """Writes lines to files, one open file a model. A new file begins where a limit would be passed."""
 
     def __init__(
         self, work: AnyPath, envelope: Envelope, limits: Limits, first_index: int = 0, round_number: int = 0
@@ -150,13 +151,13 @@ class ShardWriter:
             self.shards.append(shard.close())
         self.shards.sort(key=lambda shard: shard.index)
 
-    def add(  # noqa: PLR0917 - called for each row of a job, where names cost time
+    def add(  # noqa: PLR0917 - called for each row of a job, and keyword arguments cost time
         self, row: int, custom_id: bytes, line: bytes, model: str | None, inputs: int, is_named: bool
     ) -> None:
         """
         :param custom_id: as JSON.
         :param inputs: the embedding inputs of the request.
-        :param is_named: whether the row has not its id of itself.
+        :param is_named: whether the ``custom_id`` was given.
         """
         shard = self._open.get(model)
         if shard is None or not shard.add(row, custom_id, line, inputs, is_named):
@@ -177,7 +178,7 @@ class ShardWriter:
             self.shards.append(self._open.pop(model).close())
         elif len(self._open) == MAX_MODELS:
             raise InvalidInputError(
-                f"{name} has the model {model!r}: a job may have {MAX_MODELS} models, not more"
+                f"{name} has the model {model!r}: a job may have at most {MAX_MODELS} models"
             )
         shard = Shard(index=self._next_index, round=self._round, model=model, first_row=row, last_row=row)
         self._open[model] = _OpenShard(self._work, shard, self._limits, self._envelope)
@@ -186,7 +187,7 @@ class ShardWriter:
 
 
 class _OpenShard:
-    """A file that is being written; it counts down what still fits, because each row of a job comes here."""
+    """A file that is being written; it counts down what still fits, which is cheap for each row."""
 
     def __init__(self, work: AnyPath, shard: Shard, limits: Limits, envelope: Envelope) -> None:
         self._shard, self._limits, self._envelope = shard, limits, envelope

@@ -1,37 +1,18 @@
-"""The formats of the parts: JSON lines here, Parquet in :mod:`~.parquet`."""
+"""Parts as JSON lines: ``custom_id``, the kept columns, ``status``, ``output``, ``usage``, ``error``."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import AbstractContextManager
 
-    from airflow_provider_openai_batches.inference.data.answers import Answer, Usage
-    from airflow_provider_openai_batches.inference.data.results import RowError
-
-
-class Part(Protocol):
-    """A part that is being written."""
-
-    def write(self, rows: list[bytes], answers: list[Answer]) -> None:
-        """
-        Add some rows.
-
-        :param rows: their first columns, lines of ``rows.jsonl``.
-        """
-
-
-class Format(Protocol):
-    """Opens parts, all with the same columns."""
-
-    suffix: str
-
-    def open(self, handle: BinaryIO) -> AbstractContextManager[Part]: ...
+    from airflow_provider_openai_batches.inference.data.outcomes import RowError
+    from airflow_provider_openai_batches.inference.data.results import Answer, Usage
+    from airflow_provider_openai_batches.inference.data.writers.protocol import OpenPart
 
 
 class _Tail(msgspec.Struct, frozen=True, gc=False):
@@ -44,17 +25,24 @@ class _Tail(msgspec.Struct, frozen=True, gc=False):
 _encode_lines = msgspec.json.Encoder().encode_lines
 
 
-class JsonLines:
-    """``custom_id``, the kept columns, ``status``, ``output``, ``usage``, ``error``: one object a line."""
+class JsonLinesWriter:
+    """Opens parts: one object a line."""
 
     suffix = ".jsonl"
 
+    def __init__(self, *_job: object, **_options: object) -> None:
+        """Nothing of the job is needed: its kept columns are JSON already."""
+
+    @staticmethod
+    def check() -> None:
+        """Nothing has to be installed."""
+
     @contextmanager
-    def open(self, handle: BinaryIO) -> Iterator[Part]:
-        yield _JsonPart(handle)
+    def open(self, handle: BinaryIO) -> Iterator[OpenPart]:
+        yield _JsonLinesPart(handle)
 
 
-class _JsonPart:
+class _JsonLinesPart:
     def __init__(self, handle: BinaryIO) -> None:
         self._write = handle.write
 

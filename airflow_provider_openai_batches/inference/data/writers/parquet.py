@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
-from airflow_provider_openai_batches.api.endpoints import EMBEDDINGS, kind_of
-from airflow_provider_openai_batches.inference.data.answers import Answer, Usage
+from airflow_provider_openai_batches.api.endpoints import spec_of
 from airflow_provider_openai_batches.inference.data.arrow import pyarrow
 from airflow_provider_openai_batches.inference.data.job import ROWS_FILE
+from airflow_provider_openai_batches.inference.data.results import Answer, Usage
 from airflow_provider_openai_batches.storage import open_binary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from airflow_provider_openai_batches.inference.data.job import Job
-    from airflow_provider_openai_batches.inference.data.writers.jsonl import Part
+    from airflow_provider_openai_batches.inference.data.writers.protocol import OpenPart
     from airflow_provider_openai_batches.storage import AnyPath
 
 _INTEGERS = 1 << 63
@@ -28,22 +28,28 @@ _GROUP_ROWS = 10_000
 _GROUP_BYTES = 16 << 20  # of JSON; Arrow's columns and the writer's pages are about as much again
 
 
-class Parquet:
+class ParquetWriter:
     """
-    Opens parts. Embeddings become ``list<float>`` (``list<list<float>>`` if any request has several inputs),
-    every other output text; usage and error are structs. A kept column of one JSON type keeps it, a mixed one
-    becomes text.
+    Opens parts.
+
+    Vectors become ``list<float>`` (``list<list<float>>`` if any request has several inputs), every other
+    output becomes text. Usage and error are structs. A kept column whose values all have one JSON type keeps
+    that type, any other becomes text.
 
     :raises InvalidInputError: if pyarrow is not installed.
     """
 
     suffix = ".parquet"
 
+    @staticmethod
+    def check() -> None:
+        pyarrow("pyarrow.parquet")
+
     def __init__(self, job: Job, work: AnyPath, *, whole_body: bool) -> None:
         arrow = pyarrow("pyarrow")
         vector = arrow.list_(arrow.float32())
         several = any(shard.embedding_inputs != shard.requests for shard in job.shards)
-        is_vector = kind_of(job.endpoint) == EMBEDDINGS and not whole_body
+        is_vector = spec_of(job.endpoint).gives_vectors and not whole_body
         output = (arrow.list_(vector) if several else vector) if is_vector else arrow.string()
         types = {"integer": arrow.int64(), "number": arrow.float64(), "boolean": arrow.bool_()}
         self._kept = _kept_types(work)
@@ -59,7 +65,7 @@ class Parquet:
         )
 
     @contextmanager
-    def open(self, handle: BinaryIO) -> Iterator[Part]:
+    def open(self, handle: BinaryIO) -> Iterator[OpenPart]:
         with pyarrow("pyarrow.parquet").ParquetWriter(handle, self._schema) as writer:
             part = _ParquetPart(writer, self._schema, self._kept)
             yield part

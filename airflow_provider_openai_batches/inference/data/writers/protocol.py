@@ -1,0 +1,45 @@
+"""What a format of the parts has to offer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from airflow_provider_openai_batches.inference.data.job import Job
+    from airflow_provider_openai_batches.inference.data.results import Answer
+    from airflow_provider_openai_batches.storage import AnyPath
+
+
+class PartWriter(Protocol):
+    """Opens the parts of one job, all with the same columns."""
+
+    suffix: str
+
+    def __init__(self, job: Job, work: AnyPath, *, whole_body: bool) -> None:
+        """
+        :param work: the directory of the job, with the kept columns of its rows.
+        :param whole_body: whether each output is the body of a response.
+        """
+
+    @staticmethod
+    def check() -> None:
+        """
+        Make sure that what the format needs is installed.
+
+        :raises InvalidInputError: if it is not.
+        """
+
+    def open(self, handle: BinaryIO) -> AbstractContextManager[OpenPart]: ...
+
+
+class OpenPart(Protocol):
+    """A part that is being written."""
+
+    def write(self, rows: list[bytes], answers: list[Answer]) -> None:
+        """
+        Add some rows.
+
+        :param rows: their first columns, lines of ``rows.jsonl``.
+        """
