@@ -1,5 +1,5 @@
 """
-CPU seconds and growth of memory of the data side of a job, each step in a process of its own.
+CPU seconds and memory growth of the data side of a job; each step runs in a process of its own.
 
 Run ``python benchmarks/job_modules.py [ROWS ...]``; the default is 10,000, 100,000 and 1,000,000 rows.
 """
@@ -55,7 +55,7 @@ def rows(count: int) -> Iterator[dict[str, Any]]:
 
 
 def body(content: str) -> dict[str, Any]:
-    message = {"role": "assistant", "content": content, "refusal": None, "annotations": []}
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None, "annotations": []}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
     return {"id": "chatcmpl-1", "object": "chat.completion", "choices": [choice], "usage": USAGE}
 
@@ -76,7 +76,7 @@ def results(folder: Path) -> None:
             lines.append(
                 msgspec.json.encode({"id": "b", "custom_id": custom_id, "response": response, "error": None})
             )
-        random.Random(shard.index).shuffle(lines)  # noqa: S311 - an order, no secret
+        random.Random(shard.index).shuffle(lines)  # noqa: S311 - an order, not a secret
         (folder / f"output-{shard.index}.jsonl").write_bytes(b"\n".join(lines) + b"\n")
 
 
@@ -113,7 +113,7 @@ STEPS = {"shards": step_shards, "follow-up": step_followup, "merge": step_merge}
 
 
 def peak() -> float:
-    """The most memory that this program ever had, in MB; getrusage would count what its parent had."""
+    """The peak memory of this program in MB; getrusage would also count that of its parent."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 

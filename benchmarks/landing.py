@@ -1,8 +1,8 @@
 """
 What a job costs its worker: requests built and uploaded, results landed, beside Airflow's LLMBatchOperator.
 
-Each step runs in a process of its own, against one local server in another. Prints markdown with the medians
-of some runs. ``--only-ours`` leaves the other provider out, ``--rows`` says how large the whole jobs are.
+Each step runs in a process of its own, against one local server in another. Prints markdown with the
+medians of several runs. ``--only-ours`` leaves the other provider out, ``--rows`` sets the sizes of the jobs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OVER_WITHIN = 900.0
 
 
 class Step:
-    """One step in a side's process."""
+    """One step of one side, in a process of its own."""
 
     def __init__(self, python: Path, home: Path, **task: Any) -> None:
         (home / "task.json").write_text(json.dumps(task))
@@ -97,7 +97,7 @@ def one_batch(
 
 
 def whole_job(control: DevServerClient, count: int) -> dict[str, float]:
-    """The whole task; also how long the wall clock showed it, without its waits."""
+    """Run the whole task, and let its batches come to their end whenever it waits."""
     name = tempfile.mkdtemp()
     try:
         control.reset()

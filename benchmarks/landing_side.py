@@ -1,7 +1,7 @@
 """
 One side of the landing benchmark, in a process and an environment of its own.
 
-It runs the provider's operator as a worker does, up to the wait and from it on, and prints what that took in
+It runs the provider's operator as a worker does, before the wait and after it, and prints what that took as
 lines of JSON. A line on its standard input says that the batches it waits for are over.
 """
 
@@ -40,7 +40,7 @@ def prompts(count: int) -> Iterator[str]:
 
 
 class Review(pydantic.BaseModel):
-    """Structured output as many users want it."""
+    """Structured output of a common form."""
 
     label: str
     score: float
@@ -77,7 +77,7 @@ def batch_size(requests: Any) -> int:
 
 
 class Prompts:
-    """So many prompts, made one after the other."""
+    """Prompts that are made one after the other, as they are needed."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -100,11 +100,11 @@ def context() -> dict[str, Any]:
 
 
 class Measured:
-    """CPU seconds, and MB above what the process had before, at the most."""
+    """CPU seconds, and peak memory in MB above what the process had before."""
 
     def __init__(self) -> None:
         gc.collect()
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         self.before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
         self.cpu = time.process_time()
 
@@ -126,7 +126,7 @@ def submit(task: dict[str, Any]) -> None:
 def land(task: dict[str, Any]) -> None:
     """From the end of the wait to the results."""
     asking = operator(task["side"], ["none"], task["folder"], structured=task["structured"])
-    event = {"status": "finished", "message": "", "batches": {task["batch_id"]: "completed"}}
+    event: dict[str, Any] = {"status": "finished", "message": "", "batches": {task["batch_id"]: "completed"}}
     if task["side"] != "ours":
         event = {"status": "success", "batch_id": task["batch_id"], "counts": None, "message": ""}
     measured = Measured()
@@ -158,7 +158,7 @@ def whole(task: dict[str, Any]) -> None:
 
 
 def until_it_waits(run: Any) -> Any:
-    """The deferral, or None if the task came to its end."""
+    """Return the deferral, or None if the task came to its end."""
     deferred = importlib.import_module("airflow.providers.common.compat.sdk").TaskDeferred
     try:
         run()
@@ -168,7 +168,7 @@ def until_it_waits(run: Any) -> Any:
 
 
 def become_a_worker() -> None:
-    """What every worker has imported and done before it comes to its task."""
+    """Import and do what every worker has done before it runs its task."""
     importlib.import_module("airflow.sdk.execution_time.task_runner")
     sdk = importlib.import_module("airflow.providers.common.compat.sdk")
     sdk.BaseHook.get_connection(CONN_ID)

@@ -1,4 +1,4 @@
-"""A batch service without a network: request files in, unordered result files out, with faults as told."""
+"""A batch service without a network: request files in, unordered result files out, with faults on demand."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def prepare(
     max_requests: int | None = None,
     **options: Any,
 ) -> Job:
-    """Rows to shards, with a model unless one is given."""
+    """Turn rows into shards, with a model unless one is given."""
     requests = requests_from(rows, endpoint=endpoint, **{"model": "m", **options})
     return write_shards(requests, work, endpoint=endpoint, limits=limits, max_requests=max_requests)
 
 
-def chat(text: str | None, **message: Any) -> dict[str, Any]:
+def chat(text: Any, **message: Any) -> dict[str, Any]:
     choice = {
         "index": 0,
         "message": {"role": "assistant", "content": text, **message},
@@ -66,7 +66,7 @@ class Service:
     """
 
     def __init__(self, work: Path, faults: dict[tuple[int, str], str] | None = None, seed: int = 0) -> None:
-        self.work, self.faults, self.random = work, faults or {}, random.Random(seed)  # noqa: S311 - an order, no secret
+        self.work, self.faults, self.random = work, faults or {}, random.Random(seed)  # noqa: S311 - an order, not a secret
         self.asked: Counter[str] = Counter()
         self.paid: Counter[str] = Counter()
 

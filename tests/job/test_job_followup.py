@@ -1,4 +1,4 @@
-"""What is asked again, and what comes of it."""
+"""Which rows are asked again, and what happens to their results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def test_followup_asks_only_what_may_help(tmp_path: Path) -> None:
-    """What expired, was cancelled, busy, limited or lost goes again as it was; the rest does not."""
+    """What expired, was cancelled or lost or failed in passing is sent again unchanged; the rest is not."""
     rows = [f"p{number}" for number in range(8)]
     job = prepare(tmp_path, rows, Limits(max_requests=3))
     kinds = ["expired", "cancelled", "busy", "limited", "lost", "invalid"]
@@ -43,7 +43,7 @@ def test_followup_asks_only_what_may_help(tmp_path: Path) -> None:
 
 
 def test_second_round_fills_the_gaps(tmp_path: Path) -> None:
-    """Later rounds give what was missing; what is missing still has its latest error."""
+    """Later rounds fill in missing rows; a row that is still missing keeps its latest error."""
     job = prepare(tmp_path, ["a", "b", "c"])
     faults = {(0, "row-0"): "expired", (0, "row-2"): "expired", (1, "row-2"): "busy"}
     service = Service(tmp_path, faults)
@@ -61,7 +61,7 @@ def test_second_round_fills_the_gaps(tmp_path: Path) -> None:
 
 
 def test_nothing_to_ask_again(tmp_path: Path) -> None:
-    """Then the job stays as it is."""
+    """Nothing is left to ask: the job stays as it is."""
     job = prepare(tmp_path, ["a"])
     assert write_followup(Service(tmp_path).index(job)) is job
 
@@ -84,7 +84,7 @@ def test_followup_of_embeddings_and_models(tmp_path: Path) -> None:
 
 
 def test_forgotten_shard(tmp_path: Path) -> None:
-    """Results that were not looked at would be asked and paid for again."""
+    """Rows whose results were not looked at would be asked, and paid for, again."""
     job = prepare(tmp_path, ["a", "b"], Limits(max_requests=1))
     index = ResultIndex(job, tmp_path)
     index.add(job.shards[0], [])
@@ -111,7 +111,7 @@ def test_rejected_batch(tmp_path: Path) -> None:
 
 
 def test_invalid_answers_are_asked_again_if_wanted(tmp_path: Path) -> None:
-    """The better answer is taken, the first one stays where there is none; both were paid for."""
+    """A better answer replaces the first one, a worse one does not; both were paid for."""
     schema = OutputSchema({"type": "object"})
     job = prepare(tmp_path, ["a", "b"], schema=schema)
     lines = [answered("row-0", chat("no")), answered("row-1", chat("bad"))]

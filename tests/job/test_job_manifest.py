@@ -1,4 +1,4 @@
-"""The manifest, and whose directory it is."""
+"""The manifest, and which job a directory belongs to."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_manifest(tmp_path: Path) -> None:
 
 
 def test_free_directory(tmp_path: Path) -> None:
-    """A directory that is not there is made, and nothing is left in it."""
+    """A missing directory is made, and the check leaves nothing in it."""
     for directory in (tmp_path / "a" / "b", str(tmp_path / "c"), UPath("memory:///target")):
         assert check_target(directory, "digest") is None
         assert list(UPath(directory).iterdir()) == []
@@ -67,7 +67,7 @@ def test_directory_of_this_job(tmp_path: Path) -> None:
 
 
 def test_directory_of_another_job(tmp_path: Path) -> None:
-    """Results of another job are replaced only on demand."""
+    """Results of another job are replaced only if the user says so."""
     made(tmp_path).write(tmp_path / "out")
     with pytest.raises(
         InvalidInputError, match=r"holds the results of another job \(2 rows, .*overwrite=True"

@@ -28,7 +28,7 @@ def names(directory: Path) -> list[str]:
 
 
 def test_row(tmp_path: Path) -> None:
-    """The columns of a row: its id, what was kept, what became of it."""
+    """The columns of a row: its id, the kept columns, and its result."""
     rows = [{"k": "a", "day": [1, {"x": None}], "n": 1.5}, {"k": "b", "day": "é\u2028", "n": 2}]
     job = prepare(tmp_path, rows, body="Say {k}", id_column="k", keep_columns=["day", "n"])
     index = noted(tmp_path, job, [failed("b", "batch_expired"), answered("a", chat("A"))])
@@ -80,7 +80,7 @@ def test_parts(tmp_path: Path) -> None:
 
 
 def test_parts_of_an_earlier_job_go(tmp_path: Path) -> None:
-    """What is left of a larger job before it, its manifest first, would be read as part of this one."""
+    """Manifest and parts of an earlier, larger job are removed: they would be read as part of this one."""
     out = tmp_path / "out"
     out.mkdir()
     for name in ("manifest.json", "part-00001.jsonl", "part-00000.parquet", "unreadable.txt", "mine.txt"):
@@ -90,7 +90,7 @@ def test_parts_of_an_earlier_job_go(tmp_path: Path) -> None:
 
 
 def test_lines_that_are_nobodys(tmp_path: Path) -> None:
-    """Unknown and duplicate ids and lines that are no JSON are counted, kept aside, and hurt no row."""
+    """Unknown and duplicate ids and lines that are not JSON are counted, kept aside, and change no row."""
     job = prepare(tmp_path, ["x", "y", "z"])
     index = noted(
         tmp_path,
@@ -122,7 +122,7 @@ def test_lines_that_are_nobodys(tmp_path: Path) -> None:
 
 
 def test_results_of_another_shard_are_unknown(tmp_path: Path) -> None:
-    """A request is looked for among those of its own batch only."""
+    """A result is matched only with the requests of its own batch."""
     job = prepare(tmp_path, ["x", "y"], Limits(max_requests=1))
     index = ResultIndex(job, tmp_path)
     index.add(job.shards[0], [write_lines(tmp_path / "0.jsonl", [answered("row-1", chat("wrong"))])])
@@ -153,7 +153,7 @@ def test_embeddings_keep_their_digits(tmp_path: Path) -> None:
 
 
 def test_many_error_codes(tmp_path: Path) -> None:
-    """The groups stay few, whatever codes a server makes up."""
+    """The number of groups is limited, whatever codes a server makes up."""
     count = MAX_ERROR_CODES + 5
     job = prepare(tmp_path, ["x"] * count)
     lines = [failed(f"row-{number}", f"code-{number}") for number in range(count)]
@@ -163,7 +163,7 @@ def test_many_error_codes(tmp_path: Path) -> None:
 
 
 def test_whole_or_not_at_all(tmp_path: Path) -> None:
-    """A merge that breaks leaves neither a part nor a beginning of one."""
+    """A merge that fails leaves neither a part nor a piece of one."""
     job = prepare(tmp_path, ["a", "b"])
     index = noted(tmp_path, job, [answered("row-0", chat("A")), answered("row-1", chat("B"))])
     (tmp_path / "output.jsonl").write_bytes(answered("row-0", chat("A")) + b"\n")
@@ -193,7 +193,7 @@ def test_file_that_is_not_finished(tmp_path: Path, in_store: bool) -> None:
 
 
 def test_everything_in_a_store(tmp_path: Path) -> None:
-    """Work directory, results and parts may be in a store."""
+    """Work directory, results and parts may be in an object store."""
     work = UPath("memory:///merge")
     job = prepare(work, ["a", "b"])
     (work / "output.jsonl").write_bytes(b"".join(answered(f"row-{n}", chat(f"A{n}")) + b"\n" for n in (1, 0)))
@@ -205,7 +205,7 @@ def test_everything_in_a_store(tmp_path: Path) -> None:
 
 
 def test_more_result_files_than_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files are closed as others are needed."""
+    """Only a few files are open at a time."""
     monkeypatch.setattr(merging, "_OPEN_FILES", 2)
     with merging._ResultFiles([write_lines(tmp_path / str(n), [b"%d" % n]) for n in range(5)]) as files:
         assert [files.read(n, 0, 1) for n in (0, 1, 2, 3, 4, 0)] == [b"0", b"1", b"2", b"3", b"4", b"0"]
@@ -232,14 +232,14 @@ def test_faulty_arguments(tmp_path: Path, options: dict[str, Any], message: str)
 
 
 def test_azure_paths(tmp_path: Path) -> None:
-    """The same endpoint under its other name is read the same."""
+    """An endpoint without /v1, as Azure has it, is read in the same way."""
     job = prepare(tmp_path, ["a"], endpoint=CHAT.removeprefix("/v1"))
     merge(noted(tmp_path, job, [answered("row-0", chat("A"))]), tmp_path / "out")
     assert read_parts(tmp_path / "out")[0]["output"] == "A"
 
 
 def test_strings_are_paths(tmp_path: Path) -> None:
-    """Work directory, result files and target may be given as text."""
+    """Work directory, result files and target may be given as strings."""
     work = str(tmp_path / "work")
     prepare(work, ["a"])
     job = Job.load(work)

@@ -53,12 +53,12 @@ def nodes(node: Any) -> list[dict[str, Any]]:
 
 
 def decoded(value: Any) -> Any:
-    """As the service or the reader of a part gets it."""
+    """Decode what the service or the reader of a part gets."""
     return msgspec.json.decode(msgspec.json.encode(value))
 
 
 def test_chat_form() -> None:
-    """The endpoint's own form, with a name that the service takes; the dict is sent as it is given."""
+    """The endpoint's own form, with a name that the service accepts; a dict is sent unchanged."""
     (request,) = requests_from(["x"], endpoint="/v1/chat/completions", model="m", schema=OutputSchema(LABEL))
     assert decoded(request.body["response_format"]) == {
         "type": "json_schema",
@@ -67,7 +67,7 @@ def test_chat_form() -> None:
 
 
 def test_responses_form() -> None:
-    """The other settings of the text stay."""
+    """Other settings of the text stay."""
     body = {"input": "x", "text": {"verbosity": "low"}}
     (request,) = requests_from([body], endpoint="/v1/responses", model="m", schema=OutputSchema(LABEL, "n"))
     assert decoded(request.body["text"]) == {
@@ -84,7 +84,7 @@ def test_responses_form() -> None:
     ],
 )
 def test_body_with_a_form_of_its_own(endpoint: str, body: dict[str, Any], field: str) -> None:
-    """Two forms for one answer are one too many."""
+    """A body that already asks for a form is refused."""
     with pytest.raises(InvalidInputError, match=f"Row 0: its body already has '{field}'"):
         list(requests_from([body], endpoint=endpoint, model="m", schema=OutputSchema(LABEL)))
 
@@ -96,7 +96,7 @@ def test_endpoint_without_schemas() -> None:
 
 
 def test_strict_form_of_a_model() -> None:
-    """Every object is closed and has all its properties required; nothing stands beside a $ref."""
+    """No object allows other properties, all properties are required, and no keyword stands beside a $ref."""
     schema = OutputSchema(Small)
     jsonschema.Draft202012Validator.check_schema(schema.schema)
     objects = [node for node in nodes(schema.schema) if node.get("type") == "object"]
@@ -110,14 +110,14 @@ def test_strict_form_of_a_model() -> None:
 
 
 def test_model_that_contains_itself() -> None:
-    """The root is an object, as the service wants it."""
+    """The root of a model that contains itself is an object, as the service requires."""
     schema = OutputSchema(Part).schema
     assert schema["type"] == "object"
     assert schema["properties"]["parts"]["items"] == {"$ref": "#/$defs/Part"}
 
 
 def test_model_with_keys_of_any_name() -> None:
-    """What has no strict form is named."""
+    """The error names the field that has no strict form."""
     with pytest.raises(InvalidInputError, match=r"Machine\.others allows keys of any name"):
         OutputSchema(Machine)
 
@@ -144,13 +144,13 @@ def test_model_that_is_no_object() -> None:
     ],
 )
 def test_invalid_schema(schema: Any, message: str) -> None:
-    """Found before anything is sent, with the place; a reference never leads to the network."""
+    """Found before anything is sent, with its place; a reference is never looked up in the network."""
     with pytest.raises(InvalidInputError, match=message):
         OutputSchema(schema)
 
 
 def test_answers_against_a_dict() -> None:
-    """The value, or what is wrong and where."""
+    """The result is the value, or what is wrong and where."""
     schema = OutputSchema(LABEL)
     assert schema.check('{"label": "good"}') == ({"label": "good"}, None)
     assert schema.check('{"label": "ugly"}') == (None, "$.label: 'ugly' is not one of ['good', 'bad']")
@@ -159,7 +159,7 @@ def test_answers_against_a_dict() -> None:
 
 
 def test_answers_against_a_model() -> None:
-    """The value is JSON again, under the names that the model was asked for."""
+    """The value is JSON, with the names that the model was asked for."""
     schema = OutputSchema(Small)
     text = '{"main": {"name": "x", "parts": [], "colour": "red", "default": null}, "remark": "r"}'
     value, error = schema.check(text)

@@ -31,8 +31,8 @@ def tables(directory: Path) -> list[pa.Table]:
 
 
 def test_rows(tmp_path: Path) -> None:
-    """The columns of the JSON lines; all parts agree on their types."""
-    rows = [
+    """The columns are those of the JSON lines, and have the same types in all parts."""
+    rows: list[dict[str, Any]] = [
         {"i": 1, "f": 1, "s": "a", "b": True, "mixed": 1, "nothing": None, "big": 2**63, "json": {"x": [1]}},
         {"i": None, "f": 2.5, "s": "é", "b": None, "mixed": "x", "nothing": None, "big": 1, "json": None},
     ]
@@ -60,7 +60,7 @@ def test_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("group", [1, 10_000])
 def test_embeddings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int) -> None:
-    """Lists of floats, from numbers or base64, with null where there is none."""
+    """Lists of floats, from numbers or base64; null if there is no embedding."""
     monkeypatch.setattr(parquet, "_GROUP_ROWS", group)
     job = prepare(tmp_path, ["a", "b", "c", "d"], endpoint=EMBEDDINGS)
     packed = base64.b64encode(struct.pack("<2f", 1.5, -2)).decode()
@@ -87,7 +87,7 @@ def test_embeddings_of_several_inputs(tmp_path: Path) -> None:
 
 
 def test_structured_output(tmp_path: Path) -> None:
-    """Values are JSON text; a text that does not match is itself."""
+    """Values are JSON text; a text that does not match the schema stays as it is."""
     schema = OutputSchema({"type": "object"})
     job = prepare(tmp_path, ["a", "b"], schema=schema)
     lines = [answered("row-0", chat('{"a": 1}')), answered("row-1", chat("[1]"))]
@@ -104,7 +104,7 @@ def test_whole_bodies(tmp_path: Path) -> None:
 
 
 def test_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Found before anything is spent."""
+    """A missing pyarrow is found before anything is spent."""
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
     check_output("text", "jsonl")
     with pytest.raises(InvalidInputError, match=r"install airflow-provider-openai-batches\[parquet\]"):

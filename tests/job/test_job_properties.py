@@ -1,4 +1,4 @@
-"""A whole job against a service that fails as it likes: nothing is lost, nothing is paid twice."""
+"""A whole job against a service that fails at random: nothing is lost, nothing is paid for twice."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_each_row_has_one_result_in_order(
     seed: int,
     data: Any,
 ) -> None:
-    """For any rows, limits, order, faults and rounds, each process starting from what is on the disk."""
+    """Any rows, limits, order, faults and rounds; each process starts from what is on the disk."""
     work = tmp_path_factory.mktemp("job")
     keys = [f"k{number}" for number in range(len(texts))]
     if ids is not None:
@@ -96,7 +96,7 @@ def indexed(job: Job, work: Any, files: dict[int, Any]) -> ResultIndex:
 
 
 def expected_of(faults: dict[tuple[int, str], str | None], name: str, text: str) -> tuple[str, str | None]:
-    """What the row must end as, told without any of the code under test."""
+    """How the row must end, worked out without the code under test."""
     seen = []
     for round_number in range(ROUNDS):
         fault = faults[round_number, name]

@@ -24,7 +24,7 @@ def write(path: Path, content: str | bytes) -> Path:
 
 
 def test_json_lines(tmp_path: Path) -> None:
-    """Blank lines and a byte order mark are no rows; a last line without an end is one."""
+    """Blank lines and a byte order mark are not rows; a last line without a line end is one."""
     file = write(tmp_path / "a.jsonl", '\ufeff{"a": 1}\n\n{"a": "é\u2028"}')
     assert list(read_rows(file)) == [{"a": 1}, {"a": "é\u2028"}]
 
@@ -37,13 +37,13 @@ def test_csv(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv.gz"])
 def test_gzip(tmp_path: Path, name: str) -> None:
-    """A second suffix .gz unpacks."""
+    """A file with a second suffix .gz is unpacked."""
     content = b'{"a": "1"}\n' if "jsonl" in name else b"a\n1\n"
     assert list(read_rows(write(tmp_path / name, gzip.compress(content)))) == [{"a": "1"}]
 
 
 def test_parquet(tmp_path: Path) -> None:
-    """Types are kept, and several batches are read."""
+    """Types are kept, over several batches."""
     pq.write_table(pa.table({"n": list(range(2_500)), "t": ["x"] * 2_500}), tmp_path / "a.parquet")
     rows = list(read_rows(tmp_path / "a.parquet"))
     assert len(rows) == 2_500
@@ -51,7 +51,7 @@ def test_parquet(tmp_path: Path) -> None:
 
 
 def test_text_files(tmp_path: Path) -> None:
-    """A directory of texts is one row a file; what is hidden or of another kind is left out."""
+    """Each text file of a directory is one row; hidden files and other formats are left out."""
     for name in ("b.md", "a.txt", "_SUCCESS", ".hidden.txt", "c.pdf"):
         write(tmp_path / name, f"in {name}")
     assert list(read_rows(tmp_path)) == [
@@ -73,7 +73,7 @@ def test_several_paths_in_order(tmp_path: Path) -> None:
 
 
 def test_name_with_the_characters_of_a_pattern(tmp_path: Path) -> None:
-    """A file that exists is that file, whatever is in its name."""
+    """A path that exists is never taken for a pattern."""
     write(tmp_path / "a[1].jsonl", '{"a": 1}\n')
     assert list(read_rows(tmp_path / "a[1].jsonl")) == [{"a": 1}]
 
@@ -91,7 +91,7 @@ def test_store() -> None:
 
 
 def test_streams(tmp_path: Path) -> None:
-    """A fault far down in the file does not keep the rows before it."""
+    """Rows before a fault are read although the fault is in the same file."""
     rows = read_rows(write(tmp_path / "a.jsonl", '{"a": 1}\n' * 50_000 + "oops\n"))
     assert next(rows) == {"a": 1}
     with pytest.raises(InvalidInputError, match=r"a\.jsonl, line 50001: not JSON"):
@@ -121,14 +121,14 @@ def test_streams(tmp_path: Path) -> None:
     ],
 )
 def test_faulty_file(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
-    """The error names the file, and the line where there are lines."""
+    """The error names the file, and the line if the format has lines."""
     file = write(tmp_path / name, content)
     with pytest.raises(InvalidInputError, match=message):
         list(read_rows(file))
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:
-    """A path that is not there, a glob and a directory without rows, and no path at all."""
+    """A missing path, a glob and a directory without rows, and no path at all."""
     for paths, message in [
         (tmp_path / "a.jsonl", r"a\.jsonl does not exist"),
         (tmp_path / "*.jsonl", r"\*\.jsonl holds no file"),
@@ -140,7 +140,7 @@ def test_nothing_to_read(tmp_path: Path) -> None:
 
 
 def test_directory_that_is_named_like_a_file(tmp_path: Path) -> None:
-    """What the disk refuses is told with the file's name."""
+    """An error of the disk names the file."""
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.jsonl").mkdir()
     with pytest.raises(InvalidInputError, match=r"a\.jsonl cannot be read"):

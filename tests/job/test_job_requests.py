@@ -32,12 +32,12 @@ def only(row: Any, endpoint: str = CHAT, **options: Any) -> Request:
     ],
 )
 def test_prompt(endpoint: str, body: dict[str, Any]) -> None:
-    """A text becomes the body that the endpoint has for one prompt."""
+    """A text becomes a body with the prompt where the endpoint expects it."""
     assert only("hi", endpoint).body == {**body, "model": "m"}
 
 
 def test_body_as_it_is() -> None:
-    """A body is sent as it is, whatever braces it has; the model is filled in where there is none."""
+    """A body is sent as it is, with its braces; the model is filled in if there is none."""
     messages = [{"role": "user", "content": "{x} {{ y }}"}]
     assert only({"messages": messages, "model": "own", "seed": 1}).body == {
         "messages": messages,
@@ -88,14 +88,14 @@ def test_callable(made: Any) -> None:
 
 
 def test_callable_that_fails() -> None:
-    """Its own error comes through, with the row beside it."""
+    """The callable's own error is raised, with a note that names the row."""
     with pytest.raises(ZeroDivisionError) as caught:
         only({}, body=lambda _row: 1 / 0)
     assert caught.value.__notes__ == ["while making the request body of Row 0"]
 
 
 def test_rows_of_other_mappings() -> None:
-    """What a database driver returns need not be a dict."""
+    """A row may be any mapping, such as a database driver returns."""
     assert only(UserDict(a="x"), body="{a}", id_column="a").custom_id == "x"
 
 
@@ -161,7 +161,7 @@ def test_faulty_arguments(rows: Any, options: dict[str, Any], message: str) -> N
 
 
 def test_text_for_an_endpoint_without_prompts() -> None:
-    """Other endpoints take whole bodies."""
+    """Such an endpoint, and one that is not known, takes whole bodies."""
     with pytest.raises(InvalidInputError, match="Row 0: images/edits does not take a prompt"):
         only("a", "/v1/images/edits")
     assert only({"image": "a"}, "/v1/images/edits").body == {"image": "a", "model": "m"}
@@ -169,6 +169,6 @@ def test_text_for_an_endpoint_without_prompts() -> None:
 
 
 def test_model_is_optional_where_the_service_has_a_default() -> None:
-    """Moderations and prompts that are stored at the service name no model."""
+    """Moderations need no model, and neither do prompts that are stored at the service."""
     assert only("a", "/v1/moderations", model=None).body == {"input": "a"}
     assert only({"prompt": {"id": "p"}}, "/v1/responses", model=None).body == {"prompt": {"id": "p"}}

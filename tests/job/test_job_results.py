@@ -31,11 +31,11 @@ def outcome(line: bytes, kind: str = CHAT) -> tuple[str, bool, str | None]:
     read = read_line(line)
     assert read is not None
     found = classify(read, spec_of(f"/v1/{kind}"))
-    return found.status, found.retryable, found.error and found.error.code
+    return found.status, found.retryable, found.error.code if found.error else None
 
 
 def answer(body: Any, kind: str = CHAT, output: str = "text", schema: OutputSchema | None = None) -> Answer:
-    """Read the same line in both ways, which must agree."""
+    """Read the same line in both ways; they must agree."""
     reader = AnswerReader(spec_of(f"/v1/{kind}"), output, schema)
     line = answered("a", body)
     known, unknown = (reader.read_line(line, answered=flag) for flag in (True, False))
@@ -45,13 +45,13 @@ def answer(body: Any, kind: str = CHAT, output: str = "text", schema: OutputSche
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504, 599])
 def test_passing_failures(status: int) -> None:
-    """What may go better another time is asked again."""
+    """A failure that may pass is asked again."""
     assert outcome(answered("a", {"error": {"code": "c", "message": "m"}}, status)) == ("failed", True, "c")
 
 
 @pytest.mark.parametrize("status", [300, 400, 401, 403, 404, 413, 422])
 def test_lasting_failures(status: int) -> None:
-    """What the service will refuse every time is not."""
+    """What the service will refuse every time is not asked again."""
     assert outcome(answered("a", {"error": {"code": "c", "message": "m"}}, status)) == ("failed", False, "c")
 
 
@@ -83,7 +83,7 @@ def test_lasting_failures(status: int) -> None:
     ],
 )
 def test_outcomes(line: bytes, expected: tuple[str, bool, str | None]) -> None:
-    """Requests that never ran, errors in all the forms that servers write, and sparse successes."""
+    """Requests that never ran, errors in every form that servers write, and successes with fields missing."""
     assert outcome(line) == expected
 
 
@@ -103,12 +103,12 @@ def test_outcomes(line: bytes, expected: tuple[str, bool, str | None]) -> None:
     ],
 )
 def test_responses_that_failed_inside(body: Any, expected: tuple[str, bool, str | None]) -> None:
-    """A response says in itself whether it failed, with an HTTP status of 200."""
+    """The body of a response can report a failure although the HTTP status is 200."""
     assert outcome(answered("a", body), RESPONSES) == expected
 
 
 def test_message_of_an_error() -> None:
-    """The service's own words, from wherever they are, and not without end."""
+    """The service's own words, wherever they stand, up to a limit."""
     for line, message in [
         (answered("a", {"error": {"code": "c", "message": "m"}}, 400), "m"),
         (answered("a", {"detail": "why"}, 422), "why"),
@@ -126,13 +126,13 @@ def test_message_of_an_error() -> None:
 @pytest.mark.parametrize(
     "line", [b"", b"oops", b"[1]", b'"a"', b"{}", b'{"custom_id": null}', b'{"custom_id": "a"', b"\xff"]
 )
-def test_no_result_line(line: bytes) -> None:
-    """What names no request is no result."""
+def test_line_that_is_not_a_result(line: bytes) -> None:
+    """A line that names no request is not a result line."""
     assert read_line(line) is None
 
 
 def test_custom_id_that_is_a_number() -> None:
-    """Some servers write it as they like."""
+    """Some servers write it as a number."""
     line = read_line(b'{"custom_id": 7, "response": {"status_code": 200, "body": {"a": 1.25}}}')
     assert line is not None
     assert line.custom_id == "7"
@@ -141,7 +141,7 @@ def test_custom_id_that_is_a_number() -> None:
 
 
 def test_body_as_text() -> None:
-    """A body that is a text with JSON is read; its line breaks do not come through."""
+    """A body that is a string of JSON is read; its line breaks are removed."""
     line = read_line(answered("a", json.dumps(chat("hi"), indent=1)))
     assert line is not None
     assert line.response is not None
@@ -196,7 +196,7 @@ def text(value: str) -> dict[str, Any]:
     ],
 )
 def test_text_of_an_answer(kind: str, body: Any, output: Any) -> None:
-    """What the endpoint is asked for; several choices and inputs make a list in their order."""
+    """The part of the body that the user wants; several choices or inputs make a list in their order."""
     read = answer(body, kind)
     assert (read.outcome.status, read.output) == ("succeeded", output)
     assert answer(body, kind, "body").output == body
@@ -212,7 +212,7 @@ def test_text_of_an_answer(kind: str, body: Any, output: Any) -> None:
 )
 @pytest.mark.parametrize("schema", [None, SCHEMA])
 def test_refusal(kind: str, body: Any, schema: OutputSchema | None) -> None:
-    """A refusal of the model is a failure that says why, with a schema too."""
+    """A refusal of the model is a failure that says why, with a schema and without."""
     read = answer(body, kind, schema=schema)
     assert read.outcome.status == "failed"
     assert read.outcome.error is not None
@@ -231,7 +231,7 @@ def test_line_that_is_no_success() -> None:
 
 
 def test_answer_without_text() -> None:
-    """An answer that only calls tools is no text, but a body."""
+    """An answer that only calls tools has no text, but a body."""
     body = chat(None, tool_calls=[{"id": "t"}])
     error = answer(body).outcome.error
     assert error is not None
@@ -241,7 +241,7 @@ def test_answer_without_text() -> None:
 
 
 def test_structured() -> None:
-    """The value that the text holds, or the text and what is wrong with it."""
+    """The output is the value that the text holds, or the text and what is wrong with it."""
     assert answer(chat('{"label": "a"}'), schema=SCHEMA).output == {"label": "a"}
     read = answer(chat('{"labels": "a"}'), schema=SCHEMA)
     assert (read.outcome.status, read.output) == ("invalid_output", '{"labels": "a"}')
@@ -268,7 +268,7 @@ def test_structured() -> None:
     ],
 )
 def test_structured_but_cut_off(kind: str, body: Any, reason: str) -> None:
-    """The error says so, because more tokens help and another model does not."""
+    """The error says so, because the user then needs more tokens, not another model."""
     error = answer(body, kind, schema=SCHEMA).outcome.error
     assert error is not None
     assert error.message.startswith(f"the answer was cut off ({reason}): ")
@@ -279,7 +279,7 @@ def test_structured_but_cut_off(kind: str, body: Any, reason: str) -> None:
 )
 @pytest.mark.parametrize("body", [None, 1, "text", [], {"choices": 7, "output": 7, "data": 7}])
 def test_body_of_no_known_form(kind: str, body: Any) -> None:
-    """It is a failure, or a success without text; what came stays in the row."""
+    """It is a failure, or a success without text; the row keeps what came."""
     read = answer(body, kind)
     if read.outcome.status == "failed":
         assert read.outcome.error is not None
@@ -291,7 +291,7 @@ def test_body_of_no_known_form(kind: str, body: Any) -> None:
 
 
 def test_what_compatible_servers_write_differently() -> None:
-    """Null for an empty object, numbers as text, a usage of their own: the text is found all the same."""
+    """The text is found despite null for an empty object, numbers as text, or an unknown form of usage."""
     body = chat("hi") | {"usage": {"prompt_tokens": "many"}}
     body["choices"][0] |= {"finish_reason": 7}
     assert answer(body).output is not None
@@ -339,5 +339,5 @@ def test_what_compatible_servers_write_differently() -> None:
     ],
 )
 def test_usage(body: Any, usage: Usage | None) -> None:
-    """One form for all endpoints."""
+    """Usage has one form for all endpoints."""
     assert usage_of(msgspec.Raw(json.dumps(body).encode())) == usage

@@ -78,7 +78,7 @@ def test_each_request_once_within_all_limits(
 
 
 def test_line(tmp_path: Path) -> None:
-    """The line is that of the reference, with the body's keys in their order."""
+    """The line is that of the API reference, with the body's keys in their order."""
     prepare(tmp_path, [{"messages": [], "seed": 1, "model": "é"}])
     assert (tmp_path / "shard-00000.jsonl").read_bytes() == (
         '{"custom_id":"row-0","method":"POST","url":"/v1/chat/completions",'
@@ -87,7 +87,7 @@ def test_line(tmp_path: Path) -> None:
 
 
 def test_files_are_no_larger_than_they_must_be(tmp_path: Path) -> None:
-    """A new file begins only where the next request would pass a limit."""
+    """A new file begins only when the next request would pass a limit."""
     job = prepare(tmp_path, ["x"] * 10, Limits(max_requests=4))
     assert [shard.requests for shard in job.shards] == [4, 4, 2]
     size = job.shards[0].bytes
@@ -102,12 +102,12 @@ def test_files_are_no_larger_than_they_must_be(tmp_path: Path) -> None:
     [("text", 1), (["a", "b"], 2), ([1, 2, 3], 1), ([[1, 2], [3]], 2), ([], 1)],
 )
 def test_embedding_inputs(tmp_path: Path, given: Any, inputs: int) -> None:
-    """Texts and lists of tokens count each, one list of tokens counts once."""
+    """Each text and each list of tokens counts; a single list of tokens counts once."""
     assert prepare(tmp_path, [{"input": given}], endpoint=EMBEDDINGS).shards[0].embedding_inputs == inputs
 
 
 def test_one_file_a_model(tmp_path: Path) -> None:
-    """Models that take turns do not make a file a row."""
+    """Rows whose models take turns do not need a file each."""
     rows = [{"messages": [], "model": f"m{number % 2}"} for number in range(6)]
     job = prepare(tmp_path, rows, Limits(max_requests=2))
     assert [(s.model, s.requests, s.first_row, s.last_row) for s in job.shards] == [
@@ -119,8 +119,8 @@ def test_one_file_a_model(tmp_path: Path) -> None:
 
 
 def test_shards_are_in_the_order_of_their_beginnings(tmp_path: Path) -> None:
-    """A file that is full early does not come before one that was begun earlier."""
-    rows = [{"messages": [], "model": model} for model in ("m0", "m1", "m1", "m1")]
+    """A file that was begun later comes later, even if it is full earlier."""
+    rows: list[dict[str, Any]] = [{"messages": [], "model": model} for model in ("m0", "m1", "m1", "m1")]
     job = prepare(tmp_path, rows, Limits(max_requests=2))
     assert [(s.index, s.model, s.first_row) for s in job.shards] == [(0, "m0", 0), (1, "m1", 1), (2, "m1", 3)]
 
@@ -132,7 +132,7 @@ def test_shards_are_in_the_order_of_their_beginnings(tmp_path: Path) -> None:
 def test_ids_are_read_as_they_were_given_or_not(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str | None]], most: int
 ) -> None:
-    """In any mixture, over several files and models; and rows that follow each other take no line each."""
+    """In any mixture, over several files and models; rows that follow each other share a line."""
     work = tmp_path_factory.mktemp("ids")
     requests, expected = [], {}
     for number, (model, kind) in enumerate(rows):
@@ -154,13 +154,13 @@ def test_ids_are_read_as_they_were_given_or_not(
 
 
 def test_the_ids_that_rows_have_of_themselves_take_a_line_a_file(tmp_path: Path) -> None:
-    """However many rows these are."""
+    """A run takes one line, however many rows it has."""
     job = prepare(tmp_path, map(str, range(1_000)))
     assert (tmp_path / job.shards[0].ids_file).read_bytes() == b"[0,1000]\n"
 
 
 def test_same_rows_same_bytes(tmp_path: Path) -> None:
-    """A second run gives the same files and digest; another row, order or endpoint another digest."""
+    """The same rows give the same files and digest; another row, order or endpoint gives another digest."""
 
     def made(name: str, rows: list[str], **options: Any) -> tuple[str, list[str]]:
         job = prepare(tmp_path / name, rows, Limits(max_requests=2), **options)
@@ -184,7 +184,7 @@ def test_estimated_tokens(tmp_path: Path) -> None:
 
 
 def test_a_crash_leaves_no_job(tmp_path: Path) -> None:
-    """job.json comes last: a job that was not written to its end is none."""
+    """job.json is written last: a job whose files are incomplete is not found."""
     prepare(tmp_path, ["x"])
     with pytest.raises(InvalidInputError, match="Row 1"):
         prepare(tmp_path, ["x", 7])
@@ -253,13 +253,13 @@ def test_work_directory_in_a_store() -> None:
     ],
 )
 def test_refused(tmp_path: Path, rows: list[Any], options: dict[str, Any], message: str) -> None:
-    """What cannot be sent is refused with the row's number, and with the field where there is one."""
+    """The error has the row's number, and the field if one is to blame."""
     with pytest.raises(InvalidInputError, match=message):
         prepare(tmp_path, rows, **options)
 
 
 def test_endless_structure(tmp_path: Path) -> None:
-    """A body that contains itself does not bring the worker down."""
+    """A body that contains itself does not crash the worker."""
     body: dict[str, Any] = {"messages": []}
     body["messages"].append(body)
     with pytest.raises(InvalidInputError, match="Row 0: body"):
@@ -267,7 +267,7 @@ def test_endless_structure(tmp_path: Path) -> None:
 
 
 def test_too_many_rows(tmp_path: Path) -> None:
-    """The first row too many ends the job; those behind it are not even taken."""
+    """The first row over the limit ends the job; the rows behind it are not even taken."""
     rows = iter("abcde")
     with pytest.raises(InvalidInputError, match="more than max_requests=2 rows: nothing was sent"):
         prepare(tmp_path, rows, max_requests=2)
@@ -276,9 +276,11 @@ def test_too_many_rows(tmp_path: Path) -> None:
 
 
 def test_too_many_models(tmp_path: Path) -> None:
-    """A column that is no model by mistake does not open a file a row."""
+    """A wrong column for the model does not open a file for each row."""
     rows = [{"messages": [], "model": f"m{number}"} for number in range(MAX_MODELS + 1)]
-    with pytest.raises(InvalidInputError, match="Row 100 has the model 'm100': a job may have at most 100 models"):
+    with pytest.raises(
+        InvalidInputError, match="Row 100 has the model 'm100': a job may have at most 100 models"
+    ):
         prepare(tmp_path, rows)
 
 
@@ -291,6 +293,6 @@ def test_too_many_models(tmp_path: Path) -> None:
     ],
 )
 def test_limits(options: dict[str, int], message: str) -> None:
-    """Limits above the service's own are refused, and so is nothing."""
+    """Limits above the service's own are refused, and so are limits below 1."""
     with pytest.raises(InvalidInputError, match=message):
         Limits(**options)

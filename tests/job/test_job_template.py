@@ -1,4 +1,4 @@
-"""Templates: values are data."""
+"""Templates: values are never interpreted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BRACES = st.text(alphabet="{}x a\n%$\\\"'")
 
 @given(value=JSON | BRACES)
 def test_value_comes_through_unchanged(value: Any) -> None:
-    """A placeholder that stands alone takes the value, whatever it is, at any depth."""
+    """A placeholder that is the whole string becomes the value itself, at any depth."""
     template = BodyTemplate({"a": [{"b": "{x}"}], "{x}": "{x}"})
     assert template.render({"x": value}) == {"a": [{"b": value}], "{x}": value}
 
@@ -40,7 +40,7 @@ def test_text_in_text_is_never_interpreted(before: str, value: str, after: str) 
 
 @given(template=JSON)
 def test_template_without_placeholders_is_itself(template: Any) -> None:
-    """Doubling every brace of the values makes a template that says the same for each row."""
+    """A template in which every brace is doubled gives the same text for each row."""
 
     def doubled(node: Any) -> Any:
         if isinstance(node, str):
@@ -67,36 +67,36 @@ def test_template_without_placeholders_is_itself(template: Any) -> None:
     ],
 )
 def test_values_inside_text(value: Any, text: str) -> None:
-    """Text as it is, what a database returns as its text, everything else as compact JSON."""
+    """Text stays as it is, dates and numbers of a database become text, everything else compact JSON."""
     assert BodyTemplate("<{a b.c}>").render({"a b.c": value}) == f"<{text}>"
 
 
 def test_escapes() -> None:
-    """Doubled braces are braces, beside placeholders too."""
+    """Doubled braces become single ones, beside placeholders too."""
     assert BodyTemplate("{{{x}}} {{x}} }}{{").render({"x": 1}) == "{1} {x} }{"
 
 
 def test_order_of_keys_stays() -> None:
-    """The keys come in the order of the template, whichever depend on the row."""
+    """The keys keep the order of the template, whichever of them depend on the row."""
     rendered = BodyTemplate({"z": "{x}", "a": 1, "m": ["{x}", 2]}).render({"x": 3})
     assert json.dumps(rendered) == '{"z": 3, "a": 1, "m": [3, 2]}'
 
 
 def test_rows_do_not_share_what_is_filled() -> None:
-    """Rendering one row leaves the bodies of the rows before as they are."""
+    """Rendering a row does not change the bodies of the rows before it."""
     template = BodyTemplate({"a": ["{x}"]})
     first, second = template.render({"x": 1}), template.render({"x": 2})
     assert (first, second) == ({"a": [1]}, {"a": [2]})
 
 
 def test_unknown_column() -> None:
-    """The error names the column and those that there are."""
+    """The error names the missing column and the columns that there are."""
     with pytest.raises(InvalidInputError, match="no column 'tex', its columns are id, text"):
         BodyTemplate(["{tex}"]).render({"id": 1, "text": "a"})
 
 
 def test_json_in_a_template_is_told_apart() -> None:
-    """Braces that were meant as JSON get a hint."""
+    """The error has a hint if braces were meant as JSON."""
     with pytest.raises(InvalidInputError, match="a brace that is meant as text is written twice"):
         BodyTemplate('Answer as {"label": "…"}').render({"text": "a"})
 
@@ -112,19 +112,19 @@ def test_json_in_a_template_is_told_apart() -> None:
     ],
 )
 def test_faulty_template(template: Any, message: str) -> None:
-    """A template that cannot be meant so is refused where it is made, with the place."""
+    """A faulty template is refused when it is made; the error says where the fault is."""
     with pytest.raises(InvalidInputError, match=message):
         BodyTemplate(template)
 
 
 def test_value_without_text() -> None:
-    """A value that JSON does not know is named by its column."""
+    """The error names the column of a value that cannot be JSON."""
     with pytest.raises(InvalidInputError, match=r"column 'x': .*object"):
         BodyTemplate("a {x}").render({"x": object()})
 
 
 def test_speed() -> None:
-    """50,000 rows are a matter of a fraction of a second."""
+    """50,000 rows take a fraction of a second."""
     template = BodyTemplate({"messages": [{"role": "user", "content": "{a}: {b}"}], "n": "{n}"})
     begun = time.process_time()
     for number in range(50_000):

@@ -23,7 +23,7 @@ def line(custom_id: object = "a", url: str = ENDPOINT, body: Any = None, **more:
 
 
 def test_a_good_file_is_summed_up() -> None:
-    """Requests, bytes, digest and model."""
+    """The summary has requests, bytes, digest and model."""
     lines = [line("a"), line("b")]
     summary = input_file.check_input(lines, ENDPOINT, "in.jsonl")
     content = b"".join(lines)
@@ -52,13 +52,13 @@ def test_a_good_file_is_summed_up() -> None:
     ],
 )
 def test_a_bad_line_is_named(second: bytes, said: str) -> None:
-    """File and line, and what is wrong with it."""
+    """The error has file and line, and what is wrong."""
     with pytest.raises(InvalidInputError, match=rf"^in.jsonl, line 2: .*{said}"):
         input_file.check_input([line("a"), second], ENDPOINT, "in.jsonl")
 
 
 def test_an_empty_file_is_refused() -> None:
-    """There is nothing to ask."""
+    """A file without requests is useless."""
     with pytest.raises(InvalidInputError, match=r"in\.jsonl is empty"):
         input_file.check_input([], ENDPOINT, "in.jsonl")
 
@@ -78,7 +78,7 @@ def test_too_many_bytes_are_refused() -> None:
 
 
 def test_embedding_inputs_are_counted() -> None:
-    """Texts count each, a list of numbers is one tokenised text."""
+    """Each text counts; a list of numbers is one tokenised text."""
     body = {"model": "m", "input": ["x"] * 30_000}
     lines = [line(name, url="/v1/embeddings", body=body) for name in "ab"]
     with pytest.raises(InvalidInputError, match="line 2: the file has more than 50,000 embedding inputs"):

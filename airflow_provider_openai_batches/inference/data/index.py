@@ -58,7 +58,7 @@ class ResultIndex:
     The best result of each row so far.
 
     :param work: the directory of the job.
-    :param retry_invalid: a schema: answers that do not match it are to be asked again.
+    :param retry_invalid: a schema; rows whose answers do not match it are to be asked again.
     """
 
     def __init__(self, job: Job, work: str | AnyPath, *, retry_invalid: OutputSchema | None = None) -> None:
@@ -80,7 +80,7 @@ class ResultIndex:
         """
         Note all result lines of a shard's batch; call it once for each batch.
 
-        :param paths: its downloaded output file and error file, as far as there are such (or none).
+        :param paths: its downloaded output file and error file: one of them, both or neither.
             They must stay until the parts are written, on a disk where random access is cheap.
         """
         rows = _ShardRows(self.work, shard)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import msgspec
 
@@ -24,9 +24,10 @@ from airflow_provider_openai_batches.inference.data.requests import name_row
 from airflow_provider_openai_batches.storage import open_binary, remove
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from types import TracebackType
 
+    from airflow_provider_openai_batches.api.endpoints import EndpointSpec
     from airflow_provider_openai_batches.inference.data.requests import Request
     from airflow_provider_openai_batches.storage import AnyPath
 
@@ -46,34 +47,22 @@ def write_shards(
     Write the request files of a job, and ``job.json`` last.
 
     :param work: the directory of the job; it is made if it is missing.
-    :param max_requests: a job of more rows is refused, as soon as the first row too many comes.
+    :param max_requests: a job of more rows is refused, as soon as its first extra row comes.
     :raises InvalidInputError: if there are no rows or too many, a body is not JSON or too large for a file,
         or a ``custom_id`` comes twice; it names the row.
     """
     work, limits = work_directory(work), limits or Limits()
     remove(work / JOB_FILE)
-    count_inputs = spec_of(endpoint).count_inputs
-    envelope = Envelope(endpoint)
-    ids = GivenIds()
+    envelope, ids = Envelope(endpoint), GivenIds()
     rows = 0
     with open_binary(work / ROWS_FILE, "wb") as rows_file, ShardWriter(work, envelope, limits) as writer:
-        add, add_id, line_of, write_row = writer.add, ids.add, envelope.line, rows_file.write
+        write = _row_writer(rows_file, writer, envelope, ids, spec_of(endpoint))
         for request in requests:
             if rows == max_requests:
                 raise InvalidInputError(
                     f"The job has more than max_requests={max_requests} rows: nothing was sent"
                 )
-            try:
-                custom_id, body = _encode(request.custom_id), _encode(request.body)
-                kept = b"," + _encode(request.kept)[1:-1] if request.kept else b""
-            except (TypeError, ValueError, OverflowError, RecursionError) as error:
-                raise _not_json(request, error) from error
-            inputs = count_inputs(request.body.get("input")) if count_inputs else 0
-            line = line_of(custom_id, body)
-            add(request.row_number, custom_id, line, request.body.get("model"), inputs, request.is_named)
-            write_row(b'{"custom_id":%b%b}\n' % (custom_id, kept))
-            if request.is_named:
-                add_id(request.custom_id)
+            write(request)
             rows += 1
     if not rows:
         raise InvalidInputError("The job has no rows")
@@ -87,6 +76,29 @@ def write_shards(
     )
     job.save(work)
     return job
+
+
+def _row_writer(
+    rows_file: BinaryIO, writer: ShardWriter, envelope: Envelope, ids: GivenIds, spec: EndpointSpec
+) -> Callable[[Request], None]:
+    """Return what is done for each request; names are looked up once, not for each row."""
+    count_inputs = spec.count_inputs
+    add, add_id, line_of, write_row = writer.add, ids.add, envelope.line, rows_file.write
+
+    def write(request: Request) -> None:
+        try:
+            custom_id, body = _encode(request.custom_id), _encode(request.body)
+            kept = b"," + _encode(request.kept)[1:-1] if request.kept else b""
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise _not_json(request, error) from error
+        inputs = count_inputs(request.body.get("input")) if count_inputs else 0
+        line = line_of(custom_id, body)
+        add(request.row_number, custom_id, line, request.body.get("model"), inputs, request.is_named)
+        write_row(b'{"custom_id":%b%b}\n' % (custom_id, kept))
+        if request.is_named:
+            add_id(request.custom_id)
+
+    return write
 
 
 def _digest(endpoint: str, shards: list[Shard]) -> str:
