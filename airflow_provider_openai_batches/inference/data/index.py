@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.data.job import Job, Shard
     from airflow_provider_openai_batches.inference.data.outcomes import RowError
     from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
-    from airflow_provider_openai_batches.inference.data.results import Line
+    from airflow_provider_openai_batches.inference.data.results import RawLine
     from airflow_provider_openai_batches.storage import AnyPath
 
 # What is known of a row. A better state replaces a worse one, in whatever order the lines come.
@@ -146,7 +146,7 @@ class ResultIndex:
                 f"The results of the shards {', '.join(forgotten)} were not added to the index"
             )
 
-    def _state_of(self, line: Line) -> int:
+    def _state_of(self, line: RawLine) -> int:
         if self._is_plain and line.response is not None and line.response.status_code == _OK:
             return PAID  # nearly always; the code below says the same, but takes three times as long
         outcome = classify(line, self._spec)

@@ -25,7 +25,7 @@ _EMPTY = Content()
 _CUT_OFF = frozenset({"length", "max_output_tokens"})
 
 
-class LineResponse(msgspec.Struct, frozen=True, gc=False):
+class RawResponse(msgspec.Struct, frozen=True, gc=False):
     status_code: int | None = None
     body: msgspec.Raw = _NULL
 
@@ -35,18 +35,18 @@ class LineError(msgspec.Struct, frozen=True, gc=False):
     message: str | None = None
 
 
-class Line(msgspec.Struct, frozen=True, gc=False):
+class RawLine(msgspec.Struct, frozen=True, gc=False):
     """A line of an output or error file; its body is not decoded."""
 
     custom_id: str
-    response: LineResponse | None = None
+    response: RawResponse | None = None
     error: LineError | None = None
 
 
-_decode_line = msgspec.json.Decoder(Line).decode
+_decode_line = msgspec.json.Decoder(RawLine).decode
 
 
-def read_line(data: bytes) -> Line | None:
+def read_line(data: bytes) -> RawLine | None:
     """Read one line, tolerantly; None if it is not a JSON object with a ``custom_id``."""
     try:
         return _decode_line(data)
@@ -56,7 +56,7 @@ def read_line(data: bytes) -> Line | None:
         return None
 
 
-def _salvage(document: Any) -> Line | None:
+def _salvage(document: Any) -> RawLine | None:
     """Read field by field what compatible servers write in other types."""
     if not isinstance(document, dict) or document.get("custom_id") is None:
         return None
@@ -65,9 +65,9 @@ def _salvage(document: Any) -> Line | None:
         error = None if error is None else {"message": str(error)}
     if response is not None and not isinstance(response, dict):
         error, response = error or {"message": str(response)}, None
-    return Line(
+    return RawLine(
         str(document["custom_id"]),
-        None if response is None else LineResponse(_status(response), _raw(response.get("body"))),
+        None if response is None else RawResponse(_status(response), _raw(response.get("body"))),
         None if error is None else LineError(_text(error.get("code")), _text(error.get("message"))),
     )
 
@@ -87,7 +87,7 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def body_of(response: LineResponse) -> msgspec.Raw:
+def body_of(response: RawResponse) -> msgspec.Raw:
     """Return the body as JSON; some servers write it as a string that holds the JSON."""
     body = response.body
     if bytes(memoryview(body)[:1]) != b'"':
@@ -99,7 +99,7 @@ def body_of(response: LineResponse) -> msgspec.Raw:
         return body
 
 
-def classify(line: Line, spec: EndpointSpec) -> Outcome:
+def classify(line: RawLine, spec: EndpointSpec) -> Outcome:
     """Say what became of a request as far as the service says it; its answer is not looked into."""
     response, error = line.response, line.error or LineError()
     if response is None:
@@ -125,7 +125,7 @@ class _Status(msgspec.Struct, frozen=True):
 _decode_status = msgspec.json.Decoder(_Status).decode
 
 
-def _outcome_inside(response: LineResponse) -> Outcome:
+def _outcome_inside(response: RawResponse) -> Outcome:
     try:
         body = _decode_status(body_of(response))
     except msgspec.ValidationError:  # not an object

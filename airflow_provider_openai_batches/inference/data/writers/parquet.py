@@ -1,4 +1,4 @@
-"""Parts as Parquet: the columns of the JSON lines, typed the same in every part, in bounded row groups."""
+"""Parts as Parquet: the columns of the JSON lines, with the same types in every part and limited row groups."""
 
 from __future__ import annotations
 
@@ -125,13 +125,13 @@ def _text(value: Any) -> str | None:
 
 
 def _vectors(kind: Any) -> Callable[[Any], Any]:
-    """Numbers as 4 bytes each as soon as they are read: as Python's floats they are eight times as large."""
+    """Return a function that packs an output's numbers, 4 bytes each: a Python float takes eight times that."""
 
     def one(output: Any) -> array[float] | None:
         try:
             return _vector(output)
         except (msgspec.DecodeError, binascii.Error, TypeError, ValueError):
-            return None  # an answer that is no embedding; its row says so
+            return None  # the answer is not an embedding, and its row says so
 
     def several(output: Any) -> list[array[float] | None] | None:
         if output is None:
@@ -142,7 +142,7 @@ def _vectors(kind: Any) -> Callable[[Any], Any]:
 
 
 def _vector(output: msgspec.Raw) -> array[float]:
-    """A list of numbers, or with ``encoding_format: base64`` the bytes of 4-byte floats."""
+    """Read a list of numbers, or with ``encoding_format: base64`` the bytes of 4-byte floats."""
     value = msgspec.json.decode(output, type=list[float] | str)
     if isinstance(value, str):
         vector = array("f")
@@ -172,12 +172,12 @@ _KINDS = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
 def _kept_types(work: AnyPath) -> dict[str, str]:
-    """The type of each kept column over all rows: the parts of a job must agree."""
+    """Return the type of each kept column over all rows: all parts of a job must have the same types."""
     seen: dict[str, set[str]] = {}
     with open_binary(work / ROWS_FILE) as lines:
         for line in lines:
             columns = msgspec.json.decode(line)
-            if len(columns) == 1:  # all rows have the same columns, and keep none
+            if len(columns) == 1:  # no columns are kept: what is true of one row is true of all
                 break
             for name, value in columns.items():
                 kinds = seen.setdefault(name, set())
