@@ -60,6 +60,18 @@ def test_second_round_fills_the_gaps(tmp_path: Path) -> None:
     assert index.unfinished == 1
 
 
+def test_response_that_failed_inside_is_asked_again(tmp_path: Path) -> None:
+    """Its HTTP status is 200, but its body says that it failed."""
+    job = prepare(tmp_path, ["a", "b"], endpoint="/v1/responses")
+    error = {"code": "server_error", "message": "try again"}
+    lines = [
+        answered("row-0", {"status": "failed", "error": error, "output": []}),
+        answered("row-1", {"status": "completed", "error": None, "output": []}),
+    ]
+    index = noted(tmp_path, job, lines)
+    assert [index.is_unfinished(row) for row in (0, 1)] == [True, False]
+
+
 def test_nothing_to_ask_again(tmp_path: Path) -> None:
     """Nothing is left to ask: the job stays as it is."""
     job = prepare(tmp_path, ["a"])

@@ -53,7 +53,7 @@ def test_parquet(tmp_path: Path) -> None:
 def test_text_files(tmp_path: Path) -> None:
     """Each text file of a directory is one row; hidden files and other formats are left out."""
     for name in ("b.md", "a.txt", "_SUCCESS", ".hidden.txt", "c.pdf"):
-        write(tmp_path / name, f"in {name}")
+        write(tmp_path / name, f"\ufeffin {name}")
     assert list(read_rows(tmp_path)) == [
         {"path": "a.txt", "text": "in a.txt"},
         {"path": "b.md", "text": "in b.md"},

@@ -135,6 +135,7 @@ def test_lazy() -> None:
         ({"text": "a"}, {}, r"a body for chat/completions needs 'messages', this one has 'text'"),
         ({"messages": []}, {"model": None}, "its model is None: name one"),
         ({"messages": [], "model": 3}, {}, "its model is 3"),
+        ({"input": "a", "model": 3}, {"endpoint": "/v1/moderations"}, "its model is 3"),
     ],
 )
 def test_faulty_row(row: Any, options: dict[str, Any], message: str) -> None:

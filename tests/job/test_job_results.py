@@ -114,6 +114,7 @@ def test_message_of_an_error() -> None:
         (answered("a", {"detail": "why"}, 422), "why"),
         (answered("a", "plain text", 400), "plain text"),
         (failed("a", "batch_expired"), "It was batch_expired."),
+        (b'{"custom_id": "a", "response": {"status_code": 400, "body": {}}, "error": {"message": "m"}}', "m"),
         (answered("a", {"error": {"message": "x" * 5_000}}, 400), "x" * 1_000),
     ]:
         read = read_line(line)

@@ -1,4 +1,4 @@
-"""Parts as Parquet: the columns of the JSON lines, with the same types in every part and limited row groups."""
+"""Parts as Parquet: the columns of the JSON lines, with the same types in every part, in small row groups."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _text(value: Any) -> str | None:
 
 
 def _vectors(kind: Any) -> Callable[[Any], Any]:
-    """Return a function that packs an output's numbers, 4 bytes each: a Python float takes eight times that."""
+    """Return a function that packs numbers into 4 bytes each: a Python float takes eight times as much."""
 
     def one(output: Any) -> array[float] | None:
         try:
