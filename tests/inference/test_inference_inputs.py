@@ -155,7 +155,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"requests": rows(5), "max_requests": 4}, "more than max_requests=4"),
     ({"requests": rows(2), "max_bytes_per_batch": 60}, "Row 0 is .* bytes as a request"),
     ({"requests": rows(2), "keep_columns": ["status"]}, "keep_columns has status"),
-    ({"requests": rows(2), "output_schema": {"type": "nosuch"}}, "no valid JSON schema"),
+    ({"requests": rows(2), "output_schema": {"type": "nosuch"}}, "not a valid JSON schema"),
     ({"requests": rows(2), "output_schema": 7}, "output_schema is a dict or a pydantic model"),
     ({"requests": rows(2), "retry_invalid": True}, "retry_invalid=True needs an output_schema"),
     ({"requests": rows(2), "output": "tokens"}, "output is 'tokens'"),
