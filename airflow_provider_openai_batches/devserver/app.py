@@ -88,7 +88,7 @@ class Routes:
         expiry = params.read_expiry("expires_after", policy) if policy else None
         if expiry is None and purpose == "batch":
             expiry = DEFAULT_EXPIRY
-        with self._service.engine.lock:
+        with self._service.lifecycle.lock:
             return self._service.files.add(
                 upload.path, upload.filename, purpose, sha256=upload.sha256, expiry=expiry
             )
@@ -107,7 +107,7 @@ class Routes:
         return _json(msgspec.json.encode(self._service.files.find(file_id).wire))
 
     async def delete_file(self, file_id: str) -> Response:
-        with self._service.engine.lock:
+        with self._service.lifecycle.lock:
             self._service.files.delete(self._service.files.find(file_id))
         return _json(msgspec.json.encode({"id": file_id, "object": "file", "deleted": True}))
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from airflow_provider_openai_batches.api.models import TERMINAL_STATUSES
-from airflow_provider_openai_batches.devserver.engine import Engine
 from airflow_provider_openai_batches.devserver.errors import ApiError, no_such_batch
 from airflow_provider_openai_batches.devserver.faults import Faults
 from airflow_provider_openai_batches.devserver.files import FileStore
+from airflow_provider_openai_batches.devserver.lifecycle import Lifecycle
 from airflow_provider_openai_batches.devserver.params import invalid
 from airflow_provider_openai_batches.devserver.settings import LifeClock, Settings
 from airflow_provider_openai_batches.devserver.store import (
@@ -52,13 +52,13 @@ class Service:
         self.faults = Faults(settings.seed)
         self.files = FileStore(folder, self.clock)
         self.batches: Ledger[BatchRecord] = Ledger()
-        self.engine = Engine(settings, self.clock, self.files, self.tally, upstream)
+        self.lifecycle = Lifecycle(settings, self.clock, self.files, self.tally, upstream)
         self._initial = msgspec.structs.asdict(settings)
 
     # What the API does
 
     def create_batch(self, params: dict[str, Any]) -> bytes:
-        with self.engine.lock:
+        with self.lifecycle.lock:
             source = self.files.for_batch(params["input_file_id"], self.settings.file_lag_seconds)
             wall, now = self.clock.wall(), self.clock.now()
             wire = BatchObject(
@@ -76,7 +76,7 @@ class Service:
             record.born = now
             record.output_expiry = params.get("output_expires_after") or DEFAULT_EXPIRY
             self.batches.add(record)
-            self.engine.begin(record)
+            self.lifecycle.begin(record)
             return self.encode(record)
 
     def find_batch(self, batch_id: str) -> BatchRecord:
@@ -86,28 +86,28 @@ class Service:
         return record
 
     def encode(self, record: BatchRecord) -> bytes:
-        with self.engine.lock:  # a batch must not move on between its fields
-            return _encode(self.engine.show(record))
+        with self.lifecycle.lock:  # a batch must not move on between its fields
+            return _encode(self.lifecycle.show(record))
 
     def cancel_batch(self, batch_id: str) -> bytes:
-        with self.engine.lock:
+        with self.lifecycle.lock:
             record = self.find_batch(batch_id)
-            self.engine.cancel(record)
+            self.lifecycle.cancel(record)
             return self.encode(record)
 
     def list_batches(self, after: str | None, limit: int) -> bytes:
         if not self.settings.list_enabled:
             raise ApiError(404, "This server does not list batches.", code="unknown_url")
-        with self.engine.lock:
+        with self.lifecycle.lock:
             cursor = self.batches.get(after) if after is not None else None
             if after is not None and cursor is None:
                 raise invalid("after", f"Invalid 'after': no batch found with id '{after}'.")
             latest = self.clock.now() - self.settings.list_lag_seconds
             records, more = self.batches.page(cursor, limit, lambda record: record.born <= latest)
-            return _encode(page([self.engine.show(record) for record in records], more))
+            return _encode(page([self.lifecycle.show(record) for record in records], more))
 
     def list_files(self, after: str | None, limit: int, purpose: str | None, *, newest_first: bool) -> bytes:
-        with self.engine.lock:
+        with self.lifecycle.lock:
             cursor = self.files.find(after) if after is not None else None
             stored, more = self.files.ledger.page(
                 cursor,
@@ -120,14 +120,14 @@ class Service:
     # What tests do
 
     def patch_settings(self, changes: dict[str, Any]) -> dict[str, Any]:
-        with self.engine.lock:
+        with self.lifecycle.lock:
             self.settings.patch(changes)
             self.clock.freeze(self.settings.freeze)
-            self.engine.wake()
+            self.lifecycle.wake()
             return {**msgspec.structs.asdict(self.settings), "api_keys": len(self.settings.api_keys)}
 
     def stats(self, metadata_key: str | None = None) -> dict[str, Any]:
-        with self.engine.lock:
+        with self.lifecycle.lock:
             own = self._own()
             stats = self.tally.stats() | {
                 "faults_fired": self.faults.fired,
@@ -148,15 +148,15 @@ class Service:
         """The batches that were created over the API, up to date."""
         own = [record for record in self.batches if not record.seeded]
         for record in own:
-            self.engine.advance(record)
+            self.lifecycle.advance(record)
         return own
 
     def show_batches(self, metadata: dict[str, str] | None = None) -> list[dict[str, Any]]:
         """The batches that were created over the API and have this metadata, oldest first."""
         wanted = (metadata or {}).items()
-        with self.engine.lock:
+        with self.lifecycle.lock:
             return [
-                msgspec.to_builtins(self.engine.show(record))
+                msgspec.to_builtins(self.lifecycle.show(record))
                 for record in self._own()
                 if wanted <= (record.wire.metadata or {}).items()
             ]
@@ -171,15 +171,15 @@ class Service:
         **fields: Any,
     ) -> dict[str, Any]:
         """Returns the batch once a terminal ``status`` is reached."""
-        with self.engine.lock:
+        with self.lifecycle.lock:
             record = self.find_batch(batch_id)
             record.overrides = {**(record.overrides or {}), **fields}
-            self.engine.force(record, status, after, stuck=stuck)
+            self.lifecycle.force(record, status, after, stuck=stuck)
             over = record.over
         if status in TERMINAL_STATUSES and over is not None and not over.wait(FORCE_TIMEOUT):
             raise ApiError(500, f"The batch {batch_id} did not become '{status}' in {FORCE_TIMEOUT} s.")
-        with self.engine.lock:
-            shown: dict[str, Any] = msgspec.to_builtins(self.engine.show(record))
+        with self.lifecycle.lock:
+            shown: dict[str, Any] = msgspec.to_builtins(self.lifecycle.show(record))
             return shown
 
     def seed(
@@ -190,7 +190,7 @@ class Service:
         spread_seconds: float = 0.0,
     ) -> int:
         """Add batches of others, without files, created over the last ``spread_seconds``."""
-        with self.engine.lock:
+        with self.lifecycle.lock:
             now, wall = self.clock.now(), self.clock.wall()
             step = spread_seconds / max(1, count)
             records = [self._seeded(now, wall, index * step, status, metadata) for index in range(count)]
@@ -220,8 +220,8 @@ class Service:
 
     def reset(self) -> None:
         """As new: no files, no batches, no faults, no counts, and the settings of the start."""
-        with self.engine.lock:
-            self.engine.reset()
+        with self.lifecycle.lock:
+            self.lifecycle.reset()
             self.batches.clear()
             self.files.clear()
             self.faults.clear()
@@ -229,7 +229,7 @@ class Service:
             self.patch_settings(self._initial)
 
     def close(self) -> None:
-        self.engine.close()
+        self.lifecycle.close()
         self.files.close()
 
 

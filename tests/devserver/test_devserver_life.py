@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from airflow_provider_openai_batches.devserver import DevServer, engine
+from airflow_provider_openai_batches.devserver import DevServer, lifecycle
 from airflow_provider_openai_batches.devserver.validation import check_file
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def test_forced_while_its_file_is_read(
         assert forced.wait(10)
         return check
 
-    monkeypatch.setattr(engine, "check_file", slow)
+    monkeypatch.setattr(lifecycle, "check_file", slow)
     batch = api.create([api.line()])
     assert read.wait(10)
     server.force(batch["id"], status="failed")
@@ -265,7 +265,7 @@ def test_timers(server: DevServer, api: Api, clock: Clock) -> None:
         api.http.base_url = real.base_url
         api.create([api.line()])
         for _ in range(500):
-            if real.service.tally.executed and not real.service.engine.running:
+            if real.service.tally.executed and not real.service.lifecycle.running:
                 break
             time.sleep(0.01)
         assert real.stats()["batches"]["by_status"] == {"completed": 1}

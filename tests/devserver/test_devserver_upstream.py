@@ -128,7 +128,7 @@ def test_progress_is_real(server: DevServer, api: Api) -> None:
 
 def test_nobody_there(api: Api, server: DevServer, model: str) -> None:
     """An upstream that does not answer fails its requests, not the batch."""
-    server.service.engine._upstream.url = "http://127.0.0.1:1/v1"
+    server.service.lifecycle._upstream.url = "http://127.0.0.1:1/v1"
     batch = api.run([api.line()])
     assert batch["request_counts"] == {"total": 1, "completed": 0, "failed": 1}
     assert api.results(batch["error_file_id"])["a"]["error"]["code"] == "upstream_unreachable"

@@ -34,7 +34,7 @@ SENDER_TIMEOUT = 5.0
 FORCED_ERROR = {"code": "server_error", "line": None, "message": "Failed by force.", "param": None}
 
 
-class Engine:
+class Lifecycle:
     def __init__(
         self,
         settings: Settings,
