@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from airflow_provider_openai_batches.devserver.answers import answer, usage
+from airflow_provider_openai_batches.devserver.endpoints import answer, usage
 from airflow_provider_openai_batches.devserver.store import Results
 from airflow_provider_openai_batches.devserver.validation import breathe, decode_line, digest
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
-    from airflow_provider_openai_batches.devserver.answers import Tokens
+    from airflow_provider_openai_batches.devserver.endpoints import Tokens
     from airflow_provider_openai_batches.devserver.files import FileStore
     from airflow_provider_openai_batches.devserver.store import BatchRecord, Check, StoredFile
     from airflow_provider_openai_batches.devserver.tally import Tally

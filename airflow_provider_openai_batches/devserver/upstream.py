@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_provider_openai_batches.devserver.answers import Tokens
+from airflow_provider_openai_batches.devserver.endpoints import Tokens
 from airflow_provider_openai_batches.devserver.results import Dropped, Requests
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ import msgspec
 import pytest
 from jsonschema import Draft202012Validator
 
-from airflow_provider_openai_batches.devserver.answers import answer, reply
+from airflow_provider_openai_batches.devserver.endpoints import answer, reply
 from airflow_provider_openai_batches.devserver.schema import instance
 from airflow_provider_openai_batches.devserver.validation import Line
 
 if TYPE_CHECKING:
-    from airflow_provider_openai_batches.devserver.answers import Answer
+    from airflow_provider_openai_batches.devserver.endpoints import Answer
 
 CHAT = "/v1/chat/completions"
 TREE = {
