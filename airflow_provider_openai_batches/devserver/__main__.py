@@ -1,4 +1,4 @@
-"""``python -m airflow_provider_openai_batches.devserver``"""
+"""The program ``python -m airflow_provider_openai_batches.devserver``."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def _parser() -> ArgumentParser:
         "--batch-seconds",
         type=float,
         default=20.0,
-        help="how long a batch takes from its creation to its end",
+        help="how long a batch takes, from its creation to its end",
     )
-    add("--upstream", help="base URL, with /v1, of a real API that gets every request")
+    add("--upstream", help="base URL, with /v1, of a real API to send every request to")
     add("--upstream-key", help=f"its key; better given in the environment as {KEY_VARIABLE}")
-    add("--concurrency", type=int, default=8, help="requests that the upstream is given at a time")
-    add("--latency", type=float, default=0.0, help="seconds that each answer takes longer")
-    add("--data-dir", type=Path, help="where files are kept; without it, a temporary folder")
-    add("--enqueued-token-limit", type=int, help="a batch over it fails with token_limit_exceeded")
-    add("--api-key", action="append", default=[], help="accept only this key; may be repeated")
+    add("--concurrency", type=int, default=8, help="how many requests are sent to the upstream at a time")
+    add("--latency", type=float, default=0.0, help="seconds to delay each answer")
+    add("--data-dir", type=Path, help="where to keep files; by default, in a temporary folder")
+    add("--enqueued-token-limit", type=int, help="a batch that exceeds it fails with token_limit_exceeded")
+    add("--api-key", action="append", default=[], help="accept only this key; can be given several times")
     return parser
 
 

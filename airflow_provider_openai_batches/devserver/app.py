@@ -5,6 +5,8 @@ https://developers.openai.com/api/reference/resources/batches
 https://developers.openai.com/api/reference/resources/files
 """
 
+from http import HTTPStatus
+
 import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse
@@ -12,25 +14,25 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
-from airflow_provider_openai_batches.devserver import params
+from airflow_provider_openai_batches.devserver import limits, params
 from airflow_provider_openai_batches.devserver.control import ControlRoutes
 from airflow_provider_openai_batches.devserver.errors import ApiError, error_body
 from airflow_provider_openai_batches.devserver.gateway import Gateway
-from airflow_provider_openai_batches.devserver.service import Service
-from airflow_provider_openai_batches.devserver.store import DEFAULT_EXPIRY, StoredFile
-from airflow_provider_openai_batches.devserver.uploads import Upload
+from airflow_provider_openai_batches.devserver.service import BatchService
+from airflow_provider_openai_batches.devserver.store import StoredFile
+from airflow_provider_openai_batches.devserver.uploads import MultipartUpload
 
 JSON = "application/json"
 
 
-class Download(FileResponse):
-    """Ranges included; larger pieces than the default, for there is a change of threads for each."""
+class LargeFileResponse(FileResponse):
+    """Sends larger pieces than the default: each piece costs a switch between threads."""
 
     chunk_size = 1 << 20
 
 
 class Routes:
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: BatchService) -> None:
         self._service = service
 
     def add_to(self, app: FastAPI) -> None:
@@ -52,7 +54,8 @@ class Routes:
 
     async def list_batches(self, request: Request) -> Response:
         query = request.query_params
-        return _json(self._service.list_batches(query.get("after"), params.read_limit(query, 20, 100)))
+        limit = params.read_limit(query, limits.BATCHES_PER_PAGE, limits.MAX_BATCHES_PER_PAGE)
+        return _json(self._service.list_batches(query.get("after"), limit))
 
     async def retrieve_batch(self, batch_id: str) -> Response:
         return _json(self._service.encode(self._service.find_batch(batch_id)))
@@ -61,8 +64,8 @@ class Routes:
         return _json(self._service.cancel_batch(batch_id))
 
     async def upload_file(self, request: Request) -> Response:
-        _, path = self._service.files.new_path()
-        upload = Upload(request.headers.get("content-type", ""), path)
+        path = self._service.files.new_path()
+        upload = MultipartUpload(request.headers.get("content-type", ""), path)
         try:
             async for chunk in request.stream():
                 upload.feed(chunk)
@@ -75,29 +78,19 @@ class Routes:
         self._service.tally.bytes_uploaded += upload.bytes
         return _json(msgspec.json.encode(stored.wire))
 
-    def _store(self, upload: Upload) -> StoredFile:
-        upload.check_whole()
-        if upload.filename is None:
-            raise params.invalid("file", "Missing required parameter: 'file'.", "missing_required_parameter")
-        purpose = upload.fields.get("purpose")
-        if purpose not in params.PURPOSES:
-            raise params.invalid("purpose", f"'{purpose}' is not one of {list(params.PURPOSES)}.")
-        policy = {
-            name[14:-1]: text for name, text in upload.fields.items() if name.startswith("expires_after[")
-        }
-        expiry = params.read_expiry("expires_after", policy) if policy else None
-        if expiry is None and purpose == "batch":
-            expiry = DEFAULT_EXPIRY
+    def _store(self, upload: MultipartUpload) -> StoredFile:
+        upload.check_complete()
+        filename, purpose, expiry = params.read_upload(upload.filename, upload.fields)
         with self._service.lifecycle.lock:
             return self._service.files.add(
-                upload.path, upload.filename, purpose, sha256=upload.sha256, expiry=expiry
+                upload.path, filename, purpose, sha256=upload.sha256, expiry=expiry
             )
 
     async def list_files(self, request: Request) -> Response:
         query = request.query_params
         content = self._service.list_files(
             query.get("after"),
-            params.read_limit(query, 10_000, 10_000),
+            params.read_limit(query, limits.FILES_PER_PAGE, limits.MAX_FILES_PER_PAGE),
             query.get("purpose"),
             newest_first=params.read_order(query),
         )
@@ -112,8 +105,8 @@ class Routes:
         return _json(msgspec.json.encode({"id": file_id, "object": "file", "deleted": True}))
 
     async def download_file(self, file_id: str) -> Response:
-        stored = self._service.files.find(file_id)
-        return Download(stored.path, media_type="application/octet-stream", stat_result=stored.path.stat())
+        path = self._service.files.find(file_id).path
+        return LargeFileResponse(path, media_type="application/octet-stream", stat_result=path.stat())
 
 
 def _json(content: bytes) -> Response:
@@ -133,10 +126,10 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_disconnect(_request: Request, _error: Exception) -> Response:
-    return Response(status_code=400)  # nobody reads it
+    return Response(status_code=HTTPStatus.BAD_REQUEST)  # the client is gone, so nobody reads it
 
 
-def create_app(service: Service) -> ASGIApp:
+def create_app(service: BatchService) -> ASGIApp:
     """The whole server: the API behind its gateway, and the control routes."""
     app = FastAPI(openapi_url=None)
     Routes(service).add_to(app)

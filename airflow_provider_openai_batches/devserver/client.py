@@ -11,15 +11,15 @@ TIMEOUT = 90.0
 
 class DevServerClient:
     """
-    :param base_url: what the server printed, for example ``http://127.0.0.1:8089/v1``.
+    Every method raises :class:`httpx.HTTPError` if the server does not answer, or answers with an error.
 
-    Each method raises :class:`httpx.HTTPError` if the server does not answer, or refuses.
+    :param base_url: what the server printed, for example ``http://127.0.0.1:8089/v1``.
     """
 
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url.rstrip("/")
         root = self.base_url.removesuffix("/v1") + "/_dev"
-        # Plain HTTP to this machine: no certificates are needed, and loading them takes the longest.
+        # This is plain HTTP to the same machine. Loading certificates would take longer than all the rest.
         self._client = httpx.Client(base_url=root, timeout=TIMEOUT, trust_env=False, verify=False)  # noqa: S501
 
     def __enter__(self) -> Self:

@@ -1,18 +1,19 @@
-"""The control routes, for tests; the package docstring describes them."""
+"""The control routes, for tests. The docstring of the package describes them."""
 
 import asyncio
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
 from fastapi import FastAPI, Request, Response
 
 from airflow_provider_openai_batches.devserver.errors import ApiError
-from airflow_provider_openai_batches.devserver.service import Service
+from airflow_provider_openai_batches.devserver.service import BatchService
 
 
 class ControlRoutes:
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: BatchService) -> None:
         self._service = service
 
     def add_to(self, app: FastAPI) -> None:
@@ -55,7 +56,7 @@ class ControlRoutes:
         try:
             return _json({"batches": self._service.seed(**await _read(request, dict))})
         except TypeError as error:
-            raise ApiError(400, f"Unusable seed: {error}") from None
+            raise ApiError(HTTPStatus.BAD_REQUEST, f"Invalid seed: {error}") from None
 
     async def reset(self) -> Response:
         self._service.reset()
@@ -66,7 +67,7 @@ async def _read(request: Request, kind: type) -> Any:
     try:
         return msgspec.json.decode(await request.body(), type=kind)
     except msgspec.DecodeError as error:
-        raise ApiError(400, f"Unusable body: {error}") from None
+        raise ApiError(HTTPStatus.BAD_REQUEST, f"Invalid body: {error}") from None
 
 
 def _json(value: Any) -> Response:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
 
 class ApiError(Exception):
     """
-    An answer other than 2xx.
+    An answer that is not a success.
 
     :param status: the HTTP status.
     :param param: the parameter that is at fault.
-    :param code: the service's code for it.
+    :param code: the service's code for the error.
     """
 
     def __init__(
@@ -26,16 +27,20 @@ def error_body(
     status: int, message: str, *, param: str | None = None, code: str | None = None
 ) -> dict[str, dict[str, Any]]:
     """https://developers.openai.com/api/docs/guides/error-codes"""
-    kind = "invalid_request_error" if status < 500 else "server_error"  # noqa: PLR2004 - HTTP's own border
-    if status == 429:  # noqa: PLR2004 - HTTP's own number
+    kind = "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
         kind = "insufficient_quota" if code == "insufficient_quota" else "requests"
         code = code or "rate_limit_exceeded"
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
+def invalid(param: str, message: str, code: str = "invalid_value") -> ApiError:
+    return ApiError(HTTPStatus.BAD_REQUEST, message, param=param, code=code)
+
+
 def no_such_file(file_id: str) -> ApiError:
-    return ApiError(404, f"No such File object: {file_id}", param="id", code=None)
+    return ApiError(HTTPStatus.NOT_FOUND, f"No such File object: {file_id}", param="id")
 
 
 def no_such_batch(batch_id: str) -> ApiError:
-    return ApiError(404, f"No batch found with id '{batch_id}'.", param=None, code=None)
+    return ApiError(HTTPStatus.NOT_FOUND, f"No batch found with id '{batch_id}'.")

@@ -1,8 +1,9 @@
-"""Faults that tests order: what goes wrong, with which calls, how often. The package docstring lists them."""
+"""Faults that a test asks for: which calls go wrong, how, and how often. The package docstring lists them."""
 
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -41,14 +42,14 @@ Operation = Literal[
 ]
 
 
-class Rule(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class FaultRule(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """
-    :param times: how often; None is always.
-    :param skip: how many calls pass before.
-    :param path: only calls with this in their path.
-    :param after: of ``status``: carry the call out first.
-    :param seconds: of ``delay``.
-    :param bytes: of ``cut_download``: how many are sent.
+    :param times: how many calls it applies to; None is all.
+    :param skip: how many matching calls to let pass first.
+    :param path: applies only to calls with this in their path.
+    :param after: for ``status``: carry out the call first.
+    :param seconds: for ``delay``.
+    :param bytes: for ``cut_download``: how many are sent.
     """
 
     operation: Operation
@@ -57,7 +58,7 @@ class Rule(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     skip: int = 0
     probability: float = 1.0
     path: str = ""
-    status: int = 503
+    status: int = HTTPStatus.SERVICE_UNAVAILABLE
     code: str | None = None
     body: Any = None
     headers: dict[str, str] = {}
@@ -68,31 +69,29 @@ class Rule(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Faults:
-    """The rules in force; of those that match a call, the first one counts."""
+    """The rules in force. If several match a call, the first one applies."""
 
     def __init__(self, seed: int) -> None:
-        self.rules: list[Rule] = []
-        self.fired = 0
         self._seed = seed
-        self._random = Random(seed)  # noqa: S311 - it must repeat, not be secret
+        self.clear()
 
     def add(self, rules: list[dict[str, Any]]) -> int:
         """
         :returns: how many rules are in force.
-        :raises ApiError: if a rule is unusable.
+        :raises ApiError: 400 if a rule is invalid.
         """
         try:
-            self.rules += msgspec.convert(rules, list[Rule])
+            self.rules += msgspec.convert(rules, list[FaultRule])
         except msgspec.ValidationError as error:
-            raise ApiError(400, f"Unusable fault: {error}") from None
+            raise ApiError(HTTPStatus.BAD_REQUEST, f"Invalid fault: {error}") from None
         return len(self.rules)
 
     def clear(self) -> None:
-        self.rules = []
+        self.rules: list[FaultRule] = []
         self.fired = 0
-        self._random = Random(self._seed)  # noqa: S311 - as above
+        self._random = Random(self._seed)  # noqa: S311 - it must repeat, not be secret
 
-    def pick(self, operation: str, path: str) -> Rule | None:
+    def pick(self, operation: str, path: str) -> FaultRule | None:
         for rule in self.rules:
             if rule.operation not in ("*", operation) or rule.path not in path or rule.times == 0:
                 continue
@@ -108,8 +107,8 @@ class Faults:
         return None
 
 
-class Exchange:
-    """One call and its connection, to be maltreated."""
+class FaultyCall:
+    """A call that a fault happens to."""
 
     def __init__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         self._app = app
@@ -118,8 +117,8 @@ class Exchange:
         self._send = send
         self._transport: asyncio.Transport = scope["devserver.transport"]
 
-    async def play(self, rule: Rule) -> None:
-        actions: dict[str, Callable[[Rule], Awaitable[None]]] = {
+    async def apply(self, rule: FaultRule) -> None:
+        actions: dict[str, Callable[[FaultRule], Awaitable[None]]] = {
             "status": self._status,
             "drop_before": self._drop_before,
             "drop_after": self._drop_after,
@@ -137,7 +136,7 @@ class Exchange:
         await self._app(self._scope, self._receive, send or self._send)
 
     async def _capture(self) -> tuple[Message, bytes]:
-        """Carry the call out and keep its answer."""
+        """Carry out the call, but do not send its answer."""
         messages: list[Message] = []
 
         async def keep(message: Message) -> None:
@@ -153,7 +152,7 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": body})
 
     async def _cut(self, *, flush: bool = False) -> None:
-        """Close the TCP connection, and wait until it is closed: then nobody answers on it any more."""
+        """Close the TCP connection, and wait until it is closed, so that nothing more is sent on it."""
         if flush:
             self._transport.close()
         else:
@@ -161,35 +160,34 @@ class Exchange:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
-    async def _status(self, rule: Rule) -> None:
+    async def _status(self, rule: FaultRule) -> None:
         if rule.after:
             await self._capture()
         body = rule.body
         if body is None:
-            body = error_body(
-                rule.status, f"The dev server answers {rule.status}, as ordered.", code=rule.code
-            )
+            text = f"The dev server answers {rule.status}, as a fault asked it to."
+            body = error_body(rule.status, text, code=rule.code)
         kind = rule.content_type or ("text/html" if isinstance(body, str) else "application/json")
         content = body.encode() if isinstance(body, str) else msgspec.json.encode(body)
         headers = [(name.lower().encode(), value.encode()) for name, value in rule.headers.items()]
         start = {"type": "http.response.start", "status": rule.status}
         await self._answer({**start, "headers": [*headers, (b"content-type", kind.encode())]}, content)
 
-    async def _drop_before(self, _rule: Rule) -> None:
+    async def _drop_before(self, _rule: FaultRule) -> None:
         await self._cut()
 
-    async def _drop_after(self, _rule: Rule) -> None:
+    async def _drop_after(self, _rule: FaultRule) -> None:
         await self._capture()
         await self._cut()
 
-    async def _drop_during(self, _rule: Rule) -> None:
+    async def _drop_during(self, _rule: FaultRule) -> None:
         await self._send_part(lambda length: length // 2)
 
-    async def _cut_download(self, rule: Rule) -> None:
+    async def _cut_download(self, rule: FaultRule) -> None:
         await self._send_part(lambda length: min(rule.bytes, length))
 
     async def _send_part(self, share: Callable[[int], int]) -> None:
-        """Announce the whole body, send the first part of it, and cut."""
+        """Announce the length of the whole body, send only its first part, and cut the connection."""
         left = 0
 
         async def part(message: Message) -> None:
@@ -202,29 +200,29 @@ class Exchange:
                 left -= len(body)
                 await self._send({"type": "http.response.body", "body": body, "more_body": True})
             if not left:
-                self._transport.close()  # what was written still goes out
+                self._transport.close()  # what was written is still sent
 
         await self._run(part)
         await self._cut(flush=True)
 
-    async def _delay(self, rule: Rule) -> None:
+    async def _delay(self, rule: FaultRule) -> None:
         await asyncio.sleep(rule.seconds)
         await self._run()
 
-    async def _half_body(self, _rule: Rule) -> None:
+    async def _half_body(self, _rule: FaultRule) -> None:
         start, body = await self._capture()
         await self._answer(start, body[: len(body) // 2])
 
-    async def _invalid_json(self, _rule: Rule) -> None:
+    async def _invalid_json(self, _rule: FaultRule) -> None:
         start, _ = await self._capture()
         await self._answer(start, b"<!-- not JSON -->")
 
-    async def _ignore_range(self, _rule: Rule) -> None:
+    async def _ignore_range(self, _rule: FaultRule) -> None:
         headers = [header for header in self._scope["headers"] if header[0] != b"range"]
         await self._app({**self._scope, "headers": headers}, self._receive, self._send)
 
-    async def _wrong_content(self, _rule: Rule) -> None:
-        """As many bytes as there should be, but others."""
+    async def _wrong_content(self, _rule: FaultRule) -> None:
+        """The right number of bytes, but wrong ones."""
 
         async def wrong(message: Message) -> None:
             if message.get("body"):

@@ -8,35 +8,39 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
-from airflow_provider_openai_batches.devserver.errors import ApiError, no_such_file
-from airflow_provider_openai_batches.devserver.store import FileObject, Ledger, StoredFile, new_id
+from airflow_provider_openai_batches.devserver.errors import invalid, no_such_file
+from airflow_provider_openai_batches.devserver.objects import FileObject, new_id
+from airflow_provider_openai_batches.devserver.store import PagedCollection, StoredFile
 
 if TYPE_CHECKING:
-    from airflow_provider_openai_batches.devserver.settings import LifeClock
+    from airflow_provider_openai_batches.devserver.clock import BatchClock
 
 
 class FileStore:
-    """:param folder: where the bytes go; without one, a temporary folder that :meth:`close` removes."""
+    """:param folder: where the bytes go; by default a temporary folder, which :meth:`close` removes."""
 
-    def __init__(self, folder: Path | None, clock: LifeClock) -> None:
-        self.ledger: Ledger[StoredFile] = Ledger()
+    def __init__(self, folder: Path | None, clock: BatchClock) -> None:
+        self.ledger: PagedCollection[StoredFile] = PagedCollection()
         self._clock = clock
         self._folder = folder
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
-    def new_path(self) -> tuple[str, Path]:
-        """An id for a file to be, and the path to write it to."""
+    def new_path(self) -> Path:
+        """The path to write a new file to. Its name becomes the file's id."""
         if self._folder is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="openai-batches-devserver-")
             self._folder = Path(self._temporary.name)
         self._folder.mkdir(parents=True, exist_ok=True)
-        file_id = new_id("file-")
-        return file_id, self._folder / file_id
+        return self._folder / new_id("file-")
 
     def add(
         self, path: Path, filename: str, purpose: str, *, sha256: str = "", expiry: int | None = None
     ) -> StoredFile:
-        """Take in the file at ``path``, as :meth:`new_path` gave it; ``expiry`` in seconds."""
+        """
+        Store the file that was written to ``path``, which :meth:`new_path` gave.
+
+        :param expiry: how many seconds the file lives; None is for ever.
+        """
         now = int(self._clock.wall())
         wire = FileObject(path.name, filename, path.stat().st_size, purpose, now)
         wire.expires_at = UNSET if expiry is None else now + expiry
@@ -45,6 +49,7 @@ class FileStore:
         return stored
 
     def find(self, file_id: str) -> StoredFile:
+        """:raises ApiError: 404."""
         stored = self.ledger.get(file_id)
         if stored is None or not self.alive(stored):
             raise no_such_file(file_id)
@@ -56,29 +61,30 @@ class FileStore:
 
     def for_batch(self, file_id: str, lag: float) -> StoredFile:
         """
-        The input file of a new batch, held until :meth:`release`.
+        The input file of a new batch. It is kept until :meth:`release`.
 
-        :param lag: the seconds that a file needs after its upload.
+        :param lag: how many seconds after its upload a file can be used.
+        :raises ApiError: 400.
         """
         stored = self.ledger.get(file_id)
         if stored is None or not self.alive(stored) or self._clock.now() < stored.born + lag:
-            raise ApiError(400, f"No such File object: {file_id}", param="input_file_id", code="invalid_file")
+            raise invalid("input_file_id", f"No such File object: {file_id}", "invalid_file")
         if stored.wire.purpose != "batch":
             text = f"The file {file_id} has the purpose '{stored.wire.purpose}', not 'batch'."
-            raise ApiError(400, text, param="input_file_id", code="invalid_file_purpose")
+            raise invalid("input_file_id", text, "invalid_file_purpose")
         stored.users += 1
         return stored
 
     def release(self, stored: StoredFile) -> None:
         stored.users -= 1
-        self._sweep(stored)
+        self._remove_bytes(stored)
 
     def delete(self, stored: StoredFile) -> None:
         self.ledger.remove(stored)
         stored.deleted = True
-        self._sweep(stored)
+        self._remove_bytes(stored)
 
-    def _sweep(self, stored: StoredFile) -> None:
+    def _remove_bytes(self, stored: StoredFile) -> None:
         if stored.deleted and not stored.users:
             stored.path.unlink(missing_ok=True)
 

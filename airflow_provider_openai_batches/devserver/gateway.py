@@ -1,26 +1,27 @@
-"""What stands before the routes: prefixes, keys, counting, latency, faults, request ids."""
+"""Handles every request before its route does: prefixes, keys, counts, latency, faults, request ids."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from airflow_provider_openai_batches.devserver.errors import error_body
-from airflow_provider_openai_batches.devserver.faults import Exchange
+from airflow_provider_openai_batches.devserver.faults import FaultyCall
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from airflow_provider_openai_batches.devserver.service import Service
+    from airflow_provider_openai_batches.devserver.service import BatchService
     from airflow_provider_openai_batches.devserver.tally import Tally
 
 PREFIXES = ("/openai/v1/", "/openai/", "/v1/")
 CONTROL = "/_dev/"
 LOOPBACK = ("127.", "::1", "::ffff:127.")
-# By method, collection and the shape of the rest of the path.
+# The key is the method, the collection, and the rest of the path with ID for an id.
 OPERATIONS = {
     ("POST", "batches", ""): "create_batch",
     ("GET", "batches", ""): "list_batches",
@@ -35,14 +36,18 @@ OPERATIONS = {
 
 
 def operation(method: str, path: str) -> str:
-    """:param path: without a prefix."""
+    """
+    The name of the call, for faults and counts.
+
+    :param path: without its prefix.
+    """
     collection, _, rest = path.strip("/").partition("/")
     item, slash, verb = rest.partition("/")
     return OPERATIONS.get((method, collection, "ID" * bool(item) + slash + verb), "unknown")
 
 
 class Gateway:
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    def __init__(self, app: ASGIApp, service: BatchService) -> None:
         self._app = app
         self._service = service
 
@@ -50,12 +55,13 @@ class Gateway:
         path = scope["path"]
         if path.startswith(CONTROL):
             if not scope["client"][0].startswith(LOOPBACK):
-                return await refuse(send, 403, "The control routes are for this machine only.")
+                text = "The control routes can only be used from the server's own machine."
+                return await refuse(send, HTTPStatus.FORBIDDEN, text)
             return await self._app(scope, receive, send)
         prefix = next((prefix for prefix in PREFIXES if path.startswith(prefix)), None)
         if prefix is None:
             text = f"Invalid URL ({scope['method']} {path})"
-            return await refuse(send, 404, text, code="unknown_url")
+            return await refuse(send, HTTPStatus.NOT_FOUND, text, code="unknown_url")
         path = path[len(prefix) - 1 :]
         scope = {**scope, "path": path, "raw_path": path.encode()}
         name = operation(scope["method"], path)
@@ -64,7 +70,7 @@ class Gateway:
         try:
             await self._serve(name, scope, receive, reply)
         except asyncio.CancelledError:
-            return None  # the server stops, and its connections are cut already
+            return None  # the server is stopping, and has already cut its connections
         finally:
             reply.end()
         return None
@@ -76,7 +82,7 @@ class Gateway:
         if rule is None:
             await self._authorized(scope, receive, send)
         else:
-            await Exchange(self._authorized, scope, receive, send).play(rule)
+            await FaultyCall(self._authorized, scope, receive, send).apply(rule)
 
     async def _authorized(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
@@ -86,14 +92,15 @@ class Gateway:
         known = self._service.settings.api_keys
         if not key.strip():
             text = "You didn't provide an API key. Send it as a bearer token in the Authorization header."
-            return await refuse(send, 401, text)
+            return await refuse(send, HTTPStatus.UNAUTHORIZED, text)
         if known and key.strip().decode("utf-8", "replace") not in known:
-            return await refuse(send, 401, "Incorrect API key provided.", code="invalid_api_key")
+            text = "Incorrect API key provided."
+            return await refuse(send, HTTPStatus.UNAUTHORIZED, text, code="invalid_api_key")
         return await self._app(scope, receive, send)
 
 
 class _Reply:
-    """Gives an answer its request id, and counts the call as ended before the client has its last byte."""
+    """Gives an answer its request id, and counts the call as ended before its last byte is sent."""
 
     def __init__(self, send: Send, tally: Tally) -> None:
         self._send = send

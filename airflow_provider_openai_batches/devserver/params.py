@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_provider_openai_batches.devserver.errors import ApiError
+from airflow_provider_openai_batches.devserver.endpoints import ENDPOINTS
+from airflow_provider_openai_batches.devserver.errors import ApiError, invalid
+from airflow_provider_openai_batches.devserver.limits import (
+    DEFAULT_EXPIRY_SECONDS,
+    MAX_EXPIRY_SECONDS,
+    MAX_METADATA_KEY,
+    MAX_METADATA_PAIRS,
+    MAX_METADATA_VALUE,
+    MIN_EXPIRY_SECONDS,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-ENDPOINTS = (
-    "/v1/responses",
-    "/v1/chat/completions",
-    "/v1/embeddings",
-    "/v1/completions",
-    "/v1/moderations",
-    "/v1/images/generations",
-    "/v1/images/edits",
-    "/v1/videos",
-)
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
-CREATE_PARAMS = {"input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after"}
-MIN_EXPIRY, MAX_EXPIRY = 3_600, 2_592_000
-MAX_METADATA, MAX_KEY, MAX_VALUE = 16, 64, 512
-
-
-def invalid(param: str, message: str, code: str = "invalid_value") -> ApiError:
-    return ApiError(400, message, param=param, code=code)
+REQUIRED = ("input_file_id", "endpoint", "completion_window")
+OPTIONAL = ("metadata", "output_expires_after")
 
 
 def read_create(body: bytes) -> dict[str, Any]:
@@ -40,9 +35,9 @@ def read_create(body: bytes) -> dict[str, Any]:
     try:
         params = msgspec.json.decode(body)
     except msgspec.DecodeError:
-        raise ApiError(400, "The body of the request is not valid JSON.") from None
+        raise ApiError(HTTPStatus.BAD_REQUEST, "The body of the request is not valid JSON.") from None
     if not isinstance(params, dict):
-        raise ApiError(400, "The body of the request must be a JSON object.")
+        raise ApiError(HTTPStatus.BAD_REQUEST, "The body of the request must be a JSON object.")
     _check_names(params)
     if params["endpoint"] not in ENDPOINTS:
         allowed = ", ".join(f"'{endpoint}'" for endpoint in ENDPOINTS)
@@ -52,17 +47,16 @@ def read_create(body: bytes) -> dict[str, Any]:
     _check_metadata(params.get("metadata"))
     if (expiry := params.get("output_expires_after")) is not None:
         if not isinstance(expiry, dict):
-            raise invalid(
-                "output_expires_after", "Expected an object with anchor and seconds.", "invalid_type"
-            )
+            text = "Expected an object with anchor and seconds."
+            raise invalid("output_expires_after", text, "invalid_type")
         params["output_expires_after"] = read_expiry("output_expires_after", expiry)
     return params
 
 
 def _check_names(params: dict[str, Any]) -> None:
-    for name in params.keys() - CREATE_PARAMS:
+    for name in params.keys() - {*REQUIRED, *OPTIONAL}:
         raise invalid(name, f"Unknown parameter: '{name}'.", "unknown_parameter")
-    for name in ("input_file_id", "endpoint", "completion_window"):
+    for name in REQUIRED:
         if params.get(name) is None:
             raise invalid(name, f"Missing required parameter: '{name}'.", "missing_required_parameter")
         if not isinstance(params[name], str):
@@ -74,37 +68,58 @@ def _check_metadata(metadata: Any) -> None:
         return
     if not isinstance(metadata, dict):
         raise invalid("metadata", "Invalid type for 'metadata': expected an object.", "invalid_type")
-    if len(metadata) > MAX_METADATA:
-        text = (
-            f"Invalid 'metadata': too many properties, expected at most {MAX_METADATA}, got {len(metadata)}."
-        )
+    if len(metadata) > MAX_METADATA_PAIRS:
+        text = f"Invalid 'metadata': expected at most {MAX_METADATA_PAIRS} properties, got {len(metadata)}."
         raise invalid("metadata", text, "object_above_max_properties")
     for key, value in metadata.items():
-        if len(key) > MAX_KEY:
-            raise invalid(
-                "metadata",
-                f"Invalid 'metadata': a key is over {MAX_KEY} characters.",
-                "string_above_max_length",
-            )
+        name = f"metadata.{key}"
+        if len(key) > MAX_METADATA_KEY:
+            text = f"Invalid 'metadata': a key is over {MAX_METADATA_KEY} characters."
+            raise invalid("metadata", text, "string_above_max_length")
         if not isinstance(value, str):
-            raise invalid(
-                f"metadata.{key}", f"Invalid type for 'metadata.{key}': expected a string.", "invalid_type"
-            )
-        if len(value) > MAX_VALUE:
-            text = f"Invalid 'metadata.{key}': string too long, expected at most {MAX_VALUE} characters."
-            raise invalid(f"metadata.{key}", text, "string_above_max_length")
+            raise invalid(name, f"Invalid type for '{name}': expected a string.", "invalid_type")
+        if len(value) > MAX_METADATA_VALUE:
+            text = f"Invalid '{name}': string too long, expected at most {MAX_METADATA_VALUE} characters."
+            raise invalid(name, text, "string_above_max_length")
 
 
-def read_expiry(name: str, expiry: Mapping[str, Any]) -> int:
+def read_upload(filename: str | None, fields: Mapping[str, str]) -> tuple[str, str, int | None]:
+    """
+    The parameters of ``POST /files``.
+
+    :returns: the file's name and purpose, and after how many seconds it expires, if it does.
+    :raises ApiError: 400, naming the parameter.
+    """
+    if filename is None:
+        raise invalid("file", "Missing required parameter: 'file'.", "missing_required_parameter")
+    purpose = fields.get("purpose", "")
+    if purpose not in PURPOSES:
+        raise invalid("purpose", f"'{purpose}' is not one of {list(PURPOSES)}.")
+    prefix = "expires_after["
+    policy = {
+        name.removeprefix(prefix).removesuffix("]"): text
+        for name, text in fields.items()
+        if name.startswith(prefix)
+    }
+    if policy:
+        return filename, purpose, read_expiry("expires_after", policy)
+    return filename, purpose, DEFAULT_EXPIRY_SECONDS if purpose == "batch" else None
+
+
+def read_expiry(name: str, policy: Mapping[str, Any]) -> int:
     """The seconds of an expiration policy."""
-    if expiry.get("anchor") != "created_at":
+    if policy.get("anchor") != "created_at":
         raise invalid(f"{name}.anchor", f"Invalid '{name}.anchor': the only anchor is 'created_at'.")
-    seconds = expiry.get("seconds")
-    if isinstance(seconds, str) and seconds.isdecimal():  # a multipart field is text
+    seconds = policy.get("seconds")
+    if isinstance(seconds, str) and seconds.isdecimal():  # the fields of a multipart form are text
         seconds = int(seconds)
-    if isinstance(seconds, bool) or not isinstance(seconds, int) or not MIN_EXPIRY <= seconds <= MAX_EXPIRY:
-        text = f"Invalid '{name}.seconds': expected an integer from {MIN_EXPIRY} to {MAX_EXPIRY}."
-        raise invalid(f"{name}.seconds", text)
+    if (
+        isinstance(seconds, bool)
+        or not isinstance(seconds, int)
+        or not MIN_EXPIRY_SECONDS <= seconds <= MAX_EXPIRY_SECONDS
+    ):
+        expected = f"expected an integer from {MIN_EXPIRY_SECONDS} to {MAX_EXPIRY_SECONDS}"
+        raise invalid(f"{name}.seconds", f"Invalid '{name}.seconds': {expected}.")
     return seconds
 
 

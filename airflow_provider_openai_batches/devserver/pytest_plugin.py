@@ -1,5 +1,5 @@
 """
-A pytest fixture with a dev server of its own for each test.
+A pytest fixture that gives each test its own dev server.
 
 Opt in with ``pytest_plugins = ["airflow_provider_openai_batches.devserver.pytest_plugin"]``.
 """
@@ -20,7 +20,7 @@ BATCH_SECONDS = 0.2
 
 @pytest.fixture
 def openai_batches_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[DevServer]:
-    """A running dev server that the connection ``openai_batches_default`` leads to."""
+    """A running dev server that the connection ``openai_batches_default`` points to."""
     with DevServer(batch_seconds=BATCH_SECONDS) as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)

@@ -6,62 +6,40 @@ https://developers.openai.com/api/docs/guides/batch#5-retrieve-the-results
 
 from __future__ import annotations
 
-import mmap
 import threading
-from typing import TYPE_CHECKING, Any, Self
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_provider_openai_batches.devserver.endpoints import answer, usage
-from airflow_provider_openai_batches.devserver.store import Results
-from airflow_provider_openai_batches.devserver.validation import breathe, decode_line, digest
+from airflow_provider_openai_batches.devserver.answers import answer
+from airflow_provider_openai_batches.devserver.input_lines import InputLines, digest, let_others_run
+from airflow_provider_openai_batches.devserver.statuses import NOT_EXECUTED
+from airflow_provider_openai_batches.devserver.store import Outcomes, WrittenResults
+from airflow_provider_openai_batches.devserver.token_usage import TokenUsage
 
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
-    from airflow_provider_openai_batches.devserver.endpoints import Tokens
     from airflow_provider_openai_batches.devserver.files import FileStore
-    from airflow_provider_openai_batches.devserver.store import BatchRecord, Check, StoredFile
+    from airflow_provider_openai_batches.devserver.input_lines import InputLine
+    from airflow_provider_openai_batches.devserver.store import StoredBatch, StoredFile
     from airflow_provider_openai_batches.devserver.tally import Tally
-    from airflow_provider_openai_batches.devserver.validation import Line
 
-BUFFER = 1 << 20
-REASONS = {
-    "expired": "This request could not be executed before the completion window expired.",
-    "cancelled": "This request was not executed because the batch was cancelled.",
-}
+BUFFER_BYTES = 1 << 20
+SUCCESSES = range(HTTPStatus.OK, HTTPStatus.MULTIPLE_CHOICES)
 _encode = msgspec.json.Encoder().encode
 
 
-class Dropped(Exception):
+class BatchDropped(Exception):
     """The server was reset while a batch's results were written."""
 
 
-class Requests:
-    """Random access to the request lines of an input file."""
+class _ResultFile:
+    """A result file. It is created when it gets its first line."""
 
-    def __init__(self, path: Path, check: Check) -> None:
-        self._offsets = check.offsets
-        with path.open("rb") as source:
-            self._map = mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._map.close()
-
-    def __getitem__(self, index: int) -> Line:
-        start = self._offsets[index]
-        end = self._map.find(b"\n", start)
-        return decode_line(self._map[start : end if end >= 0 else len(self._map)])
-
-
-class _Part:
-    """One result file, which exists once it has a line."""
-
-    def __init__(self, files: FileStore, record: BatchRecord, kind: str) -> None:
+    def __init__(self, files: FileStore, record: StoredBatch, kind: str) -> None:
         self._files = files
         self._record = record
         self._kind = kind
@@ -70,8 +48,8 @@ class _Part:
 
     def write(self, line: dict[str, Any]) -> None:
         if self._file is None:
-            _, self._path = self._files.new_path()
-            self._file = self._path.open("wb", buffering=BUFFER)
+            self._path = self._files.new_path()
+            self._file = self._path.open("wb", buffering=BUFFER_BYTES)
         self._file.write(_encode(line) + b"\n")
 
     def close(self) -> StoredFile | None:
@@ -88,37 +66,31 @@ class _Part:
 
 
 class ResultWriter:
-    """Takes the outcome of one request after the other, from any thread."""
+    """Writes down how each request ended. May be called from several threads."""
 
-    def __init__(self, record: BatchRecord, files: FileStore, tally: Tally) -> None:
-        self.completed = 0
-        self.failed = 0
-        self._record = record
+    def __init__(self, record: StoredBatch, files: FileStore, tally: Tally) -> None:
+        self.outcomes = Outcomes()
         self._tally = tally
-        self._output = _Part(files, record, "output")
-        self._error = _Part(files, record, "error")
+        self._output = _ResultFile(files, record, "output")
+        self._error = _ResultFile(files, record, "error")
         self._used = [0, 0, 0, 0]
         self._lock = threading.Lock()
 
-    def ran(self, line: Line, status: int, body: Any, tokens: Tokens, *, omit: bool = False) -> None:
-        """
-        The request was done.
-
-        :param omit: count it, but leave its line out.
-        """
+    def executed(self, line: InputLine, status: int, body: Any, usage: TokenUsage, *, omit: bool) -> None:
+        """:param omit: count the request, but leave its line out."""
         key = digest(line)
-        succeeded = 200 <= status < 300  # noqa: PLR2004 - HTTP's own numbers
+        succeeded = status in SUCCESSES
         response = {"status_code": status, "request_id": f"req_{key.hex()}", "body": body}
         with self._lock:
-            self._tally.run(key, succeeded=succeeded)
+            self._tally.count_execution(key, succeeded=succeeded)
             if succeeded:
-                self.completed += 1
-                self._use(tokens)
+                self.outcomes.completed += 1
+                self._add(usage)
             else:
-                self.failed += 1
+                self.outcomes.failed += 1
             if not omit:
-                part = self._output if succeeded else self._error
-                part.write(
+                file = self._output if succeeded else self._error
+                file.write(
                     {
                         "id": f"batch_req_{key.hex()}",
                         "custom_id": line.custom_id,
@@ -127,59 +99,63 @@ class ResultWriter:
                     }
                 )
 
-    def skipped(self, line: Line, code: str, message: str, *, failed: bool = False) -> None:
-        """The request was never done."""
+    def unreachable(self, line: InputLine, message: str) -> None:
+        """The upstream gave no answer, so that nobody knows whether the request was executed."""
         with self._lock:
-            self.failed += failed
-            self._error.write(
-                {
-                    "id": f"batch_req_{digest(line).hex()}",
-                    "custom_id": line.custom_id,
-                    "response": None,
-                    "error": {"code": code, "message": message},
-                }
-            )
+            self.outcomes.failed += 1
+            self._write_error(line, "upstream_unreachable", message)
 
-    def ended(self, line: Line, ending: str) -> None:
-        """The batch was over before the request was done."""
-        self.skipped(line, f"batch_{ending}", REASONS[ending])
+    def not_executed(self, line: InputLine, ending: str) -> None:
+        """The batch ended before the request was executed."""
+        with self._lock:
+            self._write_error(line, f"batch_{ending}", NOT_EXECUTED[ending])
 
-    def _use(self, tokens: Tokens) -> None:
+    def _write_error(self, line: InputLine, code: str, message: str) -> None:
+        self._error.write(
+            {
+                "id": f"batch_req_{digest(line).hex()}",
+                "custom_id": line.custom_id,
+                "response": None,
+                "error": {"code": code, "message": message},
+            }
+        )
+
+    def _add(self, usage: TokenUsage) -> None:
         used = self._used
-        used[0] += tokens.input
-        used[1] += tokens.cached
-        used[2] += tokens.output
-        used[3] += tokens.reasoning
+        used[0] += usage.input
+        used[1] += usage.cached
+        used[2] += usage.output
+        used[3] += usage.reasoning
 
-    def close(self) -> Results:
-        used = usage(*self._used)
-        return Results(self.completed, self.failed, used, self._output.close(), self._error.close())
+    def close(self) -> WrittenResults:
+        usage = TokenUsage(*self._used).report()
+        return WrittenResults(self.outcomes, usage, self._output.close(), self._error.close())
 
     def discard(self) -> None:
         self._output.discard()
         self._error.discard()
 
 
-def write_results(record: BatchRecord, writer: ResultWriter) -> Results:
+def write_results(record: StoredBatch, writer: ResultWriter) -> WrittenResults:
     """
-    Answer the first ``record.done`` requests in the batch's order, and say of the others why they were not.
+    Answer the first ``record.done`` requests in the batch's order, and say why the others were not executed.
 
-    :raises Dropped: if the batch was forgotten meanwhile.
+    :raises BatchDropped: if the server was reset meanwhile.
     """
     check, source = record.check, record.input
     if check is None or source is None or check.errors or not check.total:
         return writer.close()
-    ending = "cancelled" if record.ending == "cancelled" else "expired"
+    ending = record.ending if record.ending in NOT_EXECUTED else "expired"
     done = record.done or 0
-    with Requests(source.path, check) as requests:
+    with InputLines(source.path, check.offsets) as lines:
         for place, index in enumerate(check.order):
             if record.dropped:
-                raise Dropped
-            line, quirk = requests[index], check.quirks.get(index, "")
+                raise BatchDropped
+            line, quirk = lines[index], check.quirks.get(index, "")
             if place >= done or quirk.startswith("expire"):
-                writer.ended(line, ending)
+                writer.not_executed(line, ending)
             else:
                 made = answer(line, record.wire.endpoint, record.wire.created_at, quirk)
-                writer.ran(line, made.status, made.body, made.tokens, omit=quirk == "omit")
-            breathe(place)
+                writer.executed(line, made.status, made.body, made.usage, omit=quirk == "omit")
+            let_others_run(place)
     return writer.close()

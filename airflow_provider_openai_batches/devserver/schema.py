@@ -1,4 +1,4 @@
-"""A value that satisfies the basic shape of a JSON schema, chosen by the text that asks for it."""
+"""Makes a value that satisfies a JSON schema. The same schema and text always give the same value."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def choose(options: list[Any], text: str) -> Any:
 def instance(schema: Any, text: str) -> Any:
     """
     :param schema: object, array, string, number, integer, boolean, enum, const, ``$ref``, anyOf, allOf.
-    :param text: the prompt; the same prompt gives the same value.
+    :param text: the prompt that the value answers.
     """
     return _Maker(schema, text).make(schema, "", 0)
 
@@ -59,8 +59,7 @@ class _Maker:
         if not isinstance(schema, dict):
             return {}
         merged = dict(schema)
-        for part in schema.get("allOf", ()):
-            part = self._resolve(part)  # noqa: PLW2901 - the reference is of no use
+        for part in map(self._resolve, schema.get("allOf", ())):
             properties = {**merged.get("properties", {}), **part.get("properties", {})}
             merged |= part
             if properties:

@@ -15,7 +15,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from airflow_provider_openai_batches.devserver.app import create_app
-from airflow_provider_openai_batches.devserver.service import Service
+from airflow_provider_openai_batches.devserver.service import BatchService
 from airflow_provider_openai_batches.devserver.settings import Settings
 from airflow_provider_openai_batches.devserver.upstream import Upstream
 
@@ -31,19 +31,19 @@ BACKLOG = 2048
 
 
 class _Protocol(HttpToolsProtocol):
-    """Hands the connection to the application, so that a fault can cut it."""
+    """Gives the application its connection, so that a fault can cut it."""
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["devserver.transport"] = self.transport  # type: ignore[typeddict-unknown-key]
 
 
-# For uvloop, releases of uvicorn before 0.36 change the event loop policy of the whole process.
+# To use uvloop, uvicorn before 0.36 changes the event loop policy of the whole process.
 _LOOP: Literal["auto", "asyncio"] = "auto" if hasattr(uvicorn.Config, "get_loop_factory") else "asyncio"
 
 
 class _Uvicorn(uvicorn.Server):
-    """Stops at once instead of at the next tick, and waits for nobody."""
+    """Stops at once: it waits neither for the next tick nor for open connections."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -75,7 +75,7 @@ class _Uvicorn(uvicorn.Server):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        while self.server_state.connections:  # noqa: ASYNC110 - they go in the next turns of the loop
+        while self.server_state.connections:  # noqa: ASYNC110 - the loop closes them in its next turns
             await asyncio.sleep(0)
 
 
@@ -83,15 +83,15 @@ class DevServer:
     """
     An OpenAI Batch API on loopback.
 
-    ``with DevServer(batch_seconds=0.2) as server: server.base_url``. Leaving the block ends everything;
-    :meth:`stop` and :meth:`start` in between are an outage: connections are refused, batches go on.
+    ``with DevServer(batch_seconds=0.2) as server: server.base_url``. Leaving the block closes the server.
+    Between :meth:`stop` and :meth:`start` there is an outage: connections are refused, but batches go on.
 
-    :param port: 0 takes a free one.
+    :param port: 0 takes a free port.
     :param clock: the wall clock, in Unix seconds.
-    :param data_dir: where files are kept; without it, a temporary folder.
+    :param data_dir: where files are kept; by default, in a temporary folder.
     :param upstream: the base URL of a real API to send the requests to, with ``/v1``.
     :param upstream_key: its key.
-    :param concurrency: how many requests the upstream is given at a time.
+    :param concurrency: how many requests are sent to the upstream at a time.
     :param settings: see :class:`~airflow_provider_openai_batches.devserver.settings.Settings`.
     """
 
@@ -108,7 +108,7 @@ class DevServer:
         **settings: Any,
     ) -> None:
         real = Upstream(upstream, upstream_key, concurrency) if upstream else None
-        self.service = Service(msgspec.convert(settings, Settings), clock, data_dir, real)
+        self.service = BatchService(msgspec.convert(settings, Settings), clock, data_dir, real)
         self._app = create_app(self.service)
         self._host = host
         self._port = port
@@ -128,7 +128,7 @@ class DevServer:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment variables that make the default connection lead here."""
+        """The environment variables that make the default connection point to this server."""
         keys = self.service.settings.api_keys
         connection = {
             "conn_type": "openai_batches",
@@ -139,14 +139,14 @@ class DevServer:
 
     def start(self) -> None:
         """
-        Serve; after :meth:`stop`, on the same port and with the same files and batches.
+        Serve. After :meth:`stop`, it is on the same port, with the same files and batches.
 
         :raises OSError: if the port is taken.
         """
         if self._thread is not None:
             return
         listener = socket.create_server((self._host, self._port), backlog=BACKLOG)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # small answers would wait 40 ms
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # without it small answers wait 40 ms
         self._port = listener.getsockname()[1]
         config = uvicorn.Config(
             self._app,
@@ -170,14 +170,14 @@ class DevServer:
             raise RuntimeError(f"The dev server did not start in {START_TIMEOUT} s.")
 
     def stop(self) -> None:
-        """Close every connection and refuse new ones; batches go on."""
+        """Close all connections and refuse new ones. Batches go on."""
         if self._server is not None and self._thread is not None:
             self._server.stop()
             self._thread.join()
         self._server = self._thread = None
 
     def close(self) -> None:
-        """Stop, and forget everything."""
+        """Stop, and delete all files and batches."""
         self.stop()
         self.service.close()
 

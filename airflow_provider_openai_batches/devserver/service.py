@@ -1,42 +1,42 @@
-"""The account behind the routes: its files, its batches, and what tests may do to them."""
+"""What the routes do: the calls of the API, and what tests may ask for."""
 
 from __future__ import annotations
 
 from collections import Counter
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_provider_openai_batches.api.models import TERMINAL_STATUSES
-from airflow_provider_openai_batches.devserver.errors import ApiError, no_such_batch
+from airflow_provider_openai_batches.devserver.clock import BatchClock
+from airflow_provider_openai_batches.devserver.endpoints import CHAT
+from airflow_provider_openai_batches.devserver.errors import ApiError, invalid, no_such_batch
 from airflow_provider_openai_batches.devserver.faults import Faults
 from airflow_provider_openai_batches.devserver.files import FileStore
 from airflow_provider_openai_batches.devserver.lifecycle import Lifecycle
-from airflow_provider_openai_batches.devserver.params import invalid
-from airflow_provider_openai_batches.devserver.settings import LifeClock, Settings
-from airflow_provider_openai_batches.devserver.store import (
-    DEFAULT_EXPIRY,
-    BatchObject,
-    BatchRecord,
-    Ledger,
-    new_id,
-)
+from airflow_provider_openai_batches.devserver.limits import DEFAULT_EXPIRY_SECONDS
+from airflow_provider_openai_batches.devserver.objects import BatchObject, new_id, page
+from airflow_provider_openai_batches.devserver.statuses import is_over
+from airflow_provider_openai_batches.devserver.store import PagedCollection, StoredBatch
 from airflow_provider_openai_batches.devserver.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from airflow_provider_openai_batches.devserver.settings import Settings
     from airflow_provider_openai_batches.devserver.upstream import Upstream
 
 FORCE_TIMEOUT = 60.0
 _encode = msgspec.json.Encoder().encode
 
 
-class Service:
+class BatchService:
     """
+    All files and batches of a server.
+
     :param clock: the wall clock, in Unix seconds.
-    :param upstream: the real API that requests are sent to, if they are.
+    :param upstream: the real API to send the requests to; by default they are answered here.
     """
 
     def __init__(
@@ -47,15 +47,15 @@ class Service:
         upstream: Upstream | None = None,
     ) -> None:
         self.settings = settings
-        self.clock = LifeClock(clock)
+        self.clock = BatchClock(clock)
         self.tally = Tally()
         self.faults = Faults(settings.seed)
         self.files = FileStore(folder, self.clock)
-        self.batches: Ledger[BatchRecord] = Ledger()
+        self.batches: PagedCollection[StoredBatch] = PagedCollection()
         self.lifecycle = Lifecycle(settings, self.clock, self.files, self.tally, upstream)
         self._initial = msgspec.structs.asdict(settings)
 
-    # What the API does
+    # The calls of the API
 
     def create_batch(self, params: dict[str, Any]) -> bytes:
         with self.lifecycle.lock:
@@ -70,23 +70,23 @@ class Service:
                 expires_at=int(wall + self.settings.window_seconds),
                 metadata=params.get("metadata"),
             )
-            record = BatchRecord(
+            record = StoredBatch(
                 wire, now, self.settings.batch_seconds, now + self.settings.window_seconds, input=source
             )
             record.born = now
-            record.output_expiry = params.get("output_expires_after") or DEFAULT_EXPIRY
+            record.output_expiry = params.get("output_expires_after") or DEFAULT_EXPIRY_SECONDS
             self.batches.add(record)
             self.lifecycle.begin(record)
             return self.encode(record)
 
-    def find_batch(self, batch_id: str) -> BatchRecord:
+    def find_batch(self, batch_id: str) -> StoredBatch:
         record = self.batches.get(batch_id)
         if record is None:
             raise no_such_batch(batch_id)
         return record
 
-    def encode(self, record: BatchRecord) -> bytes:
-        with self.lifecycle.lock:  # a batch must not move on between its fields
+    def encode(self, record: StoredBatch) -> bytes:
+        with self.lifecycle.lock:  # its status must not change while its fields are read
             return _encode(self.lifecycle.show(record))
 
     def cancel_batch(self, batch_id: str) -> bytes:
@@ -97,27 +97,27 @@ class Service:
 
     def list_batches(self, after: str | None, limit: int) -> bytes:
         if not self.settings.list_enabled:
-            raise ApiError(404, "This server does not list batches.", code="unknown_url")
+            raise ApiError(HTTPStatus.NOT_FOUND, "This server does not list batches.", code="unknown_url")
         with self.lifecycle.lock:
             cursor = self.batches.get(after) if after is not None else None
             if after is not None and cursor is None:
                 raise invalid("after", f"Invalid 'after': no batch found with id '{after}'.")
             latest = self.clock.now() - self.settings.list_lag_seconds
-            records, more = self.batches.page(cursor, limit, lambda record: record.born <= latest)
-            return _encode(page([self.lifecycle.show(record) for record in records], more))
+            records, has_more = self.batches.page(cursor, limit, lambda record: record.born <= latest)
+            return _encode(page([self.lifecycle.show(record) for record in records], has_more))
 
     def list_files(self, after: str | None, limit: int, purpose: str | None, *, newest_first: bool) -> bytes:
         with self.lifecycle.lock:
             cursor = self.files.find(after) if after is not None else None
-            stored, more = self.files.ledger.page(
+            stored, has_more = self.files.ledger.page(
                 cursor,
                 limit,
                 lambda item: purpose in (None, item.wire.purpose) and self.files.alive(item),
                 newest_first=newest_first,
             )
-            return _encode(page([item.wire for item in stored], more))
+            return _encode(page([item.wire for item in stored], has_more))
 
-    # What tests do
+    # The control methods, for tests
 
     def patch_settings(self, changes: dict[str, Any]) -> dict[str, Any]:
         with self.lifecycle.lock:
@@ -144,7 +144,7 @@ class Service:
                 stats["batches_by_metadata"] = dict(Counter(value for value in found if value is not None))
             return stats
 
-    def _own(self) -> list[BatchRecord]:
+    def _own(self) -> list[StoredBatch]:
         """The batches that were created over the API, up to date."""
         own = [record for record in self.batches if not record.seeded]
         for record in own:
@@ -170,14 +170,15 @@ class Service:
         stuck: bool | None = None,
         **fields: Any,
     ) -> dict[str, Any]:
-        """Returns the batch once a terminal ``status`` is reached."""
+        """Return the batch; if ``status`` is a terminal one, once it is reached."""
         with self.lifecycle.lock:
             record = self.find_batch(batch_id)
             record.overrides = {**(record.overrides or {}), **fields}
             self.lifecycle.force(record, status, after, stuck=stuck)
             over = record.over
-        if status in TERMINAL_STATUSES and over is not None and not over.wait(FORCE_TIMEOUT):
-            raise ApiError(500, f"The batch {batch_id} did not become '{status}' in {FORCE_TIMEOUT} s.")
+        if is_over(status) and over is not None and not over.wait(FORCE_TIMEOUT):
+            text = f"The batch {batch_id} did not become '{status}' in {FORCE_TIMEOUT} s."
+            raise ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, text)
         with self.lifecycle.lock:
             shown: dict[str, Any] = msgspec.to_builtins(self.lifecycle.show(record))
             return shown
@@ -189,7 +190,11 @@ class Service:
         metadata: dict[str, str] | None = None,
         spread_seconds: float = 0.0,
     ) -> int:
-        """Add batches of others, without files, created over the last ``spread_seconds``."""
+        """
+        Add batches without files, as if others had created them over the last ``spread_seconds``.
+
+        :returns: how many batches there are now.
+        """
         with self.lifecycle.lock:
             now, wall = self.clock.now(), self.clock.wall()
             step = spread_seconds / max(1, count)
@@ -199,11 +204,11 @@ class Service:
 
     def _seeded(
         self, now: float, wall: float, age: float, status: str, metadata: dict[str, str] | None
-    ) -> BatchRecord:
+    ) -> StoredBatch:
         created = int(wall - age)
         wire = BatchObject(
             id=new_id("batch_"),
-            endpoint="/v1/chat/completions",
+            endpoint=CHAT,
             input_file_id="file-seeded",
             completion_window="24h",
             created_at=created,
@@ -212,14 +217,14 @@ class Service:
             metadata=metadata,
             request_counts={"total": 1, "completed": int(status == "completed"), "failed": 0},
         )
-        record = BatchRecord(wire, now - age, 0.0, now, born=now - age, seeded=True, stuck=True)
-        if status in TERMINAL_STATUSES:
+        record = StoredBatch(wire, now - age, 0.0, now, born=now - age, seeded=True, stuck=True)
+        if is_over(status):
             setattr(wire, f"{status}_at", created)
             record.over_at = now - age
         return record
 
     def reset(self) -> None:
-        """As new: no files, no batches, no faults, no counts, and the settings of the start."""
+        """Forget all files, batches, faults and counts, and restore the settings of the start."""
         with self.lifecycle.lock:
             self.lifecycle.reset()
             self.batches.clear()
@@ -231,15 +236,3 @@ class Service:
     def close(self) -> None:
         self.lifecycle.close()
         self.files.close()
-
-
-def page(items: list[Any], more: bool) -> dict[str, Any]:
-    """https://developers.openai.com/api/reference/resources/batches/methods/list"""
-    ids = [item["id"] if isinstance(item, dict) else item.id for item in items]
-    return {
-        "object": "list",
-        "data": items,
-        "first_id": ids[0] if ids else None,
-        "last_id": ids[-1] if ids else None,
-        "has_more": more,
-    }

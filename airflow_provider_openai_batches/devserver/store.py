@@ -1,74 +1,26 @@
-"""Files and batches: their wire form, what the server knows beyond it, and ordered collections of both."""
+"""What the server keeps of files and batches, and ordered collections of both."""
 
 from __future__ import annotations
 
-import secrets
 from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-import msgspec
-from msgspec import UNSET, UnsetType
+from airflow_provider_openai_batches.devserver.limits import DEFAULT_EXPIRY_SECONDS
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from airflow_provider_openai_batches.devserver.upstream import Sender
-
-DEFAULT_EXPIRY = 30 * 86_400
-
-
-def new_id(prefix: str) -> str:
-    return f"{prefix}{secrets.token_hex(12)}"
-
-
-class FileObject(msgspec.Struct):
-    """https://developers.openai.com/api/reference/resources/files"""
-
-    id: str
-    filename: str
-    bytes: int
-    purpose: str
-    created_at: int
-    expires_at: int | UnsetType = UNSET
-    object: str = "file"
-    status: str = "processed"
-
-
-class BatchObject(msgspec.Struct):
-    """https://developers.openai.com/api/reference/resources/batches"""
-
-    id: str
-    endpoint: str
-    input_file_id: str
-    completion_window: str
-    created_at: int
-    expires_at: int | None = None
-    object: str = "batch"
-    status: str = "validating"
-    model: str | None = None
-    errors: dict[str, Any] | None = None
-    output_file_id: str | None = None
-    error_file_id: str | None = None
-    in_progress_at: int | None = None
-    finalizing_at: int | None = None
-    completed_at: int | None = None
-    failed_at: int | None = None
-    expired_at: int | None = None
-    cancelling_at: int | None = None
-    cancelled_at: int | None = None
-    request_counts: dict[str, int] | None = None
-    usage: dict[str, Any] | None = None
-    metadata: dict[str, str] | None = None
+    from airflow_provider_openai_batches.devserver.objects import BatchObject, FileObject
 
 
 @dataclass(slots=True)
 class StoredFile:
     """
-    :param born: when it came to be, on the life clock.
-    :param users: the batches that still read it; a deleted file stays on disk for them.
+    :param born: when the file was stored, on the batch clock.
+    :param users: how many batches still read the file. If it is deleted, its bytes are kept until none does.
     """
 
     wire: FileObject
@@ -81,15 +33,15 @@ class StoredFile:
 
 
 @dataclass(slots=True)
-class Check:
+class InputCheck:
     """
-    What reading an input file through once has found.
+    What was found when an input file was read.
 
     :param offsets: where each request line begins.
     :param quirks: by line index, what the request asks to happen to it.
-    :param order: the order in which the requests are done.
-    :param failing: the places in that order that will not succeed.
-    :param expiring: the places in that order that will never be reached.
+    :param order: the line indexes in the order in which the requests are executed.
+    :param failing: the places in that order whose requests fail.
+    :param expiring: the places in that order whose requests are never executed.
     """
 
     errors: list[dict[str, Any]] = field(default_factory=list)
@@ -107,24 +59,39 @@ class Check:
 
 
 @dataclass(slots=True)
-class Results:
-    completed: int
-    failed: int
-    usage: dict[str, Any] | None
+class Outcomes:
+    """How many requests have succeeded and failed so far."""
+
+    completed: int = 0
+    failed: int = 0
+
+
+@dataclass(slots=True)
+class WrittenResults:
+    outcomes: Outcomes
+    usage: dict[str, Any]
     output: StoredFile | None
     error: StoredFile | None
 
 
 @dataclass(slots=True)
-class BatchRecord:
+class StoredBatch:
     """
-    A batch and its plan; times are those of the life clock.
+    A batch and its plan. Times are those of the batch clock.
 
-    :param due: when the present status may end.
+    :param due: when the current status may end.
+    :param running_since: when the batch became in_progress.
     :param ending: the terminal status that the batch is heading for, once that is known.
-    :param portion: the fraction of requests that gets done, if that was set from outside.
-    :param rush: do not wait for due times any more.
+    :param portion: the fraction of the requests that gets executed, if a test has set one.
+    :param done: how many requests get executed, once that is settled.
+    :param rush: do not wait for ``due`` any more.
     :param stuck: the status stays as it is.
+    :param seeded: a test has added the batch; it was not created over the API.
+    :param dropped: the server was reset, and has forgotten the batch.
+    :param producing: the writing of the results has been started.
+    :param sent: with an upstream, how its requests have ended so far.
+    :param overrides: the fields that a test has set.
+    :param over: set when the batch is over, for a test that waits for that.
     """
 
     wire: BatchObject
@@ -134,7 +101,7 @@ class BatchRecord:
     due: float = 0.0
     born: float = 0.0
     input: StoredFile | None = None
-    output_expiry: int = DEFAULT_EXPIRY
+    output_expiry: int = DEFAULT_EXPIRY_SECONDS
     position: int = 0
     running_since: float = 0.0
     ending: str | None = None
@@ -146,10 +113,10 @@ class BatchRecord:
     seeded: bool = False
     dropped: bool = False
     over_at: float | None = None
-    check: Check | None = None
+    check: InputCheck | None = None
     producing: bool = False
-    results: Results | None = None
-    sender: Sender | None = None
+    sent: Outcomes | None = None
+    results: WrittenResults | None = None
     overrides: dict[str, Any] | None = None
     over: threading.Event | None = None
 
@@ -164,8 +131,8 @@ class _Item(Protocol):
 T = TypeVar("T", bound=_Item)
 
 
-class Ledger(Generic[T]):
-    """Items in the order of their creation; a page costs its own length, whatever the whole holds."""
+class PagedCollection(Generic[T]):
+    """Items in the order of their creation. A page costs the same, however many items there are."""
 
     def __init__(self) -> None:
         self._by_id: dict[str, T] = {}
@@ -187,14 +154,14 @@ class Ledger(Generic[T]):
 
     def remove(self, item: T) -> None:
         del self._by_id[item.wire.id]
-        self._order[item.position] = None  # a hole: the places of the others are cursors
+        self._order[item.position] = None  # the positions of the others must not change: they are cursors
 
     def clear(self) -> None:
         self._by_id.clear()
         self._order.clear()
 
     def merge(self, items: list[T], key: Callable[[T], float]) -> None:
-        """Add many items at their places in time."""
+        """Add many items, each at its place by ``key``."""
         self._by_id.update((item.wire.id, item) for item in items)
         merged = sorted([item for item in self._order if item is not None] + items, key=key)
         self._order = list[T | None](merged)

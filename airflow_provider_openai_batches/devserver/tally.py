@@ -1,4 +1,4 @@
-"""What the server counts, for tests to ask for."""
+"""What the server counts, for tests to read."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from typing import Any
 
 
 class Tally:
-    """``executed`` and ``paid``: by digest of a request line, how often it ran and how often it succeeded."""
+    """``executed`` and ``paid``: how often each request line was executed, and how often it succeeded."""
 
     def __init__(self) -> None:
-        self.requests: Counter[str] = Counter()
         self.in_flight = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Start again; the calls in flight are still in flight."""
+        self.requests: Counter[str] = Counter()
         self.peak_in_flight = 0
         self.bytes_uploaded = 0
         self.executed: dict[bytes, int] = {}
         self.paid: dict[bytes, int] = {}
-
-    def reset(self) -> None:
-        in_flight = self.in_flight
-        self.__init__()  # type: ignore[misc]
-        self.in_flight = in_flight
 
     def begin(self, operation: str) -> None:
         self.requests[operation] += 1
@@ -30,7 +29,7 @@ class Tally:
     def end(self) -> None:
         self.in_flight -= 1
 
-    def run(self, digest: bytes, *, succeeded: bool) -> None:
+    def count_execution(self, digest: bytes, *, succeeded: bool) -> None:
         self.executed[digest] = self.executed.get(digest, 0) + 1
         if succeeded:
             self.paid[digest] = self.paid.get(digest, 0) + 1

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import hashlib
 from email.message import Message
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 
 from airflow_provider_openai_batches.devserver.errors import ApiError
+from airflow_provider_openai_batches.devserver.limits import MAX_FORM_FIELD_BYTES, MAX_UPLOAD_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-MAX_UPLOAD_BYTES = 512_000_000
-MAX_FIELD_BYTES = 65_536
 
-
-class Upload:
+class MultipartUpload:
     """
-    One multipart body: its ``file`` goes to ``path``, its small fields into ``fields``.
+    A multipart body. Its ``file`` goes to ``path``, its other fields into ``fields``.
 
-    :raises ApiError: if the body is not multipart, is broken, or is over a limit.
+    :raises ApiError: if the body is not multipart, cannot be parsed, or is over a limit.
     """
 
     def __init__(self, content_type: str, path: Path) -> None:
         boundary = _parameters(f"Content-Type: {content_type}").get("boundary")
         if not content_type.startswith("multipart/form-data") or not boundary:
-            raise ApiError(400, "Send the file as multipart/form-data with a boundary.", param="file")
+            text = "Send the file as multipart/form-data with a boundary."
+            raise ApiError(HTTPStatus.BAD_REQUEST, text, param="file")
         self.fields: dict[str, str] = {}
         self.filename: str | None = None
         self.bytes = 0
@@ -61,14 +61,16 @@ class Upload:
         try:
             self._parser.write(chunk)
         except FormParserError as error:
-            raise ApiError(400, f"Could not parse the multipart body: {error}") from None
+            text = f"Could not parse the multipart body: {error}"
+            raise ApiError(HTTPStatus.BAD_REQUEST, text) from None
 
     def close(self) -> None:
         self._file.close()
 
-    def check_whole(self) -> None:
+    def check_complete(self) -> None:
         if not self._ended:
-            raise ApiError(400, "The multipart body ends before its last boundary.")
+            text = "The multipart body ends before its last boundary."
+            raise ApiError(HTTPStatus.BAD_REQUEST, text)
 
     def _begin(self) -> None:
         self._header, self._value, self._name, self._in_file = bytearray(), bytearray(), "", False
@@ -93,15 +95,15 @@ class Upload:
     def _data(self, data: bytes, start: int, end: int) -> None:
         if not self._in_file:
             self._value += data[start:end]
-            if len(self._value) > MAX_FIELD_BYTES:
-                raise ApiError(
-                    400, f"The field '{self._name}' is over {MAX_FIELD_BYTES} bytes.", param=self._name
-                )
+            if len(self._value) > MAX_FORM_FIELD_BYTES:
+                text = f"The field '{self._name}' is over {MAX_FORM_FIELD_BYTES} bytes."
+                raise ApiError(HTTPStatus.BAD_REQUEST, text, param=self._name)
             return
         part = memoryview(data)[start:end]
         self.bytes += len(part)
         if self.bytes > MAX_UPLOAD_BYTES:
-            raise ApiError(413, f"The file is over {MAX_UPLOAD_BYTES} bytes.", param="file")
+            text = f"The file is over {MAX_UPLOAD_BYTES} bytes."
+            raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text, param="file")
         self._sha256.update(part)
         self._file.write(part)
 

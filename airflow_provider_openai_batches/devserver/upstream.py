@@ -5,17 +5,20 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import msgspec
 
-from airflow_provider_openai_batches.devserver.endpoints import Tokens
-from airflow_provider_openai_batches.devserver.results import Dropped, Requests
+from airflow_provider_openai_batches.devserver.input_lines import InputLines
+from airflow_provider_openai_batches.devserver.results import BatchDropped
+from airflow_provider_openai_batches.devserver.statuses import NOT_EXECUTED
+from airflow_provider_openai_batches.devserver.token_usage import TokenUsage
 
 if TYPE_CHECKING:
-    import httpx
+    from collections.abc import Iterator
 
+    from airflow_provider_openai_batches.devserver.input_lines import InputLine
     from airflow_provider_openai_batches.devserver.results import ResultWriter
-    from airflow_provider_openai_batches.devserver.store import BatchRecord, Results
-    from airflow_provider_openai_batches.devserver.validation import Line
+    from airflow_provider_openai_batches.devserver.store import StoredBatch, WrittenResults
 
 TIMEOUT = 600.0
 
@@ -25,7 +28,7 @@ class Upstream:
     A real API.
 
     :param url: its base URL, with ``/v1``.
-    :param concurrency: how many requests, of all batches together, it is given at a time.
+    :param concurrency: how many requests it is given at a time, from all batches together.
     """
 
     def __init__(self, url: str, key: str | None, concurrency: int) -> None:
@@ -37,72 +40,76 @@ class Upstream:
         self.gate = threading.BoundedSemaphore(concurrency)
 
 
-class Sender:
-    """The sending of one batch; :meth:`run` takes as long as its requests take."""
+def send_requests(record: StoredBatch, writer: ResultWriter, upstream: Upstream) -> WrittenResults:
+    """
+    Send each request of a batch, and write down the answers.
 
-    def __init__(self, record: BatchRecord, writer: ResultWriter, upstream: Upstream) -> None:
-        self.writer = writer
+    Once the batch is expired or cancelled, no more requests are sent; those under way are still answered.
+
+    :raises BatchDropped: if the server was reset meanwhile.
+    """
+    check, source = record.check, record.input
+    if check is None or source is None:
+        return writer.close()
+    order = iter(check.order)
+    with (
+        InputLines(source.path, check.offsets) as lines,
+        httpx.Client(headers=upstream.headers, timeout=TIMEOUT, trust_env=False) as client,
+    ):
+        sender = _Sender(record, writer, upstream, client)
+        threads = [
+            threading.Thread(target=sender.work, args=(lines, order), daemon=True)
+            for _ in range(min(upstream.concurrency, check.total))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    if record.dropped:
+        raise BatchDropped
+    return writer.close()
+
+
+class _Sender:
+    """Sends requests of one batch; several threads :meth:`work` at the same time."""
+
+    def __init__(
+        self, record: StoredBatch, writer: ResultWriter, upstream: Upstream, client: httpx.Client
+    ) -> None:
         self._record = record
+        self._writer = writer
         self._upstream = upstream
-        self._ending: str | None = None
+        self._client = client
 
-    def stop(self, ending: str) -> None:
-        """Send no more; what is under way may finish."""
-        self._ending = ending
-
-    def run(self) -> Results:
-        import httpx  # noqa: PLC0415 - a server without an upstream starts faster without it
-
-        check, source = self._record.check, self._record.input
-        if check is None or source is None:
-            return self.writer.close()
-        order = iter(check.order)
-        with (
-            Requests(source.path, check) as requests,
-            httpx.Client(headers=self._upstream.headers, timeout=TIMEOUT, trust_env=False) as client,
-        ):
-            threads = [
-                threading.Thread(target=self._work, args=(client, requests, order), daemon=True)
-                for _ in range(min(self._upstream.concurrency, check.total))
-            ]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        if self._record.dropped:
-            raise Dropped
-        return self.writer.close()
-
-    def _work(self, client: httpx.Client, requests: Requests, order: Any) -> None:
+    def work(self, lines: InputLines, order: Iterator[int]) -> None:
         for index in order:
-            line = requests[index]
+            line = lines[index]
             with self._upstream.gate:
-                if self._ending is None and not self._record.dropped:
-                    self._send(client, line)
+                ending = self._record.ending
+                if ending not in NOT_EXECUTED and not self._record.dropped:
+                    self._send(line)
                     continue
-            if not self._record.dropped:
-                self.writer.ended(line, self._ending or "cancelled")
+            if ending is not None and not self._record.dropped:
+                self._writer.not_executed(line, ending)
 
-    def _send(self, client: httpx.Client, line: Line) -> None:
-        import httpx  # noqa: PLC0415 - as above
-
+    def _send(self, line: InputLine) -> None:
         url = self._upstream.url + line.url.removeprefix("/v1")
         try:
-            response = client.post(url, content=bytes(line.body))
+            response = self._client.post(url, content=bytes(line.body))
         except httpx.HTTPError as error:
             text = f"No answer from the upstream: {type(error).__name__}: {error}"
-            return self.writer.skipped(line, "upstream_unreachable", text, failed=True)
+            return self._writer.unreachable(line, text)
         try:
             body = msgspec.json.decode(response.content)
         except msgspec.DecodeError:
             body = response.text
-        return self.writer.ran(line, response.status_code, body, _tokens(body))
+        return self._writer.executed(line, response.status_code, body, _usage(body), omit=False)
 
 
-def _tokens(body: Any) -> Tokens:
+def _usage(body: Any) -> TokenUsage:
     usage = body.get("usage") if isinstance(body, dict) else None
     if not isinstance(usage, dict):
-        return Tokens()
+        return TokenUsage()
     given = usage.get("input_tokens", usage.get("prompt_tokens"))
     made = usage.get("output_tokens", usage.get("completion_tokens"))
-    return Tokens(given or 0, made or 0)
+    return TokenUsage.of(given or 0, made or 0)

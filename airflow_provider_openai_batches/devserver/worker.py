@@ -1,4 +1,4 @@
-"""One thread that does what takes long, and what is due at a time, one job after the other."""
+"""A thread that does one job after the other: long ones at once, others at their time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from airflow_provider_openai_batches.devserver.settings import LifeClock
+    from airflow_provider_openai_batches.devserver.clock import BatchClock
 
 logger = logging.getLogger(__name__)
 SHORTEST_PAUSE = 0.001
@@ -21,7 +21,7 @@ SHORTEST_PAUSE = 0.001
 class Worker:
     """The thread starts with the first job."""
 
-    def __init__(self, clock: LifeClock) -> None:
+    def __init__(self, clock: BatchClock) -> None:
         self._clock = clock
         self._jobs: list[tuple[float, int, Callable[[], object]]] = []
         self._numbers = count()
@@ -30,7 +30,7 @@ class Worker:
         self._closed = False
 
     def submit(self, job: Callable[[], object], due: float = -inf) -> None:
-        """Do ``job`` once the life clock shows ``due``; at once by default."""
+        """Do ``job`` once the batch clock shows ``due``; by default, as soon as possible."""
         with self._changed:
             if self._closed:
                 return
@@ -41,7 +41,7 @@ class Worker:
             self._changed.notify()
 
     def wake(self) -> None:
-        """The clock was changed."""
+        """The clock was changed: look at it again."""
         with self._changed:
             self._changed.notify()
 
@@ -58,6 +58,7 @@ class Worker:
             self._thread.join()
 
     def _pause(self) -> float | None:
+        """How many seconds to wait for the next job; None if there is no job."""
         if not self._jobs:
             return None
         due = self._jobs[0][0]

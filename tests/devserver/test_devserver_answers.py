@@ -11,12 +11,13 @@ import msgspec
 import pytest
 from jsonschema import Draft202012Validator
 
-from airflow_provider_openai_batches.devserver.endpoints import answer, reply
+from airflow_provider_openai_batches.devserver.answers import answer
+from airflow_provider_openai_batches.devserver.input_lines import InputLine
+from airflow_provider_openai_batches.devserver.replies import reply
 from airflow_provider_openai_batches.devserver.schema import instance
-from airflow_provider_openai_batches.devserver.validation import Line
 
 if TYPE_CHECKING:
-    from airflow_provider_openai_batches.devserver.endpoints import Answer
+    from airflow_provider_openai_batches.devserver.answers import SyntheticAnswer
 
 CHAT = "/v1/chat/completions"
 TREE = {
@@ -51,9 +52,9 @@ SCHEMAS = [
 ]
 
 
-def ask(endpoint: str, quirk: str = "", **body: Any) -> Answer:
+def ask(endpoint: str, quirk: str = "", **body: Any) -> SyntheticAnswer:
     raw = msgspec.Raw(json.dumps({"model": "m", **body}).encode())
-    return answer(Line("a", "POST", endpoint, raw), endpoint, 1_700_000_000, quirk)
+    return answer(InputLine("a", "POST", endpoint, raw), endpoint, 1_700_000_000, quirk)
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)

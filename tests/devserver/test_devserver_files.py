@@ -74,7 +74,7 @@ def test_upload_refuses(server: DevServer, api: Api, body: str, param: str) -> N
     answer = api.http.post("/files", headers=MULTIPART, content=f"{body}--b--\r\n")
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
     assert server.stats()["files"] == 0
-    assert list(server.service.files.new_path()[1].parent.iterdir()) == []
+    assert list(server.service.files.new_path().parent.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_deleting_the_input_of_a_running_batch(server: DevServer, api: Api) -> N
     batch = api.create([api.line()])
     api.http.delete(f"/files/{batch['input_file_id']}").raise_for_status()
     assert api.http.get(f"/files/{batch['input_file_id']}/content").status_code == 404
-    path = next(server.service.files.new_path()[1].parent.iterdir())
+    path = next(server.service.files.new_path().parent.iterdir())
     server.settings(freeze=False)
     assert api.wait(batch["id"])["request_counts"]["completed"] == 1
     assert not path.exists()

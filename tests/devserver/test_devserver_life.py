@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from devserver_api import Api
 
-    from airflow_provider_openai_batches.devserver.validation import Check
+    from airflow_provider_openai_batches.devserver.store import InputCheck
 
 MANY = 40
 
@@ -158,7 +158,7 @@ def test_forced_while_its_file_is_read(
     """A batch that is over does not change any more when the worker comes to its end."""
     read, forced = threading.Event(), threading.Event()
 
-    def slow(*args: Any, **kwargs: Any) -> Check:
+    def slow(*args: Any, **kwargs: Any) -> InputCheck:
         check = check_file(*args, **kwargs)
         read.set()
         assert forced.wait(10)

@@ -69,7 +69,7 @@ def test_nothing_is_left(api: Api, server: DevServer) -> None:
         api.http.base_url = other.base_url
         batch = api.run([api.line()])
         api.results(batch["output_file_id"])
-        folder = other.service.files.new_path()[1].parent
+        folder = other.service.files.new_path().parent
         assert folder.exists()
     gc.collect()
     assert set(threading.enumerate()) <= before
