@@ -1,11 +1,11 @@
-"""A dev server and a plain client for it."""
+"""A dev server, its clock, and a plain client."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import pytest
-from devserver_api import Api
+from devserver_api import Api, LeapingClock
 
 from airflow_provider_openai_batches.devserver import DevServer
 
@@ -14,8 +14,13 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def server() -> Iterator[DevServer]:
-    with DevServer(batch_seconds=0.05) as running:
+def clock() -> LeapingClock:
+    return LeapingClock()
+
+
+@pytest.fixture
+def server(clock: LeapingClock) -> Iterator[DevServer]:
+    with DevServer(batch_seconds=0.05, clock=clock) as running:
         yield running
 
 

@@ -1,4 +1,4 @@
-"""A plain client of the Batch API, for tests."""
+"""A plain client of the Batch API, and clocks for the server."""
 
 from __future__ import annotations
 
@@ -16,6 +16,39 @@ TERMINAL = {"completed", "failed", "expired", "cancelled"}
 WAIT_SECONDS = 20.0
 
 
+class Clock:
+    """The wall clock of a server. It starts with ``now``, stands still, and is moved by a test."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class LeapingClock:
+    """The real time, plus the seconds that a test has leapt over."""
+
+    def __init__(self) -> None:
+        self.leapt = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.leapt
+
+
+def as_object(answer: httpx.Response) -> dict[str, Any]:
+    value = answer.json()
+    assert isinstance(value, dict)
+    return value
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "the condition was not met in time"
+        time.sleep(0.01)
+
+
 class Api:
     """Calls of the Batch API with a key, and the usual things done with them."""
 
@@ -25,7 +58,7 @@ class Api:
             headers={"authorization": f"Bearer {key}"},
             timeout=20,
             trust_env=False,
-            verify=False,  # noqa: S501 - plain HTTP: loading certificates would take the longest
+            verify=False,  # noqa: S501 - this is plain HTTP, and loading certificates takes long
         )
 
     @staticmethod
@@ -43,19 +76,19 @@ class Api:
             "/files", data={"purpose": "batch", **fields}, files={"file": ("in.jsonl", content)}
         )
         assert answer.status_code == 200, answer.text
-        return answer.json()
+        return as_object(answer)
 
     def create(self, content: bytes | list[Any], endpoint: str = CHAT, **params: Any) -> dict[str, Any]:
         answer = self.http.post("/batches", json=self.params(self.upload(content)["id"], endpoint, **params))
         assert answer.status_code == 200, answer.text
-        return answer.json()
+        return as_object(answer)
 
     @staticmethod
     def params(file_id: str, endpoint: str = CHAT, **more: Any) -> dict[str, Any]:
         return {"input_file_id": file_id, "endpoint": endpoint, "completion_window": "24h", **more}
 
     def get(self, batch_id: str) -> dict[str, Any]:
-        return self.http.get(f"/batches/{batch_id}").raise_for_status().json()
+        return as_object(self.http.get(f"/batches/{batch_id}").raise_for_status())
 
     def wait(
         self,

@@ -12,14 +12,15 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from airflow_provider_openai_batches.devserver.answers import answer
+from airflow_provider_openai_batches.devserver.endpoints import CHAT, ENDPOINTS
 from airflow_provider_openai_batches.devserver.input_lines import InputLine
 from airflow_provider_openai_batches.devserver.replies import reply
 from airflow_provider_openai_batches.devserver.schema import instance
 
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.devserver.answers import SyntheticAnswer
+    from airflow_provider_openai_batches.devserver.endpoints import Endpoint
 
-CHAT = "/v1/chat/completions"
 TREE = {
     "$defs": {
         "node": {
@@ -60,7 +61,7 @@ def ask(endpoint: str, quirk: str = "", **body: Any) -> SyntheticAnswer:
 @pytest.mark.parametrize("schema", SCHEMAS)
 @pytest.mark.parametrize("text", ["", "one prompt", "another prompt \ud800"])
 def test_schemas(schema: Any, text: str) -> None:
-    """A made value satisfies its schema, and depends on nothing but the prompt."""
+    """The value satisfies its schema, and depends on nothing but the prompt."""
     value = instance(schema, text)
     Draft202012Validator(schema).validate(value)
     assert instance(schema, text) == value
@@ -123,7 +124,7 @@ def test_embeddings(value: Any, count: int) -> None:
 
 
 def test_embedding_options() -> None:
-    """The dimensions and the base64 form are honoured."""
+    """The vectors have the dimensions and the encoding that were asked for."""
     plain = ask("/v1/embeddings", input="x", dimensions=3).body["data"][0]["embedding"]
     packed = ask("/v1/embeddings", input="x", dimensions=3, encoding_format="base64").body["data"][0][
         "embedding"
@@ -132,7 +133,7 @@ def test_embedding_options() -> None:
 
 
 def test_the_other_endpoints() -> None:
-    """Moderations, images and videos have their own shapes."""
+    """Moderations, images and videos have their own shapes of answers."""
     assert len(ask("/v1/moderations", input=["a", "b"]).body["results"]) == 2
     images = ask("/v1/images/generations", prompt="x", n=2).body["data"]
     assert len(images) == 2
@@ -156,7 +157,9 @@ def test_quirks() -> None:
         json.loads(content)
 
 
-def test_missing_input() -> None:
-    """A body without what the endpoint needs is answered 400."""
-    assert ask(CHAT).status == 400
-    assert ask("/v1/embeddings").body["error"]["param"] == "input"
+@pytest.mark.parametrize("endpoint", ENDPOINTS.values(), ids=lambda endpoint: endpoint.path)
+def test_the_content_is_required(endpoint: Endpoint) -> None:
+    """A body without the field that holds the prompt is answered 400."""
+    assert ask(endpoint.path, **{endpoint.content: "x"}).status == 200
+    missing = ask(endpoint.path)
+    assert (missing.status, missing.body["error"]["param"]) == (400, endpoint.content)

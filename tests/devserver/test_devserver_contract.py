@@ -1,4 +1,4 @@
-"""Every answer against OpenAI's own OpenAPI document."""
+"""Every answer, and every list of allowed values, against OpenAI's own OpenAPI document."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from devserver_api import as_object
 from jsonschema import Draft202012Validator
+
+from airflow_provider_openai_batches.devserver.endpoints import ENDPOINTS
+from airflow_provider_openai_batches.devserver.limits import MAX_EXPIRY_SECONDS, MIN_EXPIRY_SECONDS
+from airflow_provider_openai_batches.devserver.params import PURPOSES
+from airflow_provider_openai_batches.devserver.statuses import is_over
 
 if TYPE_CHECKING:
     from devserver_api import Api
@@ -31,7 +37,22 @@ def check(answer: httpx.Response, schema: str) -> dict[str, Any]:
     assert answer.headers["x-request-id"].startswith("req_")
     reference = {"$ref": f"#/components/schemas/{schema}", "components": DOCUMENT["components"]}
     Draft202012Validator(reference).validate(without_nulls(answer.json()))
-    return answer.json()
+    return as_object(answer)
+
+
+def test_values() -> None:
+    """The server knows the endpoints, purposes, statuses and limits of the document."""
+
+    def values(schema: str, name: str) -> list[str]:
+        return list(DOCUMENT["components"]["schemas"][schema]["properties"][name]["enum"])
+
+    assert values("CreateBatchRequest", "endpoint") == list(ENDPOINTS)
+    assert values("CreateFileRequest", "purpose") == list(PURPOSES)
+    under_way = {"validating", "in_progress", "finalizing", "cancelling"}
+    assert {status for status in values("Batch", "status") if not is_over(status)} == under_way
+    seconds = DOCUMENT["components"]["schemas"]["BatchFileExpirationAfter"]["properties"]["seconds"]
+    limits = (MIN_EXPIRY_SECONDS, MAX_EXPIRY_SECONDS)
+    assert (seconds["minimum"], seconds["maximum"]) == limits
 
 
 def test_files(api: Api) -> None:
@@ -47,7 +68,7 @@ def test_files(api: Api) -> None:
 
 @pytest.mark.parametrize("ending", ["completed", "failed", "expired", "cancelled"])
 def test_batches(server: DevServer, api: Api, ending: str) -> None:
-    """Create, retrieve, list and cancel answer with the documented object, whatever becomes of the batch."""
+    """Create, retrieve, list and cancel answer with the documented object, however the batch ends."""
     server.settings(batch_seconds=60)
     file_id = api.upload([api.line("a"), api.line("b", quirk="fail:400")])["id"]
     batch = check(api.http.post("/batches", json=api.params(file_id, metadata={"k": "v"})), "Batch")
@@ -65,7 +86,7 @@ def test_batches(server: DevServer, api: Api, ending: str) -> None:
 
 
 def test_prefixes(server: DevServer, api: Api) -> None:
-    """The same routes answer under the prefixes of Azure, with its header for the key."""
+    """The same routes answer under the prefixes of Azure, and take its header for the key."""
     batch = api.create([api.line()])
     root = server.base_url.removesuffix("/v1")
     for prefix in ("/v1", "/openai/v1", "/openai"):
@@ -78,7 +99,7 @@ def test_prefixes(server: DevServer, api: Api) -> None:
     ("method", "path"), [("GET", "/nothing"), ("PUT", "/batches"), ("GET", "/batches/a/b/c"), ("GET", "/")]
 )
 def test_unknown_urls(api: Api, method: str, path: str) -> None:
-    """An unknown URL is answered in the error shape."""
+    """An unknown URL is answered with an error in the usual shape."""
     answer = api.http.request(method, path)
     assert answer.status_code in (404, 405)
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
@@ -102,7 +123,7 @@ def test_unknown_ids(api: Api, method: str, path: str) -> None:
 
 
 def test_keys(server: DevServer, api: Api) -> None:
-    """Any key will do until some are set; without one, or with another, the answer is 401 and quotes none."""
+    """Any key is accepted until some are set. A 401 does not quote the wrong key."""
     assert httpx.get(f"{server.base_url}/batches").status_code == 401
     assert httpx.get(f"{server.base_url}/batches", headers={"authorization": "Bearer"}).status_code == 401
     assert api.http.get("/batches").status_code == 200

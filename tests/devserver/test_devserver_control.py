@@ -14,7 +14,7 @@ from airflow_provider_openai_batches.devserver import DevServer, DevServerClient
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from devserver_api import Api
+    from devserver_api import Api, LeapingClock
 
 
 @pytest.fixture(params=["direct", "http"])
@@ -43,7 +43,7 @@ def test_stats(control: DevServer | DevServerClient, api: Api) -> None:
 
 
 def test_batches(control: DevServer | DevServerClient, api: Api) -> None:
-    """The batches can be had in full, also by their metadata."""
+    """The full batches are given, all of them or those with certain metadata."""
     first = api.run([api.line()], metadata={"team": "x"})
     second = api.run([api.line()], metadata={"team": "y"})
     assert control.batches() == [first, second]
@@ -52,7 +52,7 @@ def test_batches(control: DevServer | DevServerClient, api: Api) -> None:
 
 
 def test_force(control: DevServer | DevServerClient, api: Api, server: DevServer) -> None:
-    """A batch can be brought to any end, with a part of its requests done."""
+    """A batch can be forced to any end, with a part of its requests executed."""
     server.settings(batch_seconds=60)
     lines = [api.line(f"r{number}") for number in range(10)]
     for status, done in (("completed", 10), ("expired", 3), ("cancelled", 3)):
@@ -68,36 +68,36 @@ def test_force(control: DevServer | DevServerClient, api: Api, server: DevServer
 
 
 def test_force_after_the_end(control: DevServer | DevServerClient, api: Api) -> None:
-    """A batch that is over can still be shown otherwise."""
+    """A batch that is over can still be given another ending."""
     batch = api.run([api.line()])
     assert control.force(batch["id"], status="expired")["status"] == "expired"
 
 
 @pytest.mark.parametrize("status", ["finalizing", "cancelling", "scheduling", "in_progress"])
-def test_stuck(control: DevServer | DevServerClient, api: Api, status: str) -> None:
-    """A status, also one that nobody knows, can be held; a force ends it."""
+def test_stuck(control: DevServer | DevServerClient, api: Api, clock: LeapingClock, status: str) -> None:
+    """A batch can be kept in a status, even in an unknown one, until a test forces another."""
     batch = api.create([api.line()])
     control.force(batch["id"], status=status, stuck=True)
-    time.sleep(0.1)
+    clock.leapt += 60
     assert api.get(batch["id"])["status"] == status
     ending = "cancelled" if status == "cancelling" else "completed"
     assert control.force(batch["id"], status=ending)["status"] == ending
 
 
 def test_force_and_go_on(control: DevServer | DevServerClient, api: Api, server: DevServer) -> None:
-    """Without stuck a batch goes on from where it was put."""
+    """Without stuck, a batch goes on from the status that it was given."""
     server.settings(batch_seconds=1)
     batch = api.create([api.line()])
     assert control.force(batch["id"], status="finalizing")["status"] == "finalizing"
     assert api.wait(batch["id"])["request_counts"]["completed"] == 1
 
 
-def test_cancelling_can_be_stuck(control: DevServer | DevServerClient, api: Api) -> None:
+def test_cancelling_can_be_stuck(control: DevServer | DevServerClient, api: Api, clock: LeapingClock) -> None:
     """A stuck batch that is cancelled stays cancelling."""
     batch = api.create([api.line()])
     control.force(batch["id"], status="finalizing", stuck=True)
     assert api.http.post(f"/batches/{batch['id']}/cancel").json()["status"] == "cancelling"
-    time.sleep(0.1)
+    clock.leapt += 60
     assert api.get(batch["id"])["status"] == "cancelling"
 
 
@@ -110,13 +110,13 @@ def test_fields(control: DevServer | DevServerClient, api: Api) -> None:
     assert seen["status"] == "completed"
 
 
-def test_freeze(control: DevServer | DevServerClient, api: Api) -> None:
-    """While frozen no batch moves; afterwards all go on."""
+def test_freeze(control: DevServer | DevServerClient, api: Api, clock: LeapingClock) -> None:
+    """While the server is frozen, no batch changes its status; afterwards all go on."""
     batch = api.create([api.line()])
     control.settings(freeze=True)
     other = api.create([api.line()])
     before = [api.get(batch["id"])["status"], api.get(other["id"])["status"]]
-    time.sleep(0.1)
+    clock.leapt += 60
     assert [api.get(batch["id"])["status"], api.get(other["id"])["status"]] == before
     assert before[1] == "validating"
     control.settings(freeze=False)
@@ -124,7 +124,7 @@ def test_freeze(control: DevServer | DevServerClient, api: Api) -> None:
 
 
 def test_freeze_before_a_batch_is_due(control: DevServer | DevServerClient, api: Api) -> None:
-    """A batch that takes no time at all does not move either, though its file is read meanwhile."""
+    """A batch that takes no time does not change its status either, although its file is read meanwhile."""
     control.settings(freeze=True, batch_seconds=0)
     batch = api.wait(api.create([api.line()])["id"], lambda seen: seen["model"] is not None)
     assert batch["status"] == "validating"
@@ -133,43 +133,45 @@ def test_freeze_before_a_batch_is_due(control: DevServer | DevServerClient, api:
 
 
 def test_force_while_frozen(control: DevServer | DevServerClient, api: Api) -> None:
-    """An end that is asked for comes even while the server is frozen."""
+    """A batch can be forced to its end even while the server is frozen."""
     control.settings(freeze=True)
     batch = api.create([api.line()])
     assert control.force(batch["id"], status="completed")["status"] == "completed"
 
 
-def test_list_lag(control: DevServer | DevServerClient, api: Api) -> None:
-    """A new batch can be retrieved at once, and listed later."""
-    control.settings(list_lag_seconds=0.15)
+def test_list_lag(control: DevServer | DevServerClient, api: Api, clock: LeapingClock) -> None:
+    """A new batch can be retrieved at once, but is listed later."""
+    control.settings(list_lag_seconds=60)
     batch = api.create([api.line()])
     assert api.get(batch["id"])["id"] == batch["id"]
     assert api.http.get("/batches").json()["data"] == []
-    time.sleep(0.15)
+    clock.leapt += 60
     assert [seen["id"] for seen in api.http.get("/batches").json()["data"]] == [batch["id"]]
 
 
-def test_output_id_lag(control: DevServer | DevServerClient, api: Api) -> None:
-    """A batch can be over for a while before its files show."""
-    control.settings(output_id_lag_seconds=0.15)
+def test_output_id_lag(control: DevServer | DevServerClient, api: Api, clock: LeapingClock) -> None:
+    """A batch can be over for a while before it shows its files."""
+    control.settings(output_id_lag_seconds=60)
     batch = api.run([api.line(), api.line("b", quirk="fail:400")])
     assert batch["status"] == "completed"
     assert batch["output_file_id"] is batch["error_file_id"] is None
-    seen = api.wait(batch["id"], lambda seen: seen["output_file_id"])
+    clock.leapt += 60
+    seen = api.get(batch["id"])
+    assert seen["output_file_id"]
     assert seen["error_file_id"]
 
 
-def test_file_lag(control: DevServer | DevServerClient, api: Api) -> None:
-    """A file can need a moment before a batch may use it."""
-    control.settings(file_lag_seconds=0.1)
+def test_file_lag(control: DevServer | DevServerClient, api: Api, clock: LeapingClock) -> None:
+    """A batch may not be able to use a file right after its upload."""
+    control.settings(file_lag_seconds=60)
     params = api.params(api.upload([api.line()])["id"])
     assert api.http.post("/batches", json=params).status_code == 400
-    time.sleep(0.1)
+    clock.leapt += 60
     assert api.http.post("/batches", json=params).status_code == 200
 
 
 def test_omit_nulls_and_no_list(control: DevServer | DevServerClient, api: Api) -> None:
-    """The server can leave nulls out, and refuse to list, as others do."""
+    """The server can leave out nulls, and refuse to list, as some services do."""
     control.settings(omit_nulls=True, list_enabled=False)
     batch = api.create([api.line()])
     assert None not in batch.values()
@@ -185,7 +187,7 @@ def test_settings_are_checked(server: DevServer) -> None:
 
 
 def test_seed(control: DevServer | DevServerClient, api: Api, server: DevServer) -> None:
-    """Batches of others fill the list in their places in time, and stay out of the counts."""
+    """Seeded batches are listed at their places in time, and are left out of the counts."""
     batch = api.create([api.line()])
     count = 100_000 if control is server else 1_000
     began = time.monotonic()
@@ -209,7 +211,7 @@ def test_seed(control: DevServer | DevServerClient, api: Api, server: DevServer)
 
 
 def test_reset(control: DevServer | DevServerClient, api: Api, server: DevServer) -> None:
-    """After a reset nothing is left, and batches under way leave no files."""
+    """After a reset nothing is left, and batches that were under way write no files."""
     control.settings(batch_seconds=60, latency=0.01)
     control.faults([{"operation": "delete_file", "action": "status"}])
     api.create([api.line(f"r{number}") for number in range(100)])
@@ -227,7 +229,7 @@ def test_same_methods() -> None:
 
 
 def test_latency_keeps_concurrency(server: DevServer, api: Api) -> None:
-    """Each answer takes longer, but many come at the same time."""
+    """Each answer is delayed, but many are sent at the same time."""
     api.http.get("/batches")
     server.settings(latency=0.2)
     began = time.monotonic()

@@ -41,7 +41,7 @@ def post_batch(server: DevServer, params: dict[str, Any]) -> bytes:
 
 
 def test_status(server: DevServer, api: Api, params: dict[str, Any]) -> None:
-    """The ordered status, in the service's error shape; the call is not carried out."""
+    """The status that was asked for, in the service's error shape; the call is not carried out."""
     server.faults([{"operation": "create_batch", "action": "status", "status": 503}])
     answer = api.http.post("/batches", json=params)
     assert answer.status_code == 503
@@ -75,7 +75,7 @@ def test_status_with_headers_and_body(server: DevServer, api: Api) -> None:
 
 
 def test_status_after(server: DevServer, api: Api, params: dict[str, Any]) -> None:
-    """With after, the call is carried out, and the answer is another."""
+    """With after, the call is carried out before the error is sent."""
     server.faults([{"operation": "create_batch", "action": "status", "status": 500, "after": True}])
     assert api.http.post("/batches", json=params).status_code == 500
     assert server.stats()["batches"]["stored"] == 1
@@ -83,7 +83,7 @@ def test_status_after(server: DevServer, api: Api, params: dict[str, Any]) -> No
 
 @pytest.mark.parametrize(("action", "stored"), [("drop_before", 0), ("drop_after", 1)])
 def test_drop(server: DevServer, params: dict[str, Any], action: str, stored: int) -> None:
-    """The connection is closed without one byte, before or after the batch is stored."""
+    """The connection is closed without a byte, before or after the batch is stored."""
     server.faults([{"operation": "create_batch", "action": action}])
     assert post_batch(server, params) == b""
     assert server.stats()["batches"]["stored"] == stored
@@ -91,7 +91,7 @@ def test_drop(server: DevServer, params: dict[str, Any], action: str, stored: in
 
 
 def test_drop_during(server: DevServer, params: dict[str, Any]) -> None:
-    """Half of the answer comes, with the length of the whole."""
+    """Half of the answer is sent, with the length of the whole."""
     server.faults([{"operation": "create_batch", "action": "drop_during"}])
     head, _, body = post_batch(server, params).partition(b"\r\n\r\n")
     assert b"200 OK" in head
@@ -101,7 +101,7 @@ def test_drop_during(server: DevServer, params: dict[str, Any]) -> None:
 
 
 def test_drop_as_httpx_sees_it(server: DevServer, api: Api, params: dict[str, Any]) -> None:
-    """A client library reports the lost connection, and can go on with a new one."""
+    """A client library reports the lost connection, and can open a new one."""
     server.faults(
         [{"operation": "create_batch", "action": action} for action in ("drop_after", "drop_during")]
     )
@@ -120,7 +120,7 @@ def test_drop_of_an_upload(server: DevServer, api: Api) -> None:
 
 
 def test_delay(server: DevServer, api: Api) -> None:
-    """The answer comes later, and is the right one."""
+    """The right answer is sent later."""
     server.faults([{"operation": "list_batches", "action": "delay", "seconds": 0.2}])
     began = time.monotonic()
     assert api.http.get("/batches").json()["data"] == []
@@ -128,8 +128,8 @@ def test_delay(server: DevServer, api: Api) -> None:
 
 
 @pytest.mark.parametrize("action", ["half_body", "invalid_json"])
-def test_bodies_that_are_no_json(server: DevServer, api: Api, action: str) -> None:
-    """A whole HTTP answer that cannot be read."""
+def test_bodies_that_are_not_json(server: DevServer, api: Api, action: str) -> None:
+    """A complete HTTP answer whose body is not JSON."""
     server.faults([{"operation": "list_batches", "action": action}])
     answer = api.http.get("/batches")
     assert answer.status_code == 200
@@ -139,7 +139,7 @@ def test_bodies_that_are_no_json(server: DevServer, api: Api, action: str) -> No
 
 
 def test_downloads(server: DevServer, api: Api) -> None:
-    """A download can break off, start again from zero despite a range, or be other bytes."""
+    """A download can break off, ignore the range, or have other bytes."""
     content = bytes(range(256)) * 10_000
     file_id = api.upload(content)["id"]
     path = f"/files/{file_id}/content"
@@ -164,7 +164,7 @@ def test_downloads(server: DevServer, api: Api) -> None:
 
 
 def test_cut_at_zero(server: DevServer, api: Api) -> None:
-    """A download can be cut after its head."""
+    """A download can be cut after its headers."""
     path = f"/files/{api.upload(b'x' * 100)['id']}/content"
     server.faults([{"operation": "download_file", "action": "cut_download"}])
     with pytest.raises(httpx.RemoteProtocolError):
@@ -172,7 +172,7 @@ def test_cut_at_zero(server: DevServer, api: Api) -> None:
 
 
 def test_which_calls(server: DevServer, api: Api) -> None:
-    """Rules count and skip their own calls, and can be kept to a path or to chance."""
+    """Rules count and skip calls, and can be restricted to a path or a probability."""
     batch = api.create([api.line()])
     server.faults(
         [
@@ -192,7 +192,7 @@ def test_which_calls(server: DevServer, api: Api) -> None:
 @pytest.mark.parametrize(
     "rule", [{}, {"operation": "x", "action": "delay"}, {"operation": "*", "action": "x"}, {"oops": 1}]
 )
-def test_unusable_rules(server: DevServer, rule: dict[str, Any]) -> None:
-    """A rule that cannot work is refused."""
+def test_invalid_rules(server: DevServer, rule: dict[str, Any]) -> None:
+    """An invalid rule is refused."""
     answer = httpx.post(server.base_url.removesuffix("/v1") + "/_dev/faults", json=[rule])
     assert answer.status_code == 400

@@ -24,7 +24,7 @@ def part(name: str, value: str, filename: str = "") -> str:
 
 @pytest.mark.parametrize("size", [0, 1, 65_536, 5_000_000])
 def test_bytes_survive(api: Api, size: int) -> None:
-    """What is uploaded is what is downloaded, also if it looks like a boundary."""
+    """What is uploaded is what is downloaded, even if it looks like a boundary."""
     content = (b"\r\n--b" + os.urandom(1000) + b"\r\n-") * (size // 1000) or os.urandom(size)
     file = api.upload(content)
     assert file["bytes"] == len(content)
@@ -38,7 +38,7 @@ def test_bytes_survive(api: Api, size: int) -> None:
     ("asked", "start", "end"), [("bytes=4-", 4, 10), ("bytes=2-5", 2, 6), ("bytes=-3", 7, 10)]
 )
 def test_ranges(api: Api, asked: str, start: int, end: int) -> None:
-    """A range is answered 206 with its place and length."""
+    """A range is answered 206, with its position and length."""
     file_id = api.upload(b"0123456789")["id"]
     answer = api.http.get(f"/files/{file_id}/content", headers={"range": asked})
     assert (answer.status_code, answer.content) == (206, b"0123456789"[start:end])
@@ -47,7 +47,7 @@ def test_ranges(api: Api, asked: str, start: int, end: int) -> None:
 
 
 def test_range_beyond_the_end(api: Api) -> None:
-    """A range that starts at the end or later is a 416."""
+    """A range that starts at the end or later is answered 416."""
     file_id = api.upload(b"0123456789")["id"]
     assert api.http.get(f"/files/{file_id}/content", headers={"range": "bytes=10-"}).status_code == 416
 
@@ -70,7 +70,7 @@ def test_range_beyond_the_end(api: Api) -> None:
     ],
 )
 def test_upload_refuses(server: DevServer, api: Api, body: str, param: str) -> None:
-    """A bad upload is a 400 that names the parameter, and leaves no file behind."""
+    """A bad upload is answered 400, naming the parameter, and leaves no file behind."""
     answer = api.http.post("/files", headers=MULTIPART, content=f"{body}--b--\r\n")
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
     assert server.stats()["files"] == 0
@@ -87,12 +87,12 @@ def test_upload_refuses(server: DevServer, api: Api, body: str, param: str) -> N
     ],
 )
 def test_broken_multipart(api: Api, headers: dict[str, str], body: str) -> None:
-    """A body that is no whole multipart document is a 400."""
+    """A body that is not a complete multipart document is answered 400."""
     assert api.http.post("/files", headers=headers, content=body).status_code == 400
 
 
 def test_expires_after(api: Api) -> None:
-    """A file expires when it was asked to; a batch file after 30 days by default, others never."""
+    """A file expires when it was asked to. By default batch files expire after 30 days, others never."""
     fields = {"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}
     asked = api.upload(b"x", **fields)
     default = api.upload(b"x")
@@ -102,7 +102,7 @@ def test_expires_after(api: Api) -> None:
 
 
 def test_filename_of_any_kind(api: Api) -> None:
-    """A file name may hold quotes and other scripts."""
+    """A file name may have quotes and letters that are not ASCII."""
     name = 'a "b" ü.jsonl'
     answer = api.http.post("/files", data={"purpose": "batch"}, files={"file": (name, b"x")})
     assert answer.json()["filename"].replace("%22", '"') == name
@@ -120,7 +120,7 @@ def test_upload_that_breaks_off(server: DevServer, api: Api) -> None:
 
 
 def test_deleting_the_input_of_a_running_batch(server: DevServer, api: Api) -> None:
-    """A deleted input file is gone for clients, but the batch that reads it still gets its results."""
+    """Clients no longer find a deleted input file, but the batch that reads it still gets its results."""
     server.settings(freeze=True)
     batch = api.create([api.line()])
     api.http.delete(f"/files/{batch['input_file_id']}").raise_for_status()

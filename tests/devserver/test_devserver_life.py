@@ -1,4 +1,4 @@
-"""The life of a batch, from its creation to each of its ends."""
+"""How a batch gets from its creation to each of its ends."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from devserver_api import Clock, wait_until
 
 from airflow_provider_openai_batches.devserver import DevServer, lifecycle
 from airflow_provider_openai_batches.devserver.validation import check_file
@@ -21,16 +22,6 @@ if TYPE_CHECKING:
 MANY = 40
 
 
-class Clock:
-    """A wall clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -43,12 +34,12 @@ def server(clock: Clock) -> Iterator[DevServer]:
 
 
 def validated(api: Api, batch: dict[str, Any]) -> dict[str, Any]:
-    """Until the worker has read the input file."""
+    """The batch, once the worker has read its input file."""
     return api.wait(batch["id"], lambda seen: seen["model"] is not None)
 
 
 def test_completed(server: DevServer, api: Api, clock: Clock) -> None:
-    """A batch takes its time for each status, its counts rise evenly, every request is answered once."""
+    """A batch spends its time in each status, its counts rise evenly, every request is answered once."""
     batch = api.create([api.line(f"r{number}") for number in range(MANY)])
     assert (batch["created_at"], batch["expires_at"]) == (clock.now, clock.now + 86_400)
     assert validated(api, batch)["status"] == "validating"
@@ -74,7 +65,7 @@ def test_completed(server: DevServer, api: Api, clock: Clock) -> None:
 
 
 def test_usage_is_the_sum_of_the_answers(server: DevServer, api: Api) -> None:
-    """The batch's usage is that of its successful requests together."""
+    """The batch's usage is the sum of that of its successful requests."""
     batch = api.create([api.line(f"r{number}") for number in range(5)] + [api.line("x", quirk="fail:400")])
     seen = server.force(batch["id"], status="completed")
     used = [line["response"]["body"]["usage"] for line in api.results(seen["output_file_id"]).values()]
@@ -102,20 +93,20 @@ def test_failed_requests(server: DevServer, api: Api) -> None:
 
 
 def test_no_success_no_output_file(server: DevServer, api: Api) -> None:
-    """A batch can be completed without one success; then it has no output file."""
+    """A batch can be completed without a single success; then it has no output file."""
     seen = server.force(api.create([api.line(quirk="fail:400")])["id"], status="completed")
     assert (seen["status"], seen["output_file_id"]) == ("completed", None)
     assert seen["request_counts"] == {"total": 1, "completed": 0, "failed": 1}
 
 
 def test_a_body_that_the_endpoint_refuses(server: DevServer, api: Api) -> None:
-    """A request without what its endpoint needs is answered 400."""
+    """A request without the field that its endpoint needs is answered 400."""
     seen = server.force(api.create([api.line(messages=None)])["id"], status="completed")
     assert api.results(seen["error_file_id"])["a"]["response"]["status_code"] == 400
 
 
 def test_cancel(server: DevServer, api: Api, clock: Clock) -> None:
-    """A cancelled batch is cancelling for a while; what was done is in the output, the rest is not."""
+    """A cancelled batch is cancelling for a while; its error file has the requests that were not executed."""
     batch = api.create([api.line(f"r{number}") for number in range(MANY)])
     validated(api, batch)
     clock.now += 10
@@ -143,7 +134,7 @@ def test_cancel(server: DevServer, api: Api, clock: Clock) -> None:
 
 
 def test_cancel_at_once(server: DevServer, api: Api, clock: Clock) -> None:
-    """A batch can be cancelled before its file was read; then nothing is done."""
+    """A batch can be cancelled before its file was read; then no request is executed."""
     batch = api.create([api.line("a"), api.line("b")])
     assert api.http.post(f"/batches/{batch['id']}/cancel").json()["status"] == "cancelling"
     clock.now += 10
@@ -155,7 +146,7 @@ def test_cancel_at_once(server: DevServer, api: Api, clock: Clock) -> None:
 def test_forced_while_its_file_is_read(
     server: DevServer, api: Api, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A batch that is over does not change any more when the worker comes to its end."""
+    """A batch that was ended by a test does not change when the worker has read its file."""
     read, forced = threading.Event(), threading.Event()
 
     def slow(*args: Any, **kwargs: Any) -> InputCheck:
@@ -170,13 +161,13 @@ def test_forced_while_its_file_is_read(
     server.force(batch["id"], status="failed")
     seen = api.get(batch["id"])
     forced.set()
-    validated(api, api.create([api.line()]))  # the worker does one after the other
+    validated(api, api.create([api.line()]))  # the worker reads this file after the other
     assert api.get(batch["id"]) == seen
     assert (seen["status"], seen["model"]) == ("failed", None)
 
 
 def test_expiry(server: DevServer, api: Api, clock: Clock) -> None:
-    """When the window ends first, the batch expires with what was done by then."""
+    """When the window ends first, the batch expires with what was executed by then."""
     server.settings(window_seconds=50)
     batch = api.create([api.line(f"r{number}") for number in range(MANY)])
     validated(api, batch)
@@ -195,7 +186,7 @@ def test_expiry(server: DevServer, api: Api, clock: Clock) -> None:
 
 
 def test_requests_that_ask_to_expire_or_to_be_omitted(server: DevServer, api: Api) -> None:
-    """A request that is not reached makes the batch expired; an omitted one is counted, but in no file."""
+    """A request that asks to expire makes the batch expire; an omitted one is counted, but is in no file."""
     lines = [api.line("a"), api.line("b", quirk="expire"), api.line("c", quirk="omit")]
     seen = server.force(api.create(lines)["id"], status="completed")
     assert seen["status"] == "expired"
@@ -206,7 +197,7 @@ def test_requests_that_ask_to_expire_or_to_be_omitted(server: DevServer, api: Ap
 
 
 def test_quirks_for_the_first_runs_only(server: DevServer, api: Api) -> None:
-    """With *1 only the first run of the same request fails, and the runs are counted."""
+    """With *1 only the first run of a request fails; the runs are counted."""
     lines = [api.line("a", quirk="fail:500*1")]
     first = server.force(api.create(lines)["id"], status="completed")
     second = server.force(api.create(lines)["id"], status="completed")
@@ -219,7 +210,7 @@ def test_quirks_for_the_first_runs_only(server: DevServer, api: Api) -> None:
 
 
 def test_the_same_file_gives_the_same_results(server: DevServer, api: Api) -> None:
-    """Answers and their order depend on the requests and the seed only."""
+    """Answers and their order depend only on the requests and the seed."""
     lines = [api.line(f"r{number}") for number in range(MANY)]
     files = [server.force(api.create(lines)["id"], status="completed")["output_file_id"] for _ in range(2)]
     server.settings(seed=1)
@@ -229,7 +220,7 @@ def test_the_same_file_gives_the_same_results(server: DevServer, api: Api) -> No
 
 
 def test_frozen_time_does_not_count(server: DevServer, api: Api, clock: Clock) -> None:
-    """After a freeze a batch still has the time before it that it had."""
+    """After a freeze a batch still takes as long as it would have taken without."""
     batch = api.create([api.line()])
     validated(api, batch)
     clock.now += 5
@@ -243,7 +234,7 @@ def test_frozen_time_does_not_count(server: DevServer, api: Api, clock: Clock) -
 
 
 def test_the_largest_batch(api: Api) -> None:
-    """50,000 requests are read and answered in seconds, and the server answers others meanwhile."""
+    """50,000 requests are read and answered in seconds, and meanwhile the server answers quickly."""
     count, slowest, began = 50_000, 0.0, time.monotonic()
     with DevServer(batch_seconds=0.1) as real:
         api.http.base_url = real.base_url
@@ -260,12 +251,9 @@ def test_the_largest_batch(api: Api) -> None:
 
 
 def test_timers(server: DevServer, api: Api, clock: Clock) -> None:
-    """In real time a batch gets to its end, and its files are written, without anybody looking."""
+    """A batch ends in real time, and its files are written, although nobody asks for it."""
     with DevServer(batch_seconds=0.1) as real:
         api.http.base_url = real.base_url
         api.create([api.line()])
-        for _ in range(500):
-            if real.service.tally.executed and not real.service.lifecycle.running:
-                break
-            time.sleep(0.01)
+        wait_until(lambda: real.service.tally.executed and not real.service.lifecycle.running)
         assert real.stats()["batches"]["by_status"] == {"completed": 1}

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     ],
 )
 def test_create_refuses(server: DevServer, api: Api, change: dict[str, Any], param: str) -> None:
-    """A bad parameter of create is a 400 that names it, and nothing is stored."""
+    """A bad parameter of create is answered 400, naming it, and nothing is stored."""
     answer = api.http.post("/batches", json=api.params(api.upload(b"{}")["id"]) | change)
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["param"] == param
@@ -47,7 +47,7 @@ def test_create_refuses(server: DevServer, api: Api, change: dict[str, Any], par
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]"])
 def test_create_needs_an_object(api: Api, body: bytes) -> None:
-    """A body that is no JSON object is a 400."""
+    """A body that is not a JSON object is answered 400."""
     assert api.http.post("/batches", content=body).status_code == 400
 
 
@@ -73,13 +73,13 @@ def test_create_needs_a_batch_file(api: Api) -> None:
 @pytest.mark.parametrize("path", ["/batches", "/files"])
 @pytest.mark.parametrize("limit", ["0", "-1", "x", "", "10001"])
 def test_limit(api: Api, path: str, limit: str) -> None:
-    """A limit out of range is a 400."""
+    """A limit out of range is answered 400."""
     answer = api.http.get(path, params={"limit": limit})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "limit")
 
 
 def test_list_batches_pages(api: Api) -> None:
-    """Pages come newest first and join without a gap; an unknown cursor is a 400."""
+    """Pages have the newest first and no gaps between them; an unknown cursor is answered 400."""
     ids = [api.create([api.line()])["id"] for _ in range(5)]
     assert api.http.get("/batches", params={"limit": 101}).status_code == 400
     first = api.http.get("/batches", params={"limit": 2}).json()
@@ -93,7 +93,7 @@ def test_list_batches_pages(api: Api) -> None:
 
 
 def test_list_files(api: Api) -> None:
-    """Files are listed in either order, by purpose, in pages, and without those that were deleted."""
+    """Files are listed in either order, by purpose and in pages; deleted ones are left out."""
     ids = [api.upload(b"x", purpose=purpose)["id"] for purpose in ("batch", "vision", "batch", "batch")]
     api.http.delete(f"/files/{ids[2]}").raise_for_status()
 

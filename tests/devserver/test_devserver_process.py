@@ -1,4 +1,4 @@
-"""Starting and stopping: threads, processes, the fixture, and what all that costs."""
+"""Starting and stopping: threads, processes, the fixture, and how long all that takes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import httpx
 import pytest
+from devserver_api import wait_until
 
 from airflow_provider_openai_batches.devserver import DevServer, DevServerClient
 
@@ -28,8 +29,14 @@ Starter = Callable[..., tuple[subprocess.Popen[str], str]]
 PROGRAM = [sys.executable, "-m", "airflow_provider_openai_batches.devserver"]
 
 
+def port_of(server: DevServer) -> int:
+    port = httpx.URL(server.base_url).port
+    assert port is not None
+    return port
+
+
 def test_stop_and_start(server: DevServer, api: Api) -> None:
-    """While stopped, connections are refused; afterwards the same port serves the same batches."""
+    """While the server is stopped, connections are refused; afterwards the same port has the same batches."""
     batch, url = api.create([api.line()]), server.base_url
     server.stop()
     with pytest.raises(httpx.ConnectError):
@@ -53,8 +60,7 @@ def test_stop_cuts_idle_and_busy_connections(server: DevServer, api: Api) -> Non
 
     thread = threading.Thread(target=slow)
     thread.start()
-    while server.stats()["in_flight"] == 0:
-        time.sleep(0.01)
+    wait_until(lambda: server.stats()["in_flight"])
     began = time.monotonic()
     server.stop()
     assert time.monotonic() - began < 1
@@ -63,7 +69,7 @@ def test_stop_cuts_idle_and_busy_connections(server: DevServer, api: Api) -> Non
 
 
 def test_nothing_is_left(api: Api, server: DevServer) -> None:
-    """A closed server leaves no thread, no folder, no connection."""
+    """A closed server leaves no thread and no folder behind."""
     before = set(threading.enumerate())
     with DevServer(batch_seconds=0.01) as other:
         api.http.base_url = other.base_url
@@ -77,7 +83,7 @@ def test_nothing_is_left(api: Api, server: DevServer) -> None:
 
 
 def test_the_process_keeps_its_own_event_loops(server: DevServer) -> None:
-    """The server runs on a loop of its own, and changes nothing for whoever else runs one."""
+    """The server runs on its own event loop, and does not change what others in the process get."""
     assert server.base_url
     assert type(asyncio.get_event_loop_policy()) is asyncio.DefaultEventLoopPolicy
     with asyncio.Runner() as runner:
@@ -85,7 +91,7 @@ def test_the_process_keeps_its_own_event_loops(server: DevServer) -> None:
 
 
 def test_starts_fast() -> None:
-    """A server of its own for every test costs little."""
+    """Starting a server for every test takes little time."""
     began = time.monotonic()
     for _ in range(10):
         with DevServer():
@@ -94,15 +100,15 @@ def test_starts_fast() -> None:
 
 
 def test_port_in_use(server: DevServer) -> None:
-    """A port that is taken is an error at once."""
-    other = DevServer(port=httpx.URL(server.base_url).port)
+    """A port that is taken raises an error at once."""
+    other = DevServer(port=port_of(server))
     with pytest.raises(OSError, match="in use"):
         other.start()
     other.close()
 
 
 def test_data_dir(tmp_path: Path, api: Api) -> None:
-    """Files can be kept in a folder of the user's, which stays."""
+    """Files can be kept in a folder of the user's, which is not removed."""
     with DevServer(data_dir=tmp_path / "files") as server:
         api.http.base_url = server.base_url
         file = api.upload(b"content")
@@ -123,6 +129,11 @@ def test_many_connections(server: DevServer) -> None:
             connection.close()
 
 
+def output_of(process: subprocess.Popen[str]) -> IO[str]:
+    assert process.stdout is not None
+    return process.stdout
+
+
 @pytest.fixture
 def program(tmp_path: Path) -> Iterator[Starter]:
     """Starts the program, and gives its process and base URL."""
@@ -136,18 +147,18 @@ def program(tmp_path: Path) -> Iterator[Starter]:
             env={**os.environ, "TMPDIR": str(tmp_path), **environment},
         )
         started.append(process)
-        return process, process.stdout.readline().strip()
+        return process, output_of(process).readline().strip()
 
     yield start
     for process in started:
         process.kill()
         process.wait()
-        process.stdout.close()
+        output_of(process).close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_program(program: Starter, tmp_path: Path, api: Api, number: signal.Signals) -> None:
-    """The program prints its URL, takes its options, and ends cleanly on a signal."""
+    """The program prints its URL, honours its options, and ends cleanly on a signal."""
     process, url = program("--batch-seconds", "0.1", "--api-key", "secret", "--latency", "0.01")
     api.http.base_url = url
     assert api.http.get("/batches").status_code == 401
@@ -162,17 +173,23 @@ def test_program(program: Starter, tmp_path: Path, api: Api, number: signal.Sign
 
 
 def test_program_imports_little() -> None:
-    """Neither Airflow nor requests is imported."""
-    code = (
-        "import sys, airflow_provider_openai_batches.devserver.__main__;"
-        "print({'airflow', 'requests'} & set(sys.modules))"
-    )
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+    """Neither Airflow, nor requests, nor anything else of this package is imported."""
+    code = "import sys, airflow_provider_openai_batches.devserver.__main__; print(*sys.modules, sep='\\n')"
+    modules = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert not {"airflow", "requests"} & set(modules)
+    package = "airflow_provider_openai_batches"
+    assert f"{package}.devserver.endpoints" in modules
+    own = (f"{package}.devserver", f"{package}.devserver.")
+    assert [
+        name
+        for name in modules
+        if name.startswith(f"{package}.") and name != own[0] and not name.startswith(own[1])
+    ] == []
 
 
 def test_program_reports_a_taken_port(server: DevServer) -> None:
     """The program says which port is taken, without a traceback."""
-    port = str(httpx.URL(server.base_url).port)
+    port = str(port_of(server))
     run = subprocess.run([*PROGRAM, "--port", port], capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert port in run.stderr
@@ -180,7 +197,7 @@ def test_program_reports_a_taken_port(server: DevServer) -> None:
 
 
 def test_no_key_in_the_help() -> None:
-    """A key in the environment does not show in the help."""
+    """The help does not show a key from the environment."""
     environment = {**os.environ, "DEVSERVER_UPSTREAM_KEY": "hidden-key"}
     text = subprocess.check_output([*PROGRAM, "--help"], text=True, env=environment)
     assert "DEVSERVER_UPSTREAM_KEY" in text
@@ -188,7 +205,7 @@ def test_no_key_in_the_help() -> None:
 
 
 def test_large_files_need_little_memory(program: Starter, tmp_path: Path, api: Api) -> None:
-    """A file of over 200 MB goes to disk and back in pieces; a batch of it fails for its size."""
+    """A file of over 200 MB is stored and sent in pieces; a batch with it fails because of its size."""
     process, url = program("--batch-seconds", "0.1")
     api.http.base_url = url
 
@@ -212,7 +229,7 @@ def test_large_files_need_little_memory(program: Starter, tmp_path: Path, api: A
 
 
 def test_fixture(tmp_path: Path) -> None:
-    """A test suite that opts in gets a server of its own for each test, and the connection to it."""
+    """In a test suite that opts in, each test gets its own server, and the connection to it."""
     (tmp_path / "conftest.py").write_text(
         'pytest_plugins = ["airflow_provider_openai_batches.devserver.pytest_plugin"]\n'
     )

@@ -1,4 +1,4 @@
-"""With an upstream every request is really sent."""
+"""With an upstream, every request is sent to a real API."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, ClassVar
 import httpx
 import msgspec
 import pytest
+from devserver_api import wait_until
 
 from airflow_provider_openai_batches.devserver import DevServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from devserver_api import Api
+    from devserver_api import Api, LeapingClock
 
 
 class Model(BaseHTTPRequestHandler):
-    """A model behind HTTP: it answers what a request's body says."""
+    """A model behind HTTP. The body of a request says what the answer is."""
 
     protocol_version = "HTTP/1.1"
     seen: ClassVar[list[tuple[str, str | None]]] = []
@@ -64,8 +65,10 @@ def model() -> Iterator[str]:
 
 
 @pytest.fixture
-def server(model: str) -> Iterator[DevServer]:
-    with DevServer(batch_seconds=0.1, upstream=model, upstream_key="real-key", concurrency=4) as running:
+def server(model: str, clock: LeapingClock) -> Iterator[DevServer]:
+    with DevServer(
+        batch_seconds=0.1, clock=clock, upstream=model, upstream_key="real-key", concurrency=4
+    ) as running:
         yield running
         Model.gate.set()
 
@@ -74,14 +77,14 @@ def test_every_request_is_sent(server: DevServer, api: Api) -> None:
     """Status, body and usage are those of the upstream; so are the failures."""
     Model.gate.set()
     lines = [api.line(f"r{number}") for number in range(20)]
-    lines += [api.line("bad", status=422), api.line("text", raw="no JSON")]
+    lines += [api.line("bad", status=422), api.line("text", raw="not JSON")]
     batch = api.run(lines)
     assert batch["status"] == "completed"
     assert batch["request_counts"] == {"total": 22, "completed": 21, "failed": 1}
     assert batch["usage"]["input_tokens"] == 60
     results = api.results(batch["output_file_id"])
     assert results["r7"]["response"]["body"]["echo"] == [{"role": "user", "content": "Say r7"}]
-    assert results["text"]["response"]["body"] == "no JSON"
+    assert results["text"]["response"]["body"] == "not JSON"
     assert api.results(batch["error_file_id"])["bad"]["response"]["status_code"] == 422
     assert set(Model.seen) == {("/v1/chat/completions", "Bearer real-key")}
     assert len(Model.seen) == 22
@@ -89,7 +92,7 @@ def test_every_request_is_sent(server: DevServer, api: Api) -> None:
 
 
 def test_cancel_stops_sending(server: DevServer, api: Api) -> None:
-    """A cancel lets what is under way finish, and sends nothing more; the rest is in the error file."""
+    """After a cancel, requests under way finish and no more are sent; the rest are in the error file."""
     batch = api.create([api.line(f"r{number}") for number in range(50)])
     api.wait(batch["id"], lambda _: len(Model.seen) == 4)
     assert api.get(batch["id"])["request_counts"] == {"total": 50, "completed": 0, "failed": 0}
@@ -105,7 +108,7 @@ def test_cancel_stops_sending(server: DevServer, api: Api) -> None:
 
 
 def test_concurrency_is_of_all_batches_together(api: Api) -> None:
-    """Two batches at the same time get no more of the upstream than one."""
+    """Two batches at the same time do not send more requests at a time than one."""
     batches = [api.create([api.line(f"{name}{number}") for number in range(8)]) for name in "ab"]
     api.wait(batches[0]["id"], lambda _: len(Model.seen) == 4)
     api.wait(batches[1]["id"], lambda batch: batch["status"] == "in_progress")
@@ -116,19 +119,30 @@ def test_concurrency_is_of_all_batches_together(api: Api) -> None:
     assert Model.peak <= 4
 
 
-def test_progress_is_real(server: DevServer, api: Api) -> None:
+def test_progress_is_real(api: Api, clock: LeapingClock) -> None:
     """The batch stays in progress for as long as its requests take."""
     batch = api.create([api.line(f"r{number}") for number in range(5)])
     api.wait(batch["id"], lambda _: len(Model.seen) == 4)
-    time.sleep(0.2)
+    clock.leapt += 60
     assert api.get(batch["id"])["status"] == "in_progress"
     Model.gate.set()
     assert api.wait(batch["id"])["request_counts"]["completed"] == 5
 
 
+def test_forced_to_completed_before_it_runs(server: DevServer, api: Api) -> None:
+    """Every request is sent, and the batch is completed once they are answered."""
+    Model.gate.set()
+    server.settings(freeze=True)
+    batch = api.create([api.line(f"r{number}") for number in range(9)])
+    assert server.force(batch["id"], status="completed")["request_counts"]["completed"] == 9
+    assert len(Model.seen) == 9
+
+
 def test_nobody_there(api: Api, server: DevServer, model: str) -> None:
     """An upstream that does not answer fails its requests, not the batch."""
-    server.service.lifecycle._upstream.url = "http://127.0.0.1:1/v1"
+    upstream = server.service.lifecycle._upstream
+    assert upstream is not None
+    upstream.url = "http://127.0.0.1:1/v1"
     batch = api.run([api.line()])
     assert batch["request_counts"] == {"total": 1, "completed": 0, "failed": 1}
     assert api.results(batch["error_file_id"])["a"]["error"]["code"] == "upstream_unreachable"
@@ -151,7 +165,6 @@ def test_close_while_sending(model: str) -> None:
             "completion_window": "24h",
         }
         httpx.post(f"{running.base_url}/batches", headers=headers, json=params)
-        while len(Model.seen) < 2:
-            time.sleep(0.01)
+        wait_until(lambda: len(Model.seen) == 2)
         threading.Timer(0.05, Model.gate.set).start()
     assert len(Model.seen) == 2

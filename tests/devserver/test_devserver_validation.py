@@ -1,4 +1,4 @@
-"""What is wrong with an input file ends its batch as failed, with the line and the reason."""
+"""An invalid input file makes its batch fail, with the line and the reason."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_last_line_without_an_end(api: Api) -> None:
 
 
 def test_enqueued_token_limit(server: DevServer, api: Api) -> None:
-    """A batch over the limit, with those of its model that are not over, fails; later it passes."""
+    """A batch fails if it and the others of its model that are not over exceed the limit; later it passes."""
     server.settings(batch_seconds=60, enqueued_token_limit=25)
     first = api.create([api.line("a")])
     api.wait(first["id"], lambda batch: batch["model"] is not None)
