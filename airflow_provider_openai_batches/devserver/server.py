@@ -177,7 +177,7 @@ class DevServer:
         self._server = self._thread = None
 
     def close(self) -> None:
-        """Stop, and delete all files and batches."""
+        """Stop for good. Files in a ``data_dir`` are kept."""
         self.stop()
         self.service.close()
 
