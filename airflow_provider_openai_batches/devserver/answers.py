@@ -44,7 +44,8 @@ def answer(line: InputLine, endpoint: str, created: int, quirk: str = "") -> Syn
         return _missing(spec.content)
     text = "\n".join(texts_in([body.get("instructions"), content]))
     prompt = Prompt(body, content, text, digest(line).hex(), estimated_tokens(line.body), created, quirk)
-    return SyntheticAnswer(OK, *spec.answer(prompt))
+    made, usage = spec.answer(prompt)
+    return SyntheticAnswer(OK, made, usage)
 
 
 def _missing(param: str) -> SyntheticAnswer:
