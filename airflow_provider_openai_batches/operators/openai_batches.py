@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_openai_batches import storage
-from airflow_provider_openai_batches.api import input_file, validation
+from airflow_provider_openai_batches.api import validation
 from airflow_provider_openai_batches.api.models import plain
+from airflow_provider_openai_batches.api.outcome import result_file_name
 from airflow_provider_openai_batches.exceptions import BatchTimeout, InvalidInputError, OpenAIBatchesError
 from airflow_provider_openai_batches.idempotency.keys import METADATA_KEYS
 from airflow_provider_openai_batches.idempotency.ledger import Ledger
@@ -133,7 +134,7 @@ class OpenAICreateBatchOperator(WaitingOperator):
         if self.input_file is None:
             return f"{self.endpoint} {validation.check_id(self.input_file_id, 'input_file_id')}"
         with storage.opened(self.input_file) as file:
-            summary = input_file.check_input(file, self.endpoint, str(self.input_file))
+            summary = validation.check_input(file, self.endpoint, str(self.input_file))
         self.hook.note_inputs(self.input_file)
         self.log.info("%s: %d requests, %d bytes", self.input_file, summary.requests, summary.bytes)
         return f"{self.endpoint} {summary.sha256}"
@@ -303,7 +304,7 @@ class OpenAIDownloadBatchResultsOperator(BatchOperator):
             "request_counts": plain(batch.counts),
         }
         for name, file_id in (("output", batch.output_file_id), ("errors", batch.error_file_id)):
-            result[name] = self._download(file_id, f"{batch.id}-{name}.jsonl") if file_id else None
+            result[name] = self._download(file_id, result_file_name(batch.id, name)) if file_id else None
         return result
 
     def _download(self, file_id: str, name: str) -> dict[str, Any]:

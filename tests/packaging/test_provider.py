@@ -90,7 +90,6 @@ def test_airflow_lists_the_provider(airflow_database: dict[str, str]) -> None:
 
 PURE = [
     "api.endpoints",
-    "api.input_file",
     "api.models",
     "api.outcome",
     "api.protocol",

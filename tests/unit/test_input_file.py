@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_openai_batches.api import input_file
+from airflow_provider_openai_batches.api import validation
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 
 ENDPOINT = "/v1/chat/completions"
@@ -25,7 +25,7 @@ def line(custom_id: object = "a", url: str = ENDPOINT, body: Any = None, **more:
 def test_a_good_file_is_summed_up() -> None:
     """The summary has requests, bytes, digest and model."""
     lines = [line("a"), line("b")]
-    summary = input_file.check_input(lines, ENDPOINT, "in.jsonl")
+    summary = validation.check_input(lines, ENDPOINT, "in.jsonl")
     content = b"".join(lines)
     assert (summary.requests, summary.bytes, summary.model) == (2, len(content), "m")
     assert summary.sha256 == hashlib.sha256(content).hexdigest()
@@ -54,27 +54,27 @@ def test_a_good_file_is_summed_up() -> None:
 def test_a_bad_line_is_named(second: bytes, said: str) -> None:
     """The error has file and line, and what is wrong."""
     with pytest.raises(InvalidInputError, match=rf"^in.jsonl, line 2: .*{said}"):
-        input_file.check_input([line("a"), second], ENDPOINT, "in.jsonl")
+        validation.check_input([line("a"), second], ENDPOINT, "in.jsonl")
 
 
 def test_an_empty_file_is_refused() -> None:
     """A file without requests is useless."""
     with pytest.raises(InvalidInputError, match=r"in\.jsonl is empty"):
-        input_file.check_input([], ENDPOINT, "in.jsonl")
+        validation.check_input([], ENDPOINT, "in.jsonl")
 
 
 def test_too_many_requests_are_refused() -> None:
     """At the first line over the limit."""
     lines = (line(str(number)) for number in range(60_000))
     with pytest.raises(InvalidInputError, match="line 50001: the file has more than 50,000"):
-        input_file.check_input(lines, ENDPOINT, "in.jsonl")
+        validation.check_input(lines, ENDPOINT, "in.jsonl")
 
 
 def test_too_many_bytes_are_refused() -> None:
     """At the first line over the limit."""
     big = line("a", body={"model": "m", "input": "x" * 110_000_000})
     with pytest.raises(InvalidInputError, match="line 2: the file is larger than 200,000,000"):
-        input_file.check_input([big, big], ENDPOINT, "in.jsonl")
+        validation.check_input([big, big], ENDPOINT, "in.jsonl")
 
 
 def test_embedding_inputs_are_counted() -> None:
@@ -82,9 +82,9 @@ def test_embedding_inputs_are_counted() -> None:
     body = {"model": "m", "input": ["x"] * 30_000}
     lines = [line(name, url="/v1/embeddings", body=body) for name in "ab"]
     with pytest.raises(InvalidInputError, match="line 2: the file has more than 50,000 embedding inputs"):
-        input_file.check_input(lines, "/v1/embeddings", "in.jsonl")
+        validation.check_input(lines, "/v1/embeddings", "in.jsonl")
     assert (
-        input_file.check_input(
+        validation.check_input(
             [line("a", "/v1/embeddings", {"input": [1] * 60_000})], "/v1/embeddings", "x"
         ).requests
         == 1
