@@ -100,11 +100,11 @@ async def first_round(triggers: list[Any], measured: Measured) -> None:
 
     But for the one or two that put off their first look, where a page of the list showed none.
     """
-    watch = importlib.import_module("airflow_provider_openai_batches.polling.pool")
+    module = importlib.import_module("airflow_provider_openai_batches.polling.poller")
     for trigger in triggers:
         while trigger._wait is None or None in trigger._wait.seen.values():  # noqa: SLF001
-            entries = [entry for poller in watch._pollers.values() for entry in poller._entries.values()]  # noqa: SLF001
-            if entries and all(entry.interval is not None for entry in entries):
+            polled = [one for poller in module._pollers.values() for one in poller._polled.values()]  # noqa: SLF001
+            if polled and all(one.interval is not None for one in polled):
                 break
             await asyncio.sleep(PROBE_EVERY)
     # Let the triggers write their lines.

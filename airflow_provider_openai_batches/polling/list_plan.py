@@ -1,11 +1,13 @@
 """
-PURE: which requests ask for many batches in the fewest requests.
+Which requests ask about many batches in the fewest requests. Nothing here sends any.
 
-``GET /batches`` shows 100 batches a page, newest first, and any batch's id serves as the cursor. The list
-grows at its top alone: what stands behind a batch stays there. So a :class:`Chart` keeps where a page showed
-an awaited batch, and tells before anything is asked which pages show two or more of them. Where new ones
-stand, a :class:`Walk` finds out once; the rest is retrieved. No round takes more requests than a retrieve of
-each batch would: for each page that shows none, a batch waits an interval for its first look.
+``GET /batches`` shows 100 batches a page, newest first, and the id of any batch serves as a cursor. The list
+only grows at its top, so what stands behind a batch stays there. A :class:`Chart` keeps where pages showed
+awaited batches, and so knows in advance which pages show several of them. A :class:`Walk` finds those that
+are not on the chart yet.
+
+No round takes more requests than a retrieve of each batch would. A page that shows nothing awaited is made up
+for: a batch that was never looked at gets its first look an interval later.
 
 https://developers.openai.com/api/reference/resources/batches/methods/list
 """
@@ -15,26 +17,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Container, Iterable
+    from collections.abc import Container, Iterable
 
     from airflow_provider_openai_batches.api.models import Batch, BatchPage
 
 PAGE = 100
-# So many waits are worth a look at a page; fewer are retrieved.
+# Fewer batches than this are retrieved one by one without a look at the list.
 LIST_FROM = 8
-# So many pages that show none are worth it, to find out where in the list they are.
-MOST_LOST = 2
-LANES = 8
-WAITS_A_LANE = 600
-FRUITLESS_JUMPS = 2
+# The first page may show none of the batches that it showed before. They then take a retrieve and a page.
+FIRST_PAGE_FROM = 3
+# A walk asks for this many pages at once at most, and for one more than this goes into the batches to find.
+# More lanes would be quicker, but where the order of the batches is not known they overlap more often.
+LANES = 10
+WAITS_A_LANE = 500
+# A walk may take this many requests too many, or go this many steps in a row without saving one.
+PATIENCE = 2
 
 
 class Place(NamedTuple):
     """
-    Where the list shows a batch: its number in a stretch of the list, counted from the newest on.
+    Where the list shows a batch: its number in a stretch of the list, counted from the newest.
 
-    ``before`` is the batch that is listed right before it, and so the cursor of a page that begins with it;
-    the newest of all has none.
+    ``before`` is the batch listed right before it, and so the cursor of a page that begins with it. The
+    newest of all has none.
     """
 
     stretch: int
@@ -44,13 +49,18 @@ class Place(NamedTuple):
 
 class Window(NamedTuple):
     """
-    A page that shows the batches named, whatever else it shows.
+    A page that shows the batches named, and perhaps others.
 
-    Without a cursor it is the first one: there newer batches may have pushed down all of them.
+    Without a cursor it is the first page: newer batches may have pushed all of them down.
     """
 
     cursor: str | None
     batch_ids: list[str]
+
+    @property
+    def pays_from(self) -> int:
+        """How many batches it must be asked for, to be better than retrieves."""
+        return 2 if self.cursor else FIRST_PAGE_FROM
 
 
 class Chart:
@@ -70,7 +80,7 @@ class Chart:
             self._windows = None
 
     def note(self, page: BatchPage, after: str | None, awaited: Container[str]) -> None:
-        """Take over where a page shows awaited batches; ``after`` is its cursor."""
+        """Note where a page shows awaited batches; ``after`` is its cursor."""
         ids = [batch.id for batch in page.data]
         stretch, number = self._origin(ids, after)
         before = after
@@ -86,9 +96,9 @@ class Chart:
 
     def windows(self) -> list[Window]:
         """
-        The fewest pages that show two or more of the batches each, without overlap.
+        Return the fewest pages that show two or more of the batches each, without overlap.
 
-        Of all batches, whichever are due: what a page shows together is then asked for together.
+        They cover all batches, due or not, so that what a page shows together stays together.
         """
         if self._windows is None:
             self._windows = [window for window in self._cut() if len(window.batch_ids) > 1]
@@ -106,7 +116,7 @@ class Chart:
         return found
 
     def _origin(self, ids: list[str], after: str | None) -> tuple[int, int]:
-        """The place of a page's first batch: as known from any batch near it, or in a stretch of its own."""
+        """Return the place of a page's first batch: next to a batch already placed, or in a new stretch."""
         for offset, batch_id in enumerate([after, *ids], -1):
             if batch_id in self._places:
                 place = self._places[batch_id]
@@ -117,89 +127,66 @@ class Chart:
 
 class Walk:
     """
-    The way through the list to batches whose place is not known, along as many pages as pay.
+    The search for batches that are not on the chart, for as long as pages save requests.
 
     :param wanted: ids, as far as known the newest first.
-    :param unasked: those among them that were never asked for, each of which can make up for one page. If
-        there is none, a walk has broken off before, and this one may lose some.
+    :param payers: those among them that can each make up for one page too many.
     """
 
-    def __init__(self, wanted: Iterable[str], unasked: Collection[str]) -> None:
-        self.left: dict[str, None] = dict.fromkeys(wanted)
-        self.saved = 0
+    def __init__(self, wanted: Iterable[str], payers: Iterable[str]) -> None:
+        self.left = dict.fromkeys(wanted)
+        self.payers = dict.fromkeys(payers)
+        self.lost = 0
+        """Pages asked for, less batches found: below zero, it is what the walk has saved."""
         self.has_failed = False
-        self._makes_up = bool(unasked)
-        self._unasked = set(unasked)
-        self._under_way = 0
-        self._fruitless_jumps = 0
-        self._starts: set[str] = set()
-        self._cursors: set[str] = set()
+        self._lost_before: float = float("inf")
+        self._misses = 0
+        self._ends: list[str | None] = [None]
+        self._passed: set[str | None] = set()
 
-    @property
-    def lost(self) -> int:
-        """So many pages more than they saved."""
-        return max(0, -self.saved)
+    def cursors(self) -> list[str | None]:
+        """Return the cursors of the pages to ask for next; none if the rest is better retrieved."""
+        self._misses = 0 if self.lost < self._lost_before else self._misses + 1
+        self._lost_before = self.lost
+        # Even if all of these pages show nothing, the payers make up for them.
+        room = min(LANES, min(PATIENCE, len(self.payers)) - self.lost)
+        if not self.left or self._misses >= PATIENCE or room < 1:
+            return []
+        ends = [end for end in self._ends if end not in self._passed]
+        if ends and self.lost < 0:
+            ends += self._starts(min(room, 1 + len(self.left) // WAITS_A_LANE) - len(ends))
+        if not ends and len(self.left) >= LIST_FROM:
+            ends = [batch_id for batch_id in self.left if batch_id not in self._passed][:1]
+        self._ends = ends[room:]
+        return ends[:room]
 
-    @property
-    def pays(self) -> int:
-        """How many more pages may be under way at once: even if all are empty, the rest pays for them."""
-        spare = min(MOST_LOST, len(self._unasked)) if self._makes_up else MOST_LOST
-        return self.saved + spare - self._under_way
+    def take(self, cursor: str | None, page: BatchPage | None) -> None:
+        """Note what the page behind a cursor shows; None is a page that did not come."""
+        self.lost += 1
+        self._passed.add(cursor)
+        if page is None:
+            self.has_failed = True
+            return
+        found = [batch.id for batch in shown_on(page) if batch.id in self.left]
+        for batch_id in dict.fromkeys(found):
+            del self.left[batch_id]
+            self.payers.pop(batch_id, None)
+            self.lost -= 1
+        ids = [batch.id for batch in page.data]
+        self._passed.update(ids[:-1])
+        end = page.last_id or next(reversed(ids), None)
+        if len(found) > 1 and page.has_more and end:
+            self._ends.append(end)
 
-    def asks(self) -> None:
-        """Note that a page is under way."""
-        self._under_way += 1
-
-    def failed(self) -> None:
-        """Note that it did not come."""
-        self._under_way -= 1
-        self.saved -= 1
-        self.has_failed = True
-
-    def take(self, page: BatchPage) -> str | None:
-        """Count what a page shows; the cursor of the next one, or None if the lane ends here."""
-        shown = shown_on(page)
-        found = 0
-        for batch in shown:
-            if batch.id in self.left:
-                del self.left[batch.id]
-                self._unasked.discard(batch.id)
-                found += 1
-        self._under_way -= 1
-        self.saved += found - 1
-        cursor = page.last_id or (page.data[-1].id if page.data else None)
-        if not cursor or not page.has_more or cursor in self._cursors:
-            return None
-        self._cursors.add(cursor)
-        if not found or not self.left or not self._starts.isdisjoint(batch.id for batch in shown):
-            return None
-        return cursor if self.pays > 0 else None
-
-    def lanes(self, cursor: str) -> list[str]:
-        """The cursors from which to walk at once: this one, and awaited batches at even distances behind."""
+    def _starts(self, count: int) -> list[str]:
+        """Return awaited batches at even distances, behind which to look at the same time."""
+        if count < 1:
+            return []
         ids = list(self.left)
-        count = min(LANES, 1 + len(ids) // WAITS_A_LANE, self.pays)
-        pages = -(-len(ids) // (PAGE * count))  # whole ones, so that no lane ends with a page for a few
-        starts = ids[pages * PAGE - 1 : -1 : pages * PAGE]
-        self._starts.update(starts)
-        return [cursor, *starts]
-
-    def jump(self) -> str | None:
-        """The awaited batch to retrieve and go on behind, or None if the rest is better retrieved."""
-        if len(self.left) < LIST_FROM or self.pays < 1 or self._fruitless_jumps >= FRUITLESS_JUMPS:
-            return None
-        start = next(iter(self.left))
-        self._unasked.discard(start)
-        if self.pays < 1:
-            return None
-        del self.left[start]
-        return start
-
-    def landed(self, saved_before: int) -> None:
-        """Note what the first page behind a jump brought."""
-        self._fruitless_jumps = 0 if self.saved > saved_before else self._fruitless_jumps + 1
+        step = PAGE * -(-len(ids) // (PAGE * (count + 1)))  # whole pages, so that none is asked for a few
+        return [batch_id for batch_id in ids[step - 1 : -1 : step] if batch_id not in self._passed]
 
 
 def shown_on(page: BatchPage) -> list[Batch]:
-    """The whole Batch objects of a page; one without a status says nothing about its batch."""
+    """Return a page's batches. One without a status says nothing about its batch."""
     return [batch for batch in page.data if batch.status != "unknown"]

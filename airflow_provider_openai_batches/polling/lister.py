@@ -1,212 +1,132 @@
-"""Asks for many batches by pages of the list: those whose place is known, and once for each that is new."""
+"""Asks about many batches by pages of the list, wherever a page saves requests."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, TypeVar
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Protocol
 
+from airflow_provider_openai_batches.api.retry import may_repeat
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError
-from airflow_provider_openai_batches.polling.client import IN_FLIGHT
-from airflow_provider_openai_batches.polling.list_plan import LIST_FROM, Chart, Walk, shown_on
+from airflow_provider_openai_batches.polling.client import for_each
+from airflow_provider_openai_batches.polling.list_plan import LIST_FROM, Chart, Walk, Window, shown_on
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from airflow_provider_openai_batches.api.models import Batch, BatchPage
     from airflow_provider_openai_batches.polling.client import SharedClient
-    from airflow_provider_openai_batches.polling.list_plan import Window
-    from airflow_provider_openai_batches.polling.schedule import Entry
 
-T = TypeVar("T")
-
-# The first page may show none of those that it showed before: then a retrieve and another page show them.
-FIRST_PAGE_FROM = 3
-# A page that fails is asked for once more.
+# A page that fails is asked for once more: it stands for many batches.
 PAGE_AGAIN_AFTER = 0.5
-# After a page that did not come, the list is looked through again so much later, twice as long each time.
-EXPLORE_AGAIN_AFTER = 60.0
-EXPLORE_AGAIN_AT_LAST = 3_600.0
+# After a page of a walk did not come, the next walk begins no sooner.
+WALK_AGAIN_AFTER = 300.0
 
 
-class Stop:
-    """Whether an answer ends a round: it says something about the connection, or the service."""
+class Polled(Protocol):
+    """A batch that is waited for; ``interval`` is None until its first look."""
 
-    def __init__(self) -> None:
-        self.by: OpenAIBatchesError | None = None
-        self.is_refusal = False
+    due: float
+    interval: float | None
 
-    def forget(self) -> None:
-        self.by, self.is_refusal = None, False
-
-    async def each(self, work: Sequence[T], ask: Callable[[T], Awaitable[object]]) -> None:
-        """Ask for all of it, some at a time, until there is a stop."""
-        left = iter(work)
-
-        async def some() -> None:
-            for one in left:
-                if self.by:
-                    return
-                await ask(one)
-
-        await asyncio.gather(*(some() for _ in range(min(IN_FLIGHT, len(work)))))
+    def is_nearly_due(self, now: float) -> bool: ...
+    def schedule(self) -> None: ...
 
 
-class Pages:
+class Lister:
     """
     The list of one connection's account.
 
-    :param entries: what is waited for, by id.
-    :param stop: of the poller's rounds.
-    :param deliver: takes a whole Batch object.
-    :param retrieve: asks for a batch and delivers it.
+    :param polled: what is waited for, by id, the newest last. It may change at any time.
+    :param deliver: takes each Batch object that a page shows.
     """
 
     def __init__(
-        self,
-        client: SharedClient,
-        entries: Mapping[str, Entry],
-        stop: Stop,
-        deliver: Callable[[Batch], None],
-        retrieve: Callable[[str], Awaitable[None]],
+        self, client: SharedClient, polled: Mapping[str, Polled], deliver: Callable[[Batch], None]
     ) -> None:
-        self.chart = Chart()
         self._client = client
-        self._entries = entries
-        self._stop = stop
+        self._polled = polled
         self._deliver = deliver
-        self._retrieve = retrieve
-        self._explore_at = 0.0
-        self._explore_pause = EXPLORE_AGAIN_AFTER
+        self._chart = Chart()
+        self._unlisted: set[str] = set()
+        self._walk_at = 0.0
 
     async def ask(self, now: float) -> None:
         """
-        Look for what has no place on the chart; then ask for the pages that show what is due.
+        Look for batches that are not on the chart; then ask for the pages that show what is due.
 
-        :param now: when it is to be due, on the monotonic clock.
+        :param now: the time by which a batch must be due, on the monotonic clock.
+        :raises OpenAIBatchesError: for an answer that says that all further requests will fail too.
         """
-        await self._explore(now)
-        for _ in range(2):  # what newer batches pushed down from the first page has then another page
-            await self._stop.each(self._windows(now), self._window)
+        await self._find(now)
+        for _ in range(2):  # what newer batches pushed off the first page is on another page then
+            await for_each(self._windows(now), self._ask_window)
+
+    def forget(self, batch_id: str) -> None:
+        """Nobody waits for the batch any more."""
+        self._chart.forget(batch_id)
+        self._unlisted.discard(batch_id)
 
     def _windows(self, now: float) -> list[Window]:
-        """The pages that show something due, and another that is at least nearly so."""
-        near = {batch_id for batch_id, entry in self._entries.items() if entry.is_nearly_due(now)}
+        """Return the pages that are worth it, with what is due and what is nearly so."""
+        near = {batch_id for batch_id, polled in self._polled.items() if polled.is_nearly_due(now)}
         found = []
-        for window in self.chart.windows():
+        for window in self._chart.windows():
             asked = near.intersection(window.batch_ids)
-            pays = len(asked) >= (2 if window.cursor else FIRST_PAGE_FROM)
-            if pays and any(self._entries[batch_id].due <= now for batch_id in asked):
+            if len(asked) >= window.pays_from and any(self._polled[one].due <= now for one in asked):
                 found.append(window)
         return found
 
-    async def _window(self, window: Window) -> None:
-        """Ask for a page; what it should show and does not is retrieved, now or from now on."""
+    async def _ask_window(self, window: Window) -> None:
+        """Ask for a page. What it should show and does not is retrieved from now on."""
         page = await self._page(window.cursor)
-        if self._stop.by:
+        if page is None:
             return
-        shown = {batch.id for batch in shown_on(page)} if page else set()
+        shown = {batch.id for batch in shown_on(page)}
         expected = window.batch_ids if window.cursor else window.batch_ids[:1]
-        missing = [batch_id for batch_id in expected if batch_id in self._entries and batch_id not in shown]
-        for batch_id in missing:
-            self.chart.forget(batch_id)
-            if page:
-                self._entries[batch_id].listed_from = float("inf")
-        if page is None:
-            self._explore_later()
-            now = time.monotonic()
-            due = [batch_id for batch_id in missing if self._entries[batch_id].due <= now]
-            await self._stop.each(due, self._retrieve)
+        for batch_id in expected:
+            if batch_id in self._polled and batch_id not in shown:
+                self._chart.forget(batch_id)
+                self._unlisted.add(batch_id)
 
-    # -- what is new -----------------------------------------------------------------------------------------
+    async def _find(self, now: float) -> None:
+        """Look for batches of which it is not known whether the list shows them."""
+        newest_first = reversed(list(self._polled))
+        wanted = [one for one in newest_first if one not in self._chart and one not in self._unlisted]
+        if len(wanted) < LIST_FROM or now < self._walk_at:
+            return
+        if all(self._polled[one].due > now for one in wanted):
+            return
+        new = [one for one in wanted if self._polled[one].interval is None]
+        # Without new ones a walk has failed before; then this one may take a request or two more.
+        walk = Walk(wanted, new or wanted)
 
-    async def _explore(self, now: float) -> None:
-        """Walk the list once for those of which nobody knows whether it shows them."""
-        entries = [
-            entry
-            for entry in self._entries.values()
-            if entry.may_be_listed and entry.batch_id not in self.chart
-        ]
-        if len(entries) < LIST_FROM or now < self._explore_at or all(entry.due > now for entry in entries):
-            return
-        entries.sort(key=lambda entry: (entry.created_at or float("inf"), entry.number), reverse=True)
-        unasked = [entry.batch_id for entry in entries if entry.interval is None]
-        walk = Walk([entry.batch_id for entry in entries], unasked)
-        newest = await self._walk(walk)
-        if self._stop.by:
-            return
+        async def step(cursor: str | None) -> None:
+            walk.take(cursor, await self._page(cursor))
+
+        while cursors := walk.cursors():
+            await for_each(cursors, step)
         if walk.has_failed:
-            self._explore_later()
+            self._walk_at = time.monotonic() + WALK_AGAIN_AFTER
         else:
-            self._explore_pause = EXPLORE_AGAIN_AFTER
-            self._give_up(walk, newest)
-
-    def _explore_later(self) -> None:
-        now = time.monotonic()
-        if now >= self._explore_at:
-            self._explore_at = now + self._explore_pause
-            self._explore_pause = min(self._explore_pause * 2, EXPLORE_AGAIN_AT_LAST)
-
-    def _give_up(self, walk: Walk, newest: float) -> None:
-        """
-        What a walk did not find is retrieved from now on.
-
-        Unless it turns out to be newer than the newest that was shown: then it may be shown later. And so
-        that no request more was sent than a retrieve for each, some wait for theirs.
-        """
-        left = [self._entries[batch_id] for batch_id in walk.left if batch_id in self._entries]
-        for entry in left:
-            entry.listed_from = float("inf") if entry.created_at else newest
-        for entry in [entry for entry in left if entry.interval is None][: walk.lost]:
-            entry.schedule()
-
-    async def _walk(self, walk: Walk) -> float:
-        """Walk from the top, and then from awaited batches on; when the newest of all was created."""
-        newest = float("inf")
-        start: str | None = None
-        while True:
-            if start:
-                await self._retrieve(start)
-            saved = walk.saved
-            page, cursor = await self._step(walk, start)
-            if start:
-                walk.landed(saved)
-            elif page is None:
-                break
-            elif page.data:
-                newest = page.data[0].created_at or newest
-            if cursor:
-                await asyncio.gather(*(self._lane(walk, lane) for lane in walk.lanes(cursor)))
-            start = None if self._stop.by else walk.jump()
-            if start is None:
-                break
-        return newest
-
-    async def _lane(self, walk: Walk, cursor: str | None) -> None:
-        while cursor and not self._stop.by:
-            _, cursor = await self._step(walk, cursor)
-
-    async def _step(self, walk: Walk, after: str | None) -> tuple[BatchPage | None, str | None]:
-        """A page of a walk, and the next one's cursor."""
-        walk.asks()
-        page = await self._page(after)
-        if page is None:
-            walk.failed()
-            return None, None
-        return page, walk.take(page)
-
-    # -- requests --------------------------------------------------------------------------------------------
+            self._unlisted.update(one for one in walk.left if one in self._polled)
+        waiting = [self._polled[one] for one in walk.payers if one in self._polled]
+        for polled in [polled for polled in waiting if polled.interval is None][: max(walk.lost, 0)]:
+            polled.schedule()
 
     async def _page(self, after: str | None) -> BatchPage | None:
         """Ask for a page, note it on the chart, and hand it out; None if it does not come."""
         try:
             page = await self._list(after)
         except OpenAIBatchesError as error:
-            if isinstance(error, APIError) and error.status in {401, 429}:
-                self._stop.by = error
-                self._stop.is_refusal = error.status == 401  # noqa: PLR2004 - HTTP
+            if isinstance(error, APIError) and error.status in {
+                HTTPStatus.UNAUTHORIZED,
+                HTTPStatus.TOO_MANY_REQUESTS,
+            }:
+                raise
             return None
-        self.chart.note(page, after, self._entries)
+        self._chart.note(page, after, self._polled)
         for batch in shown_on(page):
             self._deliver(batch)
         return page
@@ -215,7 +135,7 @@ class Pages:
         try:
             return await self._client.list_batches(after)
         except OpenAIBatchesError as error:
-            if isinstance(error, APIError) and error.status < 500:  # noqa: PLR2004 - HTTP
+            if not may_repeat("list_batches", error):
                 raise
         await asyncio.sleep(PAGE_AGAIN_AFTER)
         return await self._client.list_batches(after)

@@ -1,4 +1,4 @@
-"""PURE: how far batches are, how long they may take, and the words for it."""
+"""How far batches are, how long they may still take, and the words for it."""
 
 from __future__ import annotations
 
@@ -8,22 +8,28 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from airflow_provider_openai_batches.api.models import TERMINAL_STATUSES
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from airflow_provider_openai_batches.api.models import Batch
 
 NAMED_AT_MOST = 10
+MINUTE, HOUR, DAY = 60, 3_600, 86_400
+# More than three thousand years are a mistake of somebody's clock.
+LONGEST = 1e11
 
 
 class Seen(msgspec.Struct, frozen=True, gc=False):
-    """The part of a batch that waiting needs; ten thousand of them fit into a few megabytes."""
+    """
+    The part of a batch that waiting needs: ten thousand of them take a few megabytes.
+
+    ``since`` is the service's own time of the status, or when it was first seen.
+    """
 
     id: str
     status: str
     since: float
+    is_over: bool
     total: int = 0
     completed: int = 0
     failed: int = 0
@@ -31,13 +37,9 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
     in_progress_at: int | None = None
     expires_at: int | None = None
 
-    @property
-    def is_over(self) -> bool:
-        return self.status in TERMINAL_STATUSES
-
     @classmethod
-    def of(cls, batch: Batch, now: float, before: Seen | None) -> Seen:
-        """``since`` is the service's own time of the status, or when it was first seen."""
+    def of(cls, batch: Batch, now: float, before: Seen | None = None) -> Seen:
+        """Return what is seen now; ``before`` is what was seen last."""
         said = (
             batch.created_at if batch.status == "validating" else getattr(batch, f"{batch.status}_at", None)
         )
@@ -48,6 +50,7 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
             id=batch.id,
             status=batch.status,
             since=said or now,
+            is_over=batch.is_over,
             total=counts.total,
             completed=counts.completed,
             failed=counts.failed,
@@ -59,14 +62,14 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
 
 class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     """
-    What of a job of many batches was done before this wait, so that the log speaks of the whole job.
+    What was done of a job of many batches before this wait, so that the log tells of the whole job.
 
-    :param batches: all batches of the job, those of this wait and those still to come included.
+    :param batches: all batches of the job, with those of this wait and those still to come.
     :param finished: batches that were over before.
-    :param total: all requests of the job; 0 is the sum of what this wait's batches have and what was done.
-    :param completed: requests that were completed in the batches that were over before.
-    :param failed: requests that had failed in them.
-    :param round: which round of asking again this is.
+    :param total: all requests of the job. 0 means the sum of what was done and what this wait's batches have.
+    :param completed: completed requests of the batches that were over before.
+    :param failed: failed requests of those batches.
+    :param round: how many times failed requests have been sent again.
     """
 
     batches: int = 0
@@ -84,8 +87,7 @@ def single(seen: Seen, now: float) -> str:
         parts[0] += f" {seen.completed}/{seen.total} ({seen.completed * 100 // seen.total}%)"
     if seen.failed:
         parts.append(f"{seen.failed} failed")
-    left = _left([seen], seen.total - seen.completed - seen.failed, now)
-    return ", ".join(parts + left)
+    return ", ".join(parts + _left(time_left([seen], now)))
 
 
 def several(batches: Iterable[Seen | None], job: Job, now: float) -> str:
@@ -103,20 +105,32 @@ def several(batches: Iterable[Seen | None], job: Job, now: float) -> str:
         parts.append(f"{failed / (completed + failed):.1%} failed")
     if job.round:
         parts.append(f"round {job.round}")
-    return ", ".join(parts + _left(known, total - completed - failed, now))
+    return ", ".join(parts + _left(time_left(known, now, total - completed - failed)))
 
 
-def _left(batches: Iterable[Seen], requests: int, now: float) -> list[str]:
-    """The time that so many requests take at the average pace of the batches that run."""
-    pace = 0.0
+def time_left(batches: Iterable[Seen], now: float, requests: int | None = None) -> float | None:
+    """
+    Estimate how long requests will take at the average pace, so far, of the batches in progress.
+
+    :param requests: how many are still to be done; None is all that the batches have left.
+    :return: seconds, or None if nothing is left or the pace is not known.
+    """
+    pace, remaining = 0.0, 0
     for seen in batches:
+        done = seen.completed + seen.failed
+        remaining += seen.total - done
         if seen.status == "in_progress" and seen.in_progress_at and now > seen.in_progress_at:
-            pace += (seen.completed + seen.failed) / (now - seen.in_progress_at)
-    return [f"about {duration(requests / pace)} left"] if pace > 0 and requests > 0 else []
+            pace += done / (now - seen.in_progress_at)
+    remaining = remaining if requests is None else requests
+    return remaining / pace if pace > 0 and remaining > 0 else None
+
+
+def _left(seconds: float | None) -> list[str]:
+    return [] if seconds is None else [f"about {duration(seconds)} left"]
 
 
 def ending(statuses: Mapping[str, str]) -> str:
-    """Say how the batches of a finished wait stand."""
+    """Say which statuses the batches of a finished wait have."""
     if len(statuses) == 1:
         return " ".join(*statuses.items())
     counts = Counter(statuses.values())
@@ -148,8 +162,16 @@ def moment(seconds: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In words as coarse as an estimate: ``40 s``, ``14 min``, ``2 h``, ``3 days``."""
-    for limit, unit, name in ((90, 1, "s"), (5_400, 60, "min"), (129_600, 3_600, "h")):
-        if seconds < limit:
-            return f"{max(round(seconds / unit), 1)} {name}"
-    return f"{round(seconds / 86_400)} days"
+    """``40 s``, ``14 min``, ``3 h 5 min``, ``1 d 2 h``; ``0 s`` for a negative time."""
+    if not seconds < LONGEST:  # nor is NaN
+        return "an unknown time"
+    seconds = max(seconds, 0)
+    if round(seconds) < MINUTE:
+        return f"{round(seconds)} s"
+    if (minutes := round(seconds / MINUTE)) < HOUR // MINUTE:
+        return f"{minutes} min"
+    if minutes < DAY // MINUTE:
+        large, small, names = *divmod(minutes, HOUR // MINUTE), ("h", "min")
+    else:
+        large, small, names = *divmod(round(seconds / HOUR), DAY // HOUR), ("d", "h")
+    return f"{large} {names[0]} {small} {names[1]}" if small else f"{large} {names[0]}"

@@ -1,8 +1,8 @@
 """
-PURE: one wait for one or more batches, as a state that answers and failures change.
+One wait for one or more batches, as a state that answers and failures change.
 
-``saw`` takes a Batch object, ``failed`` a failure, ``tick`` the time alone; each may add lines for the task's
-log and end the wait with a verdict. Nothing here sleeps, asks or logs. All times are Unix seconds.
+``saw`` takes a Batch object, ``failed`` a failure, and ``tick`` the time alone. Each may add lines for the
+task's log, and may end the wait with a verdict. Nothing here sleeps, sends or logs. Times are Unix seconds.
 
 Statuses: https://developers.openai.com/api/docs/guides/batch#4-check-the-status-of-a-batch
 """
@@ -10,6 +10,7 @@ Statuses: https://developers.openai.com/api/docs/guides/batch#4-check-the-status
 from __future__ import annotations
 
 import logging
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from airflow_provider_openai_batches.exceptions import APIError, InvalidConnectionError, InvalidInputError
@@ -23,24 +24,26 @@ if TYPE_CHECKING:
 ReturnWhen = Literal["ALL_COMPLETED", "FIRST_COMPLETED"]
 RETURN_WHEN: tuple[ReturnWhen, ...] = ("ALL_COMPLETED", "FIRST_COMPLETED")
 
-# A batch may run on for a while after its window; then its own deadline is over.
+# A batch without an end time may run this much longer than its window before the wait gives up.
 GRACE = 3_600.0
-# The window of 24 hours and the grace, for a batch that does not say when it expires.
+# A window of 24 hours and the grace, for a batch that does not say when it expires.
 UNKNOWN_WINDOW = 90_000.0
-# A 404 can be a replica that lags behind, so it counts only when it comes again.
+# A last look is taken this many seconds before the deadline.
+LAST_LOOK = 1.0
+# The first 404 may come from a replica that lags behind. One that comes this much later counts.
 MISSING_TWICE_WITHIN = 3.0
 ASK_MISSING_AFTER = 5.0
-# A key that is being rotated is refused for a while: so many polls in a row, after each of which the
-# connection is read anew.
+# A key that is being rotated is refused for a while. The wait ends after this many refusals in a row; the
+# connection is read again after each.
 REFUSALS = 5
 ASK_REFUSED_AFTER = 30.0
 ASK_SILENT_AFTER = 5.0
-# A batch of some hours need not be asked for each minute: this part of its age is soon enough.
+# Where the interval may grow, it is this part of the batch's age.
 PART_OF_AGE = 0.02
 PROGRESS_EVERY = 60.0
 TROUBLE_EVERY = 60.0
 TROUBLE_AT_MOST_EVERY = 3_600.0
-# A service that fails now and again is worth a line only so often, or when it lasts.
+# A short failure soon after another one is not worth a line; one that lasts is.
 HICCUP_EVERY = 900.0
 
 
@@ -59,7 +62,7 @@ class Verdict(NamedTuple):
 
 
 class Trouble:
-    """Failures in a row that may pass, and whether the log knows of them."""
+    """Failures in a row that may pass. ``said`` is whether the log tells of them."""
 
     __slots__ = ("batch_id", "next_line", "said", "since")
 
@@ -72,16 +75,16 @@ class Trouble:
 
 class Wait:
     """
-    What one trigger waits for; ``deadline`` is when it ends with a ``timeout``.
+    What one trigger waits for; at its ``deadline`` it ends with a ``timeout``.
 
-    :param batch_ids: none at all is a pause until ``end_time``.
+    :param batch_ids: with none at all, this is a pause until ``end_time``.
     :param poll_interval: seconds.
     :param now: when the wait begins.
-    :param end_time: the deadline; None is each batch's own ``expires_at`` and an hour, or 25 hours from the
-        beginning where that is unknown.
-    :param return_when: whether the wait ends with the last of its batches, or with any of them.
-    :param job: what of the job was done before, see :class:`.progress.Job`.
-    :param max_poll_interval: seconds up to which the interval may grow with a batch's age.
+    :param end_time: the deadline. None means an hour after the last batch's ``expires_at``, or 25 hours after
+        the beginning where that is unknown.
+    :param return_when: whether the wait ends with the last of its batches, or with the first.
+    :param job: what was done of the job before, see :class:`.progress.Job`.
+    :param max_poll_interval: seconds up to which the interval grows with a batch's age.
     """
 
     __slots__ = (
@@ -136,19 +139,19 @@ class Wait:
 
     @property
     def statuses(self) -> dict[str, str]:
-        """Each batch's status as last seen, or ``unknown``."""
+        """The status of each batch as last seen, or ``unknown``."""
         return {batch_id: seen.status if seen else "unknown" for batch_id, seen in self.seen.items()}
 
     def next_in(self, batch_id: str, now: float) -> float:
-        """Seconds until the batch should be asked for again."""
-        interval = self._interval(batch_id, now)
+        """Return the seconds until the batch should be asked about again."""
+        delay, left = self._interval(batch_id, now), self.deadline - now
         if batch_id in self._missing:
-            return min(interval, ASK_MISSING_AFTER)
-        if None in self._denials or batch_id in self._denials:
-            return min(interval, ASK_REFUSED_AFTER)
-        if self._trouble:
-            return min(interval, max(ASK_SILENT_AFTER, (now - self._trouble.since) / 2))
-        return interval
+            delay = min(delay, ASK_MISSING_AFTER)
+        elif None in self._denials or batch_id in self._denials:
+            delay = min(delay, ASK_REFUSED_AFTER)
+        elif self._trouble:
+            delay = min(delay, max(ASK_SILENT_AFTER, (now - self._trouble.since) / 2))
+        return left - LAST_LOOK if LAST_LOOK < left < delay + LAST_LOOK else delay
 
     def saw(self, batch: Batch, now: float) -> None:
         """Take a whole Batch object, from a retrieve or a list."""
@@ -166,14 +169,13 @@ class Wait:
             self.tick(now)
 
     def failed(self, error: Exception, now: float, batch_id: str | None = None) -> None:
-        """Take a failure: of one batch's retrieve, or of the whole connection (``batch_id`` is None)."""
+        """Take a failure: of one batch, or of the whole connection (``batch_id`` is None)."""
         if self.verdict:
             return
-        if isinstance(error, APIError) and error.status == 404 and batch_id:  # noqa: PLR2004 - HTTP
+        status = error.status if isinstance(error, APIError) else None
+        if status == HTTPStatus.NOT_FOUND and batch_id:
             self._not_found(error, now, batch_id)
-        elif isinstance(error, InvalidConnectionError) or (
-            isinstance(error, APIError) and error.status in {401, 403}
-        ):
+        elif is_refusal(error) or isinstance(error, InvalidConnectionError):
             self._denied(error, batch_id)
         elif isinstance(error, InvalidInputError):
             self._end("error", str(error))
@@ -181,7 +183,7 @@ class Wait:
             self._stumbled(error, now, batch_id)
 
     def tick(self, now: float) -> None:
-        """End the wait if its condition is met, or its deadline over."""
+        """End the wait if its condition is met, or its deadline has passed."""
         if self.verdict:
             return
         if self.seen and (not self.pending or self._is_enough()):
@@ -278,7 +280,7 @@ class Wait:
     # -- progress --------------------------------------------------------------------------------------------
 
     def _speak(self, before: progress.Seen | None, after: progress.Seen, now: float) -> None:
-        """Say each change of status at once, and other progress at most once a minute."""
+        """Log each change of status at once, and other progress at most once a minute."""
         changed = before is None or before.status != after.status
         if not changed and now - self._said_at < PROGRESS_EVERY:
             return
@@ -299,10 +301,15 @@ class Wait:
 
     def payload(self) -> dict[str, Any]:
         """
-        The event: plain JSON values.
+        Return the event's payload: plain JSON values.
 
         :raises ValueError: if the wait has not ended.
         """
         if self.verdict is None:
             raise ValueError("The wait has not ended.")
         return {**self.verdict._asdict(), "batches": self.statuses}
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether the service refuses the key, so that reading the connection again may help."""
+    return isinstance(error, APIError) and error.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}

@@ -102,7 +102,7 @@ class OpenAIBatchTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, write progress into the task's log, and yield one event."""
         # Here, because operators import this module too and need no event loop's client.
-        from airflow_provider_openai_batches.polling.pool import Waiter  # noqa: PLC0415
+        from airflow_provider_openai_batches.polling.poller import Waiter  # noqa: PLC0415
 
         self.logger()  # makes one for the class; one for each of ten thousand triggers is 20 MB
         settled = time.monotonic() + (SETTLED_AFTER if self._is_in_a_triggerer else 0.0)
@@ -165,7 +165,7 @@ class OpenAIBatchTrigger(BaseTrigger):
 
         https://developers.openai.com/api/reference/resources/batches/methods/cancel
         """
-        from airflow_provider_openai_batches.polling.pool import borrow  # noqa: PLC0415 - as in run()
+        from airflow_provider_openai_batches.polling.client import borrow  # noqa: PLC0415 - as in run()
 
         running = list(self._wait.pending) if self._wait else self.batch_ids
         async with borrow(self.openai_conn_id) as client:

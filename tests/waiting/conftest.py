@@ -8,7 +8,7 @@ import pytest
 from waiting_room import connection
 
 from airflow_provider_openai_batches.devserver import DevServer
-from airflow_provider_openai_batches.polling import lister, pool
+from airflow_provider_openai_batches.polling import client, lister, poller
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,5 +21,5 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[DevServer]:
     with DevServer(freeze=True) as running:
         monkeypatch.setenv("AIRFLOW_CONN_OPENAI_BATCHES_DEFAULT", connection(running))
         yield running
-    assert not pool._pollers, "a poller outlived its waiters"
-    assert not pool._closing
+    assert not poller._pollers, "a poller outlived its waiters"
+    assert not client._clients, "a client outlived its users"

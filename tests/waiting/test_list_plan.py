@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from waiting_room import batch
 
 from airflow_provider_openai_batches.api.models import Batch, BatchPage
-from airflow_provider_openai_batches.polling.list_plan import LIST_FROM, MOST_LOST, PAGE, Walk
-from airflow_provider_openai_batches.polling.lister import Pages, Stop
-from airflow_provider_openai_batches.polling.rate_limit import LONGEST_PAUSE, PER_SECOND, Pace
-from airflow_provider_openai_batches.polling.schedule import Entry
+from airflow_provider_openai_batches.polling.client import LONGEST_PAUSE, PER_SECOND, Pace
+from airflow_provider_openai_batches.polling.list_plan import LIST_FROM, PAGE, PATIENCE, Walk
+from airflow_provider_openai_batches.polling.lister import Lister
+from airflow_provider_openai_batches.polling.poller import PolledBatch
 
 NEVER = float("inf")
 PATIENT = SimpleNamespace(wait=SimpleNamespace(next_in=lambda *_: 60.0, deadline=NEVER))
@@ -55,49 +55,49 @@ class Room:
 
     def __init__(self, account: Account, wanted: list[str]) -> None:
         self.account = account
-        self.entries: dict[str, Entry] = {}
+        self.polled: dict[str, PolledBatch] = {}
         self.seen: set[str] = set()
-        self.pages = Pages(account, self.entries, Stop(), self.deliver, self.retrieve)
+        self.lister = Lister(account, self.polled, self.deliver)  # type: ignore[arg-type]
         self.arrive(wanted)
 
     def arrive(self, wanted: list[str]) -> None:
         for batch_id in wanted:
-            entry = self.entries[batch_id] = Entry(batch_id, len(self.entries))
-            entry.listeners.append(PATIENT)
+            polled = self.polled[batch_id] = PolledBatch(batch_id)
+            polled.waiters.append(PATIENT)  # type: ignore[arg-type]
 
     def leave(self, batch_id: str) -> None:
-        del self.entries[batch_id]
-        self.pages.chart.forget(batch_id)
+        del self.polled[batch_id]
+        self.lister.forget(batch_id)
 
     def deliver(self, shown: Batch) -> None:
-        if entry := self.entries.get(shown.id):
+        if polled := self.polled.get(shown.id):
             self.seen.add(shown.id)
-            entry.created_at, entry.interval, entry.due = shown.created_at, 60.0, NEVER
+            polled.interval, polled.due = 60.0, NEVER
 
     async def retrieve(self, batch_id: str) -> None:
         self.account.asked += 1
         self.deliver(self.account.batch(batch_id))
 
     def round(self) -> int:
-        """So many requests for a look at each wait, but for those that were never looked at and can wait."""
+        """Return the requests for a look at each wait, but for those that can wait for their first look."""
         self.account.asked = 0
         self.seen.clear()
-        new = {entry.batch_id for entry in self.entries.values() if entry.interval is None}
-        for entry in self.entries.values():
-            entry.due = 0.0
+        new = {batch_id for batch_id, polled in self.polled.items() if polled.interval is None}
+        for polled in self.polled.values():
+            polled.due = 0.0
 
         asyncio.run(self.look())
-        unseen = set(self.entries) - self.seen
+        unseen = set(self.polled) - self.seen
         assert unseen <= new
-        assert len(unseen) <= 2
+        assert len(unseen) <= PATIENCE
         return self.account.asked
 
     async def look(self) -> None:
         """By pages, and then by retrieves, as a poller does it."""
-        await self.pages.ask(time.monotonic())
-        for entry in list(self.entries.values()):
-            if entry.due == 0.0:
-                await self.retrieve(entry.batch_id)
+        await self.lister.ask(time.monotonic())
+        for polled in list(self.polled.values()):
+            if polled.due == 0.0:
+                await self.retrieve(polled.batch_id)
 
 
 def others(count: int, name: str = "other") -> list[str]:
@@ -164,9 +164,9 @@ def test_no_more_pages_show_none_than_waits_can_wait(known: int) -> None:
     room = Room(account, [])
     for batch_id in wanted[: known - 1 : -1] if known else []:
         room.arrive([batch_id])
-        assert room.round() == len(room.entries)
+        assert room.round() == len(room.polled)
     assert account.pages == 0
-    room.arrive([batch_id for batch_id in wanted if batch_id not in room.entries][::-1])
+    room.arrive([batch_id for batch_id in wanted if batch_id not in room.polled][::-1])
     assert room.round() <= len(wanted)
 
 
@@ -252,7 +252,7 @@ def test_one_that_is_due_alone_is_retrieved() -> None:
     account = Account(wanted)
     room = Room(account, wanted[::-1])
     room.round()
-    room.entries["batch_50"].due = 0.0
+    room.polled["batch_50"].due = 0.0
     account.pages = 0
     asyncio.run(room.look())
     assert account.pages == 0
@@ -277,7 +277,7 @@ def test_what_a_page_shows_together_is_asked_for_together() -> None:
     room = Room(Account(wanted), wanted[::-1])
     room.round()
     for number, batch_id in enumerate(wanted):
-        room.entries[batch_id].due = 0.0 if number % 3 == 1 else NEVER
+        room.polled[batch_id].due = 0.0 if number % 3 == 1 else NEVER
     room.seen.clear()
     room.account.asked = 0
     asyncio.run(room.look())
@@ -380,15 +380,15 @@ def test_no_round_costs_more_than_a_retrieve_for_each_wait(
     )
     room = Room(account, wanted)
     for step, (foreign, own, stay) in enumerate(later):
-        assert room.round() <= len(room.entries)
-        for batch_id in rng.sample(list(room.entries), max(0, len(room.entries) - stay)):
+        assert room.round() <= len(room.polled)
+        for batch_id in rng.sample(list(room.polled), max(0, len(room.polled) - stay)):
             room.leave(batch_id)
         new = [f"batch_later_{step}_{number}" for number in range(own)]
         mixed = new + others(foreign, f"other_later_{step}")
         rng.shuffle(mixed)
         account.ids[:0] = mixed
         room.arrive(new)
-    assert room.round() <= len(room.entries)
+    assert room.round() <= len(room.polled)
 
 
 def walk_of(*batch_ids: str) -> Walk:

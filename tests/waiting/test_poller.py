@@ -15,7 +15,7 @@ from waiting_room import CONN, TASK, Waiting, connection, ids_of, requests, run,
 
 from airflow_provider_openai_batches.compat import supervisor
 from airflow_provider_openai_batches.devserver import DevServer
-from airflow_provider_openai_batches.polling import client, list_plan, poller, pool, wait
+from airflow_provider_openai_batches.polling import client, list_plan, poller, wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -276,8 +276,8 @@ def test_waits_that_began_together_do_not_stay_together(server: DevServer) -> No
     async def waits() -> list[float]:
         several = waiting(ids, poll_interval=40)
         await seen(several)
-        (shared,) = pool._pollers.values()
-        dues = sorted(entry.due - time.monotonic() for entry in shared._entries.values())
+        (shared,) = poller._pollers.values()
+        dues = sorted(batch.due - time.monotonic() for batch in shared._polled.values())
         for one in several:
             one.task.cancel()
         return dues
@@ -314,8 +314,8 @@ def test_a_429_slows_all_down(server: DevServer) -> None:
 
 def test_429s_do_not_end_a_wait(server: DevServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even those that say that there is no money."""
-    monkeypatch.setattr("airflow_provider_openai_batches.polling.rate_limit.FIRST_PAUSE", 0.01)
-    monkeypatch.setattr("airflow_provider_openai_batches.polling.rate_limit.LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr("airflow_provider_openai_batches.polling.client.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("airflow_provider_openai_batches.polling.client.LONGEST_PAUSE", 0.02)
     ids = seed(server, 20)
     rule = {"action": "status", "status": 429, "code": "insufficient_quota", "times": 30}
     server.faults([{"operation": "*", **rule}])
@@ -539,7 +539,7 @@ def test_a_service_that_only_fails_is_left_in_peace(server: DevServer) -> None:
     async def waits() -> None:
         several = waiting(ids, poll_interval=60)
         await seen(several)
-        assert sum(requests(server).values()) <= 2 + poller.STRIKES + client.IN_FLIGHT
+        assert sum(requests(server).values()) <= 2 + poller.MAX_STRIKES + client.IN_FLIGHT
         server.clear_faults()
         for one in several:
             one.task.cancel()
@@ -620,8 +620,8 @@ def test_the_last_waiter_closes_the_client_and_a_new_one_opens_it(server: DevSer
         for _ in range(3):
             several = waiting(ids, poll_interval=30)
             await seen(several)
-            (shared,) = pool._pollers.values()
-            client = shared.client._client
+            (shared,) = poller._pollers.values()
+            client = shared._client._client
             clients.add(client)
             for one in several[:-1]:
                 one.task.cancel()
@@ -629,7 +629,7 @@ def test_the_last_waiter_closes_the_client_and_a_new_one_opens_it(server: DevSer
             assert not client._http.is_closed
             several[-1].task.cancel()
             await until(lambda client=client: client._http.is_closed)
-            assert not pool._pollers
+            assert not poller._pollers
         assert len(clients) == 3
 
     run(waits)
@@ -647,7 +647,7 @@ def test_one_event_loop_after_the_other(server: DevServer) -> None:
         run(lambda: waiting_for_one(server, ids[0]))
         asyncio.run(abandoned())
         server.force(ids[0], status="in_progress")
-    assert not pool._pollers
+    assert not poller._pollers
 
 
 async def waiting_for_one(server: DevServer, batch_id: str) -> None:
@@ -661,14 +661,14 @@ def test_a_loop_that_was_closed_without_a_farewell_leaves_no_poller(server: DevS
     """The next wait clears away what a dead loop left."""
     ids = seed(server, 2)
     loop = asyncio.new_event_loop()
-    entered = pool.Waiter(CONN, wait.Wait(ids[:1], poll_interval=30, now=time.time()))
+    entered = poller.Waiter(CONN, wait.Wait(ids[:1], poll_interval=30, now=time.time()))
     loop.run_until_complete(entered.__aenter__())
-    (left,) = pool._pollers.values()
+    (left,) = poller._pollers.values()
     left._task.cancel()
     loop.run_until_complete(asyncio.gather(*asyncio.all_tasks(loop), return_exceptions=True))
     loop.close()
     run(lambda: waiting_for_one(server, ids[1]))
-    assert not pool._pollers
+    assert not poller._pollers
 
 
 def open_files() -> int:
