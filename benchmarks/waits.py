@@ -173,7 +173,7 @@ def measure_delay(server: Server, side: Side, python: Path) -> float:
             time.sleep(rng.uniform(0, DELAY_INTERVAL / 10))
             server.control.force(batch_id, status="completed")
             ended[batch_id] = time.time()
-        delays = []
+        delays: list[float] = []
         end = time.monotonic() + DELAY_WITHIN
         while len(delays) < DELAY_ENDS:
             try:

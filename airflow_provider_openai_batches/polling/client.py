@@ -15,7 +15,7 @@ from airflow_provider_openai_batches.compat.supervisor import aread_config
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from airflow_provider_openai_batches.api.config import ClientConfig
     from airflow_provider_openai_batches.api.models import Batch, BatchPage
@@ -211,7 +211,7 @@ def on_this_loop(shared: dict[LoopAndConnection, T], conn_id: str, create: Calla
     return shared[key]
 
 
-async def for_each(work: Iterable[T], ask: Callable[[T], Awaitable[object]]) -> None:
+async def for_each(work: Sequence[T], ask: Callable[[T], Awaitable[object]]) -> None:
     """Ask for each, a few at a time. The first error is raised once the requests under way have ended."""
     left = iter(work)
     errors: list[OpenAIBatchesError] = []
@@ -225,6 +225,6 @@ async def for_each(work: Iterable[T], ask: Callable[[T], Awaitable[object]]) -> 
             if errors:
                 return
 
-    await asyncio.gather(*(worker() for _ in range(IN_FLIGHT)))
+    await asyncio.gather(*(worker() for _ in range(min(IN_FLIGHT, len(work)))))
     if errors:
         raise errors[0]

@@ -155,8 +155,8 @@ class Walk:
         ends = [end for end in self._ends if end not in self._passed]
         if ends and self.lost < 0:
             ends += self._starts(min(room, 1 + len(self.left) // WAITS_A_LANE) - len(ends))
-        if not ends and len(self.left) >= LIST_FROM:
-            ends = [batch_id for batch_id in self.left if batch_id not in self._passed][:1]
+        if not ends and len(self.left) >= LIST_FROM and not self.has_failed:
+            ends += [batch_id for batch_id in self.left if batch_id not in self._passed][:1]
         self._ends = ends[room:]
         return ends[:room]
 
@@ -167,8 +167,8 @@ class Walk:
         if page is None:
             self.has_failed = True
             return
-        found = [batch.id for batch in shown_on(page) if batch.id in self.left]
-        for batch_id in dict.fromkeys(found):
+        found = {batch.id for batch in shown_on(page)}.intersection(self.left)
+        for batch_id in found:
             del self.left[batch_id]
             self.payers.pop(batch_id, None)
             self.lost -= 1

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # A page that fails is asked for once more: it stands for many batches.
 PAGE_AGAIN_AFTER = 0.5
 # After a page of a walk did not come, the next walk begins no sooner.
-WALK_AGAIN_AFTER = 300.0
+WALK_AGAIN_AFTER = 60.0
 
 
 class Polled(Protocol):
@@ -109,11 +109,11 @@ class Lister:
             await for_each(cursors, step)
         if walk.has_failed:
             self._walk_at = time.monotonic() + WALK_AGAIN_AFTER
-        else:
-            self._unlisted.update(one for one in walk.left if one in self._polled)
-        waiting = [self._polled[one] for one in walk.payers if one in self._polled]
-        for polled in [polled for polled in waiting if polled.interval is None][: max(walk.lost, 0)]:
-            polled.schedule()
+            return
+        self._unlisted.update(one for one in walk.left if one in self._polled)
+        payers = [self._polled[one] for one in walk.payers if one in self._polled]
+        for polled in [one for one in payers if one.interval is None][: max(walk.lost, 0)]:
+            polled.schedule()  # its first look comes an interval later
 
     async def _page(self, after: str | None) -> BatchPage | None:
         """Ask for a page, note it on the chart, and hand it out; None if it does not come."""

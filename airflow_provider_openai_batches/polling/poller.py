@@ -1,8 +1,8 @@
 """
 Polls the batches that triggers wait for.
 
-All triggers on one event loop that use one connection share a :class:`Poller`: the first one starts it, and the
-last one ends it. It writes no line to a task's log: only what a trigger logs itself gets there.
+All triggers on one event loop that use one connection share a :class:`Poller`: the first one starts it, and
+the last one ends it. It writes no line to a task's log: only what a trigger logs itself gets there.
 """
 
 from __future__ import annotations

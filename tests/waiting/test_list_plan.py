@@ -4,108 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
-from itertools import islice
-from types import SimpleNamespace
 
 import pytest
+from account import NEVER, Account, Room, others, ours
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from waiting_room import batch
 
-from airflow_provider_openai_batches.api.models import Batch, BatchPage
-from airflow_provider_openai_batches.polling.client import LONGEST_PAUSE, PER_SECOND, Pace
-from airflow_provider_openai_batches.polling.list_plan import LIST_FROM, PAGE, PATIENCE, Walk
-from airflow_provider_openai_batches.polling.lister import Lister
-from airflow_provider_openai_batches.polling.poller import PolledBatch
-
-NEVER = float("inf")
-PATIENT = SimpleNamespace(wait=SimpleNamespace(next_in=lambda *_: 60.0, deadline=NEVER))
-
-
-class Account:
-    """A service's batches, the newest first, and how often it was asked for them."""
-
-    def __init__(self, ids: list[str]) -> None:
-        self.ids = list(ids)
-        self.hidden: set[str] = set()
-        self.asked = self.pages = 0
-
-    def page(self, after: str | None) -> BatchPage:
-        start = 0 if after is None else self.ids.index(after) + 1
-        listed = (batch_id for batch_id in self.ids[start:] if batch_id not in self.hidden)
-        shown = [batch(batch_id, created_at=0) for batch_id in islice(listed, PAGE)]
-        if shown:
-            shown[0] = self.batch(shown[0].id)
-        return BatchPage(shown, next(listed, None) is not None, last_id=shown[-1].id if shown else None)
-
-    def batch(self, batch_id: str) -> Batch:
-        """Created one after the other, a second apart."""
-        return batch(batch_id, created_at=len(self.ids) - self.ids.index(batch_id))
-
-    async def list_batches(self, after: str | None) -> BatchPage:
-        self.asked += 1
-        self.pages += 1
-        await asyncio.sleep(0)  # lanes are under way together
-        return self.page(after)
-
-
-class Room:
-    """The waits of one connection, an interval after the other."""
-
-    def __init__(self, account: Account, wanted: list[str]) -> None:
-        self.account = account
-        self.polled: dict[str, PolledBatch] = {}
-        self.seen: set[str] = set()
-        self.lister = Lister(account, self.polled, self.deliver)  # type: ignore[arg-type]
-        self.arrive(wanted)
-
-    def arrive(self, wanted: list[str]) -> None:
-        for batch_id in wanted:
-            polled = self.polled[batch_id] = PolledBatch(batch_id)
-            polled.waiters.append(PATIENT)  # type: ignore[arg-type]
-
-    def leave(self, batch_id: str) -> None:
-        del self.polled[batch_id]
-        self.lister.forget(batch_id)
-
-    def deliver(self, shown: Batch) -> None:
-        if polled := self.polled.get(shown.id):
-            self.seen.add(shown.id)
-            polled.interval, polled.due = 60.0, NEVER
-
-    async def retrieve(self, batch_id: str) -> None:
-        self.account.asked += 1
-        self.deliver(self.account.batch(batch_id))
-
-    def round(self) -> int:
-        """Return the requests for a look at each wait, but for those that can wait for their first look."""
-        self.account.asked = 0
-        self.seen.clear()
-        new = {batch_id for batch_id, polled in self.polled.items() if polled.interval is None}
-        for polled in self.polled.values():
-            polled.due = 0.0
-
-        asyncio.run(self.look())
-        unseen = set(self.polled) - self.seen
-        assert unseen <= new
-        assert len(unseen) <= PATIENCE
-        return self.account.asked
-
-    async def look(self) -> None:
-        """By pages, and then by retrieves, as a poller does it."""
-        await self.lister.ask(time.monotonic())
-        for polled in list(self.polled.values()):
-            if polled.due == 0.0:
-                await self.retrieve(polled.batch_id)
-
-
-def others(count: int, name: str = "other") -> list[str]:
-    return [f"{name}_{number}" for number in range(count)]
-
-
-def ours(count: int) -> list[str]:
-    return [f"batch_{number}" for number in range(count)]
+from airflow_provider_openai_batches.polling.list_plan import LIST_FROM
 
 
 @pytest.mark.parametrize(("count", "most"), [(8, 1), (100, 1), (1_000, 11), (2_000, 22), (10_000, 110)])
@@ -168,53 +73,6 @@ def test_no_more_pages_show_none_than_waits_can_wait(known: int) -> None:
     assert account.pages == 0
     room.arrive([batch_id for batch_id in wanted if batch_id not in room.polled][::-1])
     assert room.round() <= len(wanted)
-
-
-@settings(max_examples=300)
-@given(
-    st.integers(8, 1_500),
-    st.integers(0, 4),
-    st.lists(st.tuples(st.integers(0, 7), st.integers(0, 3)), max_size=30),
-    st.randoms(use_true_random=False),
-)
-def test_what_a_walk_loses_can_be_made_up_for(
-    count: int, unasked: int, pages: list[tuple[int, int]], rng: random.Random
-) -> None:
-    """Whatever the pages show, and in whatever order those come that are under way together."""
-    wanted = ours(count)
-    left = set(rng.sample(wanted, min(unasked, count)))
-    walk = Walk(wanted, left)
-    walk.asks()
-    under_way = 1
-    for number, (lanes, found) in enumerate(pages):
-        if not under_way:
-            if (start := walk.jump()) is None:
-                break
-            left.discard(start)
-            walk.asks()
-            under_way = 1
-        pool = sorted(left) if left and rng.random() < 0.5 else list(walk.left)
-        shown = rng.sample(pool, min(found, len(pool)))
-        left.difference_update(shown)
-        cursor = walk.take(BatchPage([batch(one) for one in shown], has_more=True, last_id=f"end_{number}"))
-        under_way -= 1
-        for _ in (walk.lanes(cursor) if lanes else [cursor]) if cursor else []:
-            walk.asks()
-            under_way += 1
-        assert walk.lost <= MOST_LOST
-        assert walk.lost <= len(left) or not unasked
-
-
-def test_a_lane_ends_where_nothing_would_make_up_for_those_under_way() -> None:
-    """Two lanes, two waits that can wait: a page that shows one of these leaves one page to make up for."""
-    walk = Walk(ours(700), {"batch_1", "batch_2"})
-    walk.asks()
-    cursor = walk.take(BatchPage([batch("batch_0")], has_more=True, last_id="x"))
-    assert cursor
-    assert len(walk.lanes(cursor)) == 2
-    walk.asks()
-    walk.asks()
-    assert walk.take(BatchPage([batch("batch_1")], has_more=True, last_id="y")) is None
 
 
 def test_only_the_first_page_of_all_begins_without_a_cursor() -> None:
@@ -319,27 +177,28 @@ def test_a_few_behind_newer_ones_of_others_are_found() -> None:
     assert room.round() <= 4 * 2
 
 
-def test_a_list_that_lags_is_looked_at_once_more() -> None:
-    """For those that are newer than all that it showed."""
+def test_what_the_list_does_not_show_is_looked_for_once() -> None:
+    """After that each is retrieved."""
     wanted = ours(20)
     account = Account(wanted + others(500))
     account.hidden.update(wanted)
     room = Room(account, wanted[::-1])
-    assert room.round() <= 20
+    assert [room.round() for _ in range(4)] == [20, 20, 20, 20]
+    assert account.pages == 2
+
+
+def test_what_the_list_shows_later_is_listed_from_then_on() -> None:
+    """The walk for newer waits has a page that shows the older ones too."""
+    wanted = ours(20)
+    account = Account(wanted + others(500))
+    account.hidden.update(wanted)
+    room = Room(account, wanted[::-1])
+    assert room.round() == 20
     account.hidden.clear()
-    assert room.round() == 1
-
-
-def test_a_list_that_never_shows_them_is_left_alone() -> None:
-    """After the second look each is retrieved."""
-    wanted = ours(20)
-    account = Account(wanted + others(500))
-    account.hidden.update(wanted)
-    room = Room(account, wanted[::-1])
-    spent = [room.round() for _ in range(4)]
-    assert spent[0] <= 20
-    assert spent[2:] == [20, 20]
-    assert account.pages == 4
+    newer = [f"batch_newer_{number}" for number in range(10)]
+    account.ids[:0] = newer
+    room.arrive(newer[::-1])
+    assert [room.round(), room.round()] == [1, 1]
 
 
 def test_a_few_waits_are_retrieved() -> None:
@@ -374,10 +233,7 @@ def test_no_round_costs_more_than_a_retrieve_for_each_wait(
         wanted += names
     rng.shuffle(wanted)
     account = Account(ids)
-    # Not the newest ones: for those it is looked again, once, in case the list lags.
-    account.hidden.update(
-        rng.sample(wanted, min(hidden, len(wanted))) if ids and ids[0] not in wanted else []
-    )
+    account.hidden.update(rng.sample(wanted, min(hidden, len(wanted))))
     room = Room(account, wanted)
     for step, (foreign, own, stay) in enumerate(later):
         assert room.round() <= len(room.polled)
@@ -389,80 +245,3 @@ def test_no_round_costs_more_than_a_retrieve_for_each_wait(
         account.ids[:0] = mixed
         room.arrive(new)
     assert room.round() <= len(room.polled)
-
-
-def walk_of(*batch_ids: str) -> Walk:
-    walk = Walk([*batch_ids, *ours(20)], unasked=["a"])
-    walk.asks()
-    return walk
-
-
-def test_a_batch_that_is_shown_twice_counts_once() -> None:
-    """A list that changes between two pages repeats what it pushed down."""
-    walk = walk_of("a", "b")
-    walk.take(BatchPage([batch("a"), batch("a"), batch("b")], has_more=True, last_id="b"))
-    assert walk.saved == 1
-
-
-def test_a_cursor_that_comes_again_ends_the_lane() -> None:
-    """Else a broken server would be asked for ever."""
-    walk = walk_of("a", "b", "c")
-    page = BatchPage([batch("a"), batch("b")], has_more=True, last_id="b")
-    assert walk.take(page) == "b"
-    assert walk.take(BatchPage([batch("c")], has_more=True, last_id="b")) is None
-
-
-@pytest.mark.parametrize(
-    "page",
-    [
-        BatchPage([], has_more=True, last_id="z"),
-        BatchPage([batch("a"), batch("b")]),
-        BatchPage([], has_more=True),
-        BatchPage([batch("a", "unknown"), batch("b", "unknown")], has_more=True, last_id="b"),
-    ],
-    ids=["empty", "no has_more", "nothing at all", "no statuses"],
-)
-def test_a_page_that_leads_nowhere_ends_the_lane(page: BatchPage) -> None:
-    """What it did not show is retrieved."""
-    walk = walk_of("a", "b")
-    assert walk.take(page) is None
-    assert len(walk.left) >= 20
-
-
-def test_a_missing_last_id_is_the_last_of_the_page() -> None:
-    """Some servers leave it out."""
-    assert walk_of("a", "b").take(BatchPage([batch("a"), batch("b")], has_more=True)) == "b"
-
-
-def test_requests_are_evenly_apart() -> None:
-    """Fifty a second."""
-    pace = Pace()
-    turns = [pace.turn(100.0) for _ in range(51)]
-    assert turns[0] == 0
-    assert turns[50] == pytest.approx(50 / PER_SECOND)
-    assert pace.turn(200.0) == 0
-
-
-def test_a_429_stops_all_and_slows_down_and_good_answers_speed_up() -> None:
-    """Retry-After counts, and those that were under way together count once."""
-    pace = Pace()
-    for _ in range(8):
-        pace.slowed(99.0, 100.0, 7.0)
-    assert pace.paused_until == 107.0
-    assert [pace.turn(100.0), round(pace.turn(100.0), 3)] == [7.0, 7.04]
-    for _ in range(20):
-        pace.answered()
-    pace.turn(200.0)
-    assert pace.turn(200.0) == pytest.approx(1 / PER_SECOND)
-
-
-def test_429s_without_an_end_pause_longer_and_longer() -> None:
-    """Up to a minute, whatever the service says up to five."""
-    pace, now, pauses = Pace(), 0.0, []
-    for _ in range(9):
-        pace.slowed(now, now, None)
-        pauses.append(pace.paused_until - now)
-        now = pace.paused_until
-    assert pauses == [1, 2, 4, 8, 16, 32, LONGEST_PAUSE, LONGEST_PAUSE, LONGEST_PAUSE]
-    pace.slowed(now, now, 86_400.0)
-    assert pace.paused_until - now == 300

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.triggers.base import BaseTrigger
-from waiting_room import CONN, Notebook, Waiting, connection, requests, run, seed, until
+from waiting_room import CONN, Notebook, Waiting, connection, notebook_of, requests, run, seed, until
 
 from airflow_provider_openai_batches.triggers import openai_batches
 from airflow_provider_openai_batches.triggers.openai_batches import OpenAIBatchTrigger
@@ -28,7 +28,7 @@ def cancels(server: DevServer) -> int:
 
 def test_what_is_stored_makes_the_same_trigger_and_is_plain_json() -> None:
     """It goes through Airflow's database, and no secret is in it."""
-    arguments = {
+    arguments: dict[str, Any] = {
         "openai_conn_id": "conn",
         "batch_ids": ["a", "b"],
         "poll_interval": 5.0,
@@ -170,7 +170,7 @@ def test_a_kill_cancels_what_is_not_over(server: DevServer, count: int) -> None:
         one = Waiting(ids, cancel_on_kill=True).start()
         await until(lambda: len(one.lines) == count)
         server.force(ids[0], status="completed")
-        await until(lambda: one.trigger._wait.seen[ids[0]].status == "completed")
+        await until(lambda: one.wait.statuses[ids[0]] == "completed")
         return await killed(one)
 
     notebook = run(waits)
@@ -199,7 +199,7 @@ def test_a_kill_before_the_first_answer_cancels_everything(server: DevServer) ->
     """What was never seen may run."""
     ids = seed(server, 2)
     trigger = OpenAIBatchTrigger(CONN, ids, cancel_on_kill=True)
-    trigger._log = Notebook()
+    notebook_of(trigger)
     run(trigger.on_kill)
     assert cancels(server) == 2
 
@@ -219,7 +219,7 @@ def test_a_cancel_is_repeated(server: DevServer, rule: dict[str, Any]) -> None:
     ids = seed(server, 1)
     server.faults([{"operation": "cancel_batch", **rule}])
     trigger = OpenAIBatchTrigger(CONN, ids, cancel_on_kill=True)
-    notebook = trigger._log = Notebook()
+    notebook = notebook_of(trigger)
     run(trigger.on_kill)
     assert status_of(server, ids[0]) in {"cancelling", "cancelled"}
     assert len(notebook.lines) == 1
@@ -231,7 +231,7 @@ def test_a_cancel_that_is_not_needed_is_fine(server: DevServer, status: int) -> 
     ids = seed(server, 1)
     server.faults([{"operation": "cancel_batch", "action": "status", "status": status}])
     trigger = OpenAIBatchTrigger(CONN, ids, cancel_on_kill=True)
-    notebook = trigger._log = Notebook()
+    notebook = notebook_of(trigger)
     run(trigger.on_kill)
     assert cancels(server) == 1
     assert "needs no cancelling" in notebook.lines[0]
@@ -246,7 +246,7 @@ def test_a_cancel_that_hangs_is_given_up_in_time_and_said(
     ids = seed(server, 1)
     server.faults([{"operation": "cancel_batch", "action": "delay", "seconds": 9, "times": None}])
     trigger = OpenAIBatchTrigger(CONN, ids, cancel_on_kill=True)
-    notebook = trigger._log = Notebook()
+    notebook = notebook_of(trigger)
     run(trigger.on_kill)
     assert notebook.lines == [f"The task was killed, but {ids[0]} could not be cancelled: no answer"]
 
@@ -255,7 +255,7 @@ def test_a_kill_with_a_connection_that_is_gone_is_said(monkeypatch: pytest.Monke
     """Nothing can be cancelled then."""
     monkeypatch.setattr(openai_batches, "TRIGGER_CANCEL_SECONDS", 0.1)
     trigger = OpenAIBatchTrigger("absent", ["batch_1"], cancel_on_kill=True)
-    notebook = trigger._log = Notebook()
+    notebook = notebook_of(trigger)
     run(trigger.on_kill)
     assert "batch_1 could not be cancelled: Airflow has no connection 'absent'" in notebook.lines[-1]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -72,9 +74,8 @@ def test_a_job_is_told_as_a_whole() -> None:
     wait.saw(batch("b", counts=(20_000, 5_000, 100), in_progress_at=int(T0 - 60)), T0)
     texts(wait)
     wait.saw(batch("a", "completed", counts=(20_000, 7_330, 0)), T0)
-    assert texts(wait) == [
-        "a completed; 7 of 20 batches done, 412,330/1,000,000 requests, 1.2% failed, round 1, about 2 h left"
-    ]
+    words = "7 of 20 batches done, 412,330/1,000,000 requests, 1.2% failed, round 1, about 1 h 54 min left"
+    assert texts(wait) == [f"a completed; {words}"]
 
 
 def test_a_change_of_status_is_told_at_once_and_progress_once_a_minute() -> None:
@@ -199,7 +200,7 @@ def test_an_outage_of_hours_is_waited_out_in_few_lines(error: Exception) -> None
     assert 5 < len(lines) < 20
     assert lines[0].endswith("asking again until 2027-01-16 09:00:00 UTC")
     wait.saw(batch(), now)
-    assert texts(wait)[0] == "The service answers again, after 10 h"
+    assert texts(wait)[0] == "The service answers again, after 10 h 1 min"
 
 
 def test_an_outage_ends_at_the_deadline() -> None:
@@ -318,7 +319,7 @@ EVENTS = st.one_of(
 @given(
     st.lists(st.tuples(EVENTS, st.floats(0, 20_000))), st.sampled_from(["ALL_COMPLETED", "FIRST_COMPLETED"])
 )
-def test_whatever_happens_a_wait_ends_once_and_at_its_deadline(events: list, return_when: str) -> None:
+def test_whatever_happens_a_wait_ends_once_and_at_its_deadline(events: list[Any], return_when: str) -> None:
     """No order of answers, failures and time undoes an ending, or outlives the deadline."""
     wait = wait_for("a", "b", return_when=return_when, end_time=T0 + 50_000)
     now, verdict = T0, None

@@ -12,9 +12,10 @@ from airflow_provider_openai_batches.api import models
 from airflow_provider_openai_batches.triggers.openai_batches import OpenAIBatchTrigger
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from airflow_provider_openai_batches.devserver import DevServer
+    from airflow_provider_openai_batches.polling.wait import Wait
 
 CONN = "openai_batches_default"
 # Stands for what a triggerer binds for each trigger, which decides whose task's log a line goes to.
@@ -46,15 +47,20 @@ class Waiting:
     ) -> None:
         self.trigger = OpenAIBatchTrigger(conn_id, batch_ids, poll_interval=poll_interval, **kwargs)
         self.notebook = Notebook()
-        self.trigger._log = self.notebook
+        self.trigger._log = self.notebook  # type: ignore[assignment]
         self.payload: dict[str, Any] | None = None
         self.ended_at = 0.0
         self.name = batch_ids[0] if batch_ids else "pause"
-        self.task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
 
     def start(self) -> Waiting:
-        self.task = asyncio.get_running_loop().create_task(self._run())
+        self._task = asyncio.get_running_loop().create_task(self._run())
         return self
+
+    @property
+    def task(self) -> asyncio.Task[None]:
+        assert self._task
+        return self._task
 
     async def _run(self) -> None:
         TASK.set(self.name)
@@ -63,14 +69,49 @@ class Waiting:
             self.payload, self.ended_at = event.payload, time.monotonic()
 
     async def end(self, within: float = 10.0) -> dict[str, Any]:
-        assert self.task is not None
         await asyncio.wait_for(self.task, within)
         assert self.payload is not None
         return self.payload
 
+    async def ended(self) -> None:
+        """Wait until its task has ended, by an event or by its cancellation."""
+        await asyncio.wait([self.task])
+
     @property
     def lines(self) -> list[str]:
         return self.notebook.lines
+
+    @property
+    def wait(self) -> Wait:
+        assert self.trigger._wait
+        return self.trigger._wait
+
+
+def waiting(batch_ids: Iterable[str], **kwargs: Any) -> list[Waiting]:
+    """One trigger for each batch."""
+    return [Waiting([batch_id], **kwargs).start() for batch_id in batch_ids]
+
+
+async def seen(waits: Iterable[Waiting], within: float = 10.0) -> None:
+    """Wait until each was polled once."""
+    await until(lambda: all(one.lines for one in waits), within)
+
+
+def stop(waits: Iterable[Waiting]) -> None:
+    for one in waits:
+        one.task.cancel()
+
+
+def complete(server: DevServer, batch_ids: Iterable[str]) -> None:
+    for batch_id in batch_ids:
+        server.force(batch_id, status="completed")
+
+
+def notebook_of(trigger: OpenAIBatchTrigger) -> Notebook:
+    """The trigger's logger from now on."""
+    notebook = Notebook()
+    trigger._log = notebook  # type: ignore[assignment]
+    return notebook
 
 
 def run(waits: Callable[[], Awaitable[Any]]) -> Any:

@@ -1,0 +1,103 @@
+"""An account's list of batches, and the waits for some of them, without a network."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from itertools import islice
+from types import SimpleNamespace
+
+from waiting_room import batch
+
+from airflow_provider_openai_batches.api.models import Batch, BatchPage
+from airflow_provider_openai_batches.polling.list_plan import PAGE, PATIENCE
+from airflow_provider_openai_batches.polling.lister import Lister
+from airflow_provider_openai_batches.polling.poller import PolledBatch
+
+NEVER = float("inf")
+PATIENT = SimpleNamespace(wait=SimpleNamespace(next_in=lambda *_: 60.0, deadline=NEVER))
+
+
+class Account:
+    """A service's batches, the newest first, and how often it was asked for them."""
+
+    def __init__(self, ids: list[str]) -> None:
+        self.ids = list(ids)
+        self.hidden: set[str] = set()
+        self.asked = self.pages = 0
+
+    def page(self, after: str | None) -> BatchPage:
+        start = 0 if after is None else self.ids.index(after) + 1
+        listed = (batch_id for batch_id in self.ids[start:] if batch_id not in self.hidden)
+        shown = [batch(batch_id, created_at=0) for batch_id in islice(listed, PAGE)]
+        if shown:
+            shown[0] = self.batch(shown[0].id)
+        return BatchPage(shown, next(listed, None) is not None, last_id=shown[-1].id if shown else None)
+
+    def batch(self, batch_id: str) -> Batch:
+        """Created one after the other, a second apart."""
+        return batch(batch_id, created_at=len(self.ids) - self.ids.index(batch_id))
+
+    async def list_batches(self, after: str | None) -> BatchPage:
+        self.asked += 1
+        self.pages += 1
+        await asyncio.sleep(0)  # lanes are under way together
+        return self.page(after)
+
+
+class Room:
+    """The waits of one connection, an interval after the other."""
+
+    def __init__(self, account: Account, wanted: list[str]) -> None:
+        self.account = account
+        self.polled: dict[str, PolledBatch] = {}
+        self.seen: set[str] = set()
+        self.lister = Lister(account, self.polled, self.deliver)  # type: ignore[arg-type]
+        self.arrive(wanted)
+
+    def arrive(self, wanted: list[str]) -> None:
+        for batch_id in wanted:
+            polled = self.polled[batch_id] = PolledBatch(batch_id)
+            polled.waiters.append(PATIENT)  # type: ignore[arg-type]
+
+    def leave(self, batch_id: str) -> None:
+        del self.polled[batch_id]
+        self.lister.forget(batch_id)
+
+    def deliver(self, shown: Batch) -> None:
+        if polled := self.polled.get(shown.id):
+            self.seen.add(shown.id)
+            polled.interval, polled.due = 60.0, NEVER
+
+    async def retrieve(self, batch_id: str) -> None:
+        self.account.asked += 1
+        self.deliver(self.account.batch(batch_id))
+
+    def round(self) -> int:
+        """Return the requests for a look at each wait, but for those that can wait for their first look."""
+        self.account.asked = 0
+        self.seen.clear()
+        new = {batch_id for batch_id, polled in self.polled.items() if polled.interval is None}
+        for polled in self.polled.values():
+            polled.due = 0.0
+
+        asyncio.run(self.look())
+        unseen = set(self.polled) - self.seen
+        assert unseen <= new
+        assert len(unseen) <= PATIENCE
+        return self.account.asked
+
+    async def look(self) -> None:
+        """By pages, and then by retrieves, as a poller does it."""
+        await self.lister.ask(time.monotonic())
+        for polled in list(self.polled.values()):
+            if polled.due == 0.0:
+                await self.retrieve(polled.batch_id)
+
+
+def others(count: int, name: str = "other") -> list[str]:
+    return [f"{name}_{number}" for number in range(count)]
+
+
+def ours(count: int) -> list[str]:
+    return [f"batch_{number}" for number in range(count)]
