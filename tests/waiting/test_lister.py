@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from waiting_room import until, (
+from waiting_room import (
     complete,
     ids_of,
     requests,
@@ -14,6 +14,7 @@ from waiting_room import until, (
     seed,
     seen,
     stop,
+    until,
     waiting,
 )
 
