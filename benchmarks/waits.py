@@ -125,7 +125,7 @@ class Running:
         while True:
             found = self._reports.get(timeout=max(end - time.monotonic(), 0.01))
             if found is None:
-                raise RuntimeError(f"{self.process.args} ended early")
+                raise RuntimeError(f"{self.process.args!r} ended early")
             if name in found:
                 return found
 
@@ -189,7 +189,7 @@ def measure_import(side: Side, python: Path) -> float:
     found = []
     for _ in range(IMPORTS):
         with Running(python, side=side.name, base_url="", batch_ids=[], poll_interval=0) as running:
-            found.append(running.report("import", 120)["import"])
+            found.append(float(running.report("import", 120)["import"]))
     return min(found)
 
 

@@ -41,7 +41,7 @@ class Account:
     async def list_batches(self, after: str | None) -> BatchPage:
         self.asked += 1
         self.pages += 1
-        await asyncio.sleep(0)  # lanes are under way together
+        await asyncio.sleep(0)  # pages are under way together
         return self.page(after)
 
 

@@ -111,7 +111,7 @@ def test_an_outage_is_survived(server: DevServer, monkeypatch: pytest.MonkeyPatc
         several = waiting(ids, poll_interval=0.3)
         await seen(several)
         await asyncio.to_thread(server.stop)
-        await asyncio.sleep(1.5)
+        await until(lambda: all(len(one.lines) == 2 for one in several))
         complete(server, ids)
         await asyncio.to_thread(server.start)
         for one in several:

@@ -34,10 +34,11 @@ def test_each_wait_keeps_its_own_interval(server: DevServer) -> None:
     quick, slow = seed(server, 2)
 
     async def waits() -> None:
-        several = [Waiting([quick], poll_interval=0.2).start(), Waiting([slow], poll_interval=30).start()]
-        await asyncio.sleep(2.3)
-        count = requests(server)["retrieve_batch"]
-        assert 9 <= count <= 14
+        begun = time.monotonic()
+        several = [Waiting([quick], poll_interval=0.1).start(), Waiting([slow], poll_interval=30).start()]
+        await until(lambda: requests(server)["retrieve_batch"] >= 10)
+        assert time.monotonic() - begun > 7 * 0.1
+        assert len(several[1].lines) == 1
         complete(server, [quick, slow])
         await several[0].end(1)
         assert several[1].payload is None
@@ -102,39 +103,57 @@ def test_a_429_slows_all_down(server: DevServer) -> None:
     """Nothing is asked during the time that the service wants, and nobody is told of a failure."""
     ids = seed(server, 5)
     server.faults(
-        [{"operation": "retrieve_batch", "action": "status", "status": 429, "headers": {"Retry-After": "2"}}]
+        [{"operation": "retrieve_batch", "action": "status", "status": 429, "headers": {"Retry-After": "1"}}]
     )
 
     async def waits() -> None:
         begun = time.monotonic()
         several = waiting(ids, poll_interval=30)
         await until(lambda: requests(server)["retrieve_batch"])
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.2)
         count = requests(server)["retrieve_batch"]
         assert count <= 5
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(0.4)
         assert requests(server)["retrieve_batch"] == count
         await seen(several)
-        assert time.monotonic() - begun > 2
+        assert time.monotonic() - begun > 1
         assert all(len(one.lines) == 1 for one in several)
         stop(several)
 
     run(waits)
 
 
-def test_429s_do_not_end_a_wait(server: DevServer, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code", ["rate_limit_exceeded", "insufficient_quota"])
+def test_429s_do_not_end_a_wait(server: DevServer, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     """Not even those that say that there is no money."""
-    monkeypatch.setattr("airflow_provider_openai_batches.polling.client.FIRST_PAUSE", 0.01)
-    monkeypatch.setattr("airflow_provider_openai_batches.polling.client.LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(client, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(client, "LONGEST_PAUSE", 0.02)
     ids = seed(server, 20)
-    rule = {"action": "status", "status": 429, "code": "insufficient_quota", "times": 30}
-    server.faults([{"operation": "*", **rule}])
+    server.faults([{"operation": "*", "action": "status", "status": 429, "code": code, "times": 30}])
 
     async def waits() -> None:
         several = waiting(ids)
         await asyncio.sleep(0.3)
         complete(server, ids)
         assert {(await one.end(20))["status"] for one in several} == {"finished"}
+
+    run(waits)
+
+
+def test_a_429_because_of_no_money_slows_nobody_down(server: DevServer) -> None:
+    """It is told at once, and the others go on."""
+    ids = seed(server, 3)
+    rule = {"action": "status", "status": 429, "code": "insufficient_quota", "times": None}
+    server.faults([{"operation": "retrieve_batch", "path": ids[0], **rule}])
+
+    async def waits() -> None:
+        begun = time.monotonic()
+        several = waiting(ids, poll_interval=30)
+        await seen(several)
+        assert time.monotonic() - begun < client.FIRST_PAUSE
+        assert requests(server)["retrieve_batch"] == 3
+        assert "insufficient_quota" in several[0].lines[0]
+        stop(several)
 
     run(waits)
 
