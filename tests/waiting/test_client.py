@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from waiting_room import (
+    CONN,
     Waiting,
     complete,
     connection,
@@ -98,6 +99,29 @@ def test_a_changed_connection_is_read_now_and_then(
             await asyncio.sleep(0.7)
         complete(server, ids)
         assert {(await one.end())["status"] for one in several} == {"finished"}
+
+    run(waits)
+
+
+def test_a_changed_connection_cuts_off_no_cancel(server: DevServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client that was replaced is closed with the next change."""
+    (batch_id,) = seed(server, 1)
+    server.faults([{"operation": "cancel_batch", "action": "delay", "seconds": 0.5}])
+
+    async def changed(shared: client.SharedClient, key: str) -> None:
+        monkeypatch.setenv("AIRFLOW_CONN_OPENAI_BATCHES_DEFAULT", connection(server, key=key))
+        assert await shared.refresh()
+
+    async def waits() -> None:
+        async with client.borrow(CONN) as shared:
+            first = await shared.open()
+            cancel = asyncio.ensure_future(shared.cancel_batch(batch_id))
+            await until(lambda: server.stats()["in_flight"])
+            await changed(shared, "second")
+            assert (await cancel).status == "cancelling"
+            assert not first._http.is_closed
+            await changed(shared, "third")
+            assert first._http.is_closed
 
     run(waits)
 
