@@ -29,7 +29,7 @@ FIRST_PAGE_FROM = 3
 # A walk asks for this many pages at once at most, and for one more than this goes into the batches to find.
 # More lanes would be quicker, but where the order of the batches is not known they overlap more often.
 LANES = 10
-WAITS_A_LANE = 300
+WAITS_A_LANE = 500
 # A walk may take this many requests too many, or go this many steps in a row without saving one.
 PATIENCE = 2
 
