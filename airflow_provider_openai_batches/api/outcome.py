@@ -7,25 +7,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from airflow_provider_openai_batches.api.models import ResultLine
-from airflow_provider_openai_batches.api.validation import check_id
 from airflow_provider_openai_batches.exceptions import BatchCancelled, BatchError, BatchExpired, BatchFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Literal
 
     from airflow_provider_openai_batches.api.models import Batch
 
 SHOWN_ERRORS = 10
-
-
-def result_file_name(batch_id: str, kind: Literal["output", "errors"]) -> str:
-    """
-    What a batch's downloaded file is called.
-
-    :raises InvalidInputError: if the id cannot be part of a file's name.
-    """
-    return f"{check_id(batch_id, 'batch id')}-{kind}.jsonl"
 
 
 def error_of(batch: Batch, first_errors: Iterable[str] = ()) -> BatchError | None:

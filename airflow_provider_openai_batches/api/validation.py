@@ -40,6 +40,16 @@ def check_id(value: object, field: str) -> str:
     return value
 
 
+def result_file_name(batch_id: str, kind: str) -> str:
+    """
+    Return the name of a batch's downloaded file.
+
+    :param kind: ``output`` or ``errors``.
+    :raises InvalidInputError: if the id cannot be part of a file's name.
+    """
+    return f"{check_id(batch_id, 'batch id')}-{kind}.jsonl"
+
+
 def check_endpoint(endpoint: object) -> str:
     """Refuse what is not a path like ``/v1/responses``; unknown ones pass, compatible servers have more."""
     if (

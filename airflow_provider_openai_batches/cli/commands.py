@@ -14,8 +14,8 @@ from airflow.models.connection import Connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.utils.cli import suppress_logs_and_warning
 
-from airflow_provider_openai_batches.api.outcome import error_of, result_file_name
-from airflow_provider_openai_batches.api.validation import MAX_PAGE, check_id
+from airflow_provider_openai_batches.api.outcome import error_of
+from airflow_provider_openai_batches.api.validation import MAX_PAGE, check_id, result_file_name
 from airflow_provider_openai_batches.cli import tables
 from airflow_provider_openai_batches.cli.watching import Watch
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow_provider_openai_batches import storage
 from airflow_provider_openai_batches.api import validation
 from airflow_provider_openai_batches.api.models import plain
-from airflow_provider_openai_batches.api.outcome import result_file_name
+from airflow_provider_openai_batches.api.validation import result_file_name
 from airflow_provider_openai_batches.exceptions import BatchTimeout, InvalidInputError, OpenAIBatchesError
 from airflow_provider_openai_batches.idempotency.keys import METADATA_KEYS
 from airflow_provider_openai_batches.idempotency.ledger import Ledger

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_openai_batches.api.models import Batch, BatchPage, File, read
-from airflow_provider_openai_batches.api.outcome import result_file_name
+from airflow_provider_openai_batches.api.validation import result_file_name
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 
 JSON = st.recursive(
