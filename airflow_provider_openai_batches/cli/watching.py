@@ -15,7 +15,7 @@ from airflow_provider_openai_batches.api.retry import is_passing
 from airflow_provider_openai_batches.cli.tables import age, clean
 from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
 from airflow_provider_openai_batches.idempotency.keys import Origin
-from airflow_provider_openai_batches.polling.progress import duration
+from airflow_provider_openai_batches.polling.progress import Seen, duration, time_left
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,8 +140,7 @@ def _left(batch: Batch, now: float) -> str:
     """The time left: at the pace so far, or else until the completion window closes."""
     if batch.is_over:
         return ""
-    counts = batch.counts
-    done = counts.completed + counts.failed
-    if done and batch.in_progress_at and counts.total >= done:
-        return f"≈ {duration((now - batch.in_progress_at) / done * (counts.total - done))}"
+    left = time_left([Seen.of(batch, now)], now)
+    if left is not None:
+        return f"≈ {duration(left)}"
     return f"≤ {duration(batch.expires_at - now)}" if batch.expires_at else ""
