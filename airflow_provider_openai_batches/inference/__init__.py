@@ -1,10 +1,9 @@
 """
-From rows to results at the service: what stands between the operator and the data side of a job.
+The control of a job: what stands between the operator and the data of a job.
 
-:mod:`~.plan` is what the operator was told, :mod:`~.rows` where the rows come from, :mod:`~.workplace` where
-the job keeps its files and :mod:`~.records` what it knows of its batches. :mod:`~.flow` takes a job from its
-rows to its manifest; in between :mod:`~.conductor` says what is done next: take up what is there
-(:mod:`~.earlier`), fetch what is over (:mod:`~.collecting`), submit the rest (:mod:`~.submitting`).
-:mod:`~.landing` makes parts, manifest and summary. The files themselves are the matter of
+:mod:`~.settings` is what the user asked for, :mod:`~.query` reads rows from a database, :mod:`~.workspace` is
+where the job keeps its files, and :mod:`~.records` what it knows of its batches. :mod:`~.runner` decides what
+is done next; :mod:`~.submit` gives each shard its batch, and :mod:`~.results` turns what the batches answered
+into results. The files themselves are read and written by
 :mod:`airflow_provider_openai_batches.inference.data`.
 """

@@ -1,8 +1,8 @@
 """
-What is known of a job's batches, in ``batches.json``.
+What a job knows of its batches, in ``batches.json``, and how many of them it may have now.
 
-The service is the ledger, and what stands here only saves asking it: without the file the batches are found
-again by their keys.
+The service knows the same and more. The file saves asking it: without the file, the batches are found by the
+keys in their metadata.
 """
 
 from __future__ import annotations
@@ -11,17 +11,29 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_provider_openai_batches.api.models import TERMINAL_STATUSES
+from airflow_provider_openai_batches.api.models import is_over
+from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
 from airflow_provider_openai_batches.inference.data.outcomes import RowError  # noqa: TC001 - msgspec reads the annotation
 from airflow_provider_openai_batches.polling.wait import GRACE, UNKNOWN_WINDOW
 from airflow_provider_openai_batches.storage import open_binary, whole
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from airflow_provider_openai_batches.api.models import Batch
+    from airflow_provider_openai_batches.inference.data.job import Job, Shard
 
 RECORDS_FILE = "batches.json"
+# The error code of rows whose shard was held back because the service rejected another one.
+NOT_SUBMITTED = "not_submitted"
+# The service takes 2,000 an hour; the rest is for others.
+# https://developers.openai.com/api/docs/guides/batch#rate-limits
+CREATIONS_AN_HOUR = 1_900
+HOUR = 3_600.0
+LONGEST_PAUSE = 900.0
+# Seconds of nothing but pauses after which the task fails.
+PATIENCE = 86_400.0
 
 
 class Record(msgspec.Struct, omit_defaults=True):
@@ -48,6 +60,7 @@ class Record(msgspec.Struct, omit_defaults=True):
 
     @property
     def is_active(self) -> bool:
+        """Whether its batch runs, or is over and not downloaded yet."""
         return self.batch_id is not None and self.files is None and self.error is None
 
     @property
@@ -57,13 +70,14 @@ class Record(msgspec.Struct, omit_defaults=True):
 
     @property
     def is_over(self) -> bool:
-        return self.status in TERMINAL_STATUSES
+        return is_over(self.status)
 
     @property
     def deadline(self) -> float:
         return self.expires_at + GRACE if self.expires_at else self.created_at + UNKNOWN_WINDOW
 
     def saw(self, batch: Batch) -> None:
+        """Note what the service says of the batch."""
         self.batch_id, self.status = batch.id, batch.status
         self.input_file_id = batch.input_file_id or self.input_file_id
         self.created_at = batch.created_at or self.created_at
@@ -82,12 +96,12 @@ class Records(msgspec.Struct):
     """
     The batches of a job by shard, and how this try goes.
 
-    :param digest: of the results that the job will have, see :func:`.landing.digests`.
+    :param digest: of the results that the job will have; the manifest carries it.
     :param started: when this try began; ``first_started`` when the first one did.
     :param since: from which time on the service may have batches that are not in here; None: there are none.
     :param salt: makes the keys of this try its own, where earlier batches are not to be taken up.
     :param cut: the rounds in which an earlier try was stopped; they do not count.
-    :param active_limit: so many batches the enqueued-token limit seems to allow.
+    :param active_limit: how many batches the enqueued-token limit seems to allow; None: no limit was met.
     :param not_before: no batch is created before this time.
     :param setbacks: pauses in a row.
     :param stuck_since: when the first of them began.
@@ -105,8 +119,19 @@ class Records(msgspec.Struct):
     setbacks: int = 0
     stuck_since: float | None = None
 
+    # -- which batches there are ---------------------------------------------------------------------------
+
     def of(self, shard: int) -> Record:
         return self.by_shard.setdefault(shard, Record(shard))
+
+    def without_batch(self, shards: Iterable[Shard]) -> list[Shard]:
+        """Return the shards for which a batch is still to be submitted."""
+        return [shard for shard in shards if self.of(shard.index).is_open]
+
+    def submitted(self, job: Job) -> list[tuple[Shard, Record]]:
+        """Return the shards that have a batch."""
+        found = ((shard, self.of(shard.index)) for shard in job.shards)
+        return [(shard, record) for shard, record in found if record.batch_id]
 
     @property
     def active(self) -> list[Record]:
@@ -120,29 +145,95 @@ class Records(msgspec.Struct):
     def has_batches(self) -> bool:
         return any(record.batch_id for record in self.by_shard.values())
 
-    def created_since(self, moment: float) -> list[float]:
-        """When the batches were created that are not older, oldest first."""
+    # -- how many there may be -----------------------------------------------------------------------------
+
+    def room(self, now: float, most: int) -> int:
+        """
+        Return how many batches may be created now.
+
+        :param most: how many may be at the service at the same time.
+        """
+        if now < self.not_before:
+            return 0
+        if self.active_limit is not None:
+            most = min(most, self.active_limit)
+        return max(0, min(most - len(self.active), CREATIONS_AN_HOUR - len(self._created_after(now - HOUR))))
+
+    def next_creation(self, now: float) -> float:
+        """Return when the service takes one more batch."""
+        created = self._created_after(now - HOUR)
+        paced = now if len(created) < CREATIONS_AN_HOUR else created[-CREATIONS_AN_HOUR] + HOUR
+        return max(paced, self.not_before)
+
+    def _created_after(self, moment: float) -> list[float]:
+        """Return when the batches were created, oldest first."""
         return sorted(record.created_at for record in self.by_shard.values() if record.created_at > moment)
 
     def recover(self) -> None:
-        """Something went well: there is no need to hold back."""
+        """Hold back no longer: something went well."""
         self.setbacks, self.stuck_since, self.not_before = 0, None, 0
         if self.active_limit is not None:
             self.active_limit += 1
 
-    def next_try(self, started: float, since: float | None) -> Records:
-        """What an earlier try knew, for a new one: rejected shards may be submitted again."""
+    def pause(self, why: str, now: float, shortest: float) -> float:
+        """
+        Create nothing for a while, longer each time in a row.
+
+        :param shortest: the first pause, in seconds.
+        :return: the seconds.
+        :raises OpenAIBatchesError: if there was nothing but pauses for a day.
+        """
+        self.stuck_since = self.stuck_since or now
+        if now - self.stuck_since > PATIENCE:
+            raise OpenAIBatchesError(
+                f"{why}, for a day now. Nothing was lost: another try goes on where this one ends. If the "
+                "enqueued-token limit is the reason, smaller batches may fit: see max_requests_per_batch."
+            )
+        seconds = min(shortest * 2.0 ** min(self.setbacks, 16), LONGEST_PAUSE)
+        self.setbacks += 1
+        self.not_before = now + seconds
+        return seconds
+
+    # -- what is said of them ------------------------------------------------------------------------------
+
+    def progress(self, job: Job) -> dict[str, int]:
+        """Return what was done before a wait, for the wait's lines in the log."""
+        over = [record for record in self.by_shard.values() if record.files is not None or record.error]
+        asked_again = sum(shard.requests for shard in job.shards if shard.round)
+        return {
+            "batches": len(job.shards),
+            "finished": len(over),
+            "total": job.rows,
+            "completed": sum(record.completed for record in over),
+            "failed": max(0, sum(record.failed for record in over) - asked_again),
+            "round": job.round,
+        }
+
+    def rejection(self, job: Job) -> str | None:
+        """Say how many batches the service rejected; None if it rejected none."""
+        errors = [record.error for record in self.rejected if record.error]
+        if not errors:
+            return None
+        unsent = sum(error.code == NOT_SUBMITTED for error in errors)
+        said = f"The service rejected {len(errors) - unsent} of {len(job.shards)} batches"
+        return f"{said}, and {unsent} were not submitted then." if unsent else f"{said}."
+
+    # -- from try to try -----------------------------------------------------------------------------------
+
+    def next_try(self, new: Records) -> Records:
+        """
+        Return what an earlier try knew, for a new one: rejected shards may be submitted again.
+
+        :param new: the records of the new try, without batches.
+        """
         for record in self.rejected:
             record.release()
         return msgspec.structs.replace(
-            self,
-            started=started,
+            new,
             first_started=self.first_started or self.started,
-            since=since,
-            active_limit=None,
-            not_before=0.0,
-            setbacks=0,
-            stuck_since=None,
+            salt=self.salt,
+            by_shard=self.by_shard,
+            cut=self.cut,
         )
 
     def save(self, folder: Path) -> None:
@@ -150,8 +241,9 @@ class Records(msgspec.Struct):
             handle.write(msgspec.json.encode(self))
 
     @classmethod
-    def load(cls, path: Any) -> Records | None:
-        """None if there are none, or none that can be read: the service knows more."""
+    def load(cls, folder: Any) -> Records | None:
+        """Return None if there are none, or none that can be read: the service knows more."""
+        path = folder / RECORDS_FILE
         if not path.exists():
             return None
         try:

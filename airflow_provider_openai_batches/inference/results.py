@@ -1,4 +1,4 @@
-"""What is downloaded becomes an index, follow-up shards, parts, the manifest, and a summary for XCom."""
+"""What the batches of a job answered: downloaded, read, written as results, and summed up for XCom."""
 
 from __future__ import annotations
 
@@ -8,102 +8,215 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from airflow_provider_openai_batches.exceptions import BatchFailed
 from airflow_provider_openai_batches.inference.data.index import ResultIndex
 from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FILE
 from airflow_provider_openai_batches.inference.data.manifest import BatchRecord, Manifest
 from airflow_provider_openai_batches.inference.data.merge import merge
+from airflow_provider_openai_batches.inference.data.outcomes import RowError
+from airflow_provider_openai_batches.inference.workspace import files_of
+from airflow_provider_openai_batches.observability import metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from airflow_provider_openai_batches.inference.attempt import Attempt
-    from airflow_provider_openai_batches.inference.data.job import Job
+    from airflow_provider_openai_batches.api.models import Batch
+    from airflow_provider_openai_batches.api.retry import Log
+    from airflow_provider_openai_batches.idempotency.submit import Submitter
+    from airflow_provider_openai_batches.inference.data.job import Job, Shard
     from airflow_provider_openai_batches.inference.data.manifest import Merged
-    from airflow_provider_openai_batches.inference.records import Records
-    from airflow_provider_openai_batches.inference.settings import Plan
-    from airflow_provider_openai_batches.inference.workspace import Workplace
+    from airflow_provider_openai_batches.inference.records import Record, Records
+    from airflow_provider_openai_batches.inference.settings import FailOn, Settings
+    from airflow_provider_openai_batches.inference.workspace import Workspace
 
+TOKEN_LIMIT = "token_limit_exceeded"  # noqa: S105 - a code of the service
 # XCom is a row of a database: lists are cut here, the manifest has them whole.
 SHOWN = 50
 SHOWN_ERRORS = 20
 SHOWN_MESSAGE = 300
-NOT_SUBMITTED = "not_submitted"
 
 
-def digests(plan: Plan, job: Job, folder: Path) -> tuple[str, str]:
-    """Name the job (its requests, ids and kept columns), and the results that it will have."""
+class JobResults:
+    """Downloads what the batches answered, says what must be asked again, and writes the rest into parts."""
+
+    def __init__(
+        self, settings: Settings, submitter: Submitter, workspace: Workspace, records: Records, log: Log
+    ) -> None:
+        self._settings, self._submitter, self._workspace = settings, submitter, workspace
+        self._records, self._log = records, log
+
+    def collect(self) -> bool:
+        """
+        Download the results of all batches that are over.
+
+        :return: whether one was rejected because of the enqueued-token limit; it may be submitted again.
+        """
+        limited = False
+        for record in self._records.active:
+            if record.is_over:
+                limited |= self._take(record)
+        return limited
+
+    def read(self, job: Job) -> ResultIndex:
+        """Note where each row's result is; all batches must be over."""
+        settings, place = self._settings, self._workspace
+        place.fetch(shard.ids_file for shard in job.shards)
+        schema = settings.schema if settings.retry_invalid else None
+        index = ResultIndex(job, place.local, retry_invalid=schema)
+        for shard in job.shards:
+            record = self._records.of(shard.index)
+            if record.error is not None:
+                index.reject(shard, record.error)
+            else:
+                names = record.files or []
+                place.fetch(names)
+                index.add(shard, [place.local / name for name in names])
+        return index
+
+    def next_round(self, index: ResultIndex) -> Job:
+        """Put the rows that are to be asked again into new shards."""
+        from airflow_provider_openai_batches.inference.data.followup import write_followup  # noqa: PLC0415 - most jobs have one round
+
+        place = self._workspace
+        place.fetch(shard.file for shard in index.job.shards_of(0))
+        job = write_followup(index)
+        place.store([*files_of(job.shards_of(job.round)), JOB_FILE])
+        return job
+
+    def finish(self, job: Job, index: ResultIndex | None, now: float) -> Manifest:
+        """
+        Write the parts, and if the job is good its manifest.
+
+        :param index: None: the results are not read yet.
+        :param now: Unix seconds.
+        :raises BatchFailed: if the job is not good.
+        """
+        settings, place = self._settings, self._workspace
+        place.fetch([ROWS_FILE])
+        merged = merge(
+            index or self.read(job),
+            place.output,
+            output=settings.output,
+            schema=settings.schema,
+            output_format=settings.output_format,
+        )
+        problem = self._records.rejection(job) or failure(merged.counts, settings.fail_on)
+        if problem:
+            raise BatchFailed(
+                f"{problem} The results so far are in {place.output}, without a manifest; another try goes "
+                f"on from there.{errors_in_words(merged)}"
+            )
+        manifest = self._manifest(job, merged, now)
+        manifest.write(place.output)
+        self._log.info("%s: %s", place.output, in_words(manifest.counts))
+        return manifest
+
+    def _manifest(self, job: Job, merged: Merged, now: float) -> Manifest:
+        records = self._records
+        times = {"started": records.first_started or records.started, "finished": now}
+        return Manifest.of(
+            merged,
+            digest=records.digest,
+            endpoint=self._settings.endpoint,
+            output_format=self._settings.output_format,
+            batches=[_described(shard, record) for shard, record in records.submitted(job)],
+            times={name: datetime.fromtimestamp(moment, UTC).isoformat() for name, moment in times.items()},
+        )
+
+    def _take(self, record: Record) -> bool:
+        service = self._submitter.service
+        batch = service.settled(service.retrieve_batch(str(record.batch_id)))
+        record.saw(batch)
+        if not batch.is_over:
+            return False
+        self._submitter.known.discard(batch.id)
+        metrics.batch_over(batch)
+        if batch.status == "failed":
+            return self._note_rejection(record, batch)
+        names = []
+        for kind, file_id in (("output", batch.output_file_id), ("errors", batch.error_file_id)):
+            if file_id:
+                names.append(f"{batch.id}-{kind}.jsonl")
+                self._download(file_id, names[-1])
+        record.files = names
+        self._log.info(
+            "Shard %d: batch %s is %s, %d of %d requests were answered",
+            record.shard,
+            batch.id,
+            batch.status,
+            record.completed,
+            record.total,
+        )
+        self._records.recover()
+        return False
+
+    def _download(self, file_id: str, name: str) -> None:
+        if not self._workspace.has(name):  # a file that is there is complete
+            self._submitter.service.download_file(file_id, self._workspace.local / name)
+            self._workspace.store([name])
+
+    def _note_rejection(self, record: Record, batch: Batch) -> bool:
+        items = batch.error_items
+        if any(item.code == TOKEN_LIMIT for item in items):
+            self._log.info("Shard %d waits: %s", record.shard, items[0])
+            record.release()
+            return True
+        code = (items and items[0].code) or "batch_failed"
+        said = "; ".join(map(str, items[:3])) or "the service gives no reason"
+        record.error = RowError(code, f"Batch {batch.id} was rejected: {said}")
+        self._log.error(
+            "Shard %d: batch %s was rejected, none of its requests ran: %s. Nothing more is submitted; the "
+            "task waits for the batches that run, and then fails",
+            record.shard,
+            batch.id,
+            said,
+        )
+        return False
+
+
+def _described(shard: Shard, record: Record) -> BatchRecord:
+    return BatchRecord(
+        shard=shard.index,
+        round=shard.round,
+        batch_id=str(record.batch_id),
+        status=record.status,
+        counts={"total": record.total, "completed": record.completed, "failed": record.failed},
+    )
+
+
+def digests(settings: Settings, job: Job, folder: Path) -> tuple[str, str]:
+    """
+    Name the job by its requests, ids and kept columns, and the results that it will have.
+
+    :param folder: with the job's files.
+    """
     with (folder / ROWS_FILE).open("rb") as rows:
         asked = f"{job.digest} {hashlib.file_digest(rows, 'sha256').hexdigest()}"
-    given = f"{asked} {plan.output} {plan.output_format} {plan.schema is not None}"
+    given = f"{asked} {settings.output} {settings.output_format} {settings.schema is not None}"
     return hashlib.sha256(asked.encode()).hexdigest(), hashlib.sha256(given.encode()).hexdigest()
 
 
-def read_results(attempt: Attempt) -> ResultIndex:
-    """Note where each row's result is."""
-    plan, place, job, records = attempt.plan, attempt.place, attempt.job, attempt.records
-    place.fetch(shard.ids_file for shard in job.shards)
-    index = ResultIndex(job, place.here, retry_invalid=plan.schema if plan.retry_invalid else None)
-    for shard in job.shards:
-        record = records.of(shard.index)
-        if record.error is not None:
-            index.reject(shard, record.error)
-        else:
-            names = record.files or []
-            place.fetch(names)
-            index.add(shard, [place.here / name for name in names])
-    return index
+def in_words(counts: Mapping[str, int]) -> str:
+    """Say how many rows have each status, such as ``998 succeeded, 2 failed``."""
+    return ", ".join(f"{number:,} {status}" for status, number in counts.items() if number)
 
 
-def ask_again(place: Workplace, index: ResultIndex) -> Job:
-    """Write the shards of the next round."""
-    from airflow_provider_openai_batches.inference.data.followup import write_followup  # noqa: PLC0415 - few jobs come here
-
-    place.fetch(shard.file for shard in index.job.shards_of(0))
-    job = write_followup(index)
-    new = job.shards_of(job.round)
-    place.store([*(name for shard in new for name in (shard.file, shard.ids_file)), JOB_FILE])
-    return job
-
-
-def land(plan: Plan, place: Workplace, index: ResultIndex) -> Merged:
-    """Write the parts."""
-    place.fetch([ROWS_FILE])
-    return merge(
-        index, place.output, output=plan.output, schema=plan.schema, output_format=plan.output_format
-    )
-
-
-def manifest_of(merged: Merged, attempt: Attempt, finished: float) -> Manifest:
-    """Describe the results; ``finished`` is in Unix seconds."""
-    records = attempt.records
-    times = {"started": records.first_started or records.started, "finished": finished}
-    return Manifest.of(
-        merged,
-        digest=records.digest,
-        endpoint=attempt.plan.endpoint,
-        output_format=attempt.plan.output_format,
-        batches=_batches_of(attempt.job, records),
-        times={name: datetime.fromtimestamp(moment, UTC).isoformat() for name, moment in times.items()},
-    )
-
-
-def _batches_of(job: Job, records: Records) -> list[BatchRecord]:
-    found = ((shard, records.of(shard.index)) for shard in job.shards)
-    return [
-        BatchRecord(
-            shard=shard.index,
-            round=shard.round,
-            batch_id=record.batch_id,
-            status=record.status,
-            counts={"total": record.total, "completed": record.completed, "failed": record.failed},
-        )
-        for shard, record in found
-        if record.batch_id
-    ]
+def failure(counts: Mapping[str, int], fail_on: FailOn) -> str | None:
+    """Say why so many rows of each status fail the task; None if they do not."""
+    rows = sum(counts.values())
+    lost = rows - counts.get("succeeded", 0)
+    found = in_words(counts)
+    if lost == rows:
+        return f"Not one of {rows:,} rows succeeded ({found})."
+    allowed = {"none": rows, "any": 0}.get(fail_on, 0) if isinstance(fail_on, str) else fail_on * rows
+    if lost > allowed:
+        return f"{lost:,} of {rows:,} rows have no valid answer ({found}), which fail_on={fail_on!r} forbids."
+    return None
 
 
 def summary_of(manifest: Manifest, output_uri: str) -> dict[str, Any]:
-    """What goes into XCom: small whatever the size of the job."""
+    """Return what goes into XCom; it is small whatever the size of the job."""
     errors = sorted(manifest.errors.items(), key=lambda item: -item[1].count)
     summary: dict[str, Any] = {
         "output_uri": output_uri,
@@ -135,8 +248,8 @@ def summary_of(manifest: Manifest, output_uri: str) -> dict[str, Any]:
     return summary
 
 
-def plan_summary(job: Job, output_uri: str, directory: str) -> dict[str, Any]:
-    """What a dry run returns."""
+def dry_run_summary(job: Job, output_uri: str, directory: str) -> dict[str, Any]:
+    """Return what a dry run has to say."""
     return {
         "dry_run": True,
         "output_uri": output_uri,
@@ -150,34 +263,10 @@ def plan_summary(job: Job, output_uri: str, directory: str) -> dict[str, Any]:
     }
 
 
-def rejections(attempt: Attempt) -> str | None:
-    """Say how many batches the service rejected; None if it took all."""
-    errors = [record.error for record in attempt.records.rejected if record.error]
-    if not errors:
-        return None
-    unsent = sum(error.code == NOT_SUBMITTED for error in errors)
-    said = f"The service rejected {len(errors) - unsent} of {len(attempt.job.shards)} batches"
-    return f"{said}, and {unsent} were not submitted then." if unsent else f"{said}."
-
-
 def errors_in_words(merged: Merged) -> str:
-    """The most frequent errors, for a message."""
+    """Name the most frequent errors, for a message."""
     groups = sorted(merged.errors.items(), key=lambda item: -item[1].count)[:5]
     return "".join(
         f"\n  - {group.count:,} times {code}, first {group.custom_id}: {group.message[:SHOWN_MESSAGE]}"
         for code, group in groups
     )
-
-
-def progress_of(job: Job, records: Records) -> dict[str, int]:
-    """What was done before a wait, for its lines in the log."""
-    over = [record for record in records.by_shard.values() if record.files is not None or record.error]
-    asked_again = sum(shard.requests for shard in job.shards if shard.round)
-    return {
-        "batches": len(job.shards),
-        "finished": len(over),
-        "total": job.rows,
-        "completed": sum(record.completed for record in over),
-        "failed": max(0, sum(record.failed for record in over) - asked_again),
-        "round": job.round,
-    }

@@ -1,208 +1,315 @@
-"""A job from its rows to its manifest, as far as one process takes it."""
+"""
+The control of a job: ``prepare`` it, ``advance`` it from one wait to the next, ``finish`` it.
+
+Nothing here waits or knows of Airflow. ``advance`` does all that can be done now and says what to wait for;
+whoever waits passes on what it ``heard``.
+"""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from airflow_provider_openai_batches.exceptions import BatchFailed, OpenAIBatchesError
+from airflow_provider_openai_batches.api.retry import is_passing
+from airflow_provider_openai_batches.exceptions import (
+    APIError,
+    CreateUncertainError,
+    OpenAIBatchesError,
+    TransportError,
+)
 from airflow_provider_openai_batches.idempotency import keys
-from airflow_provider_openai_batches.inference import landing
-from airflow_provider_openai_batches.inference.attempt import Attempt
-from airflow_provider_openai_batches.inference.conductor import Conductor
-from airflow_provider_openai_batches.inference.data.job import ROWS_FILE, Job
+from airflow_provider_openai_batches.idempotency.ledger import Ledger
+from airflow_provider_openai_batches.inference.data.job import Job
 from airflow_provider_openai_batches.inference.data.manifest import check_target
 from airflow_provider_openai_batches.inference.records import RECORDS_FILE, Records
-from airflow_provider_openai_batches.inference.settings import failure, in_words
+from airflow_provider_openai_batches.inference.results import (
+    JobResults,
+    digests,
+    dry_run_summary,
+    summary_of,
+)
+from airflow_provider_openai_batches.inference.submit import Submissions, delete_input_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from airflow_provider_openai_batches.api.retry import Log
     from airflow_provider_openai_batches.idempotency.submit import Submitter
-    from airflow_provider_openai_batches.inference.conductor import Wait
+    from airflow_provider_openai_batches.inference.data.index import ResultIndex
     from airflow_provider_openai_batches.inference.data.manifest import Manifest
     from airflow_provider_openai_batches.inference.data.requests import Request
-    from airflow_provider_openai_batches.inference.settings import Plan
-    from airflow_provider_openai_batches.inference.workspace import Workplace
+    from airflow_provider_openai_batches.inference.settings import Settings
+    from airflow_provider_openai_batches.inference.workspace import Workspace
+
+# A batch is rejected while it is validated, and other batches can be submitted then. So a wait with such a
+# batch ends after this many poll intervals.
+CHECK_AFTER = 5
 
 
-class Flow:
+class Wait(NamedTuple):
     """
-    Prepares a job or goes on with it, drives its conductor, and lands its results.
+    What to wait for.
+
+    :param batch_ids: none: only for the time.
+    :param until: Unix seconds; None: as long as the batches may run.
+    :param any_of_them: whether the first batch that is over ends the wait, or the last one.
+    """
+
+    batch_ids: list[str]
+    until: float | None
+    any_of_them: bool
+
+
+class Runner:
+    """
+    Runs one job, as far as one process takes it.
+
+    Begin with :meth:`prepare`, or with :meth:`resume` in the process that goes on after a wait.
 
     :param since: from which time on the service may have batches of earlier tries; None: there are none.
+    :param clock: the time in Unix seconds.
     """
 
+    job: Job
+    records: Records
+
     def __init__(
-        self, plan: Plan, place: Workplace, submitter: Submitter, since: float | None, log: Log
+        self,
+        settings: Settings,
+        workspace: Workspace,
+        submitter: Submitter,
+        log: Log,
+        *,
+        since: float | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self.plan, self.place, self.submitter = plan, place, submitter
-        self._since = since
-        self._log = log
-        self._conductor: Conductor | None = None
+        self.settings, self.workspace, self.submitter = settings, workspace, submitter
+        self._log, self._since, self._clock = log, since, clock
+        self._index: ResultIndex | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.place.close()
+        self.workspace.close()
 
-    @property
-    def conductor(self) -> Conductor:
-        if self._conductor is None:
-            raise RuntimeError("No job was begun or opened")
-        return self._conductor
+    # -- the beginning -------------------------------------------------------------------------------------
 
-    def check(self) -> None:
-        """Refuse what can be refused before a row is read."""
-        self.plan.check()
-        check_target(self.place.output)
+    def prepare(self, requests: Iterable[Request]) -> dict[str, Any] | None:
+        """
+        Write the request files, and take up what earlier tries know of the job.
 
-    def rehearse(self, requests: Iterable[Request]) -> dict[str, Any]:
-        """Write the request files, and say how large the job is."""
-        job, digest, results = self._write(requests)
-        self._check_results(results)
-        self.place.keep(digest, _files_of(job))
-        self._log.info("A dry run, nothing is sent; rows: %d, files: %d", job.rows, len(job.shards_of(0)))
-        return landing.plan_summary(job, str(self.place.output), str(self.place.home))
-
-    def begin(self, requests: Iterable[Request]) -> dict[str, Any] | None:
-        """Write the request files; a summary if the results of this very job are there already."""
-        job, digest, results = self._write(requests)
-        manifest = self._check_results(results)
-        anew = not self.plan.reuse
-        if manifest is not None and not anew:
-            self._log.info("%s holds the results of this very job: nothing is asked", self.place.output)
-            self.place.discard()
-            self._clean_up_after(digest)
-            return landing.summary_of(manifest, str(self.place.output))
-        self.place.keep(digest, _files_of(job), anew=anew)
+        :return: a summary if the results of this very job are there already; otherwise None: go on with
+            :meth:`advance`.
+        :raises InvalidInputError: if the settings, the output directory or a row are of no use. Settings and
+            directory are checked before the first row is read.
+        """
+        settings, place = self.settings, self.workspace
+        job, digest, results_digest, manifest = self._write(requests)
+        if manifest is not None and settings.reuse:
+            self._log.info("%s holds the results of this very job: nothing is sent", place.output)
+            place.discard()
+            if place.open(place.name_of(digest)):  # the try that wrote them died before it had cleaned up
+                self._clean_up(Records.load(place.kept))
+            return summary_of(manifest, str(place.output))
+        place.keep(job, digest, anew=not settings.reuse)
         self._log.info("Rows: %d, batches: %d, bytes: %d", job.rows, len(job.shards), job.bytes)
-        self._conduct(self._records(results))
+        now, known = self._clock(), Records.load(place.kept) if settings.reuse else None
+        salt = "" if settings.reuse else keys.one_time_key()
+        new = Records(digest=results_digest, started=now, since=self._since, salt=salt)
+        self._begin(known.next_try(new) if known else new)
         return None
 
-    def open(self, name: str) -> bool:
+    def rehearse(self, requests: Iterable[Request]) -> dict[str, Any]:
+        """Write the request files, and say how large the job is; nothing is sent."""
+        job, digest, *_ = self._write(requests)
+        self.workspace.keep(job, digest)
+        self._log.info("A dry run, nothing is sent; rows: %d, files: %d", job.rows, len(job.shards_of(0)))
+        return dry_run_summary(job, str(self.workspace.output), str(self.workspace.kept))
+
+    def resume(self, name: str) -> bool:
         """Go on with the job that another process left; False if its files are gone."""
-        if not name or not self.place.open(name):
+        if not name or not self.workspace.open(name):
             return False
-        records = Records.load(self.place.home / RECORDS_FILE)
+        records = Records.load(self.workspace.kept)
         if records is None:
             return False
-        self._conduct(records)
+        self._begin(records)
         return True
 
-    def heard(self, statuses: Mapping[str, str]) -> bool:
-        """Take what a wait saw of the batches; whether there is no more time."""
-        self.conductor.heard(statuses)
-        return self.conductor.is_overdue()
+    def _write(self, requests: Iterable[Request]) -> tuple[Job, str, str, Manifest | None]:
+        """Return the job, its digest, its results' digest, and the manifest that is there already."""
+        from airflow_provider_openai_batches.inference.data.shards import write_shards  # noqa: PLC0415 - not on a resume
+
+        settings, output = self.settings, self.workspace.output
+        settings.check()
+        check_target(output)
+        folder = self.workspace.begin()
+        try:
+            job = write_shards(
+                requests,
+                folder,
+                endpoint=settings.endpoint,
+                limits=settings.limits,
+                max_requests=settings.max_requests,
+            )
+            digest, results_digest = digests(settings, job, folder)
+            manifest = check_target(output, results_digest, overwrite=settings.overwrite)
+        except BaseException:
+            self.workspace.discard()
+            raise
+        return job, digest, results_digest, manifest
+
+    def _begin(self, records: Records) -> None:
+        job = Job.load(self.workspace.local)
+        if job is None:
+            raise RuntimeError(f"{self.workspace.local} holds no job")
+        self.job, self.records = job, records
+        collaborators = self.settings, self.submitter, self.workspace, records, self._log
+        self._submissions, self._results = Submissions(*collaborators), JobResults(*collaborators)
+
+    # -- from wait to wait ---------------------------------------------------------------------------------
 
     def advance(self) -> Wait | None:
-        return self.conductor.advance()
+        """
+        Do all that can be done now.
+
+        :return: what to wait for; None if all results that will ever come are there.
+        :raises OpenAIBatchesError: for what waiting cannot mend.
+        """
+        submitter, records, since = self.submitter, self.records, self.records.since
+        submitter.ledger = None if since is None else Ledger(submitter.service, submitter.task, since)
+        try:
+            return self._advance()
+        except CreateUncertainError as error:
+            if records.since is None:
+                records.since = records.started  # look for its batch before another one is created
+            return self._wait_for_the_service(error)
+        except (APIError, TransportError) as error:
+            if not is_passing(error):
+                raise
+            return self._wait_for_the_service(error)
+        finally:
+            records.save(self.workspace.local)
+            self.workspace.store([RECORDS_FILE])
+
+    def heard(self, statuses: Mapping[str, str]) -> bool:
+        """
+        Take what a wait saw.
+
+        :param statuses: of batches, by id.
+        :return: whether the time is up.
+        """
+        for record in self.records.active:
+            record.status = statuses.get(record.batch_id or "", record.status)
+        return self._is_overdue()
 
     def progress(self) -> dict[str, int]:
-        return landing.progress_of(self.conductor.attempt.job, self.conductor.attempt.records)
+        """Return what was done so far, for the log of the wait."""
+        return self.records.progress(self.job)
 
     def cancel(self) -> list[str]:
         """Cancel what runs, and say what became of it."""
-        ends = []
-        for record in self.conductor.attempt.records.active:
-            batch_id = str(record.batch_id)
-            try:
-                ends.append(f"{batch_id} is {self.submitter.service.cancel_batch(batch_id).status}")
-            except OpenAIBatchesError as error:
-                ends.append(f"{batch_id} is not cancelled and may run on ({error})")
-        return ends
+        return self._submissions.cancel()
+
+    @property
+    def _limit(self) -> float | None:
+        """When this try must end."""
+        seconds = self.settings.deadline_seconds
+        return None if seconds is None else self.records.started + seconds
+
+    def _advance(self) -> Wait | None:
+        records, submissions = self.records, self._submissions
+        while True:
+            submissions.find(self.job.shards)
+            if self._results.collect():
+                self._slow_down()
+            if records.active or records.without_batch(self.job.shards):
+                submissions.cancel_outdated(self.job.shards)
+                submissions.submit(self.job.shards, self._room())
+                records.since = None  # no batch is unknown now
+                if not any(record.is_over for record in records.active) and (wait := self._next_wait()):
+                    return wait
+            elif records.rejected or not self._begin_next_round():
+                submissions.cancel_outdated(self.job.shards)
+                return None
+
+    def _room(self) -> int:
+        now = self._clock()
+        if self._limit is not None and now >= self._limit:
+            return 0
+        return self.records.room(now, self.settings.max_active_batches)
+
+    def _begin_next_round(self) -> bool:
+        """Put what has no answer yet, and may get one, into new shards; False if there is no such row."""
+        self._index = self._results.read(self.job)
+        rounds = self.job.round - len(self.records.cut)
+        if not self._index.unfinished or rounds >= self.settings.max_rounds:
+            return False
+        self._log.info(
+            "Round %d: %d of %d rows are asked again",
+            self.job.round + 1,
+            self._index.unfinished,
+            self.job.rows,
+        )
+        self.job = self._results.next_round(self._index)
+        self._index = None
+        return True
+
+    def _next_wait(self) -> Wait | None:
+        active, waiting = self.records.active, self.records.without_batch(self.job.shards)
+        now, ends = self._clock(), [self._limit]
+        if waiting and not active:
+            ends.append(self.records.next_creation(now))
+        elif any(record.status == "validating" for record in active):
+            ends.append(now + CHECK_AFTER * self.settings.poll_interval)
+        elif not active:
+            return None
+        until = min((end for end in ends if end is not None), default=None)
+        # A batch that is over makes room for another one, or has results that the service deletes soon.
+        any_of_them = bool(waiting) or self.settings.output_expires_after is not None
+        return Wait([str(record.batch_id) for record in active], until, any_of_them)
+
+    def _is_overdue(self) -> bool:
+        """Whether there is no time left for what still runs, or is still to be submitted."""
+        running = [record.deadline for record in self.records.active if not record.is_over]
+        if not running and not self.records.without_batch(self.job.shards):
+            return False
+        limit = max(running, default=None) if self._limit is None else self._limit
+        return limit is not None and self._clock() >= limit
+
+    def _slow_down(self) -> None:
+        """The enqueued-token limit has room for the batches that run now, and for no more."""
+        running = len(self.records.active)
+        self.records.active_limit = max(1, running)
+        if not running:  # then others use up the limit
+            self._pause("The enqueued-token limit is reached although no batch of this job is in line")
+
+    def _wait_for_the_service(self, error: OpenAIBatchesError) -> Wait:
+        self._pause(f"The service does not answer as it should ({error})")
+        running = [str(record.batch_id) for record in self.records.active if not record.is_over]
+        until = self.records.not_before
+        return Wait(running, until if self._limit is None else min(until, self._limit), any_of_them=False)
+
+    def _pause(self, why: str) -> None:
+        seconds = self.records.pause(why, self._clock(), self.settings.poll_interval)
+        self._log.warning("%s; going on in %.0f s", why, seconds)
+
+    # -- the end -------------------------------------------------------------------------------------------
 
     def finish(self) -> dict[str, Any]:
         """
         Write the parts, and if the job is good its manifest; then remove what is not needed any more.
 
-        :raises BatchFailed: if it is not good.
+        :return: a summary.
+        :raises BatchFailed: if the job is not good.
         """
-        attempt = self.conductor.attempt
-        merged = landing.land(self.plan, self.place, self.conductor.index or landing.read_results(attempt))
-        problem = landing.rejections(attempt) or failure(merged.counts, self.plan.fail_on)
-        if problem:
-            raise BatchFailed(
-                f"{problem} What came is in {self.place.output}, without a manifest; another try goes on "
-                f"from there.{landing.errors_in_words(merged)}"
-            )
-        manifest = landing.manifest_of(merged, attempt, time.time())
-        manifest.write(self.place.output)
-        self.submitter.service.note_outputs(self.place.output)
-        self._clean_up(attempt.records)
-        self._log.info("%s: %s", self.place.output, in_words(manifest.counts))
-        return landing.summary_of(manifest, str(self.place.output))
+        manifest = self._results.finish(self.job, self._index, self._clock())
+        self.submitter.service.note_outputs(self.workspace.output)
+        self._clean_up(self.records)
+        return summary_of(manifest, str(self.workspace.output))
 
-    def _write(self, requests: Iterable[Request]) -> tuple[Job, str, str]:
-        from airflow_provider_openai_batches.inference.data.shards import write_shards  # noqa: PLC0415 - not when resumed
-
-        folder = self.place.begin()
-        try:
-            job = write_shards(
-                requests,
-                folder,
-                endpoint=self.plan.endpoint,
-                limits=self.plan.limits,
-                max_requests=self.plan.max_requests,
-            )
-            return job, *landing.digests(self.plan, job, folder)
-        except BaseException:
-            self.place.discard()
-            raise
-
-    def _check_results(self, digest: str) -> Manifest | None:
-        try:
-            return check_target(self.place.output, digest, overwrite=self.plan.overwrite)
-        except OpenAIBatchesError:
-            self.place.discard()
-            raise
-
-    def _records(self, digest: str) -> Records:
-        now = time.time()
-        if not self.plan.reuse:
-            return Records(digest=digest, started=now, since=self._since, salt=keys.one_time_key())
-        known = Records.load(self.place.home / RECORDS_FILE)
-        if known is None:
-            return Records(digest=digest, started=now, since=self._since)
-        known.digest = digest
-        return known.next_try(now, self._since)
-
-    def _conduct(self, records: Records) -> None:
-        job = Job.load(self.place.here)
-        if job is None:
-            raise RuntimeError(f"{self.place.here} holds no job")
-        attempt = Attempt(
-            plan=self.plan,
-            place=self.place,
-            job=job,
-            records=records,
-            submitter=self.submitter,
-            log=self._log,
-        )
-        self._conductor = Conductor(attempt)
-
-    def _clean_up_after(self, digest: str) -> None:
-        """An earlier try wrote the manifest, and may have died before it had cleaned up."""
-        if self.place.open(self.place.name_of(digest)):
-            records = Records.load(self.place.home / RECORDS_FILE)
-            self._clean_up(records or Records(digest=digest, started=time.time()))
-
-    def _clean_up(self, records: Records) -> None:
-        if self.plan.delete_input_files:
-            for record in records.by_shard.values():
-                self._delete(record.input_file_id)
-        self.place.clear()
-
-    def _delete(self, file_id: str | None) -> None:
-        if file_id is None:
-            return
-        try:
-            self.submitter.service.delete_file(file_id)
-        except OpenAIBatchesError as error:
-            self._log.warning("Input file %s could not be deleted: %s", file_id, error)
-
-
-def _files_of(job: Job) -> list[str]:
-    return [ROWS_FILE, *(name for shard in job.shards for name in (shard.file, shard.ids_file))]
+    def _clean_up(self, records: Records | None) -> None:
+        if records and self.settings.delete_input_files:
+            delete_input_files(records, self.submitter, self._log)
+        self.workspace.clear()

@@ -1,4 +1,4 @@
-"""PURE: what the user asked for, checked before anything is read or spent."""
+"""What the user asked for, checked before anything is read or spent."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 FailOn = Literal["none", "any"] | float
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """
-    How the job is to be run; the operator's docstring explains each field.
+    How a job is run; the operator's docstring explains each field.
 
-    :param deadline_seconds: seconds that one try may wait in all; None is as long as the batches may run.
+    :param deadline_seconds: how long one try may take in all; None: as long as its batches may run.
     """
 
     endpoint: str
@@ -59,11 +59,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         validation.check_metadata({**self.metadata, **dict.fromkeys(METADATA_KEYS, "")})
         check_output(self.output, self.output_format)
         if self.retry_invalid and self.schema is None:
-            raise InvalidInputError("retry_invalid=True needs an output_schema: nothing else is invalid.")
+            raise InvalidInputError(
+                "retry_invalid=True needs an output_schema: without one no answer is invalid."
+            )
 
 
 def check_count(value: object, name: str, least: int = 1, most: int | None = None) -> int:
-    """Refuse what is no whole number from ``least`` to ``most``."""
+    """Refuse anything but a whole number from ``least`` to ``most``."""
     is_whole = isinstance(value, int) and not isinstance(value, bool)
     if not isinstance(value, int) or not is_whole or value < least or (most is not None and value > most):
         span = f"{least} or more" if most is None else f"{least} to {most:,}"
@@ -72,7 +74,7 @@ def check_count(value: object, name: str, least: int = 1, most: int | None = Non
 
 
 def check_fail_on(value: object) -> FailOn:
-    """Refuse what is neither a word nor a fraction of the rows."""
+    """Refuse anything but ``none``, ``any`` or a fraction of the rows."""
     if value == "none":
         return "none"
     if value == "any":
@@ -82,21 +84,3 @@ def check_fail_on(value: object) -> FailOn:
     raise InvalidInputError(
         f"fail_on is {value!r}; it must be 'none', 'any', or a fraction of the rows from 0 to less than 1."
     )
-
-
-def in_words(counts: Mapping[str, int]) -> str:
-    """Say how many rows have each status, such as ``998 succeeded, 2 failed``."""
-    return ", ".join(f"{number:,} {status}" for status, number in counts.items() if number)
-
-
-def failure(counts: Mapping[str, int], fail_on: FailOn) -> str | None:
-    """Say why the task fails with so many rows of each status; None if it does not."""
-    rows = sum(counts.values())
-    lost = rows - counts.get("succeeded", 0)
-    found = in_words(counts)
-    if lost == rows:
-        return f"Not one of {rows:,} rows succeeded ({found})."
-    allowed = {"none": rows, "any": 0}.get(fail_on, 0) if isinstance(fail_on, str) else fail_on * rows
-    if lost > allowed:
-        return f"{lost:,} of {rows:,} rows have no valid answer ({found}), which fail_on={fail_on!r} forbids."
-    return None

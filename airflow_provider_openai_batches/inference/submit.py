@@ -1,91 +1,186 @@
-"""Shards that have no batch yet: submitted as far as the service takes them."""
+"""Each shard of a job gets its batch: one that an earlier try left, or a new one."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from airflow_provider_openai_batches.api.retry import is_passing, is_unusable
-from airflow_provider_openai_batches.exceptions import APIError
+from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError
+from airflow_provider_openai_batches.idempotency import keys
 from airflow_provider_openai_batches.idempotency.submit import BatchSpec
 from airflow_provider_openai_batches.inference.data.outcomes import RowError
-from airflow_provider_openai_batches.inference.landing import NOT_SUBMITTED
+from airflow_provider_openai_batches.inference.records import NOT_SUBMITTED
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from airflow_provider_openai_batches.api.models import Batch
-    from airflow_provider_openai_batches.inference.attempt import Attempt
+    from airflow_provider_openai_batches.api.retry import Log
+    from airflow_provider_openai_batches.idempotency.ledger import Ledger
+    from airflow_provider_openai_batches.idempotency.submit import Submitter
     from airflow_provider_openai_batches.inference.data.job import Shard
-    from airflow_provider_openai_batches.inference.records import Record
+    from airflow_provider_openai_batches.inference.records import Record, Records
+    from airflow_provider_openai_batches.inference.settings import Settings
+    from airflow_provider_openai_batches.inference.workspace import Workspace
 
-# The service takes 2,000 an hour; some are left for others.
-# https://developers.openai.com/api/docs/guides/batch#rate-limits
-CREATIONS_AN_HOUR = 1_900
-HOUR = 3_600
-
-
-def submit(attempt: Attempt) -> None:
-    """Submit what may be submitted now; nothing more once the service has rejected a shard."""
-    records = attempt.records
-    if not records.rejected and _is_time(attempt):
-        for shard in attempt.open_shards[: _room(attempt)]:
-            _submit_shard(attempt, shard, records.of(shard.index))
-            if records.rejected:
-                break
-    if records.rejected:
-        for shard in attempt.open_shards:
-            records.of(shard.index).error = RowError(
-                NOT_SUBMITTED, "Not submitted, because another batch of the job was rejected"
-            )
+# Of several batches of one shard a completed one is taken, before one that runs, before one that was ended.
+_RANK = {"completed": 3, "cancelling": 1, "expired": 1, "cancelled": 1}
+_RUNNING_RANK = 2
 
 
-def next_creation(attempt: Attempt) -> float:
-    """When the service takes one more batch, in Unix seconds."""
-    now = attempt.clock()
-    created = attempt.records.created_since(now - HOUR)
-    paced = now if len(created) < CREATIONS_AN_HOUR else created[-CREATIONS_AN_HOUR] + HOUR
-    return max(paced, attempt.records.not_before)
+class Submissions:
+    """
+    Finds the batches of earlier tries, submits those that are missing, and cancels them.
 
+    Which batch belongs to which shard is noted in the records.
+    """
 
-def _is_time(attempt: Attempt) -> bool:
-    now = attempt.clock()
-    return now >= attempt.records.not_before and (attempt.limit is None or now < attempt.limit)
+    def __init__(
+        self, settings: Settings, submitter: Submitter, workspace: Workspace, records: Records, log: Log
+    ) -> None:
+        self._settings, self._submitter, self._workspace = settings, submitter, workspace
+        self._records, self._log = records, log
+        self._watch(records.active)
 
+    def key(self, shard: Shard) -> str:
+        """
+        Return the key of the shard's batch, which follows from the shard's content.
 
-def _room(attempt: Attempt) -> int:
-    records, most = attempt.records, attempt.plan.max_active_batches
-    if records.active_limit is not None:
-        most = min(most, records.active_limit)
-    created = len(records.created_since(attempt.clock() - HOUR))
-    return max(0, min(most - len(records.active), CREATIONS_AN_HOUR - created))
+        The key of a batch that was rejected is not used again.
+        """
+        attempt = self._records.of(shard.index).attempt
+        suffix = f" {attempt}" if attempt else ""
+        return self._submitter.key(f"{shard.sha256}{self._records.salt}{suffix}", shard.index)
 
+    def find(self, shards: list[Shard]) -> None:
+        """
+        Find the batches that earlier tries made of the shards.
 
-def _submit_shard(attempt: Attempt, shard: Shard, record: Record) -> None:
-    try:
-        batch = _create(attempt, shard, record)
-    except APIError as error:
-        if is_passing(error) or not attempt.records.has_batches:
-            raise
-        record.error = RowError(error.code or f"http_{error.status}", str(error))
-        attempt.log.error("Shard %d is refused, nothing more is submitted: %s", shard.index, error)  # noqa: TRY400 - no traceback
-    else:
+        A batch that ended early is taken up too, because what it has done is paid for.
+        """
+        ledger = self._submitter.ledger
+        if ledger is None:
+            return
+        self._refresh(shards, ledger)
+        self._match(shards, ledger)
+        # An earlier try may have died a moment ago, and its last batch may not be listed yet.
+        while self._records.without_batch(shards) and ledger.look_again():
+            self._match(shards, ledger)
+
+    def cancel_outdated(self, shards: list[Shard]) -> None:
+        """Cancel what else earlier tries have running: it is for rows that are not asked any more."""
+        if self._records.since is not None:
+            self._submitter.cancel_outdated({self.key(shard) for shard in shards})
+
+    def submit(self, shards: list[Shard], room: int) -> None:
+        """
+        Submit shards that have no batch; none any more once the service has rejected one.
+
+        :param room: how many may be submitted.
+        """
+        records = self._records
+        if not records.rejected:
+            for shard in records.without_batch(shards)[:room]:
+                self._submit(shard, records.of(shard.index))
+                if records.rejected:
+                    break
+        if records.rejected:
+            for shard in records.without_batch(shards):
+                records.of(shard.index).error = RowError(
+                    NOT_SUBMITTED, "Not submitted, because another batch of the job was rejected"
+                )
+
+    def cancel(self) -> list[str]:
+        """Cancel what runs, and say what became of it."""
+        ends = []
+        for record in self._records.active:
+            batch_id = str(record.batch_id)
+            try:
+                ends.append(f"{batch_id} is {self._submitter.service.cancel_batch(batch_id).status}")
+            except OpenAIBatchesError as error:
+                ends.append(f"{batch_id} is not cancelled and may run on ({error})")
+        return ends
+
+    def _watch(self, records: Iterable[Record]) -> None:
+        """Note what has to be cancelled if the task is killed."""
+        self._submitter.known.update(record.batch_id for record in records if record.batch_id)
+
+    def _refresh(self, shards: list[Shard], ledger: Ledger) -> None:
+        """Bring the records of running batches up to date: they may be old."""
+        listed = {batch.id: batch for batch in ledger.batches}
+        for shard in shards:
+            record = self._records.of(shard.index)
+            if record.is_active and record.batch_id in listed:
+                self._adopt(shard, listed[record.batch_id])
+
+    def _match(self, shards: list[Shard], ledger: Ledger) -> None:
+        """Give the listed batches to their shards; of a rejected one only its input file is of use."""
+        listed: dict[str | None, list[Batch]] = {}
+        for batch in ledger.batches:
+            listed.setdefault(keys.key_of(batch), []).append(batch)
+        for shard in self._records.without_batch(shards):
+            record = self._records.of(shard.index)
+            while found := listed.get(self.key(shard)):
+                usable = [batch for batch in found if batch.status != "failed"]
+                if usable:
+                    batch = max(usable, key=_worth)
+                    self._log.info(
+                        "Shard %d: batch %s of an earlier try is %s", shard.index, batch.id, batch.status
+                    )
+                    self._adopt(shard, batch)
+                    break
+                record.attempt += 1
+                record.input_file_id = found[0].input_file_id
+
+    def _adopt(self, shard: Shard, batch: Batch) -> None:
+        record = self._records.of(shard.index)
         record.saw(batch)
+        if batch.status in {"cancelling", "cancelled"}:
+            self._records.cut.add(shard.round)
+        self._watch([record])
 
-
-def _create(attempt: Attempt, shard: Shard, record: Record) -> Batch:
-    plan, submitter, key = attempt.plan, attempt.submitter, attempt.key(shard)
-    spec = BatchSpec(
-        endpoint=plan.endpoint,
-        completion_window=plan.completion_window,
-        metadata=plan.metadata,
-        output_expires_after=plan.output_expires_after,
-    )
-    if record.input_file_id:
+    def _submit(self, shard: Shard, record: Record) -> None:
         try:
-            return submitter.submit_file_id(spec, key, record.input_file_id)
+            batch = self._create(shard, record)
         except APIError as error:
-            if not is_unusable(error):
+            if is_passing(error) or not self._records.has_batches:
                 raise
-            attempt.log.info("Input file %s cannot be used any more: %s", record.input_file_id, error)
-    source = attempt.place.here / shard.file
-    if not source.exists():
-        source = attempt.place.home / shard.file
-    return submitter.submit_file(spec, key, source, plan.input_expires_after)
+            record.error = RowError(error.code or f"http_{error.status}", str(error))
+            self._log.error("Shard %d is refused, nothing more is submitted: %s", shard.index, error)
+        else:
+            record.saw(batch)
+
+    def _create(self, shard: Shard, record: Record) -> Batch:
+        settings, key = self._settings, self.key(shard)
+        spec = BatchSpec(
+            endpoint=settings.endpoint,
+            completion_window=settings.completion_window,
+            metadata=settings.metadata,
+            output_expires_after=settings.output_expires_after,
+        )
+        if record.input_file_id:
+            try:
+                return self._submitter.submit_file_id(spec, key, record.input_file_id)
+            except APIError as error:
+                if not is_unusable(error):
+                    raise
+                self._log.info("Input file %s cannot be used any more: %s", record.input_file_id, error)
+        source = self._workspace.local / shard.file
+        if not source.exists():
+            source = self._workspace.kept / shard.file
+        return self._submitter.submit_file(spec, key, source, settings.input_expires_after)
+
+
+def delete_input_files(records: Records, submitter: Submitter, log: Log) -> None:
+    """Delete the uploaded request files of a complete job; one that cannot be deleted is only logged."""
+    for record in records.by_shard.values():
+        if record.input_file_id:
+            try:
+                submitter.service.delete_file(record.input_file_id)
+            except OpenAIBatchesError as error:
+                log.warning("Input file %s could not be deleted: %s", record.input_file_id, error)
+
+
+def _worth(batch: Batch) -> tuple[int, int]:
+    """Rank a batch among those of one shard."""
+    return _RANK.get(batch.status, _RUNNING_RANK), batch.counts.completed

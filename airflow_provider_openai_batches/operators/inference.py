@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
+from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from airflow_provider_openai_batches import storage
 from airflow_provider_openai_batches.api import models, validation
 from airflow_provider_openai_batches.exceptions import BatchTimeout, InvalidInputError, OpenAIBatchesError
 from airflow_provider_openai_batches.idempotency.ledger import Ledger
 from airflow_provider_openai_batches.idempotency.submit import Submitter
-from airflow_provider_openai_batches.inference.settings import Plan, check_count, check_fail_on
+from airflow_provider_openai_batches.inference.settings import Settings, check_count, check_fail_on
 from airflow_provider_openai_batches.operators.base import (
     WaitingOperator,
     first_event,
@@ -18,13 +21,12 @@ from airflow_provider_openai_batches.operators.base import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_openai_batches.inference.conductor import Wait
     from airflow_provider_openai_batches.inference.data.requests import Request
-    from airflow_provider_openai_batches.inference.flow import Flow
+    from airflow_provider_openai_batches.inference.runner import Runner, Wait
     from airflow_provider_openai_batches.inference.settings import FailOn
     from airflow_provider_openai_batches.triggers.openai_batches import OpenAIBatchTrigger
 
@@ -213,43 +215,42 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         Go on when a wait is over.
 
         :param name: of the job's directory.
-        :param until: what ended the wait if not the batches; None: their own deadline.
+        :param until: the time that the wait was told to end at; None: only the batches' own deadlines.
         """
         self._batch_ids = list(event["batches"])
-        with self._flow(context, None) as flow:
-            flow.submitter.known.update(self._batch_ids)
-            if not flow.open(name):
-                self.log.warning("%s is gone: the rows are read again, and batches found again", name)
-                return self._start(context, context["dag_run"].run_after.timestamp())
-            self._heard(flow, event, until)
-            return self._pursue(flow)
+        with self._runner(context, None) as runner:
+            runner.submitter.known.update(self._batch_ids)
+            if runner.resume(name):
+                self._heard(runner, event, until)
+                return self._run(runner)
+        self.log.warning("%s is gone: the rows are read again, and batches found again", name)
+        return self._start(context, context["dag_run"].run_after.timestamp())
 
     def _start(self, context: Context, since: float | None) -> Any:
-        with self._flow(context, since) as flow:
-            flow.check()
-            requests = self._requests(context, flow.plan)
+        with self._runner(context, since) as runner:
+            requests = self._requests(context, runner.settings)
             if self.is_dry_run:
-                return flow.rehearse(requests)
-            done = flow.begin(requests)
-            return self._pursue(flow) if done is None else done
+                return runner.rehearse(requests)
+            summary = runner.prepare(requests)
+            return self._run(runner) if summary is None else summary
 
-    def _pursue(self, flow: Flow) -> Any:
+    def _run(self, runner: Runner) -> Any:
         """Do what can be done and wait, until nothing is left to wait for."""
-        while (wait := flow.advance()) is not None:
+        while (wait := runner.advance()) is not None:
             self.end_if_killed()
-            trigger = self._trigger_of(wait, flow.progress())
+            trigger = self._trigger_of(wait, runner.progress())
             if self.deferrable:
                 self.defer(
                     trigger=trigger,
                     method_name="execute_complete",
-                    kwargs={"name": flow.place.name, "until": wait.until},
+                    kwargs={"name": runner.workspace.name, "until": wait.until},
                 )
             self.hook.close()
-            self._heard(flow, asyncio.run(first_event(trigger)), wait.until)
-        return flow.finish()
+            self._heard(runner, asyncio.run(first_event(trigger)), wait.until)
+        return runner.finish()
 
     def _trigger_of(self, wait: Wait, progress: Mapping[str, int]) -> OpenAIBatchTrigger:
-        from airflow_provider_openai_batches.triggers.openai_batches import (  # noqa: PLC0415 - as in the base
+        from airflow_provider_openai_batches.triggers.openai_batches import (  # noqa: PLC0415 - not when a DAG is parsed
             OpenAIBatchTrigger,
         )
 
@@ -263,36 +264,33 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
             progress=progress,
         )
 
-    def _heard(self, flow: Flow, event: dict[str, Any], until: float | None) -> None:
-        """Take what a wait brought."""
+    def _heard(self, runner: Runner, event: dict[str, Any], until: float | None) -> None:
+        """Pass on what a wait brought."""
         if event["status"] == "error":
             raise OpenAIBatchesError(event["message"])
-        if flow.heard(event["batches"]) or (event["status"] == "timeout" and until is None):
-            self._time_out(flow, event["message"])
-
-    def _time_out(self, flow: Flow, message: str) -> None:
-        said = f"{message} What is done by now is kept, and another try goes on from there."
+        is_overdue = runner.heard(event["batches"])
+        if not is_overdue and (event["status"] != "timeout" or until is not None):
+            return
+        said = f"{event['message']} What is done by now is kept, and another try goes on from there."
         if not self.cancel_on_timeout:
-            raise BatchTimeout(f"{said} Nothing was cancelled: it goes on, and is paid for.")
-        raise BatchTimeout(f"{said} Cancelled: {', '.join(flow.cancel()) or 'nothing'}.")
+            raise BatchTimeout(f"{said} Nothing was cancelled: the batches run on and are paid for.")
+        raise BatchTimeout(f"{said} Cancelled: {', '.join(runner.cancel()) or 'nothing'}.")
 
-    def _flow(self, context: Context, since: float | None) -> Flow:
-        from airflow_provider_openai_batches.inference.flow import Flow  # noqa: PLC0415 - not when a DAG is parsed
-        from airflow_provider_openai_batches.inference.workspace import Workplace  # noqa: PLC0415 - as above
+    def _runner(self, context: Context, since: float | None) -> Runner:
+        from airflow_provider_openai_batches.inference.runner import Runner  # noqa: PLC0415 - not when a DAG is parsed
+        from airflow_provider_openai_batches.inference.workspace import Workspace  # noqa: PLC0415 - not when a DAG is parsed
 
         if not self.is_dry_run:
             self.ready_to_be_killed(context)
         task = task_identity(context)
-        self._submitter = Submitter(
-            self.hook, task, None if since is None else Ledger(self.hook, task, since), self.log
-        )
+        ledger = None if since is None else Ledger(self.hook, task, since)
+        self._submitter = Submitter(self.hook, task, ledger, self.log)
         self.end_if_killed()
-        return Flow(
-            self._plan(), Workplace(self.output_uri, task.task_key[:12]), self._submitter, since, self.log
-        )
+        workspace = Workspace(self.output_uri, task.task_key[:12])
+        return Runner(self._settings(), workspace, self._submitter, self.log, since=since)
 
-    def _plan(self) -> Plan:
-        from airflow_provider_openai_batches.inference.data.job import Limits  # noqa: PLC0415 - as above
+    def _settings(self) -> Settings:
+        from airflow_provider_openai_batches.inference.data.job import Limits  # noqa: PLC0415 - not when a DAG is parsed
         from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema  # noqa: PLC0415 - not when a DAG is parsed
 
         limits = Limits(
@@ -300,39 +298,50 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
             max_bytes=self.max_bytes_per_batch,
             max_embedding_inputs=self.max_embedding_inputs_per_batch,
         )
-        same = {name: getattr(self, name) for name in Plan.__struct_fields__ if name in self.__dict__}
-        return Plan(
-            **{
-                **same,
-                "output": self.output_kind,
-                "limits": limits,
-                "schema": None if self.output_schema is None else OutputSchema(self.output_schema),
-                "metadata": self.metadata or {},
-                "deadline_seconds": self.batch_timeout,
-            }
-        )
+        same = {name: getattr(self, name) for name in Settings.__struct_fields__ if name in self.__dict__}
+        other = {
+            "output": self.output_kind,
+            "limits": limits,
+            "schema": None if self.output_schema is None else OutputSchema(self.output_schema),
+            "metadata": self.metadata or {},
+            "deadline_seconds": self.batch_timeout,
+        }
+        return Settings(**{**same, **other})
 
-    def _requests(self, context: Context, plan: Plan) -> Iterator[Request]:
+    def _requests(self, context: Context, settings: Settings) -> Iterator[Request]:
+        """Yield the requests. No row is read before the first one is taken."""
         from airflow_provider_openai_batches.inference.data.requests import requests_from  # noqa: PLC0415 - not when a DAG is parsed
 
-        return requests_from(
+        yield from requests_from(
             self._rows(context),
-            endpoint=plan.endpoint,
+            endpoint=settings.endpoint,
             body=self.body,
             model=self.model,
             id_column=self.id_column,
             keep_columns=self.keep_columns,
-            schema=plan.schema,
+            schema=settings.schema,
         )
 
     def _rows(self, context: Context) -> Any:
-        from airflow_provider_openai_batches.inference import rows  # noqa: PLC0415 - not when a DAG is parsed
-
         if self.input_uri is not None:
-            return rows.rows_of_files(self.input_uri, self.hook)
+            return self._rows_of_files()
         if self.sql is not None:
-            return rows.rows_of_query(self.sql, str(self.sql_conn_id))
+            from airflow_provider_openai_batches.inference.query import rows_of_query  # noqa: PLC0415 - not when a DAG is parsed
+
+            return rows_of_query(self.sql, str(self.sql_conn_id))
         return self.requests.resolve(context) if hasattr(self.requests, "iter_references") else self.requests
+
+    def _rows_of_files(self) -> Iterator[dict[str, Any]]:
+        from airflow_provider_openai_batches.inference.data.readers import read_rows  # noqa: PLC0415 - not when a DAG is parsed
+
+        given = self.input_uri
+        is_one = (
+            isinstance(given, str | PathLike) or hasattr(given, "open") or not isinstance(given, Iterable)
+        )
+        uris = [given] if is_one else list(given)
+        rows = read_rows([storage.as_path(uri) for uri in uris])
+        self.hook.note_inputs(*uris)
+        return rows
 
     def cancel_running(self) -> None:
         if self._submitter:

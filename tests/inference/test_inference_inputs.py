@@ -87,7 +87,7 @@ def table(path: Path, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_query(server: DevServer, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More rows than are fetched at once, in the query's order."""
-    monkeypatch.setattr("airflow_provider_openai_batches.inference.rows.SQL_CHUNK", 7)
+    monkeypatch.setattr("airflow_provider_openai_batches.inference.query.SQL_CHUNK", 7)
     table(tmp_path / "db.sqlite", 20, monkeypatch)
     sql = "SELECT id, text FROM places ORDER BY id DESC"
     run_task(job(out, sql=sql, sql_conn_id="db", body=TEXT, id_column="id", keep_columns=["id"]))
@@ -115,7 +115,7 @@ def test_a_bad_query(
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"), [("nosuch", "Install the provider"), ("fs", "which is no database")]
+    ("kind", "said"), [("nosuch", "Install the provider"), ("fs", "which is not a database")]
 )
 def test_a_connection_that_is_no_database(
     server: DevServer, out: Path, monkeypatch: pytest.MonkeyPatch, kind: str, said: str

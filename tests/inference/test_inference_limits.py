@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +19,7 @@ from airflow_provider_openai_batches.exceptions import (
     OpenAIBatchesError,
     TransportError,
 )
-from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
-from airflow_provider_openai_batches.idempotency.submit import Submitter
-from airflow_provider_openai_batches.inference import submit
-from airflow_provider_openai_batches.inference.attempt import Attempt
-from airflow_provider_openai_batches.inference.data.job import Job, Limits
-from airflow_provider_openai_batches.inference.records import Record, Records
-from airflow_provider_openai_batches.inference.settings import Plan
-from airflow_provider_openai_batches.inference.workspace import Workplace
+from airflow_provider_openai_batches.inference.records import CREATIONS_AN_HOUR, Record, Records
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,50 +75,41 @@ def test_a_line_of_others_is_waited_out(server: DevServer, out: Path) -> None:
     assert len(results(out)) == 2
 
 
-def attempt(folder: Path, clock: Any, **kwargs: Any) -> Attempt:
-    """An attempt that never speaks to a service."""
-    hook: Any = None
-    task = TaskIdentity("d", "dag", "run", "t")
-    log = logging.getLogger("test")
-    return Attempt(
-        plan=Plan(endpoint="/v1/responses", **kwargs),
-        place=Workplace(folder, "me"),
-        job=Job(digest="", endpoint="/v1/responses", rows=0, limits=Limits(), shards=[]),
-        records=Records(digest="", started=clock()),
-        submitter=Submitter(hook, task, None, log),
-        log=log,
-        clock=clock,
-    )
-
-
-def test_creations_stay_under_the_hourly_limit(tmp_path: Path) -> None:
+def test_creations_stay_under_the_hourly_limit() -> None:
     """The 1,901st batch waits until an hour after the first one."""
     now = 1_000_000.0
-    job_of_many = attempt(tmp_path, lambda: now, max_active_batches=10_000)
-    for shard in range(submit.CREATIONS_AN_HOUR):
-        job_of_many.records.by_shard[shard] = Record(
-            shard, batch_id=str(shard), created_at=now - 1000 + shard / 2
-        )
-    assert submit._room(job_of_many) == 0
-    assert submit.next_creation(job_of_many) == now - 1000 + 3600
-    job_of_many.records.by_shard[0].created_at = now - 3601
-    assert submit._room(job_of_many) == 1
-    assert submit.next_creation(job_of_many) == now
+    records = Records(digest="", started=now)
+    for shard in range(CREATIONS_AN_HOUR):
+        records.by_shard[shard] = Record(shard, batch_id=str(shard), created_at=now - 1000 + shard / 2)
+    assert records.room(now, 10_000) == 0
+    assert records.next_creation(now) == now - 1000 + 3600
+    records.by_shard[0].created_at = now - 3601
+    assert records.room(now, 10_000) == 1
+    assert records.next_creation(now) == now
 
 
-def test_pauses_grow_and_end_after_a_day(tmp_path: Path) -> None:
+def test_no_batch_is_created_during_a_pause_or_beyond_the_limit() -> None:
+    """Each success allows one more batch at a time than the token limit had room for."""
+    records = Records(digest="", started=0.0, active_limit=2)
+    records.by_shard[0] = Record(0, batch_id="batch_0")
+    assert records.room(0.0, 10) == 1
+    records.pause("it rains", 0.0, 60.0)
+    assert [records.room(now, 10) for now in (59.9, 60.0)] == [0, 1]
+    assert records.next_creation(0.0) == 60.0
+    records.recover()
+    assert records.room(0.0, 10) == 2
+
+
+def test_pauses_grow_and_end_after_a_day() -> None:
     """From the poll interval to a quarter of an hour; then the task fails with words."""
-    now = [1.0]
-    stuck = attempt(tmp_path, lambda: now[0], poll_interval=60.0)
-    lengths = []
-    while now[0] <= 86_400:
-        stuck.pause("it rains")
-        lengths.append(stuck.records.not_before - now[0])
-        now[0] = stuck.records.not_before
+    records = Records(digest="", started=1.0)
+    now, lengths = 1.0, []
+    while now <= 86_400:
+        lengths.append(records.pause("it rains", now, 60.0))
+        now = records.not_before
     assert lengths[:6] == [60, 120, 240, 480, 900, 900]
-    now[0] += 1
     with pytest.raises(OpenAIBatchesError, match="it rains, for a day now"):
-        stuck.pause("it rains")
+        records.pause("it rains", now + 1, 60.0)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +171,7 @@ def test_the_time_is_over(server: DevServer, out: Path, *, cancel: bool) -> None
     operator = job(
         out, requests=rows(4), max_requests_per_batch=2, batch_timeout=0.3, cancel_on_timeout=cancel
     )
-    said = "Cancelled: batch_.* is cancel" if cancel else "Nothing was cancelled: it goes on"
+    said = "Cancelled: batch_.* is cancel" if cancel else "Nothing was cancelled: the batches run on"
     with pytest.raises(BatchTimeout, match=said):
         run_task(operator)
     assert ("cancel_batch" in server.stats()["requests"]) is cancel
