@@ -26,7 +26,8 @@ def decorated(function: Any, out: Path, *arguments: Any, **kwargs: Any) -> Any:
     """The operator that ``@task.openai_batch`` makes."""
     given = {"endpoint": ENDPOINT, "model": "m", "output_uri": str(out), "poll_interval": 0.05, **kwargs}
     with DAG("d", schedule=None):
-        return openai_batch_task(function, **given)(*arguments).operator
+        task: Any = openai_batch_task(function, **given)
+        return task(*arguments).operator
 
 
 def test_a_function_that_yields(server: DevServer, out: Path) -> None:
@@ -104,13 +105,13 @@ def task() -> Any:
 
 def test_the_decorator_is_registered(out: Path, task: Any) -> None:
     """By the provider's metadata."""
+
+    def prompts() -> list[str]:
+        return ["x"]
+
     with DAG("d", schedule=None):
-
-        @task.openai_batch(endpoint=ENDPOINT, model="m", output_uri=str(out))
-        def prompts() -> list[str]:
-            return ["x"]
-
-        assert prompts().operator.custom_operator_name == "@task.openai_batch"
+        made = task.openai_batch(endpoint=ENDPOINT, model="m", output_uri=str(out))(prompts)()
+    assert made.operator.custom_operator_name == "@task.openai_batch"
 
 
 class Upstream:
@@ -129,13 +130,12 @@ class Upstream:
 
 def test_the_output_of_another_task(server: DevServer, out: Path, task: Any) -> None:
     """It is upstream, and its rows are never rendered."""
+
+    def prompts() -> list[str]:
+        return []
+
     with DAG("d", schedule=None):
-
-        @task
-        def prompts() -> list[str]:
-            return []
-
-        given = prompts()
+        given = task(prompts)()
         operator = job(out, requests=given, body=None)
         assert operator.upstream_task_ids == {"prompts"}
     run_task(job(out, requests=Upstream(["{{ macros }}", "two"]), body=None))

@@ -25,7 +25,7 @@ OPERATIONS = ("upload_file", "create_batch", "retrieve_batch", "download_file")
 class Death(NamedTuple):
     operation: str
     moment: str
-    count: int
+    nth: int
     with_its_disk: bool
 
 

@@ -61,7 +61,11 @@ def test_the_output_body(server: DevServer, out: Path) -> None:
 
 def test_embeddings_as_parquet(server: DevServer, out: Path) -> None:
     """Numbers, typed."""
-    given = {"endpoint": "/v1/embeddings", "body": {"input": "{text}"}, "output_format": "parquet"}
+    given: dict[str, Any] = {
+        "endpoint": "/v1/embeddings",
+        "body": {"input": "{text}"},
+        "output_format": "parquet",
+    }
     summary = run_task(job(out, requests=rows(5), keep_columns=["text"], **given))
     table = pq.read_table(out / summary["parts"][0])
     assert table.column_names == ["custom_id", "text", "status", "output", "usage", "error"]

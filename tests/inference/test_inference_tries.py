@@ -120,7 +120,7 @@ def test_a_kill_at_the_worker_cancels_every_batch(server: DevServer, out: Path) 
     running = dict.fromkeys(deferral.trigger.batch_ids, "validating")
     event = {"status": "finished", "message": "", "batches": running}
     with pytest.raises(TaskDeferred):
-        resumed.execute_complete(task_context(resumed), event, **deferral.kwargs)
+        resumed.execute_complete(task_context(resumed), event, **(deferral.kwargs or {}))
     resumed.on_kill()
     assert {batch["status"] for batch in server.batches()} <= {"cancelling", "cancelled"}
 

@@ -1,0 +1,239 @@
+"""What the control of a job decides, without a network: the service is a few dicts, and time is a number."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from airflow_provider_openai_batches.api.models import Batch, BatchErrorItem, BatchErrors, BatchRequestCounts
+from airflow_provider_openai_batches.exceptions import APIError, CreateUncertainError, TransportError
+from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
+from airflow_provider_openai_batches.idempotency.submit import Ledger, Submitter
+from airflow_provider_openai_batches.inference.data.job import Limits
+from airflow_provider_openai_batches.inference.data.requests import requests_from
+from airflow_provider_openai_batches.inference.runner import Runner, Wait
+from airflow_provider_openai_batches.inference.settings import Settings
+from airflow_provider_openai_batches.inference.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ENDPOINT = "/v1/chat/completions"
+TOKEN_LIMIT = BatchErrors(
+    [BatchErrorItem(code="token_limit_exceeded", message="Enqueued token limit reached")]
+)
+LOG = logging.getLogger("test")
+
+
+class Service:
+    """The methods of the hook that a job uses; batches change when a test says so."""
+
+    recovery_seconds, stopped = 0.0, False
+
+    def __init__(self) -> None:
+        self.log = LOG
+        self.now = 1_000.0
+        self.files: dict[str, list[Any]] = {}
+        self.batches: dict[str, Batch] = {}
+        self.listings = 0
+        self.fails: Exception | None = None
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def upload_file(self, source: Path, name: str, expires_after: object) -> Any:
+        file_id = f"file-{len(self.files)}"
+        self.files[file_id] = [json.loads(line) for line in source.read_bytes().splitlines()]
+        return type("File", (), {"id": file_id, "bytes": 1})
+
+    def create_batch(
+        self, file: str, endpoint: str, window: str, metadata: dict[str, str], *_: object, **__: object
+    ) -> Batch:
+        if self.fails:
+            raise self.fails
+        self.set(f"batch-{len(self.batches)}", "validating", input_file_id=file, metadata=metadata)
+        return next(reversed(self.batches.values()))
+
+    def set(self, batch_id: str, status: str, **fields: Any) -> None:
+        known = self.batches.get(batch_id)
+        given = {} if known is None else {"input_file_id": known.input_file_id, "metadata": known.metadata}
+        times = {"created_at": int(self.now), "expires_at": int(self.now) + 86_400}
+        self.batches[batch_id] = Batch(**{"id": batch_id, "status": status, **times, **given, **fields})
+
+    def answer(self, batch_id: str, *failing: int) -> None:
+        """Complete a batch; the requests with these places in its file fail with a 500."""
+        requests = self.files[str(self.batches[batch_id].input_file_id)]
+        bad = {"status_code": 500, "body": {"error": {"message": "try again"}}}
+        good = {"status_code": 200, "body": {"choices": [{"message": {"content": "hello"}}]}}
+        self.files[f"{batch_id}-output"] = [
+            {"custom_id": request["custom_id"], "response": bad if place in failing else good}
+            for place, request in enumerate(requests)
+        ]
+        counts = BatchRequestCounts(len(requests), len(requests) - len(failing), len(failing))
+        self.set(batch_id, "completed", output_file_id=f"{batch_id}-output", request_counts=counts)
+
+    def retrieve_batch(self, batch_id: str) -> Batch:
+        return self.batches[batch_id]
+
+    def cancel_batch(self, batch_id: str) -> Batch:
+        self.set(batch_id, "cancelled")
+        return self.batches[batch_id]
+
+    def iter_batches_since(self, since: float) -> list[Batch]:
+        self.listings += 1
+        return list(reversed(self.batches.values()))
+
+    def iter_files(self) -> list[Any]:
+        return []
+
+    def download_file(self, file_id: str, destination: Path) -> None:
+        destination.write_text("".join(json.dumps(line) + "\n" for line in self.files[file_id]))
+
+
+def runner(service: Service, folder: Path, rows: int = 4, **settings: Any) -> Runner:
+    """A prepared runner; two rows make a batch."""
+    given: dict[str, Any] = {"endpoint": ENDPOINT, "limits": Limits(max_requests=2), **settings}
+    task = TaskIdentity("deployment", "dag", "run", "task")
+    hook: Any = service
+    submitter = Submitter(hook, task, Ledger(hook, task, None), LOG)
+    new = Runner(
+        Settings(**given), Workspace(folder, "me"), submitter, LOG, clock=lambda: service.now, since=None
+    )
+    assert new.prepare(requests_from([f"row {n}" for n in range(rows)], endpoint=ENDPOINT, model="m")) is None
+    return new
+
+
+def hear(job: Runner, service: Service) -> bool:
+    return job.heard({batch.id: batch.status for batch in service.batches.values()})
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service()
+
+
+def test_from_rows_to_results(service: Service, tmp_path: Path) -> None:
+    """Submit, wait for all, ask again what failed in passing, wait for that, finish."""
+    job = runner(service, tmp_path)
+    first = job.advance()
+    assert first == Wait(["batch-0", "batch-1"], 1_300.0, any_of_them=False)  # 5 polls: they are validated
+    service.answer("batch-0", 1)
+    service.answer("batch-1")
+    assert not hear(job, service)
+    second = job.advance()
+    assert second is not None
+    assert second.batch_ids == ["batch-2"]
+    assert job.progress()["round"] == 1
+    service.answer("batch-2")
+    hear(job, service)
+    assert job.advance() is None
+    summary = job.finish()
+    assert (summary["counts"]["succeeded"], summary["rounds"]) == (4, 1)
+    assert service.listings == 0  # nothing was left by an earlier try, so nothing is looked for
+
+
+def test_what_ends_a_wait(service: Service, tmp_path: Path) -> None:
+    """The last batch; the first one where shards wait for its place or its results expire; the deadline."""
+    job = runner(service, tmp_path / "all")
+    job.advance()
+    for batch_id in service.batches:
+        service.set(batch_id, "in_progress")
+    hear(job, service)
+    assert job.advance() == Wait(["batch-0", "batch-1"], None, any_of_them=False)
+    few = runner(service, tmp_path / "few", max_active_batches=1, deadline_seconds=50.0).advance()
+    assert few == Wait(["batch-2"], 1_050.0, any_of_them=True)
+    short = runner(service, tmp_path / "short", output_expires_after=3_600).advance()
+    assert short is not None
+    assert short.any_of_them
+
+
+def test_when_the_time_is_up(service: Service, tmp_path: Path) -> None:
+    """An hour after the batches' windows, or as told; then nothing more is submitted."""
+    job = runner(service, tmp_path / "own")
+    job.advance()
+    service.now += 86_400 + 3_599
+    assert not hear(job, service)
+    service.now += 1
+    assert hear(job, service)
+    late = runner(service, tmp_path / "told", deadline_seconds=50.0, max_active_batches=1)
+    late.advance()
+    service.answer("batch-2")
+    service.now += 50
+    assert late.heard({"batch-2": "completed"})  # a shard was not submitted
+    assert late.advance() == Wait([], service.now, any_of_them=True)
+    assert late.heard({})
+    assert len(service.batches) == 3
+
+
+def test_rounds_end(service: Service, tmp_path: Path) -> None:
+    """After max_rounds the rows stay failed."""
+    job = runner(service, tmp_path, rows=2, max_rounds=1)
+    for batch_id, answered in (("batch-0", (1,)), ("batch-1", (0,))):
+        job.advance()
+        service.answer(batch_id, *answered)
+        hear(job, service)
+    assert job.advance() is None
+    assert job.finish()["counts"]["failed"] == 1
+
+
+def test_a_failure_that_may_pass_is_a_wait(service: Service, tmp_path: Path) -> None:
+    """Longer each time; any other failure is raised. What is known is saved in either case."""
+    job = runner(service, tmp_path)
+    service.fails = TransportError("no route", sent=False)
+    assert job.advance() == Wait([], service.now + 60, any_of_them=False)
+    service.now += 60
+    assert job.advance() == Wait([], service.now + 120, any_of_them=False)
+    job.workspace.kept.joinpath("batches.json").unlink()
+    service.now += 120
+    service.fails = APIError("no", status=400)
+    with pytest.raises(APIError, match="no"):
+        job.advance()
+    assert job.workspace.kept.joinpath("batches.json").exists()
+
+
+def test_a_create_whose_outcome_is_unknown_is_looked_for(service: Service, tmp_path: Path) -> None:
+    """The list is read before the batch is created again."""
+    job = runner(service, tmp_path, rows=2)
+    service.fails = CreateUncertainError("lost")
+    assert job.advance() == Wait([], service.now + 60, any_of_them=False)
+    key = next(iter(job.submitter.pending))
+    service.set("stored", "in_progress", metadata={"airflow_key": key})
+    service.now += 60
+    wait = job.advance()
+    assert wait is not None
+    assert wait.batch_ids == ["stored"]
+    assert service.listings > 0
+
+
+def test_the_token_limit_holds_batches_back(service: Service, tmp_path: Path) -> None:
+    """One that was rejected goes again, with its file, when another one is over."""
+    job = runner(service, tmp_path)
+    job.advance()
+    service.set("batch-1", "failed", errors=TOKEN_LIMIT)
+    hear(job, service)
+    assert job.advance() == Wait(["batch-0"], 1_300.0, any_of_them=True)
+    service.answer("batch-0")
+    hear(job, service)
+    wait = job.advance()
+    assert wait is not None
+    assert wait.batch_ids == ["batch-2"]
+    assert service.batches["batch-2"].input_file_id == service.batches["batch-1"].input_file_id
+    service.set("batch-2", "failed", errors=TOKEN_LIMIT)
+    hear(job, service)
+    assert job.advance() == Wait([], service.now + 60, any_of_them=True)  # others use up the limit
+
+
+def test_a_second_process_goes_on(service: Service, tmp_path: Path) -> None:
+    """With the name of the job's directory; what runs is known to it, so that a kill can cancel it."""
+    job = runner(service, tmp_path)
+    job.advance()
+    second = Runner(job.settings, Workspace(tmp_path, "me"), job.submitter, LOG, clock=lambda: service.now)
+    second.submitter.known.clear()
+    assert not second.resume("")
+    assert not second.resume("another")
+    assert second.resume(job.workspace.name)
+    assert second.submitter.known == {"batch-0", "batch-1"}
+    assert second.cancel() == ["batch-0 is cancelled", "batch-1 is cancelled"]
