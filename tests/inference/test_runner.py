@@ -11,7 +11,7 @@ import pytest
 from airflow_provider_openai_batches.api.models import Batch, BatchErrorItem, BatchErrors, BatchRequestCounts
 from airflow_provider_openai_batches.exceptions import APIError, CreateUncertainError, TransportError
 from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
-from airflow_provider_openai_batches.idempotency.submit import Ledger, Submitter
+from airflow_provider_openai_batches.idempotency.submit import Submitter
 from airflow_provider_openai_batches.inference.data.job import Limits
 from airflow_provider_openai_batches.inference.data.requests import requests_from
 from airflow_provider_openai_batches.inference.runner import Runner, Wait
@@ -39,6 +39,7 @@ class Service:
         self.files: dict[str, list[Any]] = {}
         self.batches: dict[str, Batch] = {}
         self.listings = 0
+        self.noted: list[object] = []
         self.fails: Exception | None = None
 
     def sleep(self, seconds: float) -> None:
@@ -86,8 +87,14 @@ class Service:
         self.listings += 1
         return list(reversed(self.batches.values()))
 
-    def iter_files(self) -> list[Any]:
+    def settled(self, batch: Batch) -> Batch:
+        return batch
+
+    def iter_files_since(self, since: float) -> list[Any]:
         return []
+
+    def note_outputs(self, *locations: object) -> None:
+        self.noted.extend(locations)
 
     def download_file(self, file_id: str, destination: Path) -> None:
         destination.write_text("".join(json.dumps(line) + "\n" for line in self.files[file_id]))
@@ -98,7 +105,7 @@ def runner(service: Service, folder: Path, rows: int = 4, **settings: Any) -> Ru
     given: dict[str, Any] = {"endpoint": ENDPOINT, "limits": Limits(max_requests=2), **settings}
     task = TaskIdentity("deployment", "dag", "run", "task")
     hook: Any = service
-    submitter = Submitter(hook, task, Ledger(hook, task, None), LOG)
+    submitter = Submitter(hook, task, None, LOG)
     new = Runner(
         Settings(**given), Workspace(folder, "me"), submitter, LOG, clock=lambda: service.now, since=None
     )
@@ -132,6 +139,7 @@ def test_from_rows_to_results(service: Service, tmp_path: Path) -> None:
     assert job.advance() is None
     summary = job.finish()
     assert (summary["counts"]["succeeded"], summary["rounds"]) == (4, 1)
+    assert service.noted == [tmp_path]
     assert service.listings == 0  # nothing was left by an earlier try, so nothing is looked for
 
 
