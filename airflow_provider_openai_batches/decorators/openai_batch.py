@@ -1,4 +1,4 @@
-"""``@task.openai_batch``: a function that gives the rows, one task that asks about all of them."""
+"""``@task.openai_batch``: a function gives the rows, and one task asks a model about all of them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class OpenAIBatchDecoratedOperator(DecoratedOperator, OpenAIBatchInferenceOperat
     """
     The operator whose rows come from the decorated function.
 
-    The function returns or yields prompts, request bodies or rows; what it yields is never held as a whole.
-    A later try calls it again, and it should give the same rows in the same order then.
+    The function returns or yields prompts, request bodies or rows; what it yields is never all in memory.
+    A later try calls it again. It should then give the same rows in the same order.
     """
 
     custom_operator_name = "@task.openai_batch"
@@ -49,7 +49,7 @@ class OpenAIBatchDecoratedOperator(DecoratedOperator, OpenAIBatchInferenceOperat
         super().__init__(python_callable=python_callable, **{**kwargs, "requests": _FROM_THE_FUNCTION})
 
     def execute(self, context: Context) -> Any:
-        # Not the decorated operator's own, which on Airflow 3.0 pushes results by a method that is gone.
+        # On Airflow 3.0 the decorated operator's own execute calls a method that no longer exists.
         return OpenAIBatchInferenceOperator.execute(self, context)
 
     def _rows(self, context: Context) -> Any:
@@ -75,7 +75,7 @@ def openai_batch_task(
     """
     return task_decorator_factory(
         python_callable=python_callable,
-        # None would have Airflow look at what the function returns, which is not what the task returns.
+        # With None, Airflow infers it from what the function returns, which is not what the task returns.
         multiple_outputs=bool(multiple_outputs),
         decorated_operator_class=OpenAIBatchDecoratedOperator,
         **kwargs,

@@ -35,43 +35,44 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
     """
     Ask a model about each row of a table, a query, files or an iterable, and write one result for each row.
 
-    The rows become request files within the limits of the service; all their batches are submitted and waited
-    for by this one task; what expired, failed in passing or got no line is asked again; and the results lie
-    under ``output_uri`` in the order of the input. A later try goes on where an earlier one ended: no request
-    that has an answer is sent again. https://developers.openai.com/api/docs/guides/batch
+    The rows become request files within the limits of the service, and this one task submits all their
+    batches and waits for them. Requests that expired, failed for a reason that may pass, or have no result
+    line are asked again. The results are written under ``output_uri`` in the order of the input. A later try
+    goes on where an earlier one ended: no request that has an answer is sent again.
+    https://developers.openai.com/api/docs/guides/batch
 
-    Rows and prompts are data: only ids, URIs, SQL and connection ids are templated.
+    Rows and prompts are data and are never rendered: only ids, URIs, SQL and connection ids are templated.
 
     :param endpoint: for example ``/v1/responses`` or ``/v1/embeddings``. (templated)
     :param output_uri: a directory for the results, as a path or any URI of Airflow's object storage. All
-        workers need to reach it: what a job needs to go on lies below it, in ``_job/``, until it is done.
+        workers must reach it: until a job is done, the files it needs to go on are below it, in ``_job/``.
         (templated)
     :param requests: prompts, request bodies, whole request lines, or with ``body`` rows: any iterable, or the
         output of another task. Give one of ``requests``, ``input_uri`` and ``sql``.
     :param input_uri: files of rows (JSONL, CSV, both also gzipped; Parquet; ``.txt`` and ``.md`` as one row
         ``path``, ``text`` each): one, several, a glob, or a directory. (templated)
-    :param sql: a query whose rows are asked about; with ``ORDER BY``, or another try finds other rows in the
-        same place and pays them again. (templated, also as a ``.sql`` file)
+    :param sql: a query whose rows are asked about. It needs ``ORDER BY``: if another try finds the rows in
+        another order, they are paid for again. (templated, also as a ``.sql`` file)
     :param sql_conn_id: an Airflow connection to a database. (templated)
     :param body: a request body with ``{column}`` placeholders at any depth, or a callable that takes a row.
     :param model: for the bodies that name none. (templated)
     :param id_column: the column that is the ``custom_id``; default: ``row-0``, ``row-1``, …
-    :param keep_columns: columns of the rows to have beside the results.
+    :param keep_columns: columns of the rows to write beside the results.
     :param output: ``"text"`` (the answer's text, embedding, … or with a schema its value) or ``"body"``.
     :param output_format: ``"jsonl"`` or ``"parquet"``.
     :param output_schema: a JSON schema or a pydantic model: it goes into each request, and each answer is
-        checked; what does not match has the status ``invalid_output`` and its text.
-    :param retry_invalid: ask again what does not match.
+        checked. One that does not match has the status ``invalid_output``, and its text as output.
+    :param retry_invalid: ask again for answers that do not match.
     :param max_requests_per_batch: at most 50,000.
     :param max_bytes_per_batch: at most 200,000,000.
     :param max_embedding_inputs_per_batch: at most 50,000.
-    :param max_active_batches: so many batches are at the service at the same time.
+    :param max_active_batches: how many batches may be at the service at the same time.
     :param max_rounds: how often requests are asked again that expired, were cancelled, failed with 408, 409,
         429 or 5xx, or have no line. A round in which the task was stopped does not count.
     :param max_requests: refuse a job of more rows.
     :param fail_on: ``"none"``: the task fails only if no row succeeded, or the service rejected a batch;
-        ``"any"``: if any row has no valid answer; a fraction: if more of them have none. The parts are
-        written all the same, but no manifest, and a later try goes on from there.
+        ``"any"``: if any row has no valid answer; a fraction: if more of the rows have none. The parts
+        are written even then, but no manifest, and a later try goes on from there.
     :param dry_run: write the request files, count rows, bytes and tokens, and send nothing.
     :param overwrite: replace the results of another job in ``output_uri``.
     :param delete_input_files: delete the uploaded files when the job is complete.
@@ -83,12 +84,12 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
     :param poll_interval: seconds between two looks at a batch.
     :param batch_timeout: seconds that one try may take in all; default: an hour past the batches' windows.
     :param cancel_on_kill: cancel all batches of the job when the task is stopped.
-    :param cancel_on_timeout: cancel them when the time is over.
+    :param cancel_on_timeout: cancel them when the time is up.
     :param reuse: take up batches and results of earlier tries; if False, every try asks everything.
     :return: output URI, parts, counts, tokens, batches, errors and times; small whatever the size.
     :raises InvalidInputError: before anything is spent.
     :raises BatchFailed: as ``fail_on`` says, or if the service rejected a batch, once the others are over.
-    :raises BatchTimeout: if the time was over.
+    :raises BatchTimeout: if the time was up before the batches were over.
     """
 
     template_fields: Sequence[str] = (
@@ -175,9 +176,8 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         self.reuse = reuse
         self._submitter: Submitter | None = None
         self._check_arguments()
-        if hasattr(
-            requests, "iter_references"
-        ):  # another task's output; no template field, or it is rendered
+        # The output of another task. It is not a template field, because then its rows would be rendered.
+        if hasattr(requests, "iter_references"):
             for upstream, _ in requests.iter_references():
                 self.set_upstream(upstream)
 
@@ -271,7 +271,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         is_overdue = runner.heard(event["batches"])
         if not is_overdue and (event["status"] != "timeout" or until is not None):
             return
-        said = f"{event['message']} What is done by now is kept, and another try goes on from there."
+        said = f"{event['message']} What was done so far is kept, and another try goes on from there."
         if not self.cancel_on_timeout:
             raise BatchTimeout(f"{said} Nothing was cancelled: the batches run on and are paid for.")
         raise BatchTimeout(f"{said} Cancelled: {', '.join(runner.cancel()) or 'nothing'}.")

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_provider_openai_batches.api.models import Batch, BatchErrorItem, BatchErrors, BatchRequestCounts
-from airflow_provider_openai_batches.exceptions import APIError, CreateUncertainError, TransportError
+from airflow_provider_openai_batches.exceptions import (
+    APIError,
+    BatchFailed,
+    CreateUncertainError,
+    TransportError,
+)
 from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
 from airflow_provider_openai_batches.idempotency.submit import Submitter
 from airflow_provider_openai_batches.inference.data.job import Limits
@@ -100,14 +105,16 @@ class Service:
         destination.write_text("".join(json.dumps(line) + "\n" for line in self.files[file_id]))
 
 
-def runner(service: Service, folder: Path, rows: int = 4, **settings: Any) -> Runner:
+def runner(
+    service: Service, folder: Path, rows: int = 4, since: float | None = None, **settings: Any
+) -> Runner:
     """A prepared runner; two rows make a batch."""
     given: dict[str, Any] = {"endpoint": ENDPOINT, "limits": Limits(max_requests=2), **settings}
     task = TaskIdentity("deployment", "dag", "run", "task")
     hook: Any = service
     submitter = Submitter(hook, task, None, LOG)
     new = Runner(
-        Settings(**given), Workspace(folder, "me"), submitter, LOG, clock=lambda: service.now, since=None
+        Settings(**given), Workspace(folder, "me"), submitter, LOG, clock=lambda: service.now, since=since
     )
     assert new.prepare(requests_from([f"row {n}" for n in range(rows)], endpoint=ENDPOINT, model="m")) is None
     return new
@@ -194,6 +201,8 @@ def test_a_failure_that_may_pass_is_a_wait(service: Service, tmp_path: Path) -> 
     assert job.advance() == Wait([], service.now + 60, any_of_them=False)
     service.now += 60
     assert job.advance() == Wait([], service.now + 120, any_of_them=False)
+    hurried = runner(service, tmp_path / "hurried", deadline_seconds=50.0)
+    assert hurried.advance() == Wait([], service.now + 50, any_of_them=False)
     job.workspace.kept.joinpath("batches.json").unlink()
     service.now += 120
     service.fails = APIError("no", status=400)
@@ -232,6 +241,35 @@ def test_the_token_limit_holds_batches_back(service: Service, tmp_path: Path) ->
     service.set("batch-2", "failed", errors=TOKEN_LIMIT)
     hear(job, service)
     assert job.advance() == Wait([], service.now + 60, any_of_them=True)  # others use up the limit
+
+
+def test_a_rejected_batch_ends_the_job(service: Service, tmp_path: Path) -> None:
+    """Nothing more is submitted, neither the shards that wait nor another round."""
+    job = runner(service, tmp_path, rows=6, max_active_batches=2)
+    job.advance()
+    service.set("batch-0", "failed")
+    service.answer("batch-1", 0)
+    hear(job, service)
+    assert job.advance() is None
+    assert job.progress()["round"] == 0
+    with pytest.raises(BatchFailed, match="rejected 1 of 3 batches, and 1 were not submitted"):
+        job.finish()
+    assert len(service.batches) == 2
+
+
+def test_the_next_try_looks_for_batches_once(service: Service, tmp_path: Path) -> None:
+    """It takes up what it finds, cancels what nobody asked for, and does not list the batches again."""
+    runner(service, tmp_path).advance()
+    key = str((service.batches["batch-0"].metadata or {})["airflow_key"])
+    service.set("outdated", "in_progress", metadata={"airflow_key": key[:-1] + "-"})
+    tmp_path.joinpath("_job").rename(tmp_path / "lost")
+    job = runner(service, tmp_path, since=service.now)
+    wait = job.advance()
+    assert wait is not None
+    assert sorted(wait.batch_ids) == ["batch-0", "batch-1"]
+    assert service.batches["outdated"].status == "cancelled"
+    job.advance()
+    assert service.listings == 1
 
 
 def test_a_second_process_goes_on(service: Service, tmp_path: Path) -> None:
