@@ -272,6 +272,19 @@ def test_the_next_try_looks_for_batches_once(service: Service, tmp_path: Path) -
     assert service.listings == 1
 
 
+def test_a_try_with_nothing_left_to_ask_cancels_what_is_outdated(service: Service, tmp_path: Path) -> None:
+    """An earlier try downloaded all results, and left a batch for other rows running."""
+    job = runner(service, tmp_path, rows=2)
+    job.advance()
+    service.answer("batch-0")
+    hear(job, service)
+    assert job.advance() is None
+    key = str((service.batches["batch-0"].metadata or {})["airflow_key"])
+    service.set("outdated", "in_progress", metadata={"airflow_key": key[:-1] + "-"})
+    assert runner(service, tmp_path, rows=2, since=service.now).advance() is None
+    assert service.batches["outdated"].status == "cancelled"
+
+
 def test_a_second_process_goes_on(service: Service, tmp_path: Path) -> None:
     """With the name of the job's directory; what runs is known to it, so that a kill can cancel it."""
     job = runner(service, tmp_path)
