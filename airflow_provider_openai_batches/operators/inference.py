@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_provider_openai_batches import storage
 from airflow_provider_openai_batches.api import models, validation
 from airflow_provider_openai_batches.exceptions import BatchTimeout, InvalidInputError, OpenAIBatchesError
 from airflow_provider_openai_batches.idempotency.ledger import Ledger
@@ -335,11 +333,9 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         from airflow_provider_openai_batches.inference.data.readers import read_rows  # noqa: PLC0415 - not when a DAG is parsed
 
         given = self.input_uri
-        is_one = (
-            isinstance(given, str | PathLike) or hasattr(given, "open") or not isinstance(given, Iterable)
-        )
-        uris = [given] if is_one else list(given)
-        rows = read_rows([storage.as_path(uri) for uri in uris])
+        is_several = isinstance(given, Iterable) and not isinstance(given, str) and not hasattr(given, "open")
+        uris = list(given) if is_several else [given]
+        rows = read_rows(uris)
         self.hook.note_inputs(*uris)
         return rows
 
