@@ -18,6 +18,7 @@ from airflow_provider_openai_batches.exceptions import (
     OpenAIBatchesError,
     TransportError,
 )
+from airflow_provider_openai_batches.inference.data.outcomes import RowError
 from airflow_provider_openai_batches.inference.records import CREATIONS_AN_HOUR, Record, Records
 
 if TYPE_CHECKING:
@@ -97,6 +98,24 @@ def test_no_batch_is_created_during_a_pause_or_beyond_the_limit() -> None:
     assert records.next_creation(0.0) == 60.0
     records.recover()
     assert records.room(0.0, 10) == 2
+
+
+def test_the_next_try_keeps_what_is_known_of_batches() -> None:
+    """Not how the earlier try went; a rejected shard may have another batch, under another key."""
+    known = Records(digest="old", started=1.0, salt="s", cut={1}, active_limit=3, not_before=9.0, setbacks=2)
+    known.by_shard[0] = Record(0, batch_id="batch_0", files=[])
+    known.by_shard[1] = Record(1, batch_id="batch_1", input_file_id="file_1", error=RowError("bad", ""))
+    known.by_shard[2] = Record(2, error=RowError("not_submitted", ""))
+    second = known.next_try(Records(digest="new", started=5.0, since=4.0))
+    assert second == Records(
+        digest="new", started=5.0, first_started=1.0, since=4.0, salt="s", cut={1},
+        by_shard={
+            0: Record(0, batch_id="batch_0", files=[]),
+            1: Record(1, attempt=1, input_file_id="file_1"),
+            2: Record(2),
+        },
+    )  # fmt: skip
+    assert second.next_try(Records(digest="new", started=8.0)).first_started == 1.0
 
 
 def test_pauses_grow_and_end_after_a_day() -> None:
