@@ -43,7 +43,7 @@ class Service:
         self.now = 1_000.0
         self.files: dict[str, list[Any]] = {}
         self.batches: dict[str, Batch] = {}
-        self.listings = 0
+        self.listings, self.lag = 0, 0  # so many listings show nothing yet
         self.noted: list[object] = []
         self.fails: Exception | None = None
 
@@ -90,7 +90,7 @@ class Service:
 
     def iter_batches_since(self, since: float) -> list[Batch]:
         self.listings += 1
-        return list(reversed(self.batches.values()))
+        return list(reversed(self.batches.values())) if self.listings > self.lag else []
 
     def settled(self, batch: Batch) -> Batch:
         return batch
@@ -270,6 +270,37 @@ def test_the_next_try_looks_for_batches_once(service: Service, tmp_path: Path) -
     assert service.batches["outdated"].status == "cancelled"
     job.advance()
     assert service.listings == 1
+
+
+def test_the_list_may_lag(service: Service, tmp_path: Path) -> None:
+    """It is read again before a batch is submitted that may be there."""
+    runner(service, tmp_path, rows=2).advance()
+    tmp_path.joinpath("_job").rename(tmp_path / "lost")
+    service.recovery_seconds, service.lag = 5.0, 2
+    wait = runner(service, tmp_path, rows=2, since=service.now).advance()
+    assert wait is not None
+    assert wait.batch_ids == ["batch-0"]
+
+
+def test_the_file_of_a_rejected_batch_is_used_again(service: Service, tmp_path: Path) -> None:
+    """Also where the records are lost."""
+    runner(service, tmp_path, rows=2).advance()
+    service.set("batch-0", "failed", errors=TOKEN_LIMIT)
+    tmp_path.joinpath("_job").rename(tmp_path / "lost")
+    wait = runner(service, tmp_path, rows=2, since=service.now).advance()
+    assert wait is not None
+    assert wait.batch_ids == ["batch-1"]
+    assert len(service.files) == 1
+
+
+def test_a_batch_is_over_when_the_service_says_so(service: Service, tmp_path: Path) -> None:
+    """A wait may have seen more than the next answer shows."""
+    job = runner(service, tmp_path, rows=2)
+    job.advance()
+    job.heard({"batch-0": "completed"})
+    wait = job.advance()
+    assert wait is not None
+    assert wait.batch_ids == ["batch-0"]
 
 
 def test_a_try_with_nothing_left_to_ask_cancels_what_is_outdated(service: Service, tmp_path: Path) -> None:
