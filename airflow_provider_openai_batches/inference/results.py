@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from airflow_provider_openai_batches.api.outcome import result_file_name
 from airflow_provider_openai_batches.exceptions import BatchFailed
 from airflow_provider_openai_batches.inference.data.index import ResultIndex
 from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FILE
@@ -135,10 +136,10 @@ class JobResults:
         if batch.status == "failed":
             return self._note_rejection(record, batch)
         names = []
-        for kind, file_id in (("output", batch.output_file_id), ("errors", batch.error_file_id)):
-            if file_id:
-                names.append(f"{batch.id}-{kind}.jsonl")
-                self._download(file_id, names[-1])
+        if batch.output_file_id:
+            names.append(self._download(batch.output_file_id, result_file_name(batch.id, "output")))
+        if batch.error_file_id:
+            names.append(self._download(batch.error_file_id, result_file_name(batch.id, "errors")))
         record.files = names
         self._log.info(
             "Shard %d: batch %s is %s, %d of %d requests were answered",
@@ -151,10 +152,11 @@ class JobResults:
         self._records.recover()
         return False
 
-    def _download(self, file_id: str, name: str) -> None:
+    def _download(self, file_id: str, name: str) -> str:
         if not self._workspace.has(name):  # a file that is there is complete
             self._submitter.service.download_file(file_id, self._workspace.local / name)
             self._workspace.store([name])
+        return name
 
     def _note_rejection(self, record: Record, batch: Batch) -> bool:
         items = batch.error_items
