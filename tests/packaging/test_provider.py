@@ -61,17 +61,6 @@ def test_each_name_can_be_imported(name: str) -> None:
         assert hasattr(importlib.import_module(module), attribute)
 
 
-def test_the_metadata_imports_nothing() -> None:
-    """Airflow's discovery calls it in every process."""
-    code = (
-        "import sys; from airflow_provider_openai_batches.get_provider_info import get_provider_info\n"
-        "get_provider_info()\n"
-        "print([m for m in sys.modules if m.split('.')[0] in ('airflow', 'requests', 'httpx', 'msgspec')])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
 def airflow_says(*arguments: str) -> str:
     command = [sys.executable, "-W", "ignore", "-m", "airflow", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -86,34 +75,3 @@ def test_airflow_lists_the_provider(airflow_database: dict[str, str]) -> None:
     (ours,) = (hook for hook in hooks if hook["connection_type"] == "openai_batches")
     assert ours["hook_name"] == "OpenAI Batches"
     assert ours["class"].endswith("OpenAIBatchesHook")
-
-
-PURE = [
-    "api.endpoints",
-    "api.models",
-    "api.outcome",
-    "api.protocol",
-    "api.retry",
-    "api.validation",
-    "exceptions",
-    "idempotency.keys",
-    "inference.data",
-    "inference.data.writers",
-    "polling.list_plan",
-    "polling.progress",
-    "polling.wait",
-]
-
-
-@pytest.mark.parametrize("module", PURE)
-def test_a_pure_module_imports_neither_airflow_nor_an_http_library(module: str) -> None:
-    """In a process of its own: what it drags in counts too."""
-    package = "airflow_provider_openai_batches"
-    code = (
-        f"import sys, importlib, pkgutil; m = importlib.import_module('{package}.{module}')\n"
-        "for info in pkgutil.iter_modules(getattr(m, '__path__', [])):\n"
-        "    importlib.import_module(m.__name__ + '.' + info.name)\n"
-        "print([m for m in sys.modules if m.split('.')[0] in ('airflow', 'requests', 'httpx', 'urllib3')])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
