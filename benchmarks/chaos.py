@@ -148,7 +148,7 @@ def _title(process: psutil.Process) -> str:
 
 def _children(process: psutil.Process) -> list[psutil.Process]:
     with suppress(psutil.Error):
-        return process.children()
+        return list(process.children())
     return []
 
 

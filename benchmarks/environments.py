@@ -58,8 +58,8 @@ def python_of(side: Side, folder: Path) -> Path:
         print(f"Installing {side.title} into {home} …", file=sys.stderr)
         venv.create(home, with_pip=True, clear=True)
         constraints = CHECKOUT / "constraints" / f"airflow-{AIRFLOW}.txt"
-        install = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-        subprocess.run([*install, "--constraint", constraints, *wanted], check=True)
+        install = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+        subprocess.run([*install, "--constraint", str(constraints), *wanted], check=True)
         done.touch()
     return python
 

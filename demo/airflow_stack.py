@@ -191,7 +191,9 @@ class AirflowStack:
             return False
         try:
             # Airflow writes its processes' titles over their environment, so that some have none to be read.
-            return process.environ().get("AIRFLOW_HOME") == str(self.home) or process.cwd() == str(self.home)
+            if process.environ().get("AIRFLOW_HOME") == str(self.home):
+                return True
+            return bool(process.cwd() == str(self.home))
         except (psutil.Error, OSError):
             return False
 
@@ -251,9 +253,14 @@ class AirflowStack:
         self.api("PATCH", path, json={"new_state": state})
 
     def clear(self, dag_id: str, run_id: str, *task_ids: str) -> None:
-        body = {"dry_run": False, "dag_run_id": run_id, "only_failed": False, "reset_dag_runs": True}
+        body: dict[str, Any] = {
+            "dry_run": False,
+            "dag_run_id": run_id,
+            "only_failed": False,
+            "reset_dag_runs": True,
+        }
         if task_ids:
-            body["task_ids"] = list(task_ids)  # type: ignore[assignment]
+            body["task_ids"] = list(task_ids)
         self.api("POST", f"/dags/{dag_id}/clearTaskInstances", json=body)
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:

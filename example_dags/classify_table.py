@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from airflow.providers.common.compat.sdk import BaseHook
 from airflow.sdk import DAG, task
@@ -31,9 +32,9 @@ with DAG("classify_table", schedule=None, tags=["openai"], doc_md=__doc__):
     )
 
     @task
-    def write_back(summary: dict) -> int:
+    def write_back(summary: dict[str, Any]) -> int:
         """The labels of the rows that have one."""
-        database = BaseHook.get_connection(DATABASE).get_hook()
+        database = BaseHook.get_hook(DATABASE)
         database.run("DROP TABLE IF EXISTS labels")
         database.run("CREATE TABLE labels (iata TEXT PRIMARY KEY, is_capital TEXT)")
         written = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from airflow.sdk import DAG, task
 
@@ -27,7 +28,7 @@ with DAG("embed_documents", schedule=None, tags=["openai"], doc_md=__doc__):
     )
 
     @task
-    def nearest(summary: dict, count: int = 3) -> list[str]:
+    def nearest(summary: dict[str, Any], count: int = 3) -> list[str]:
         """By the inner product: the embeddings have the length 1."""
         import pyarrow.parquet as pq  # noqa: PLC0415 - not when the DAG is parsed
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from airflow.sdk import DAG, task
 
@@ -22,7 +23,7 @@ with DAG("mapped", schedule=None, tags=["openai"], doc_md=__doc__):
         return sorted(str(path) for path in Path(WORK).glob("requests*.jsonl"))
 
     @task
-    def ids(batches: list[dict]) -> list[str]:
+    def ids(batches: list[dict[str, Any]]) -> list[str]:
         """The ids of all batches."""
         return [batch["id"] for batch in batches]
 

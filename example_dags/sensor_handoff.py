@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from airflow.sdk import DAG, task
 
@@ -28,7 +29,7 @@ with DAG("sensor_handoff", schedule=None, tags=["openai"], doc_md=__doc__):
     )
 
     @task
-    def report(batch: dict) -> str:
+    def report(batch: dict[str, Any]) -> str:
         """What came of it."""
         counts = batch["request_counts"]
         return f"{counts['completed']} of {counts['total']} requests succeeded"

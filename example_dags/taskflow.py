@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import DAG, task
 
@@ -31,7 +31,7 @@ with DAG("taskflow", schedule=None, tags=["openai"], doc_md=__doc__):
                 yield f"A slogan for {row['city']}, in five words, please."
 
     @task
-    def report(summary: dict) -> str:
+    def report(summary: dict[str, Any]) -> str:
         """What it came to."""
         tokens = summary["usage"]["total_tokens"]
         return f"{summary['counts']['succeeded']} of {summary['rows']} slogans for {tokens} tokens"

@@ -68,7 +68,12 @@ def live(report: Connection, environment: dict[str, str], plan: dict[str, Any]) 
     context = task_context(operator, try_number=plan["try_number"])
     context["ti"].max_tries = plan["max_tries"]
     push = context["ti"].xcom_push
-    context["ti"].xcom_push = lambda *pair: (push(*pair), operator.dawdle("xcom"))
+
+    def push_slowly(key: str, value: Any) -> None:
+        push(key, value)
+        operator.dawdle("xcom")
+
+    context["ti"].xcom_push = push_slowly
     operator.dawdle("start")
     try:
         _within(plan["seconds"], lambda: _run(operator, context, plan["event"]))
@@ -83,7 +88,7 @@ def live(report: Connection, environment: dict[str, str], plan: dict[str, Any]) 
     report.send(word)
 
 
-def _run(operator: SlowOperator, context: dict[str, Any], event: dict[str, Any] | None) -> None:
+def _run(operator: SlowOperator, context: Any, event: dict[str, Any] | None) -> None:
     if event:
         operator.execute_complete(context, event)
     else:

@@ -134,7 +134,7 @@ def arrange(server: DevServer) -> dict[str, str]:
     def embed(days: int) -> dict[str, str]:
         return made_by("embed_products", scheduled(now, days, 0), "embed")
 
-    large = {"model": "text-embedding-3-large", "endpoint": EMBEDDINGS}
+    large: Any = {"model": "text-embedding-3-large", "endpoint": EMBEDDINGS}
     bad_lines = [
         {"code": "invalid_json_line", "line": 17, "message": "This line is not parseable as valid JSON."},
         {

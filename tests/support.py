@@ -45,15 +45,13 @@ class FakeDagRun:
         self.run_after = run_after
 
 
-def task_context(
-    operator: Any, try_number: int = 1, map_index: int = -1, run_id: str = "run"
-) -> dict[str, Any]:
-    """The part of Airflow's context that the operators read."""
+def task_context(operator: Any, try_number: int = 1, map_index: int = -1, run_id: str = "run") -> Any:
+    """What the operators read of Airflow's context: a stand-in, which has not all that ``Context`` has."""
     ti = FakeTaskInstance(operator.task_id, try_number, map_index, run_id)
     return {"ti": ti, "dag_run": FakeDagRun(datetime.now(UTC))}
 
 
-def run_task(operator: Any, context: dict[str, Any] | None = None) -> Any:
+def run_task(operator: Any, context: Any = None) -> Any:
     """Run a task as Airflow does: where it defers, run the trigger, and resume on a new object."""
     context = context or task_context(operator)
     deferral = None

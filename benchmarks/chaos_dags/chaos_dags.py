@@ -10,17 +10,18 @@ from airflow.sdk import DAG
 
 from airflow_provider_openai_batches.operators.openai_batches import OpenAICreateBatchOperator
 
+ENDPOINT = "/v1/chat/completions"
+
 for folder in sorted(Path(os.environ["CHAOS_INPUTS"]).iterdir()):
     first, *others = [str(path) for path in sorted(folder.glob("*.jsonl"))]
     with DAG(
         folder.name,
         schedule=None,
         default_args={
-            "endpoint": "/v1/chat/completions",
             "poll_interval": 2.0,
             "retries": 200,  # a scheduler that comes back gives all tasks that it finds queued a new try
             "retry_delay": timedelta(seconds=2),
         },
     ):
-        OpenAICreateBatchOperator(task_id="single", input_file=first)
-        OpenAICreateBatchOperator.partial(task_id="mapped").expand(input_file=others)
+        OpenAICreateBatchOperator(task_id="single", endpoint=ENDPOINT, input_file=first)
+        OpenAICreateBatchOperator.partial(task_id="mapped", endpoint=ENDPOINT).expand(input_file=others)

@@ -115,7 +115,7 @@ def test_a_fault_costs_no_second_batch(
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_refused_connection_is_waited_out(
-    server: DevServer, hook: OpenAIBatchesHook, operation: str
+    server: DevServer, hook: OpenAIBatchesHook, monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:
     """The service is away just when this call comes, and back a moment later."""
     send = hook.get_conn().request
@@ -140,7 +140,7 @@ def test_a_refused_connection_is_waited_out(
             server.start()
         short_sleep(seconds)
 
-    hook.get_conn().request = away  # type: ignore[method-assign]
+    monkeypatch.setattr(hook.get_conn(), "request", away)
     hook.session._sleep = back
     job(hook)
     assert broken

@@ -59,7 +59,7 @@ def test_a_batch_whose_answer_comes_after_the_kill_is_cancelled_at_once(
             submitter.kill()
         return answer
 
-    hook.get_conn().request = answered_late  # type: ignore[method-assign]
+    monkeypatch.setattr(hook.get_conn(), "request", answered_late)
     with pytest.raises(TaskKilled, match="it is cancelled"):
         submitter.submit_file(submit.BatchSpec(endpoint=ENDPOINT), "key", options["input_file"])
     assert [batch["status"] for batch in server.batches()] == ["cancelling"]

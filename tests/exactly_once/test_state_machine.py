@@ -100,7 +100,7 @@ class TaskLife(RuleBasedStateMachine):
         if taken:
             assert taken in (usable or new)
 
-    def context(self, operator: OpenAICreateBatchOperator) -> dict[str, Any]:
+    def context(self, operator: OpenAICreateBatchOperator) -> Any:
         context = task_context(operator, try_number=self.try_number)
         context["dag_run"].run_after -= timedelta(hours=1)
         return context
@@ -122,7 +122,7 @@ class TaskLife(RuleBasedStateMachine):
                 pending.pop()()
             return answer
 
-        session.request = request  # type: ignore[method-assign]
+        session.request = request  # type: ignore[assignment, method-assign]
         return operator
 
     def batches(self) -> dict[str, tuple[int, str]]:
@@ -172,7 +172,12 @@ class TaskLife(RuleBasedStateMachine):
     def it_is_killed(self, moment: tuple[str, bool]) -> None:
         """Marked as failed while it runs; if the moment never comes, it goes on."""
         killed: list[bool] = []
-        operator = self.at(moment, lambda: (killed.append(True), operator.on_kill()))
+
+        def kill() -> None:
+            killed.append(True)
+            operator.on_kill()
+
+        operator = self.at(moment, kill)
         self.try_it(operator)
         if killed:
             self.waits_for, self.over = None, True
@@ -181,7 +186,8 @@ class TaskLife(RuleBasedStateMachine):
     @precondition(lambda self: self.waits_for)
     @rule(status=st.sampled_from(["completed", "completed", "failed", "expired", "cancelled"]))
     def its_batch_ends(self, status: str) -> None:
-        ended = self.batches()[str(self.waits_for)][1]
+        assert self.waits_for
+        ended = self.batches()[self.waits_for][1]
         if ended in RUNNING:
             self.server.force(self.waits_for, status=status, after=1.0 if status == "completed" else 0.0)
         else:  # it did before, and the task waits again because the batch could not be retrieved
@@ -241,8 +247,13 @@ def test_no_life_pays_twice_or_leaves_a_batch_running(
     monkeypatch.setattr(OpenAIBatchesHook.__init__, "__kwdefaults__", kwargs)
     monkeypatch.setattr(submit, "SEARCH_SECONDS", 0.3)
     with tempfile.TemporaryDirectory() as folder:
+
+        class Life(TaskLife):
+            def __init__(self) -> None:
+                super().__init__(server, Path(folder))
+
         run_state_machine_as_test(
-            lambda: TaskLife(server, Path(folder)),
+            Life,
             settings=settings(
                 max_examples=20,
                 stateful_step_count=20,

@@ -11,7 +11,7 @@ import threading
 from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 import jsonschema
@@ -22,7 +22,7 @@ from airflow_provider_openai_batches.api.async_client import AsyncBatchesClient
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 DOCUMENT = json.loads((Path(__file__).parent.parent / "openapi" / "openai-batch-openapi.json").read_text())
 
@@ -38,7 +38,7 @@ class Sent(NamedTuple):
 class Recorder(BaseHTTPRequestHandler):
     """Keeps each request, and answers everything with an object that has an id."""
 
-    sent: list[Sent]
+    sent: ClassVar[list[Sent]]
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
@@ -60,15 +60,20 @@ class Recorder(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Sent]]:
-    recorder = type("OneRecorder", (Recorder,), {"sent": []})
-    with ThreadingHTTPServer(("127.0.0.1", 0), recorder) as server:
+    class OneRecorder(Recorder):
+        sent: ClassVar[list[Sent]] = []
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), OneRecorder) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        connection = {"conn_type": "openai_batches", "host": f"http://127.0.0.1:{server.server_port}/v1"}
-        extra = {"organization": "org-1", "project": "proj-1"}
-        connection |= {"password": "sk-key", "extra": extra}  # type: ignore[dict-item]
+        connection = {
+            "conn_type": "openai_batches",
+            "host": f"http://127.0.0.1:{server.server_port}/v1",
+            "password": "sk-key",
+            "extra": {"organization": "org-1", "project": "proj-1"},
+        }
         monkeypatch.setenv("AIRFLOW_CONN_RECORDED", json.dumps(connection))
-        yield recorder.sent
+        yield OneRecorder.sent
         server.shutdown()
 
 
@@ -113,9 +118,9 @@ def check(request: Sent, operation_id: str) -> None:
 def form(request: Sent) -> dict[str, Any]:
     """A multipart body as the object that the document describes."""
     head = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode()
-    message = email.message_from_bytes(head + request.body, policy=HTTP)
+    message: Any = email.message_from_bytes(head + request.body, policy=HTTP)
     fields: dict[str, Any] = {}
-    for part in message.iter_parts():  # type: ignore[attr-defined]
+    for part in message.get_payload():
         name = part.get_param("name", header="content-disposition")
         value = part.get_payload(decode=True).decode()
         outer, _, inner = name.partition("[")
@@ -142,7 +147,7 @@ def test_create_for_every_endpoint(hook: OpenAIBatchesHook, sent: list[Sent], en
 
 def test_every_operation_of_the_hook(hook: OpenAIBatchesHook, sent: list[Sent]) -> None:
     """Each call is in the document, with its parameters and nothing else."""
-    calls = [
+    calls: list[tuple[str, Callable[[], object]]] = [
         ("createBatch", lambda: hook.create_batch("file-1", ENDPOINT)),
         ("retrieveBatch", lambda: hook.retrieve_batch("batch_1")),
         ("listBatches", lambda: hook.list_batches(after="batch_1", limit=100)),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 SIZE = 200_000_000
@@ -36,7 +37,8 @@ print("RESULT", size, uploaded, peak() - start)
 
 
 @pytest.fixture
-def process(tmp_path: Path):  # noqa: ANN201 - a generator of what it says
+def process() -> Iterator[str]:
+    """The base URL of a dev server in a process of its own."""
     command = [sys.executable, "-m", "airflow_provider_openai_batches.devserver", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout

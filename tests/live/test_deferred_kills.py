@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,10 @@ class Waits:
         for name in NAMES:
             airflow.wait_for_task(DAG, name, "batch", "deferred")
         for name in NAMES:
-            airflow.wait_until(lambda run=name: "starting" in self.log(run), 60, f"the trigger of {name}")
+            airflow.wait_until(partial(self.is_started, name), 60, f"the trigger of {name}")
+
+    def is_started(self, run: str) -> bool:
+        return "starting" in self.log(run)
 
     def log(self, run: str, try_number: int = 1) -> str:
         return self.airflow.task_log(DAG, run, "batch", try_number)

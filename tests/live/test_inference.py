@@ -52,8 +52,8 @@ def revive(airflow: AirflowStack, run: str, *states: str) -> None:
         airflow.wait_for_task(DAG, run, TASK, *states)
 
 
-def created(service: DevServerClient) -> int:
-    return int(service.stats()["requests"].get("create_batch", 0))
+def requests(service: DevServerClient, operation: str) -> int:
+    return int(service.stats()["requests"].get(operation, 0))
 
 
 def test_a_job_whose_processes_are_killed(
@@ -62,9 +62,11 @@ def test_a_job_whose_processes_are_killed(
     """The task between two submissions, the triggerer while it waits, the task again at a download."""
     service.settings(latency=SLOW, batch_seconds=600)
     run = airflow.trigger(DAG)
-    airflow.wait_until(lambda: created(service) >= SHARDS // 3, 60, "some of the shards are submitted")
+    airflow.wait_until(
+        lambda: requests(service, "create_batch") >= SHARDS // 3, 60, "some of the shards are submitted"
+    )
     kill_the_task(airflow)
-    before = created(service)
+    before = requests(service, "create_batch")
     assert before < SHARDS
     revive(airflow, run, "deferred")
     assert airflow.task(DAG, run, TASK)["try_number"] == 2
@@ -75,8 +77,7 @@ def test_a_job_whose_processes_are_killed(
     service.settings(batch_seconds=1)  # for the next round; these are ended by hand
     for batch in service.batches():
         service.force(batch["id"], status="completed")
-    fetched = lambda: service.stats()["requests"].get("download_file", 0)  # noqa: E731 - read while waiting
-    airflow.wait_until(lambda: fetched() >= SHARDS // 3, 60, "some results are fetched")
+    airflow.wait_until(lambda: requests(service, "download_file") >= SHARDS // 3, 60, "some results")
     kill_the_task(airflow)
     revive(airflow, run, "success")
     assert airflow.wait_for_run(DAG, run) == "success"

@@ -24,7 +24,7 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Airflow's own collector; without a reader plugin it would be one that collects nothing."""
     from airflow.providers.common.compat.sdk import HookLineageCollector
 
-    collector = HookLineageCollector()
+    collector = HookLineageCollector()  # type: ignore[no-untyped-call]  # Airflow has no types here
     monkeypatch.setattr(OpenAIBatchesHook, "_lineage", collector)
     return collector
 

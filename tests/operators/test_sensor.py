@@ -46,7 +46,7 @@ def test_reschedule_mode_gives_the_slot_back(server: DevServer, batch_id: str) -
     """Between two looks it is rescheduled."""
     server.settings(freeze=True)
     operator = sensor(batch_id, deferrable=False, mode="reschedule")
-    context = {**task_context(operator)}
+    context = task_context(operator)
     context["ti"].get_first_reschedule_date = lambda _: None
     with pytest.raises(AirflowRescheduleException):
         operator.execute(context)

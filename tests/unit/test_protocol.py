@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from email.utils import formatdate
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -38,7 +39,7 @@ def failure(status: int, body: bytes, headers: dict[str, str] | None = None) -> 
 @pytest.mark.parametrize(
     "value", ["", " ", None, "None", 7, "a/b", "a\\b", ".", "..", "a b", "a\n", "a\x00", "a\u2028b"]
 )
-def test_an_id_that_is_none_is_refused(value: object) -> None:
+def test_an_id_that_is_none_is_refused(value: Any) -> None:
     """Nothing is sent for an id that is empty or would lead elsewhere."""
     for build in (
         protocol.retrieve_batch,
@@ -47,7 +48,7 @@ def test_an_id_that_is_none_is_refused(value: object) -> None:
         protocol.delete_file,
     ):
         with pytest.raises(InvalidInputError, match=r"_id is .*id"):
-            build(value)  # type: ignore[operator]
+            build(value)
 
 
 @given(st.text(min_size=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 import pytest
 import tenacity
@@ -12,11 +13,14 @@ from hypothesis import strategies as st
 from airflow_provider_openai_batches.api import retry
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError, TransportError
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 LOG = logging.getLogger("test")
 
 
 def run(
-    errors: list[OpenAIBatchesError], operation: str = "retrieve_batch", attempts: int = 6
+    errors: Sequence[OpenAIBatchesError], operation: str = "retrieve_batch", attempts: int = 6
 ) -> tuple[str, list[float]]:
     """Raise these errors one after the other, then succeed; the result and the waits."""
     waits: list[float] = []

@@ -52,9 +52,10 @@ def before_3_3(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def waiting(ids: list[str], map_index: int = -1, **kwargs: Any) -> Waiting:
     one = Waiting(ids, cancel_on_kill=True, **kwargs)
-    one.trigger.task_instance = SimpleNamespace(
+    ti: Any = SimpleNamespace(  # what a triggerer gives to a trigger, as far as it is read
         dag_id="dag", run_id="run", task_id="task", map_index=map_index, task=None, try_number=1
     )
+    one.trigger.task_instance = ti
     return one
 
 
@@ -117,9 +118,10 @@ def test_of_a_mapped_task_only_its_own_index_counts(server: DevServer, superviso
     async def waits() -> None:
         several = [waiting([batch_id], map_index).start() for map_index, batch_id in enumerate(ids)]
         await until(lambda: all(one.lines for one in several))
-        for one in several:
-            one.task.cancel()
-        await asyncio.wait([one.task for one in several])
+        tasks = [one.task for one in several if one.task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
     run(waits)
     statuses = [server.service.find_batch(batch_id).wire.status for batch_id in ids]

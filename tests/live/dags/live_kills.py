@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from typing import Any
 
 from airflow.sdk import DAG
 
 from airflow_provider_openai_batches.operators.openai_batches import OpenAICreateBatchOperator
 
 INPUT = f"{os.environ['LIVE_WORK']}/kills.jsonl"
-COMMON = {"task_id": "batch", "endpoint": "/v1/chat/completions", "poll_interval": 2}
+COMMON: dict[str, Any] = {"task_id": "batch", "endpoint": "/v1/chat/completions", "poll_interval": 2}
 
 with DAG("live_kills", schedule=None):
     OpenAICreateBatchOperator(**COMMON, input_file=INPUT)
