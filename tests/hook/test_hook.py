@@ -247,6 +247,16 @@ def test_a_page_of_html_is_a_wrong_base_url(hook: OpenAIBatchesHook, server: Dev
     assert "no Batch API behind the base URL" in message
 
 
+def test_a_netrc_file_does_not_replace_the_key(
+    hook: OpenAIBatchesHook, server: DevServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """requests would take the login of the service's host from there, and send it instead of the key."""
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login someone password else\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    server.settings(api_keys=["devserver-key"])
+    assert hook.list_batches().data == []
+
+
 def test_azure_is_spoken_to_in_its_own_way(server: DevServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The header api-key, and api-version in every query."""
     extra = {"api_type": "azure", "api_version": "2025-04-01-preview"}
