@@ -43,8 +43,11 @@ def deferred(run: Callable[..., Any], *args: Any, **kwargs: Any) -> TaskDeferred
 
 
 def heard(wait: TaskDeferred, seconds: float) -> Any:
-    """What a wait ends with; TimeoutError if it does not end in time."""
-    return asyncio.run(asyncio.wait_for(first_event(rebuilt(wait.trigger)), seconds))
+    """What a wait ends with; None if it does not end in time."""
+    try:
+        return asyncio.run(asyncio.wait_for(first_event(rebuilt(wait.trigger)), seconds))
+    except TimeoutError:
+        return None
 
 
 def test_a_wait_ends_early_only_while_batches_are_validated(
@@ -54,11 +57,13 @@ def test_a_wait_ends_early_only_while_batches_are_validated(
     context = task_context(operator)
     wait = deferred(operator.execute, context)
     event = heard(wait, LONG)
+    assert event is not None
     assert set(event["batches"].values()) <= {"validating", "unknown"}
     for batch in server.batches():
         server.force(batch["id"], status="in_progress", stuck=True)
-    with pytest.raises(TimeoutError):
-        for _ in range(3):  # the first of these waits may begin with what the last one saw
+    for _ in range(3):  # the first of these waits may begin with what the last one saw
+        if event is not None:
             resumed = getattr(fresh(operator), wait.method_name)
             wait = deferred(resumed, context, event=event, **(wait.kwargs or {}))
             event = heard(wait, SHORT)
+    assert event is None

@@ -250,7 +250,7 @@ def test_a_page_of_html_is_a_wrong_base_url(hook: OpenAIBatchesHook, server: Dev
 def test_a_netrc_file_does_not_replace_the_key(
     hook: OpenAIBatchesHook, server: DevServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """requests would take the login of the service's host from there, and send it instead of the key."""
+    """The library would take the login for this host from there, and send it instead of the key."""
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login someone password else\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     server.settings(api_keys=["devserver-key"])
