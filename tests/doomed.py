@@ -81,6 +81,7 @@ def live(report: Connection, environment: dict[str, str], plan: dict[str, Any]) 
     except TaskDeferred:
         word = "deferred"
     except ExecutionTimeoutError:
+        report.send("overdue")
         operator.on_kill()
         word = "timeout"
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent wants to know

@@ -7,9 +7,12 @@ import importlib
 import json
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import TaskDeferred
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ENDPOINT = "/v1/chat/completions"
 
@@ -25,6 +28,14 @@ def request_lines(count: int = 3, prefix: str = "") -> bytes:
 def short_sleep(seconds: float) -> None:
     """A fiftieth of the real wait."""
     time.sleep(seconds / 50)
+
+
+def until(condition: Callable[[], object], within: float = 15) -> None:
+    """Wait for something to become true."""
+    end = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
 
 
 class FakeTaskInstance:

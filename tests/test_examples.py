@@ -54,7 +54,7 @@ def test_an_example_runs(name: str, database: dict[str, str], server: DevServer,
     if name == "list_and_cancel.py":
         server.settings(batch_seconds=60)
         start_a_batch(server)
-    states = run_dag(name, environment, {"hours": 0})
+    states = run_dag(name, environment, {"hours": 0.5})
     assert states
     assert set(states.values()) == {"success"}
     stats = server.stats()
@@ -74,12 +74,11 @@ def prepare_inputs(folder: Path) -> None:
 
 
 def start_a_batch(server: DevServer) -> None:
-    """Something for list_and_cancel to find."""
+    """Something for list_and_cancel to find: it has been running for an hour."""
     import io
-    import time
 
     from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 
     hook = OpenAIBatchesHook()
-    hook.create_batch(hook.upload_file(io.BytesIO(request_lines())).id, "/v1/chat/completions")
-    time.sleep(1.1)
+    batch = hook.create_batch(hook.upload_file(io.BytesIO(request_lines())).id, "/v1/chat/completions")
+    server.force(batch.id, created_at=(batch.created_at or 0) - 3600)

@@ -6,12 +6,14 @@ With ``cancel_on_kill`` nothing is left running; without it nothing is cancelled
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
-from doomed import Doomed
-from support import run_task, task_context
+from doomed import PAUSE, Doomed
+from support import run_task, task_context, until
 
 from airflow_provider_openai_batches.operators.openai_batches import OpenAICreateBatchOperator
 
@@ -67,11 +69,8 @@ def start(server: DevServer, options: dict[str, Any]) -> Iterator[Start]:
         task.end()
 
 
-def until(condition: Callable[[], bool], seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def requests(server: DevServer, operation: str) -> int:
+    return int(server.stats()["requests"].get(operation, 0))
 
 
 def reach(server: DevServer, task: Doomed, slow: str, operation: str, times: int = 1) -> None:
@@ -79,7 +78,7 @@ def reach(server: DevServer, task: Doomed, slow: str, operation: str, times: int
     if slow:
         assert task.word() == slow
     if operation:
-        until(lambda: server.stats()["requests"].get(operation, 0) >= times)
+        until(lambda: requests(server, operation) >= times)
         time.sleep(0.1)  # the request has begun; now it is under way
 
 
@@ -98,6 +97,14 @@ def earlier_batch_that_is_over(server: DevServer, options: dict[str, Any]) -> No
     record.born -= 60
 
 
+def hang_up(server: DevServer, times: int) -> None:
+    """Take the place of a server that is stopped: close so many connections without an answer."""
+    with socket.create_server(("127.0.0.1", urlsplit(server.base_url).port)) as listener:
+        listener.settimeout(15)
+        for _ in range(times):
+            listener.accept()[0].close()
+
+
 def assert_none_runs(server: DevServer) -> None:
     assert {batch["status"] for batch in server.batches()} <= {"cancelling", "cancelled", "failed"}
 
@@ -112,8 +119,12 @@ def test_a_kill_leaves_nothing_running(server: DevServer, start: Start, moment: 
         server.settings(list_lag_seconds=1)
     task = start(**how)
     reach(server, task, how.get("slow", ""), operation)
-    # One that waits in the worker goes on waiting for "cancelled", which takes its time.
-    task.kill(seconds=1.5 if moment == "while it waits in the worker" else 5)
+    if moment == "while it waits in the worker":  # it goes on waiting for "cancelled", which takes its time
+        task.process.terminate()
+        until(lambda: requests(server, "cancel_batch") > 0)
+        task.end()
+    else:
+        task.kill()
     assert_none_runs(server)
     assert len(server.batches()) <= 1
     time.sleep(DELAY)  # for what would still be stored
@@ -129,7 +140,7 @@ def test_a_kill_without_cancel_on_kill_cancels_nothing(server: DevServer, start:
     task = start(**how, cancel_on_kill=False)
     reach(server, task, how.get("slow", ""), operation)
     before = server.stats()["requests"]
-    task.kill(seconds=1.5)
+    task.kill(seconds=PAUSE * 2)
     after = server.stats()["requests"]
     assert "cancel_batch" not in after
     assert after.get("create_batch", 0) == before.get("create_batch", 0)
@@ -189,8 +200,9 @@ def test_a_kill_while_the_batch_of_an_earlier_try_is_not_listed_yet(
     earlier_try(options)
     task = start(try_number=2, slow=slow)
     reach(server, task, slow, "list_batches" if lists else "", times=lists)
+    looks = requests(server, "list_batches")
     task.process.terminate()
-    time.sleep(1)
+    until(lambda: requests(server, "list_batches") >= looks + 2)  # it looked once more, and found nothing
     server.settings(list_lag_seconds=0)
     task.process.join(4)
     task.end()
@@ -212,15 +224,16 @@ def test_a_time_out_while_the_answer_is_lost_and_a_failed_batch_has_the_same_key
     server: DevServer, start: Start, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the list shows of an earlier try is not the batch that was being created."""
-    monkeypatch.setenv("AIRFLOW__OPENAI_BATCHES__RECOVERY_SECONDS", "3")
+    monkeypatch.setenv("AIRFLOW__OPENAI_BATCHES__RECOVERY_SECONDS", "2")
     earlier_batch_that_is_over(server, options)
     server.settings(list_lag_seconds=60)
     server.faults([{"operation": "create_batch", "action": "drop_after"}])
-    task = start(try_number=2, seconds=4.5)
+    task = start(try_number=2, seconds=3)
     reach(server, task, "", "create_batch", times=2)
-    time.sleep(2)
+    assert task.word() == "overdue"
+    looks = requests(server, "list_batches")
+    until(lambda: requests(server, "list_batches") >= looks + 2)
     server.settings(list_lag_seconds=0)
-    task.process.join(6)
     assert task.word() == "timeout"
     assert len(server.batches()) == 2
     assert_none_runs(server)
@@ -232,7 +245,7 @@ def test_a_kill_in_an_outage_cancels_as_soon_as_it_is_over(server: DevServer, st
     reach(server, task, "xcom", "create_batch")
     server.stop()
     task.process.terminate()
-    time.sleep(1.5)
+    hang_up(server, times=2)
     server.start()
     task.process.join(3.5)
     task.end()
@@ -267,7 +280,7 @@ def test_an_execution_timeout_leaves_nothing_running(
     server.faults([fault])
     task = start(seconds=1.2, **how)
     reach(server, task, how.get("slow", ""), fault["operation"])
-    assert task.word() == "timeout"
+    assert (task.word(), task.word()) == ("overdue", "timeout")
     assert_none_runs(server)
     assert len(server.batches()) == stored
 

@@ -38,8 +38,8 @@ class Waits:
         for name in NAMES:
             airflow.wait_until(partial(self.is_started, name), 60, f"the trigger of {name}")
 
-    def is_started(self, run: str) -> bool:
-        return "starting" in self.log(run)
+    def is_started(self, run: str, try_number: int = 1) -> bool:
+        return "starting" in self.log(run, try_number)
 
     def log(self, run: str, try_number: int = 1) -> str:
         return self.airflow.task_log(DAG, run, "batch", try_number)
@@ -105,7 +105,9 @@ def test_a_task_that_is_cleared(waits: Waits) -> None:
     airflow = waits.airflow
     airflow.wait_until(lambda: airflow.task(DAG, "cleared", "batch")["try_number"] == 2, 60, "a second try")
     airflow.wait_for_task(DAG, "cleared", "batch", "deferred", "failed")
-    time.sleep(WITHIN / 2)
+    airflow.wait_until(lambda: waits.is_started("cleared", 2), 60, "its second trigger")
+    looks = waits.looks()  # the other waits are looked at too
+    airflow.wait_until(lambda: waits.looks() > looks + len(NAMES), 60, "some looks of the second trigger")
     assert airflow.task(DAG, "cleared", "batch")["state"] == "deferred"
     running = [status for status in waits.statuses("cleared") if status in RUNNING]
     assert len(running) == 1

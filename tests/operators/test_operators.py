@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
-from support import ENDPOINT, request_lines, run_task, task_context
+from support import ENDPOINT, request_lines, run_task, task_context, until
 
 from airflow_provider_openai_batches.exceptions import (
     APIError,
@@ -232,7 +231,7 @@ def test_a_service_that_goes_away_as_the_wait_ends_is_waited_for(
     operator = create(input_file)
     with pytest.raises(TaskDeferred) as deferral:
         operator.execute(task_context(operator))
-    time.sleep(0.3)
+    until(lambda: server.batches()[0]["status"] == "completed")
     (batch,) = server.batches()
     server.faults([{"operation": "retrieve_batch", "action": "status", "status": 503, "times": 6}])
     event = {"status": "finished", "message": "", "batches": {batch["id"]: "completed"}}

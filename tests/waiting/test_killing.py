@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
+import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +24,15 @@ class Supervisor:
 
     def __init__(self) -> None:
         self.states: Any = {}
-        self.seconds = 0.0
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+        self.answers = 0
         self.asked: list[dict[str, Any]] = []
 
     def get_task_states(self, **question: Any) -> Any:
         self.asked.append(question)
-        time.sleep(self.seconds)
+        self.may_answer.wait(10)
+        self.answers += 1
         if isinstance(self.states, Exception):
             raise self.states
         return {"run": self.states} if isinstance(self.states, dict) else self.states
@@ -160,13 +163,15 @@ def test_an_answer_that_does_not_come(
 ) -> None:
     """Is not waited for without end, and is no proof."""
     monkeypatch.setattr(kill, "TRIGGER_ASK_SECONDS", 0.1)
-    supervisor.states, supervisor.seconds = {"task": "failed"}, 1.6
+    supervisor.states = {"task": "failed"}
+    supervisor.may_answer.clear()
 
     async def waits() -> None:
-        begin = time.monotonic()
         await cancelled(waiting(seed(server, 1)))
-        assert time.monotonic() - begin < 1.5
-        await asyncio.sleep(1.6)
+        assert supervisor.asked
+        assert supervisor.answers == 0
+        supervisor.may_answer.set()
+        await until(lambda: supervisor.answers)
 
     run(waits)
     assert cancels(server) == 0
