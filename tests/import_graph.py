@@ -17,6 +17,8 @@ ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / PACKAGE
 # It stands beside the house: it imports nothing of it, and nothing of it imports the dev server.
 DEVSERVER = "devserver"
+# Parts of a room that lie on a lower floor than the rest of it.
+INNER_ROOMS = ("idempotency.keys", "inference.data")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,10 @@ class Source:
     @property
     def room(self) -> str:
         """The folder under the package's root, or the module itself where it stands in the root."""
-        return "inference.data" if self.name.startswith("inference.data") else self.name.partition(".")[0]
+        if self.name == "__main__":
+            return "cli"
+        inner = (room for room in INNER_ROOMS if f"{self.name}.".startswith(f"{room}."))
+        return next(inner, self.name.partition(".")[0])
 
     def imports(self) -> Iterator[Import]:
         """All imports of the file, of this package and of others."""

@@ -55,6 +55,19 @@ def calls_of(pattern: str) -> Callable[[Source], Iterator[int]]:
     return find
 
 
+def comparisons_with(value: str) -> Callable[[Source], Iterator[int]]:
+    """Lines that compare something with this."""
+
+    def find(source: Source) -> Iterator[int]:
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.Compare):
+                values = {item.value for item in node.comparators if isinstance(item, ast.Constant)}
+                if value in values:
+                    yield node.lineno
+
+    return find
+
+
 ENDS = {"completed", "failed", "expired", "cancelled"}
 STATUSES = ENDS | {"validating", "in_progress", "finalizing", "cancelling"}
 
@@ -85,8 +98,10 @@ HOMES: dict[str, tuple[Callable[[Source], Iterator[int]], str]] = {
     "which endpoint is what": (calls_of("EndpointSpec"), "api.endpoints"),
     "the statuses that end a batch": (sets_of_ends, "api.models"),
     "the words for secrets in logs": (strings_like(r"\*\*\*"), "api.config"),
-    "masking of secrets": (names_like("mask_secret"), "compat.connections"),
-    "reading of a connection": (calls_of("from_connection"), "compat.connections"),
+    "masking of secrets": (names_like("mask_secret"), "compat.supervisor"),
+    "reading of a connection": (calls_of("from_connection"), "compat.supervisor"),
+    "task states after which no try follows": (strings_like("upstream_failed"), "idempotency.cancel"),
+    "whether a batch can be cancelled": (comparisons_with("cancelling"), "api.models"),
 }
 
 
