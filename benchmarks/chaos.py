@@ -27,9 +27,9 @@ import psutil
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "demo"))
 
-from airflow_stack import AirflowStack  # noqa: E402 - the demo is no package
+from airflow_stack import AirflowStack  # noqa: E402 - after the path is set
 
-from airflow_provider_openai_batches.devserver import DevServerClient  # noqa: E402 - as above
+from airflow_provider_openai_batches.devserver import DevServerClient  # noqa: E402 - after the path is set
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +74,7 @@ LOST_ANSWERS: list[dict[str, Any]] = [
     {"action": "status", "status": 503},
     {"action": "status", "status": 504, "after": True},
 ]
-# Creating is where money is lost, so it is spoilt most often.
+# A failed create is what can cost money, so it is spoilt most often.
 SPOILT = ["create_batch"] * 4 + ["upload_file"] * 2 + ["retrieve_batch", "list_batches", "cancel_batch", "*"]
 
 
@@ -90,7 +90,6 @@ class Chaos:
         self.server = server
         self.random = random.Random(seed)  # noqa: S311 - it must repeat, not be secret
         self.kills: Counter[str] = Counter()
-        self.spoilt = 0
         self.spoilt = 0
 
     def step(self) -> None:
@@ -119,7 +118,7 @@ class Chaos:
         return True
 
     def _kill_scheduler_alone(self) -> None:
-        """Its busy workers outlive it, and go on with what Airflow takes for lost."""
+        """Its busy workers outlive it, and go on with tasks that Airflow believes to be lost."""
         workers = self._workers()
         process = self.stack.processes.pop("scheduler")
         process.kill()
@@ -133,7 +132,7 @@ class Chaos:
         return [child for child in _children(scheduler) if "LocalExecutor" in _title(child)]
 
     def mend(self) -> None:
-        """Break nothing more, and see that everything runs."""
+        """Stop breaking things, and wait until everything runs."""
         self.spoilt = self.server.stats()["faults_fired"]
         self.server.clear_faults()
         self.server.settings(list_lag_seconds=0)
@@ -198,7 +197,7 @@ def read_tasks(stack: AirflowStack, dags: list[str]) -> list[dict[str, Any]]:
 
 
 def rage(chaos: Chaos, dags: list[str], runs: int, deadline: float) -> list[dict[str, Any]]:
-    """Break things until the tasks are nearly done or half a minute's grace is left; then let them end."""
+    """Break things until the tasks are nearly done or ``GRACE`` seconds are left; then let them end."""
     tasks: list[dict[str, Any]] = []
 
     def done() -> int:

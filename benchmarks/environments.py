@@ -1,4 +1,4 @@
-"""What all benchmarks share: the other providers' environments, made once, and the local server."""
+"""What the benchmarks share: the other providers' environments, which are made once, and the dev server."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 AIRFLOW = "3.3.2"
-
-
-# The last would keep Python from compiling modules once for all runs, as those of an installed package are.
+# With the last one, Python would compile every module in each run, unlike an installed package's.
 NOT_PASSED_ON = ("AIRFLOW", "OPENAI", "PYTHONDONTWRITEBYTECODE")
 
 
@@ -28,7 +26,7 @@ class Side(NamedTuple):
 
     :param name: what ``waits_side.py`` knows it by.
     :param title: what the table calls it.
-    :param packages: what is installed beside Airflow; none is this checkout in the running environment.
+    :param packages: what is installed besides Airflow; empty for this checkout in the running environment.
     """
 
     name: str
@@ -48,7 +46,7 @@ COMMON_AI = Side(
 
 
 def python_of(side: Side, folder: Path) -> Path:
-    """The interpreter of a side's environment, which is made if it is not there."""
+    """Return the interpreter of a side's environment, and make the environment if it is not there."""
     if not side.packages:
         return Path(sys.executable)
     wanted = [f"apache-airflow=={AIRFLOW}", *side.packages]
@@ -72,7 +70,7 @@ def environment_of(home: Path | str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def dev_server(*options: str) -> Iterator[str]:
-    """A dev server in a process of its own; its base URL."""
+    """Start a dev server in a process of its own, and yield its base URL."""
     command = [sys.executable, "-m", "airflow_provider_openai_batches.devserver", "--port", "0", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT)
     assert process.stdout

@@ -1,4 +1,4 @@
-"""How long a DAG file that names an operator takes to import, beyond Airflow itself; medians."""
+"""How long importing an operator takes in a DAG file, once Airflow itself is imported; medians."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a side's process does in either benchmark: it reports in lines of JSON, and logs to nowhere."""
+"""What each provider's process does in a benchmark: report in lines of JSON, and discard its logs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def report(what: dict[str, Any]) -> None:
 
 
 def quiet_logs() -> None:
-    """Lines are made as in a worker, and written to nowhere."""
+    """Format log lines as a worker does, and discard them."""
     from airflow.sdk.log import configure_logging  # noqa: PLC0415 - Airflow is imported when it is measured
 
-    nowhere = Path(os.devnull).open("wb")  # noqa: SIM115 - until the process ends
-    configure_logging(json_output=True, output=nowhere, log_level="INFO", sending_to_supervisor=True)
+    discarded = Path(os.devnull).open("wb")  # noqa: SIM115 - until the process ends
+    configure_logging(json_output=True, output=discarded, log_level="INFO", sending_to_supervisor=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)

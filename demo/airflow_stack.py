@@ -1,9 +1,9 @@
 """
-A real Airflow of one's own: API server, scheduler, DAG processor and triggerer, on SQLite.
+A real Airflow: API server, scheduler, DAG processor and triggerer, each a process, on SQLite.
 
-Tasks have an API server to themselves. In one process with the UI's, Airflow's log of what users do waits for
-SQLite's lock on the event loop, and a task's request that holds the lock needs that loop to go on: both stand
-still until SQLite gives up, and one of them fails.
+Tasks use an API server of their own. With a single one, Airflow's audit log can wait for SQLite's lock on the
+event loop while the task's request that holds the lock waits for that event loop. Both hang until SQLite
+gives up, and one of them fails.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, suppress
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -56,7 +57,7 @@ def settings(home: Path, dags: Path, url: str, execution_url: str) -> dict[str, 
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "AIRFLOW__CORE__MP_START_METHOD": "fork",
-        # The default of 5 seconds is short where ten tasks begin at once on two cores.
+        # The default of 5 seconds is too short when ten tasks begin at once on two cores.
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=15",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
@@ -99,7 +100,7 @@ class AirflowStack:
     def airflow(self, *arguments: str, check: bool = True) -> str:
         """Run one ``airflow`` command, and return what it prints."""
         command = [sys.executable, "-W", "ignore", "-m", "airflow", *arguments]
-        done = subprocess.run(  # noqa: S603 - our own command
+        done = subprocess.run(
             command, env=self.environment, capture_output=True, text=True, check=False, cwd=self.home
         )
         if check and done.returncode:
@@ -123,7 +124,7 @@ class AirflowStack:
 
     def start_component(self, component: str) -> None:
         with (self.home / f"{component}.log").open("ab") as log:
-            self.processes[component] = subprocess.Popen(  # noqa: S603 - our own command
+            self.processes[component] = subprocess.Popen(
                 [sys.executable, "-W", "ignore", "-m", "airflow", *self._command(component)],
                 env=self.environment,
                 stdout=log,
@@ -141,7 +142,7 @@ class AirflowStack:
         return [component]
 
     def kill(self, component: str, number: signal.Signals = signal.SIGKILL) -> None:
-        """End one component with all its children, the hard way unless told otherwise."""
+        """End one component and all its children, with SIGKILL unless told otherwise."""
         process = self.processes.pop(component)
         family = _family(process.pid)
         for member in family:
@@ -167,7 +168,7 @@ class AirflowStack:
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
 
     def stop(self) -> None:
-        """Stop everything, gently first; nothing that was started here is left."""
+        """Stop all processes that were started here: SIGTERM first, then SIGKILL."""
         everything = [member for process in self.processes.values() for member in _family(process.pid)]
         for process in self.processes.values():
             _signal(process, signal.SIGTERM)
@@ -183,14 +184,14 @@ class AirflowStack:
         psutil.wait_procs(everything, timeout=10)
 
     def _strays(self) -> list[psutil.Process]:
-        """Task processes leave their parent's group; they are known by this Airflow's home."""
+        """Task processes leave their parent's process group; their AIRFLOW_HOME shows whose they are."""
         return [process for process in psutil.process_iter() if self._is_ours(process)]
 
     def _is_ours(self, process: psutil.Process) -> bool:
         if process.pid == os.getpid():
             return False
         try:
-            # Airflow writes its processes' titles over their environment, so that some have none to be read.
+            # Airflow overwrites the environment of some processes with their titles.
             if process.environ().get("AIRFLOW_HOME") == str(self.home):
                 return True
             return bool(process.cwd() == str(self.home))
@@ -210,7 +211,7 @@ class AirflowStack:
                 self._token = httpx.get(f"{self.url}/auth/token", timeout=30).json()["access_token"]
             headers = {"Authorization": f"Bearer {self._token}"}
             answer = httpx.request(method, f"{self.url}{prefix}{path}", headers=headers, timeout=60, **kwargs)
-            if answer.status_code != 401:  # noqa: PLR2004 - HTTP
+            if answer.status_code != HTTPStatus.UNAUTHORIZED:
                 break
             self._token = ""
         answer.raise_for_status()
@@ -226,7 +227,7 @@ class AirflowStack:
         self.wait_until(known, seconds, f"DAG {dag_id} is parsed")
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, run_id: str | None = None) -> str:
-        """Unpause a DAG and start a run; its id is returned."""
+        """Unpause a DAG, start a run, and return its id."""
         self.wait_for_dag(dag_id)
         self.api("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
         body: dict[str, Any] = {"logical_date": None, "conf": dict(conf or {})}

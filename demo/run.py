@@ -84,7 +84,7 @@ def service(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield {"conn_type": "openai_batches", "password": os.environ["OPENAI_API_KEY"]}
         return
     command = [sys.executable, "-m", "airflow_provider_openai_batches.devserver", "--port", "0"]
-    with subprocess.Popen(  # noqa: S603 - our own program
+    with subprocess.Popen(
         [*command, "--batch-seconds", "20"], stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as server:
         try:

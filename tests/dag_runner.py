@@ -1,8 +1,8 @@
 """
 Runs a DAG in Airflow's own test runner, in a process of its own: ``dag_runner.py FILE CONF``.
 
-It parses the file, serializes its one DAG into the metadata database, runs it, and says what its tasks came
-to.
+It parses the file, serializes its one DAG into the metadata database, runs it, and prints the final state of
+each task.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BUNDLE = "tests"
 
 
 def dag_bag_module() -> Any:
-    """It moved in Airflow 3.2."""
+    """Import the module of DagBag, which moved in Airflow 3.2."""
     try:
         return importlib.import_module("airflow.dag_processing.dagbag")
     except ModuleNotFoundError:
@@ -38,7 +38,7 @@ def main(path: str, conf: str) -> None:
         bag.sync_to_db(BUNDLE, None)
     (dag,) = bag.dags.values()
     run = dag.test(run_conf=json.loads(conf))
-    print("RESULT", json.dumps({ti.task_id: str(ti.state) for ti in run.get_task_instances()}))  # noqa: T201 - its answer
+    print("RESULT", json.dumps({ti.task_id: str(ti.state) for ti in run.get_task_instances()}))  # noqa: T201 - the test reads it
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A process in which a task runs as Airflow's task runner runs it, to be killed from outside."""
+"""A process that runs a task as Airflow's task runner does, for tests to kill."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.connection import Connection
 
-# One process has imported all that a task needs, and the others are forked from it.
+# One process imports all that a task needs; the tasks' processes are forked from it.
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(["doomed"])
 PAUSE = 0.4
@@ -29,7 +29,7 @@ PAUSE = 0.4
 
 @functools.cache
 def prepare() -> None:
-    """Start that process with this one's sys.path, which it would be told only after it has imported."""
+    """Start the fork server with this process's sys.path, which it needs for its first import."""
     before = dict(os.environ)
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     forkserver.ensure_running()
@@ -38,11 +38,11 @@ def prepare() -> None:
 
 
 class ExecutionTimeoutError(BaseException):
-    """Stands for Airflow's own, which comes out of a signal handler too."""
+    """Stands for Airflow's time-out, which is raised from a signal handler too."""
 
 
 class SlowOperator(OpenAICreateBatchOperator):
-    """Takes its time where ``slow`` says, and tells when it is there."""
+    """Pauses at the place that ``slow`` names, and reports when it is there."""
 
     slow = ""
     pause = 0.0
@@ -59,7 +59,7 @@ class SlowOperator(OpenAICreateBatchOperator):
 
 
 def live(report: Connection, environment: dict[str, str], plan: dict[str, Any]) -> None:
-    """Run the task; what comes of it is sent as a word."""
+    """Run the task, and send its outcome as a word."""
     os.environ.update(environment)
     operator = SlowOperator(**plan["operator"])
     operator.slow, operator.pause, operator.report = plan["slow"], plan["pause"], report
@@ -112,7 +112,7 @@ class Doomed:
     """
     A task in a process of its own.
 
-    :param slow: where it takes its time: ``start``, ``input`` or ``xcom``; ``pause`` seconds of it.
+    :param slow: where it pauses for ``pause`` seconds: ``start``, ``input`` or ``xcom``.
     :param seconds: its execution_timeout.
     :param event: what it is resumed with; without, it begins.
     :param state: what Airflow says of the task when it is killed.
@@ -156,7 +156,7 @@ class Doomed:
             return "died"
 
     def kill(self, seconds: float = 5) -> str:
-        """SIGTERM, and SIGKILL five seconds later, as Airflow does; its last word."""
+        """Send SIGTERM, and SIGKILL five seconds later, as Airflow does; return the task's last word."""
         self.process.terminate()
         self.process.join(seconds)
         word = "no word"

@@ -76,7 +76,7 @@ def usage(input_tokens: int, output_tokens: int, cached: int = 0, reasoning: int
 
 
 class Scene:
-    """Makes batches and dresses them up; ``ids`` has them by what they show."""
+    """Makes batches and gives them their looks; ``ids`` names them by what they show."""
 
     def __init__(self, server: DevServer) -> None:
         self.server = server
@@ -194,7 +194,7 @@ def arrange(server: DevServer) -> dict[str, str]:
 
 
 def _wait(server: DevServer, batch_id: str) -> None:
-    """Let the server do its work before its account is dressed up."""
+    """Wait until the server has done its work, so that it does not overwrite what is set afterwards."""
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         if any(batch["id"] == batch_id and batch["status"] == "completed" for batch in server.batches()):

@@ -1,4 +1,4 @@
-"""What the tests that talk to a dev server share."""
+"""What the tests that talk to a dev server have in common."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def until(condition: Callable[[], object], within: float = 15) -> None:
 
 
 class FakeTaskInstance:
-    """What an operator asks of its task instance; XComs are kept in ``xcoms``."""
+    """The part of a task instance that an operator uses; XComs are kept in ``xcoms``."""
 
     def __init__(self, task_id: str, try_number: int, map_index: int, run_id: str) -> None:
         self.dag_id, self.run_id, self.task_id = "dag", run_id, task_id
@@ -47,7 +47,7 @@ class FakeTaskInstance:
         self.xcoms: dict[str, Any] = {}
 
     def xcom_push(self, key: str, value: Any) -> None:
-        json.dumps(value)  # what goes into XCom must be plain
+        json.dumps(value)  # an XCom value must be plain JSON
         self.xcoms[key] = value
 
 
@@ -57,13 +57,13 @@ class FakeDagRun:
 
 
 def task_context(operator: Any, try_number: int = 1, map_index: int = -1, run_id: str = "run") -> Any:
-    """What the operators read of Airflow's context: a stand-in, which has not all that ``Context`` has."""
+    """Stand in for Airflow's ``Context``, with only the entries that the operators read."""
     ti = FakeTaskInstance(operator.task_id, try_number, map_index, run_id)
     return {"ti": ti, "dag_run": FakeDagRun(datetime.now(UTC))}
 
 
 def run_task(operator: Any, context: Any = None) -> Any:
-    """Run a task as Airflow does: where it defers, run the trigger, and resume on a new object."""
+    """Run a task as Airflow does: when it defers, run the trigger and resume on a new object."""
     context = context or task_context(operator)
     deferral = None
     while True:
@@ -77,12 +77,12 @@ def run_task(operator: Any, context: Any = None) -> Any:
 
 
 def fresh(operator: Any) -> Any:
-    """Another object of the same task, as a resumed task is."""
+    """Make another object of the same task, as Airflow does to resume it."""
     return type(operator)(**operator._BaseOperator__init_kwargs)
 
 
 def rebuilt(trigger: Any) -> Any:
-    """The trigger as the triggerer makes it from what the database holds."""
+    """Make the trigger from its serialized form, as the triggerer does."""
     path, kwargs = trigger.serialize()
     module, name = path.rsplit(".", 1)
     return getattr(importlib.import_module(module), name)(**json.loads(json.dumps(kwargs)))
@@ -97,6 +97,6 @@ async def first_event(trigger: Any) -> Any:
 def as_stored(dag: Any) -> str:
     """The DAG as Airflow puts it into its database."""
     module = importlib.import_module("airflow.serialization.serialized_objects")
-    # Its name until Airflow 3.1 was another.
+    # Airflow 3.0 and 3.1 have it under another name.
     serialization = getattr(module, "DagSerialization", None) or module.SerializedDAG
     return json.dumps(serialization.to_dict(dag))

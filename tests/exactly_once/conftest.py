@@ -1,4 +1,4 @@
-"""What the tests of a task's tries share."""
+"""Fixtures for the tests of a task's tries."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def module_server() -> Iterator[DevServer]:
 
 @pytest.fixture
 def server(module_server: DevServer) -> Iterator[DevServer]:
-    """One server for a module, as new for each test; the default connection leads to it."""
+    """One server for a module, reset for each test; the default connection leads to it."""
     before = dict(os.environ)
     module_server.reset()
     yield module_server
-    module_server.start()  # where a test has stopped it
+    module_server.start()  # a test may have stopped it
     os.environ.clear()
     os.environ.update(before)
 
 
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> float:
-    """For how many seconds a batch is looked for: shorter than in earnest."""
+    """For how many seconds a batch is looked for: shorter than by default."""
     monkeypatch.setenv(PATIENCE, "0.2")
     return 0.2
 

@@ -32,7 +32,7 @@ OPERATIONS = [
 ]
 KIND = {operation: "/files" if operation.endswith("_file") else "/batches" for operation in OPERATIONS}
 HTML = "<html><body>502 Bad Gateway</body></html>"
-# Faults that pass: the job goes on as if nothing had been.
+# Faults that pass: the job goes on as if nothing had happened.
 FAULTS: dict[str, dict[str, Any]] = {
     "cut before": {"action": "drop_before"},
     "cut during the answer": {"action": "drop_during"},
@@ -65,7 +65,7 @@ ONLY: dict[str, tuple[list[str], dict[str, Any]]] = {
 MATRIX = [(operation, name, fault) for operation in OPERATIONS for name, fault in FAULTS.items()] + [
     (operation, name, fault) for name, (operations, fault) in ONLY.items() for operation in operations
 ]
-# Half a file whose length is said to be right is nothing that a client could notice.
+# No client can notice half a file that comes with a matching length.
 MATRIX = [entry for entry in MATRIX if entry[:2] != ("download_file", "half a body")]
 
 
@@ -158,7 +158,7 @@ def test_a_list_that_lags_is_asked_again(server: DevServer, hook: OpenAIBatchesH
 
 
 def test_other_batches_are_not_adopted(server: DevServer, hook: OpenAIBatchesHook) -> None:
-    """An account full of others' batches: the own one is found among them, or made."""
+    """In an account full of others' batches the task's own one is found, or made."""
     file = hook.upload_file(io.BytesIO(request_lines()), "in.jsonl")
     server.seed(250, metadata={"airflow_key": "another"}, status="in_progress")
     server.faults(
@@ -175,7 +175,7 @@ def test_other_batches_are_not_adopted(server: DevServer, hook: OpenAIBatchesHoo
 def test_nothing_is_sent_again_while_the_list_cannot_be_read(
     server: DevServer, hook: OpenAIBatchesHook
 ) -> None:
-    """Not sure is not sent: the error says what to look for."""
+    """As long as it may be stored, it is not sent again; the error says what to look for."""
     file = hook.upload_file(io.BytesIO(request_lines()), "in.jsonl")
     server.faults(
         [

@@ -74,7 +74,7 @@ def requests(server: DevServer, operation: str) -> int:
 
 
 def reach(server: DevServer, task: Doomed, slow: str, operation: str, times: int = 1) -> None:
-    """Wait until the task is where it is to be killed."""
+    """Wait until the task is at the place where it is to be killed."""
     if slow:
         assert task.word() == slow
     if operation:
@@ -83,13 +83,13 @@ def reach(server: DevServer, task: Doomed, slow: str, operation: str, times: int
 
 
 def earlier_try(options: dict[str, Any]) -> str:
-    """A first try that died without a word, as by SIGKILL, and left its batch running."""
+    """Leave a running batch, as a first try does that was ended with SIGKILL."""
     operator = OpenAICreateBatchOperator(**options, wait_for_completion=False)
     return str(operator.execute(task_context(operator))["id"])
 
 
 def earlier_batch_that_is_over(server: DevServer, options: dict[str, Any]) -> None:
-    """One of the same input, which the list shows however much it lags."""
+    """Make a failed batch of the same input, old enough to be listed whatever the lag is."""
     batch_id = earlier_try(options)
     server.force(batch_id, status="failed")
     record = server.service.batches.get(batch_id)
@@ -98,7 +98,7 @@ def earlier_batch_that_is_over(server: DevServer, options: dict[str, Any]) -> No
 
 
 def hang_up(server: DevServer, times: int) -> None:
-    """Take the place of a server that is stopped: close so many connections without an answer."""
+    """Listen in place of a stopped server, and close this many connections without an answer."""
     with socket.create_server(("127.0.0.1", urlsplit(server.base_url).port)) as listener:
         listener.settimeout(15)
         for _ in range(times):
@@ -133,7 +133,7 @@ def test_a_kill_leaves_nothing_running(server: DevServer, start: Start, moment: 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_kill_without_cancel_on_kill_cancels_nothing(server: DevServer, start: Start, moment: str) -> None:
-    """And what was not sent by then is not sent any more."""
+    """What was not sent before the kill is not sent afterwards."""
     how, fault, operation = MOMENTS[moment]
     if fault:
         server.faults([fault])
@@ -193,7 +193,7 @@ def test_the_last_try_of_a_task_cancels(server: DevServer, start: Start, state: 
 def test_a_kill_while_the_batch_of_an_earlier_try_is_not_listed_yet(
     server: DevServer, start: Start, options: dict[str, Any], slow: str, lists: int, *, is_first: bool
 ) -> None:
-    """It is looked for until it comes to light; one before it that is over is another one."""
+    """It is looked for until the list shows it; an older batch that is over does not end the search."""
     if not is_first:
         earlier_batch_that_is_over(server, options)
     server.settings(list_lag_seconds=60)
@@ -254,7 +254,7 @@ def test_a_kill_in_an_outage_cancels_as_soon_as_it_is_over(server: DevServer, st
 
 @pytest.mark.parametrize("action", [{"action": "delay", "seconds": 3}, {"action": "status", "status": 503}])
 def test_a_cancel_that_fails_is_sent_again(server: DevServer, start: Start, action: dict[str, Any]) -> None:
-    """An answer that does not come, or a 503, and then it works."""
+    """The first answer does not come, or is a 503."""
     server.faults([{"operation": "cancel_batch", **action}])
     task = start(slow="xcom")
     reach(server, task, "xcom", "create_batch")
@@ -275,7 +275,7 @@ def test_a_cancel_that_fails_is_sent_again(server: DevServer, start: Start, acti
 def test_an_execution_timeout_leaves_nothing_running(
     server: DevServer, start: Start, how: dict[str, Any], fault: dict[str, Any], stored: int
 ) -> None:
-    """Airflow raises it in the middle of what is done, and calls on_kill() afterwards."""
+    """Airflow raises it wherever the task is, and calls on_kill() afterwards."""
     server.settings(list_lag_seconds=0 if how else 1.5)
     server.faults([fault])
     task = start(seconds=1.2, **how)
@@ -334,7 +334,7 @@ def test_a_crash_at_any_moment_costs_no_second_batch(
 
 
 def test_an_upload_that_ends_after_the_kill_is_not_submitted(server: DevServer, start: Start) -> None:
-    """The task runs on after on_kill(), and meets a closed door."""
+    """The task runs on after on_kill(), but its create is refused."""
     server.faults([{"operation": "upload_file", "action": "delay", "seconds": DELAY}])
     task = start()
     reach(server, task, "", "upload_file")

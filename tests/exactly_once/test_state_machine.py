@@ -50,7 +50,7 @@ RUNNING = {"validating", "in_progress", "finalizing"}
 
 
 class ProcessGoneError(BaseException):
-    """The worker is gone in the middle of a call: nothing is tidied up."""
+    """The worker dies in the middle of a call: nothing is cleaned up."""
 
 
 class TaskLife(RuleBasedStateMachine):
@@ -80,7 +80,7 @@ class TaskLife(RuleBasedStateMachine):
         return OpenAICreateBatchOperator(task_id="t", endpoint=ENDPOINT, input_file=str(path))
 
     def try_it(self, operator: OpenAICreateBatchOperator) -> None:
-        """One try, until it waits, is done or fails; then the service is counted."""
+        """Run one try until it waits, is done or fails; then count the batches."""
         self.try_number += 1
         before = self.batches()
         usable = {id_ for id_, (version, status) in before.items() if version == self.version} & {

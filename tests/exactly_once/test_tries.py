@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("patience")
 
 
 def submit(operator: OpenAICreateBatchOperator, **context: Any) -> str:
-    """Run a try until it waits; the id of the batch that it waits for."""
+    """Run a try until it waits, and return the id of its batch."""
     with pytest.raises(TaskDeferred) as deferral:
         operator.execute(task_context(operator, **context))
     (batch_id,) = deferral.value.trigger.batch_ids
@@ -34,7 +34,7 @@ def submit(operator: OpenAICreateBatchOperator, **context: Any) -> str:
 
 
 def logged(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> str:
-    """What a task logs goes to the one or the other, as Airflow has set it up."""
+    """Return what a task logged: where it goes depends on how Airflow has set logging up."""
     return capsys.readouterr().out + caplog.text
 
 
@@ -80,7 +80,7 @@ def test_a_batch_that_ended_badly_is_replaced(server: DevServer, task: Make, sta
 
 
 def test_a_batch_that_is_being_cancelled_is_replaced(server: DevServer, task: Make) -> None:
-    """It will not come to an end that anybody can use."""
+    """Its end will be of no use to anybody."""
     server.settings(freeze=True)
     first = submit(task())
     OpenAIBatchesHook().cancel_batch(first)
@@ -192,7 +192,7 @@ def test_a_changed_input_cancels_the_old_batch_first(
 def test_a_changed_input_whose_old_batch_lags_is_cancelled_too(
     server: DevServer, task: Make, tmp_path: Path, patience: float
 ) -> None:
-    """It comes to light while the new one is looked for."""
+    """The list shows it while the new one is looked for."""
     server.settings(batch_seconds=30, list_lag_seconds=patience / 2)
     first = submit(task())
     (tmp_path / "in.jsonl").write_bytes(request_lines(4))

@@ -85,7 +85,7 @@ def hook(sent: list[Sent]) -> Iterator[OpenAIBatchesHook]:
 
 
 def operation_of(request: Sent) -> dict[str, Any]:
-    """The document's entry for a request; none is a failure."""
+    """Return the document's entry for a request; fail if there is none."""
     path = request.path.removeprefix("/v1")
     for template, methods in DOCUMENT["paths"].items():
         if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path) and request.method.lower() in methods:

@@ -156,7 +156,7 @@ def test_all_pages_are_walked(hook: OpenAIBatchesHook, server: DevServer) -> Non
 
 
 def test_a_bad_cursor_does_not_loop(hook: OpenAIBatchesHook, server: DevServer) -> None:
-    """A server that answers with the same page again and again is left."""
+    """The walk ends when a server answers with the same page again."""
     body = {
         "object": "list",
         "data": [{"id": "batch_1"}, {"id": "batch_2"}],
@@ -185,7 +185,7 @@ def test_cancel_of_what_is_not_there_is_an_error(hook: OpenAIBatchesHook) -> Non
 
 
 def test_a_deleted_file_is_gone_and_stays_no_error(hook: OpenAIBatchesHook) -> None:
-    """Deleting twice is fine: the wish is fulfilled."""
+    """Deleting twice is fine: the file is gone either way."""
     file = hook.upload_file(io.BytesIO(request_lines()))
     hook.delete_file(file.id)
     hook.delete_file(file.id)
@@ -239,7 +239,7 @@ def test_the_connection_test_says_what_is_wrong(
 
 
 def test_a_page_of_html_is_a_wrong_base_url(hook: OpenAIBatchesHook, server: DevServer) -> None:
-    """A 200 from something that is no Batch API."""
+    """A 200 from something that is not a Batch API."""
     html = {"operation": "list_batches", "action": "status", "status": 200, "body": "<html>Welcome</html>"}
     server.faults([{**html, "content_type": "text/html"}])
     good, message = hook.test_connection()

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 KEY = "sk-live-test-key-that-must-show-nowhere"
 DAGS = Path(__file__).parent / "dags"
-# Else 30 seconds each: until a dead triggerer's triggers are taken up, and for a batch that might be stored.
+# Both are 30 seconds by default: until the triggers of a dead triggerer are taken over, and for a batch that
+# might be stored.
 LESS_PATIENCE = {
     "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
     "AIRFLOW__OPENAI_BATCHES__RECOVERY_SECONDS": "8",

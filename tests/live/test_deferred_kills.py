@@ -86,7 +86,7 @@ def test_a_task_that_is_marked(waits: Waits, state: str) -> None:
 
 
 def test_a_run_that_is_deleted(waits: Waits) -> None:
-    """As a task that is marked. Airflow deletes no run that runs, so it is marked first."""
+    """Its batch is cancelled too. Airflow does not delete a running run, so it is marked first."""
     waits.airflow.api("PATCH", f"/dags/{DAG}/dagRuns/deleted", json={"state": "failed"})
     waits.airflow.api("DELETE", f"/dags/{DAG}/dagRuns/deleted")
     assert waits.is_cancelled_soon("deleted")

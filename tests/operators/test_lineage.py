@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def collector(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Airflow's own collector; without a reader plugin it would be one that collects nothing."""
+    """Airflow's own collector: without a reader plugin the hook would get one that collects nothing."""
     from airflow.providers.common.compat.sdk import HookLineageCollector
 
     collector = HookLineageCollector()  # type: ignore[no-untyped-call]  # Airflow has no types here

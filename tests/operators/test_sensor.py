@@ -43,7 +43,7 @@ def test_it_returns_the_completed_batch(batch_id: str, *, deferrable: bool) -> N
 
 
 def test_reschedule_mode_gives_the_slot_back(server: DevServer, batch_id: str) -> None:
-    """Between two looks it is rescheduled."""
+    """It is rescheduled between two looks at the batch."""
     server.settings(freeze=True)
     operator = sensor(batch_id, deferrable=False, mode="reschedule")
     context = task_context(operator)
@@ -107,7 +107,7 @@ def test_the_timeout_is_honoured(
 def test_passing_faults_are_waited_out(
     server: DevServer, batch_id: str, monkeypatch: pytest.MonkeyPatch, *, deferrable: bool
 ) -> None:
-    """Twelve 503 in a row fail no task."""
+    """Twelve answers of 503 in a row do not fail the task."""
     monkeypatch.setattr(
         OpenAIBatchesHook.__init__, "__kwdefaults__", {"recovery_seconds": None, "sleep": lambda _: None}
     )

@@ -137,7 +137,7 @@ def test_plain_http_is_fine_on_this_host(host: str) -> None:
 
 
 def test_plain_http_can_be_allowed() -> None:
-    """For a network of one's own."""
+    """On a private network."""
     assert read({"allow_http": True}, host="http://vllm.internal/v1").base_url == "http://vllm.internal/v1"
 
 

@@ -71,7 +71,7 @@ def test_a_page_keeps_the_batches_that_can_be_read(others: list[object]) -> None
     "text", [b"[]", b"3", b"null", b"{}", b'{"id":null}', b'{"id":7}', b"<html>", b"", b'{"id":"b']
 )
 def test_what_is_no_batch_is_an_error(text: bytes) -> None:
-    """Without an id there is nothing to go on with."""
+    """An object without an id is of no use."""
     with pytest.raises(msgspec.MsgspecError):
         read(text, Batch)
 

@@ -89,7 +89,7 @@ def test_an_unknown_well_formed_endpoint_passes() -> None:
     ],
 )
 def test_metadata_over_the_limits_is_refused(metadata: object, said: str) -> None:
-    """Each limit of the service has its sentence."""
+    """The message names the limit that was broken."""
     with pytest.raises(InvalidInputError, match=said):
         protocol.create_batch("file-1", "/v1/responses", metadata=metadata)  # type: ignore[arg-type]
 
@@ -164,7 +164,7 @@ def test_a_key_that_the_service_repeats_is_redacted() -> None:
     ],
 )
 def test_retry_after_is_read(value: str | None, seconds: float | None) -> None:
-    """In seconds and as a date; nonsense is no wish."""
+    """In seconds and as a date; nonsense is ignored."""
     assert protocol.retry_after(value, now=1000.0) == seconds
 
 

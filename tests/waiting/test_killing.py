@@ -161,7 +161,7 @@ def test_an_unknown_state(
 def test_an_answer_that_does_not_come(
     server: DevServer, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Is not waited for without end, and is no proof."""
+    """It is waited for only so long, and nothing is cancelled without it."""
     monkeypatch.setattr(kill, "TRIGGER_ASK_SECONDS", 0.1)
     supervisor.states = {"task": "failed"}
     supervisor.may_answer.clear()
