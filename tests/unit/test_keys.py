@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,19 +20,22 @@ PARTS = st.tuples(
 )
 
 
-def key(parts: tuple[str, str, str, str, int, int, str]) -> str:
-    *task, shard, digest = parts
-    return TaskIdentity(*task).key(digest, shard)  # type: ignore[arg-type]
+Parts = tuple[str, str, str, str, int, int, str]
+
+
+def key(parts: Parts) -> str:
+    deployment_id, dag_id, run_id, task_id, map_index, shard, digest = parts
+    return TaskIdentity(deployment_id, dag_id, run_id, task_id, map_index).key(digest, shard)
 
 
 @given(PARTS, PARTS)
-def test_keys_are_equal_only_for_the_same_task_shard_and_input(one: tuple, other: tuple) -> None:  # type: ignore[type-arg]
+def test_keys_are_equal_only_for_the_same_task_shard_and_input(one: Parts, other: Parts) -> None:
     """No two things share a key, however their names run into each other."""
     assert (key(one) == key(other)) is (one == other)
 
 
-def batch(status: str, batch_key: str = "k", **fields: object) -> Batch:
-    return Batch(id=f"batch_{status}_{batch_key}", status=status, metadata={keys.KEY: batch_key}, **fields)  # type: ignore[arg-type]
+def batch(status: str, batch_key: str = "k", **fields: Any) -> Batch:
+    return Batch(id=f"batch_{status}_{batch_key}", status=status, metadata={keys.KEY: batch_key}, **fields)
 
 
 def test_the_metadata_keeps_the_users_pairs_and_fits() -> None:

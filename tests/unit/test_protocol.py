@@ -65,10 +65,10 @@ def test_an_id_cannot_change_the_path(value: str) -> None:
 @pytest.mark.parametrize(
     "endpoint", ["", None, "/v2/x", "v1/responses", "/v1/", "/v1", "/v1/../x", "/v1/a?b", "https://x/v1/a"]
 )
-def test_an_endpoint_that_is_no_path_is_refused(endpoint: object) -> None:
+def test_an_endpoint_that_is_no_path_is_refused(endpoint: Any) -> None:
     """The message shows what one looks like."""
     with pytest.raises(InvalidInputError, match=r"endpoint is .*'/v1/responses'"):
-        protocol.create_batch("file-1", endpoint)  # type: ignore[arg-type]
+        protocol.create_batch("file-1", endpoint)
 
 
 def test_an_unknown_well_formed_endpoint_passes() -> None:
@@ -88,26 +88,26 @@ def test_an_unknown_well_formed_endpoint_passes() -> None:
         (["k"], "must be a dict"),
     ],
 )
-def test_metadata_over_the_limits_is_refused(metadata: object, said: str) -> None:
+def test_metadata_over_the_limits_is_refused(metadata: Any, said: str) -> None:
     """The message names the limit that was broken."""
     with pytest.raises(InvalidInputError, match=said):
-        protocol.create_batch("file-1", "/v1/responses", metadata=metadata)  # type: ignore[arg-type]
+        protocol.create_batch("file-1", "/v1/responses", metadata=metadata)
 
 
 @pytest.mark.parametrize(
     "value", [3599, 2_592_001, True, "1d", {"anchor": "x", "seconds": 3600}, {"seconds": 3600}]
 )
-def test_an_expiry_out_of_range_is_refused(value: object) -> None:
+def test_an_expiry_out_of_range_is_refused(value: Any) -> None:
     """An hour to thirty days."""
     with pytest.raises(InvalidInputError, match="output_expires_after"):
-        protocol.create_batch("file-1", "/v1/responses", output_expires_after=value)  # type: ignore[arg-type]
+        protocol.create_batch("file-1", "/v1/responses", output_expires_after=value)
 
 
 @pytest.mark.parametrize("limit", [0, 101, -1, True, "20", 1.0])
-def test_a_limit_out_of_range_is_refused(limit: object) -> None:
+def test_a_limit_out_of_range_is_refused(limit: Any) -> None:
     """1 to 100."""
     with pytest.raises(InvalidInputError, match="limit is"):
-        protocol.list_batches(limit=limit)  # type: ignore[arg-type]
+        protocol.list_batches(limit=limit)
 
 
 @pytest.mark.parametrize(
