@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 from scene import create, made_by
 
 if TYPE_CHECKING:
