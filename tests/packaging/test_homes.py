@@ -92,7 +92,7 @@ HOMES: dict[str, tuple[Callable[[Source], Iterator[int]], str]] = {
         "idempotency.keys",
     ),
     "paths of endpoints": (
-        strings_like("(/v1/.*|chat/completions|images/generations|images/edits)"),
+        strings_like("(/v1/.+|chat/completions|images/generations|images/edits)"),
         "api.endpoints",
     ),
     "which endpoint is what": (calls_of("EndpointSpec"), "api.endpoints"),
