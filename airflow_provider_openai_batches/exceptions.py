@@ -6,10 +6,16 @@ A message says what happened, to which batch, file or line, and what to do next.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from airflow_provider_openai_batches.api.models import Batch
+
+class SeenBatch(Protocol):
+    """The part of a batch that its error tells of; the whole is an :class:`~.api.models.Batch`."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def status(self) -> str: ...
 
 
 class OpenAIBatchesError(Exception):
@@ -89,7 +95,7 @@ class BatchError(OpenAIBatchesError):
     :param batch: the batch as last seen.
     """
 
-    def __init__(self, message: str, batch: Batch | None = None) -> None:
+    def __init__(self, message: str, batch: SeenBatch | None = None) -> None:
         super().__init__(message)
         self.batch = batch
 

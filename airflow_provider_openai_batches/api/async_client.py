@@ -101,7 +101,7 @@ class AsyncBatchesClient:
         # An empty file has no first byte, for which some servers answer 416.
         if answer.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             return b""
-        reply = protocol.Reply(answer.status_code, answer.headers, start)
+        reply = protocol.HttpReply(answer.status_code, answer.headers, start)
         if failed := protocol.failure(reply, self.config, time.time()):
             raise failed
         return start[:size]
@@ -110,7 +110,10 @@ class AsyncBatchesClient:
         await self._http.aclose()
 
     async def _send(
-        self, request: protocol.Request, read: Callable[[protocol.Reply], T], attempts: int | None = None
+        self,
+        request: protocol.HttpRequest,
+        read: Callable[[protocol.HttpReply], T],
+        attempts: int | None = None,
     ) -> T:
         policy = retry.policy(request.operation, attempts or self.max_attempts, log)
         retrying = tenacity.AsyncRetrying(sleep=self._sleep, **policy)
@@ -121,7 +124,7 @@ class AsyncBatchesClient:
         result: T = await retrying(attempt)
         return result
 
-    async def _send_once(self, request: protocol.Request) -> protocol.Reply:
+    async def _send_once(self, request: protocol.HttpRequest) -> protocol.HttpReply:
         url = f"{self.config.base_url}{request.path}"
         headers = {"Content-Type": "application/json"} if request.json else None
         try:
@@ -131,7 +134,7 @@ class AsyncBatchesClient:
         except httpx.HTTPError as error:
             sent = not isinstance(error, NOT_SENT)
             raise TransportError(protocol.no_answer(self.config, request, error), sent=sent) from None
-        reply = protocol.Reply(answer.status_code, answer.headers, answer.content)
+        reply = protocol.HttpReply(answer.status_code, answer.headers, answer.content)
         if failed := protocol.failure(reply, self.config, time.time()):
             raise failed
         return reply

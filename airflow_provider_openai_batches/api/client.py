@@ -6,7 +6,7 @@ import os
 import time
 import uuid
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import tenacity
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.retry import Log
 
 T = TypeVar("T")
+HttpSession: TypeAlias = "requests.Session"
 # The operations that spend money or store something; a task that is being killed begins none of them.
 SPENDING = frozenset({"create_batch", "upload_file"})
 # A file is read in pieces of this size while it is uploaded.
@@ -48,7 +49,10 @@ class BatchesSession:
         self.http.auth = _unchanged
 
     def send(
-        self, request: protocol.Request, read: Callable[[protocol.Reply], T], max_attempts: int | None = None
+        self,
+        request: protocol.HttpRequest,
+        read: Callable[[protocol.HttpReply], T],
+        max_attempts: int | None = None,
     ) -> T:
         """
         Send a request and read its reply; both are repeated where that is safe.
@@ -64,20 +68,20 @@ class BatchesSession:
 
     def send_once(
         self,
-        request: protocol.Request,
+        request: protocol.HttpRequest,
         body: Iterable[bytes] | None = None,
         content_type: str = "application/json",
-    ) -> protocol.Reply:
+    ) -> protocol.HttpReply:
         """Send a request once; ``body`` is streamed in place of the request's own JSON."""
         data: Any = body if body is not None else request.json
         if request.operation in SPENDING:
             data = _Withheld(data, lambda: self._refuse_if_stopped(request))
         headers = {"Content-Type": content_type} if data is not None else {}
         with self._answer(request, data=data, headers=headers) as answer:
-            return protocol.Reply(answer.status_code, answer.headers, answer.content)
+            return protocol.HttpReply(answer.status_code, answer.headers, answer.content)
 
     @contextmanager
-    def stream(self, request: protocol.Request, offset: int) -> Iterator[requests.Response]:
+    def stream(self, request: protocol.HttpRequest, offset: int) -> Iterator[requests.Response]:
         """
         Yield an answer to read piece by piece, from byte ``offset`` on if the service can do that.
 
@@ -99,7 +103,7 @@ class BatchesSession:
         return (requests.RequestException,)
 
     @contextmanager
-    def _answer(self, request: protocol.Request, **kwargs: Any) -> Iterator[requests.Response]:
+    def _answer(self, request: protocol.HttpRequest, **kwargs: Any) -> Iterator[requests.Response]:
         self._refuse_if_stopped(request)
         params = {**self.config.params, **request.params}
         timeouts = (self.config.connect_timeout, self.config.timeout)
@@ -118,21 +122,21 @@ class BatchesSession:
             self._raise_for_status(request, answer)
             yield answer
 
-    def _refuse_if_stopped(self, request: protocol.Request) -> None:
+    def _refuse_if_stopped(self, request: protocol.HttpRequest) -> None:
         if self.stopped and request.operation in SPENDING:
             raise TaskKilled(f"The task is being stopped: {request.operation} was not sent.")
 
-    def _raise_for_status(self, request: protocol.Request, answer: requests.Response) -> None:
+    def _raise_for_status(self, request: protocol.HttpRequest, answer: requests.Response) -> None:
         if retry.is_success(answer.status_code):
             return
         try:
-            reply = protocol.Reply(answer.status_code, answer.headers, answer.content)
+            reply = protocol.HttpReply(answer.status_code, answer.headers, answer.content)
         except self._network_errors as error:
             raise self._lost(request, error) from None
         if failed := protocol.failure(reply, self.config, time.time()):
             raise failed
 
-    def _lost(self, request: protocol.Request, error: Exception) -> TransportError:
+    def _lost(self, request: protocol.HttpRequest, error: Exception) -> TransportError:
         return TransportError(protocol.no_answer(self.config, request, error), sent=not _never_sent(error))
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
+class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One call: ``operation`` is the API reference's name for it, ``path`` follows the base URL."""
 
     operation: str
@@ -46,7 +46,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     json: bytes | None = None
 
 
-class Reply(msgspec.Struct, frozen=True):
+class HttpReply(msgspec.Struct, frozen=True):
     """An answer; the names of ``headers`` are looked up whatever their case."""
 
     status: int
@@ -63,7 +63,7 @@ def create_batch(
     completion_window: str = "24h",
     metadata: Mapping[str, str] | None = None,
     output_expires_after: int | Mapping[str, Any] | None = None,
-) -> Request:
+) -> HttpRequest:
     """``POST /batches``."""
     body: dict[str, Any] = {
         "input_file_id": check_id(input_file_id, "input_file_id"),
@@ -74,58 +74,60 @@ def create_batch(
         body["metadata"] = check_metadata(metadata)
     if output_expires_after is not None:
         body["output_expires_after"] = check_expiry(output_expires_after, "output_expires_after")
-    return Request(operation="create_batch", method="POST", path="/batches", json=msgspec.json.encode(body))
+    return HttpRequest(
+        operation="create_batch", method="POST", path="/batches", json=msgspec.json.encode(body)
+    )
 
 
-def retrieve_batch(batch_id: str) -> Request:
+def retrieve_batch(batch_id: str) -> HttpRequest:
     """``GET /batches/{batch_id}``."""
     path = f"/batches/{quote(check_id(batch_id, 'batch_id'), safe='')}"
-    return Request(operation="retrieve_batch", method="GET", path=path)
+    return HttpRequest(operation="retrieve_batch", method="GET", path=path)
 
 
-def list_batches(after: str | None = None, limit: int = 20) -> Request:
+def list_batches(after: str | None = None, limit: int = 20) -> HttpRequest:
     """``GET /batches``, newest first."""
     params = {"limit": str(check_limit(limit))}
     if after is not None:
         params["after"] = check_id(after, "after")
-    return Request(operation="list_batches", method="GET", path="/batches", params=params)
+    return HttpRequest(operation="list_batches", method="GET", path="/batches", params=params)
 
 
-def cancel_batch(batch_id: str) -> Request:
+def cancel_batch(batch_id: str) -> HttpRequest:
     """``POST /batches/{batch_id}/cancel``."""
     path = f"/batches/{quote(check_id(batch_id, 'batch_id'), safe='')}/cancel"
-    return Request(operation="cancel_batch", method="POST", path=path)
+    return HttpRequest(operation="cancel_batch", method="POST", path=path)
 
 
-def upload_file() -> Request:
+def upload_file() -> HttpRequest:
     """``POST /files``; the client streams its body (:func:`multipart`)."""
-    return Request(operation="upload_file", method="POST", path="/files")
+    return HttpRequest(operation="upload_file", method="POST", path="/files")
 
 
-def retrieve_file(file_id: str) -> Request:
+def retrieve_file(file_id: str) -> HttpRequest:
     """``GET /files/{file_id}``."""
     path = f"/files/{quote(check_id(file_id, 'file_id'), safe='')}"
-    return Request(operation="retrieve_file", method="GET", path=path)
+    return HttpRequest(operation="retrieve_file", method="GET", path=path)
 
 
-def list_files(purpose: str = "batch", after: str | None = None, limit: int = MAX_PAGE) -> Request:
+def list_files(purpose: str = "batch", after: str | None = None, limit: int = MAX_PAGE) -> HttpRequest:
     """``GET /files``, newest first."""
     params = {"purpose": purpose, "order": "desc", "limit": str(check_limit(limit))}
     if after is not None:
         params["after"] = check_id(after, "after")
-    return Request(operation="list_files", method="GET", path="/files", params=params)
+    return HttpRequest(operation="list_files", method="GET", path="/files", params=params)
 
 
-def delete_file(file_id: str) -> Request:
+def delete_file(file_id: str) -> HttpRequest:
     """``DELETE /files/{file_id}``."""
     path = f"/files/{quote(check_id(file_id, 'file_id'), safe='')}"
-    return Request(operation="delete_file", method="DELETE", path=path)
+    return HttpRequest(operation="delete_file", method="DELETE", path=path)
 
 
-def download_file(file_id: str) -> Request:
+def download_file(file_id: str) -> HttpRequest:
     """``GET /files/{file_id}/content``."""
     path = f"/files/{quote(check_id(file_id, 'file_id'), safe='')}/content"
-    return Request(operation="download_file", method="GET", path=path)
+    return HttpRequest(operation="download_file", method="GET", path=path)
 
 
 def upload_fields(expires_after: int | Mapping[str, Any] | None) -> dict[str, str]:
@@ -154,27 +156,27 @@ def multipart(fields: Mapping[str, str], filename: str, boundary: str) -> tuple[
 # -- replies -------------------------------------------------------------------------------------------------
 
 
-def read_batch(reply: Reply) -> Batch:
+def read_batch(reply: HttpReply) -> Batch:
     return _read(reply, Batch)
 
 
-def read_file(reply: Reply) -> File:
+def read_file(reply: HttpReply) -> File:
     return _read(reply, File)
 
 
-def read_page(reply: Reply) -> BatchPage:
+def read_page(reply: HttpReply) -> BatchPage:
     return _read(reply, BatchPage)
 
 
-def read_file_page(reply: Reply) -> FilePage:
+def read_file_page(reply: HttpReply) -> FilePage:
     return _read(reply, FilePage)
 
 
-def read_nothing(reply: Reply) -> None:
+def read_nothing(reply: HttpReply) -> None:
     """Read nothing: only the status counts."""
 
 
-def _read(reply: Reply, kind: type[T]) -> T:
+def _read(reply: HttpReply, kind: type[T]) -> T:
     """
     Read a successful answer.
 
@@ -189,7 +191,7 @@ def _read(reply: Reply, kind: type[T]) -> T:
         ) from None
 
 
-def failure(reply: Reply, config: ClientConfig, now: float) -> APIError | None:
+def failure(reply: HttpReply, config: ClientConfig, now: float) -> APIError | None:
     """
     Return the error that an answer is; None for a success.
 
@@ -209,7 +211,7 @@ def failure(reply: Reply, config: ClientConfig, now: float) -> APIError | None:
     )
 
 
-def no_answer(config: ClientConfig, request: Request, error: Exception) -> str:
+def no_answer(config: ClientConfig, request: HttpRequest, error: Exception) -> str:
     """Say that a request got no answer."""
     words = config.redact(str(error) or "no reason given")
     return (
@@ -217,7 +219,7 @@ def no_answer(config: ClientConfig, request: Request, error: Exception) -> str:
     )
 
 
-def _error_of(reply: Reply) -> tuple[str, str | None, str | None]:
+def _error_of(reply: HttpReply) -> tuple[str, str | None, str | None]:
     """Return message, code and param, from OpenAI's form of an error or another server's or proxy's."""
     try:
         document = msgspec.json.decode(reply.body)
@@ -247,7 +249,7 @@ def _excerpt(body: bytes) -> str:
     return " ".join(re.sub(r"(?s)<(style|script).*?</\1>|<[^>]*>", " ", text).split())[:200]
 
 
-def _hint(reply: Reply, message: str) -> str:
+def _hint(reply: HttpReply, message: str) -> str:
     message = message or "no message"
     if is_redirect(reply.status):
         return f"{message} (redirects are not followed: check the connection's base URL)"

@@ -24,8 +24,7 @@ from airflow_provider_openai_batches.idempotency.submit import Creation
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
-    import requests
-
+    from airflow_provider_openai_batches.api.client import HttpSession
     from airflow_provider_openai_batches.api.models import Batch, BatchPage, File
 
 # What a host answers that has no Batch API at the base URL.
@@ -92,7 +91,7 @@ class OpenAIBatchesHook(BaseHook):
             self._session.stopped = self._stopped
         return self._session
 
-    def get_conn(self) -> requests.Session:
+    def get_conn(self) -> HttpSession:
         """Return the requests session, for calls that this hook does not know."""
         return self.session.http
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 CHECK_AFTER = 5
 
 
-class Wait(NamedTuple):
+class WaitFor(NamedTuple):
     """
     What to wait for.
 
@@ -170,7 +170,7 @@ class Runner:
 
     # -- from wait to wait ---------------------------------------------------------------------------------
 
-    def advance(self) -> Wait | None:
+    def advance(self) -> WaitFor | None:
         """
         Do all that can be done now.
 
@@ -218,7 +218,7 @@ class Runner:
         seconds = self.settings.deadline_seconds
         return None if seconds is None else self.records.started + seconds
 
-    def _advance(self) -> Wait | None:
+    def _advance(self) -> WaitFor | None:
         records, submissions = self.records, self._submissions
         while True:
             submissions.find(self.job.shards)
@@ -256,7 +256,7 @@ class Runner:
         self._index = None
         return True
 
-    def _next_wait(self) -> Wait | None:
+    def _next_wait(self) -> WaitFor | None:
         active, waiting = self.records.active, self.records.without_batch(self.job.shards)
         now, ends = self._clock(), [self._limit]
         if waiting and not active:
@@ -268,7 +268,7 @@ class Runner:
         until = min((end for end in ends if end is not None), default=None)
         # A batch that is over makes room for another one, or has results that the service deletes soon.
         any_of_them = bool(waiting) or self.settings.output_expires_after is not None
-        return Wait([str(record.batch_id) for record in active], until, any_of_them)
+        return WaitFor([str(record.batch_id) for record in active], until, any_of_them)
 
     def _is_overdue(self) -> bool:
         """Whether there is no time left for what still runs, or is still to be submitted."""
@@ -285,11 +285,11 @@ class Runner:
         if not running:  # then others use up the limit
             self._pause("The enqueued-token limit is reached although no batch of this job is in line")
 
-    def _wait_for_the_service(self, error: OpenAIBatchesError) -> Wait:
+    def _wait_for_the_service(self, error: OpenAIBatchesError) -> WaitFor:
         self._pause(f"The service does not answer as it should ({error})")
         running = [str(record.batch_id) for record in self.records.active if not record.is_over]
         until = self.records.not_before
-        return Wait(running, until if self._limit is None else min(until, self._limit), any_of_them=False)
+        return WaitFor(running, until if self._limit is None else min(until, self._limit), any_of_them=False)
 
     def _pause(self, why: str) -> None:
         seconds = self.records.pause(why, self._clock(), self.settings.poll_interval)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_openai_batches.inference.data.requests import Request
-    from airflow_provider_openai_batches.inference.runner import Runner, Wait
+    from airflow_provider_openai_batches.inference.runner import Runner, WaitFor
     from airflow_provider_openai_batches.inference.settings import FailOn
     from airflow_provider_openai_batches.triggers.openai_batches import OpenAIBatchTrigger
 
@@ -247,7 +247,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
             self._heard(runner, asyncio.run(first_event(trigger)), wait.until)
         return runner.finish()
 
-    def _trigger_of(self, wait: Wait, progress: Mapping[str, int]) -> OpenAIBatchTrigger:
+    def _trigger_of(self, wait: WaitFor, progress: Mapping[str, int]) -> OpenAIBatchTrigger:
         from airflow_provider_openai_batches.triggers.openai_batches import (  # noqa: PLC0415 - not when a DAG is parsed
             OpenAIBatchTrigger,
         )

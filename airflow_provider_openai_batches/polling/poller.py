@@ -96,7 +96,7 @@ class Waiter:
 
     @property
     def _has_news(self) -> bool:
-        return bool(self.wait.lines or self.wait.verdict or self._bug)
+        return bool(self.wait.lines or self.wait.ending or self._bug)
 
 
 class PolledBatch:

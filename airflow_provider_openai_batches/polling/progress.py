@@ -60,7 +60,7 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
         )
 
 
-class Job(msgspec.Struct, frozen=True, omit_defaults=True):
+class JobProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     """
     What was done of a job of many batches before this wait, so that the log tells of the whole job.
 
@@ -90,7 +90,7 @@ def single(seen: Seen, now: float) -> str:
     return ", ".join(parts + _left(time_left([seen], now)))
 
 
-def several(batches: Iterable[Seen | None], job: Job, now: float) -> str:
+def several(batches: Iterable[Seen | None], job: JobProgress, now: float) -> str:
     """``7 of 20 batches done, 412,330/1,000,000 requests, 1.2% failed, round 1, about 2 h left``."""
     waited = list(batches)
     known = [seen for seen in waited if seen]

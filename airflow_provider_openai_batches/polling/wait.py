@@ -2,7 +2,7 @@
 One wait for one or more batches, as a state that answers and failures change.
 
 ``saw`` takes a Batch object, ``failed`` a failure, and ``tick`` the time alone. Each may add lines for the
-task's log, and may end the wait with a verdict. Nothing here sleeps, sends or logs. Times are Unix seconds.
+task's log, and may end the wait. Nothing here sleeps, sends or logs. Times are Unix seconds.
 
 Statuses: https://developers.openai.com/api/docs/guides/batch#4-check-the-status-of-a-batch
 """
@@ -54,7 +54,7 @@ class Line(NamedTuple):
     text: str
 
 
-class Verdict(NamedTuple):
+class Ending(NamedTuple):
     """How a wait ended: ``finished``, ``timeout`` or ``error``."""
 
     status: Literal["finished", "timeout", "error"]
@@ -83,7 +83,7 @@ class Wait:
     :param end_time: the deadline. None means an hour after the last batch's ``expires_at``, or 25 hours after
         the beginning where that is unknown.
     :param return_when: whether the wait ends with the last of its batches, or with the first.
-    :param job: what was done of the job before, see :class:`.progress.Job`.
+    :param job: what was done of the job before, see :class:`.progress.JobProgress`.
     :param max_poll_interval: seconds up to which the interval grows with a batch's age.
     """
 
@@ -101,10 +101,10 @@ class Wait:
         "_said_at",
         "_trouble",
         "deadline",
+        "ending",
         "lines",
         "pending",
         "seen",
-        "verdict",
     )
 
     def __init__(
@@ -115,12 +115,12 @@ class Wait:
         now: float,
         end_time: float | None = None,
         return_when: ReturnWhen = "ALL_COMPLETED",
-        job: progress.Job | None = None,
+        job: progress.JobProgress | None = None,
         max_poll_interval: float | None = None,
     ) -> None:
         self.pending: dict[str, None] = dict.fromkeys(batch_ids)
         self.seen: dict[str, progress.Seen | None] = dict.fromkeys(self.pending)
-        self.verdict: Verdict | None = None
+        self.ending: Ending | None = None
         self.lines: list[Line] = []
         self._poll_interval = poll_interval
         self._max_poll_interval = max_poll_interval
@@ -155,7 +155,7 @@ class Wait:
 
     def saw(self, batch: Batch, now: float) -> None:
         """Take a whole Batch object, from a retrieve or a list."""
-        if batch.id not in self.pending or self.verdict:
+        if batch.id not in self.pending or self.ending:
             return
         self._answered(batch.id, now)
         before = self.seen[batch.id]
@@ -170,7 +170,7 @@ class Wait:
 
     def failed(self, error: Exception, now: float, batch_id: str | None = None) -> None:
         """Take a failure: of one batch, or of the whole connection (``batch_id`` is None)."""
-        if self.verdict:
+        if self.ending:
             return
         status = error.status if isinstance(error, APIError) else None
         if status == HTTPStatus.NOT_FOUND and batch_id:
@@ -184,7 +184,7 @@ class Wait:
 
     def tick(self, now: float) -> None:
         """End the wait if its condition is met, or its deadline has passed."""
-        if self.verdict:
+        if self.ending:
             return
         if self.seen and (not self.pending or self._is_enough()):
             self._end("finished", progress.ending(self.statuses))
@@ -199,7 +199,7 @@ class Wait:
         return self._return_when == "FIRST_COMPLETED" and len(self.pending) < len(self.seen)
 
     def _end(self, status: Literal["finished", "timeout", "error"], message: str) -> None:
-        self.verdict = Verdict(status, message)
+        self.ending = Ending(status, message)
 
     def _deadline_of(self, batch_id: str) -> float:
         seen = self.seen[batch_id]
@@ -296,7 +296,7 @@ class Wait:
 
     def _progress(self, after: progress.Seen, now: float) -> str:
         if len(self.seen) > 1 or self._job:
-            return progress.several(self.seen.values(), self._job or progress.Job(), now)
+            return progress.several(self.seen.values(), self._job or progress.JobProgress(), now)
         return progress.single(after, now)
 
     def payload(self) -> dict[str, Any]:
@@ -305,9 +305,9 @@ class Wait:
 
         :raises ValueError: if the wait has not ended.
         """
-        if self.verdict is None:
+        if self.ending is None:
             raise ValueError("The wait has not ended.")
-        return {**self.verdict._asdict(), "batches": self.statuses}
+        return {**self.ending._asdict(), "batches": self.statuses}
 
 
 def is_refusal(error: Exception) -> bool:

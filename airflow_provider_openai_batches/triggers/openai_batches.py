@@ -13,7 +13,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_provider_openai_batches.api.validation import check_id, check_interval
 from airflow_provider_openai_batches.exceptions import APIError, InvalidInputError, OpenAIBatchesError
 from airflow_provider_openai_batches.idempotency.cancel import TRIGGER_CANCEL_SECONDS, TRIGGER_REQUEST_SECONDS
-from airflow_provider_openai_batches.polling.progress import Job
+from airflow_provider_openai_batches.polling.progress import JobProgress
 from airflow_provider_openai_batches.polling.wait import RETURN_WHEN, Wait
 from airflow_provider_openai_batches.triggers import kill
 
@@ -56,7 +56,7 @@ class OpenAIBatchTrigger(BaseTrigger):
     :param return_when: ``ALL_COMPLETED``, or ``FIRST_COMPLETED`` to end with any batch that is over.
     :param progress: what of a job was done before, so that the log speaks of all of it: any of the whole
         numbers ``batches``, ``finished``, ``total``, ``completed``, ``failed``, ``round`` that
-        :class:`~airflow_provider_openai_batches.polling.progress.Job` explains.
+        :class:`~airflow_provider_openai_batches.polling.progress.JobProgress` explains.
     :param max_poll_interval: seconds up to which the interval grows with the age of a batch, at 2 % of it.
     """
 
@@ -119,7 +119,7 @@ class OpenAIBatchTrigger(BaseTrigger):
                 while True:
                     for line in await waiter.news():
                         self.log.log(line.level, line.text)
-                    if wait.verdict:
+                    if wait.ending:
                         break
                 await asyncio.sleep(settled - time.monotonic())
             except asyncio.CancelledError:
@@ -146,7 +146,7 @@ class OpenAIBatchTrigger(BaseTrigger):
             now=time.time(),
             end_time=self.end_time,
             return_when=self.return_when,
-            job=Job(**self.progress) if self.progress else None,
+            job=JobProgress(**self.progress) if self.progress else None,
             max_poll_interval=self.max_poll_interval,
         )
 

@@ -19,7 +19,7 @@ from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
 from airflow_provider_openai_batches.idempotency.submit import Submitter
 from airflow_provider_openai_batches.inference.data.job import Limits
 from airflow_provider_openai_batches.inference.data.requests import requests_from
-from airflow_provider_openai_batches.inference.runner import Runner, Wait
+from airflow_provider_openai_batches.inference.runner import Runner, WaitFor
 from airflow_provider_openai_batches.inference.settings import Settings
 from airflow_provider_openai_batches.inference.workspace import Workspace
 
@@ -133,7 +133,7 @@ def test_from_rows_to_results(service: Service, tmp_path: Path) -> None:
     """Submit, wait for all, ask again what failed in passing, wait for that, finish."""
     job = runner(service, tmp_path)
     first = job.advance()
-    assert first == Wait(["batch-0", "batch-1"], 1_300.0, any_of_them=False)  # 5 polls: they are validated
+    assert first == WaitFor(["batch-0", "batch-1"], 1_300.0, any_of_them=False)  # 5 polls: they are validated
     service.answer("batch-0", 1)
     service.answer("batch-1")
     assert not hear(job, service)
@@ -157,9 +157,9 @@ def test_what_ends_a_wait(service: Service, tmp_path: Path) -> None:
     for batch_id in service.batches:
         service.set(batch_id, "in_progress")
     hear(job, service)
-    assert job.advance() == Wait(["batch-0", "batch-1"], None, any_of_them=False)
+    assert job.advance() == WaitFor(["batch-0", "batch-1"], None, any_of_them=False)
     few = runner(service, tmp_path / "few", max_active_batches=1, deadline_seconds=50.0).advance()
-    assert few == Wait(["batch-2"], 1_050.0, any_of_them=True)
+    assert few == WaitFor(["batch-2"], 1_050.0, any_of_them=True)
     short = runner(service, tmp_path / "short", output_expires_after=3_600).advance()
     assert short is not None
     assert short.any_of_them
@@ -178,7 +178,7 @@ def test_when_the_time_is_up(service: Service, tmp_path: Path) -> None:
     service.answer("batch-2")
     service.now += 50
     assert late.heard({"batch-2": "completed"})  # a shard was not submitted
-    assert late.advance() == Wait([], service.now, any_of_them=True)
+    assert late.advance() == WaitFor([], service.now, any_of_them=True)
     assert late.heard({})
     assert len(service.batches) == 3
 
@@ -198,11 +198,11 @@ def test_a_failure_that_may_pass_is_a_wait(service: Service, tmp_path: Path) -> 
     """Longer each time; any other failure is raised. What is known is saved in either case."""
     job = runner(service, tmp_path)
     service.fails = TransportError("no route", sent=False)
-    assert job.advance() == Wait([], service.now + 60, any_of_them=False)
+    assert job.advance() == WaitFor([], service.now + 60, any_of_them=False)
     service.now += 60
-    assert job.advance() == Wait([], service.now + 120, any_of_them=False)
+    assert job.advance() == WaitFor([], service.now + 120, any_of_them=False)
     hurried = runner(service, tmp_path / "hurried", deadline_seconds=50.0)
-    assert hurried.advance() == Wait([], service.now + 50, any_of_them=False)
+    assert hurried.advance() == WaitFor([], service.now + 50, any_of_them=False)
     job.workspace.kept.joinpath("batches.json").unlink()
     service.now += 120
     service.fails = APIError("no", status=400)
@@ -215,7 +215,7 @@ def test_a_create_whose_outcome_is_unknown_is_looked_for(service: Service, tmp_p
     """The list is read before the batch is created again."""
     job = runner(service, tmp_path, rows=2)
     service.fails = CreateUncertainError("lost")
-    assert job.advance() == Wait([], service.now + 60, any_of_them=False)
+    assert job.advance() == WaitFor([], service.now + 60, any_of_them=False)
     key = next(iter(job.submitter.pending))
     service.set("stored", "in_progress", metadata={"airflow_key": key})
     service.now += 60
@@ -231,7 +231,7 @@ def test_the_token_limit_holds_batches_back(service: Service, tmp_path: Path) ->
     job.advance()
     service.set("batch-1", "failed", errors=TOKEN_LIMIT)
     hear(job, service)
-    assert job.advance() == Wait(["batch-0"], 1_300.0, any_of_them=True)
+    assert job.advance() == WaitFor(["batch-0"], 1_300.0, any_of_them=True)
     service.answer("batch-0")
     hear(job, service)
     wait = job.advance()
@@ -240,7 +240,7 @@ def test_the_token_limit_holds_batches_back(service: Service, tmp_path: Path) ->
     assert service.batches["batch-2"].input_file_id == service.batches["batch-1"].input_file_id
     service.set("batch-2", "failed", errors=TOKEN_LIMIT)
     hear(job, service)
-    assert job.advance() == Wait([], service.now + 60, any_of_them=True)  # others use up the limit
+    assert job.advance() == WaitFor([], service.now + 60, any_of_them=True)  # others use up the limit
 
 
 def test_a_rejected_batch_ends_the_job(service: Service, tmp_path: Path) -> None:

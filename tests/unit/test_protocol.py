@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_openai_batches.api import protocol
 from airflow_provider_openai_batches.api.config import ClientConfig
-from airflow_provider_openai_batches.api.protocol import Reply
+from airflow_provider_openai_batches.api.protocol import HttpReply
 from airflow_provider_openai_batches.api.retry import may_repeat
 from airflow_provider_openai_batches.exceptions import APIError, InvalidInputError, TransportError
 
@@ -31,7 +31,7 @@ CONFIG = ClientConfig(base_url="http://127.0.0.1/v1", api_key="sk-secret", heade
 
 
 def failure(status: int, body: bytes, headers: dict[str, str] | None = None) -> APIError:
-    error = protocol.failure(Reply(status, headers or {}, body), CONFIG, now=1000.0)
+    error = protocol.failure(HttpReply(status, headers or {}, body), CONFIG, now=1000.0)
     assert error is not None
     return error
 
@@ -197,7 +197,7 @@ def test_a_create_is_repeated_only_if_it_never_left(operation: str) -> None:
 def test_a_page_instead_of_json_is_no_answer() -> None:
     """A 200 with a proxy's page says nothing about the batch."""
     with pytest.raises(TransportError, match=r"no Batch .*Sign in.*base URL"):
-        protocol.read_batch(Reply(200, {}, b"<html>Sign in</html>"))
+        protocol.read_batch(HttpReply(200, {}, b"<html>Sign in</html>"))
 
 
 @given(st.text(), st.dictionaries(st.from_regex(r"[a-z_]+", fullmatch=True), st.text("ab", max_size=3)))

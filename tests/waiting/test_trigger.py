@@ -144,7 +144,7 @@ def test_a_kill_while_an_event_is_held_back_cancels_what_still_runs(
         one = Waiting([ended, other], poll_interval=60, cancel_on_kill=True, return_when="FIRST_COMPLETED")
         one.trigger.trigger_id = 7
         one.start()
-        await until(lambda: one.trigger._wait and one.trigger._wait.verdict)
+        await until(lambda: one.trigger._wait and one.trigger._wait.ending)
         await killed(one)
         assert one.payload is None
 

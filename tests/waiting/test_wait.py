@@ -15,7 +15,7 @@ from airflow_provider_openai_batches.exceptions import (
     InvalidInputError,
     TransportError,
 )
-from airflow_provider_openai_batches.polling.progress import Job
+from airflow_provider_openai_batches.polling.progress import JobProgress
 from airflow_provider_openai_batches.polling.wait import REFUSALS, Wait
 
 T0 = 1_800_000_000.0
@@ -57,7 +57,7 @@ def test_any_other_status_is_still_running(status: str) -> None:
     """Compatible servers have statuses of their own."""
     wait = wait_for()
     wait.saw(batch(status=status), T0)
-    assert wait.verdict is None
+    assert wait.ending is None
 
 
 def test_a_single_batch_is_told_in_one_line() -> None:
@@ -69,7 +69,7 @@ def test_a_single_batch_is_told_in_one_line() -> None:
 
 def test_a_job_is_told_as_a_whole() -> None:
     """What was done before counts, in batches and in requests."""
-    job = Job(batches=20, finished=6, total=1_000_000, completed=400_000, failed=4_900, round=1)
+    job = JobProgress(batches=20, finished=6, total=1_000_000, completed=400_000, failed=4_900, round=1)
     wait = wait_for("a", "b", job=job)
     wait.saw(batch("b", counts=(20_000, 5_000, 100), in_progress_at=int(T0 - 60)), T0)
     texts(wait)
@@ -107,7 +107,7 @@ def test_all_completed_waits_for_the_last() -> None:
     wait = wait_for("a", "b")
     wait.saw(batch("b", "failed"), T0)
     wait.saw(batch("b", "in_progress"), T0)
-    assert wait.verdict is None
+    assert wait.ending is None
     wait.saw(batch("a", "completed"), T0)
     assert wait.payload()["batches"] == {"a": "completed", "b": "failed"}
     assert wait.payload()["message"] == "2 batches: 1 completed, 1 failed"
@@ -117,7 +117,7 @@ def test_first_completed_ends_with_any() -> None:
     """Then the job submits more."""
     wait = wait_for("a", "b", return_when="FIRST_COMPLETED")
     wait.saw(batch("a"), T0)
-    assert wait.verdict is None
+    assert wait.ending is None
     wait.saw(batch("b", "expired"), T0)
     assert wait.payload() == {
         "status": "finished",
@@ -130,10 +130,10 @@ def test_no_batches_are_a_pause() -> None:
     """Until the end time, or none at all."""
     wait = Wait((), poll_interval=60, now=T0, end_time=T0 + 10)
     wait.tick(T0 + 9)
-    assert wait.verdict is None
+    assert wait.ending is None
     wait.tick(T0 + 10)
     assert wait.payload() == {"status": "finished", "message": "The pause is over.", "batches": {}}
-    assert Wait((), poll_interval=60, now=T0).verdict
+    assert Wait((), poll_interval=60, now=T0).ending
 
 
 def test_the_deadline_says_what_still_runs() -> None:
@@ -156,9 +156,9 @@ def test_a_deadline_names_no_more_than_some() -> None:
     """A message of a thousand ids helps nobody."""
     wait = wait_for(*(f"batch_{n}" for n in range(1000)), end_time=T0 + 1)
     wait.tick(T0 + 1)
-    assert wait.verdict
-    assert wait.verdict.message.endswith("; and 990 more.")
-    assert len(wait.verdict.message) < 1_000
+    assert wait.ending
+    assert wait.ending.message.endswith("; and 990 more.")
+    assert len(wait.ending.message) < 1_000
 
 
 @pytest.mark.parametrize(
@@ -171,10 +171,10 @@ def test_without_an_end_time_a_batch_brings_its_own(expires_at: int | None, dead
     wait.saw(batch(expires_at=expires_at), T0)
     assert wait.deadline == deadline
     wait.tick(deadline - 1)
-    assert wait.verdict is None
+    assert wait.ending is None
     wait.tick(deadline)
-    assert wait.verdict
-    assert wait.verdict.status == "timeout"
+    assert wait.ending
+    assert wait.ending.status == "timeout"
 
 
 def test_several_batches_wait_for_the_latest_of_their_windows() -> None:
@@ -195,7 +195,7 @@ def test_an_outage_of_hours_is_waited_out_in_few_lines(error: Exception) -> None
     while now < T0 + 10 * HOUR:
         wait.failed(error, now, "batch_1")
         now += wait.next_in("batch_1", now)
-    assert wait.verdict is None
+    assert wait.ending is None
     lines = texts(wait)
     assert 5 < len(lines) < 20
     assert lines[0].endswith("asking again until 2027-01-16 09:00:00 UTC")
@@ -208,9 +208,9 @@ def test_an_outage_ends_at_the_deadline() -> None:
     wait = wait_for(end_time=T0 + 2 * HOUR)
     wait.failed(PASSING[0], T0)
     wait.tick(T0 + 2 * HOUR)
-    assert wait.verdict
-    assert wait.verdict.status == "timeout"
-    assert wait.verdict.message.endswith("No good answer for 2 h.")
+    assert wait.ending
+    assert wait.ending.status == "timeout"
+    assert wait.ending.message.endswith("No good answer for 2 h.")
 
 
 def test_a_service_that_fails_every_other_time_fills_no_log() -> None:
@@ -240,7 +240,7 @@ def test_a_batch_that_is_not_known_twice_ends_the_wait() -> None:
     wait.failed(error, T0, "batch_1")
     assert wait.next_in("batch_1", T0) == 5
     wait.failed(error, T0 + 1, "batch_1")
-    assert wait.verdict is None
+    assert wait.ending is None
     wait.failed(error, T0 + 5, "batch_1")
     assert wait.payload()["status"] == "error"
     assert "'batch_1'" in wait.payload()["message"]
@@ -253,7 +253,7 @@ def test_a_batch_that_comes_back_was_not_missing() -> None:
     for second in (0, 20, 40):
         wait.failed(APIError("No batch found", status=404), T0 + second, "batch_1")
         wait.saw(batch(), T0 + second + 10)
-    assert wait.verdict is None
+    assert wait.ending is None
     assert wait.next_in("batch_1", T0 + 60) == 60
 
 
@@ -270,10 +270,10 @@ def test_a_refusal_ends_the_wait_when_it_lasts(error: Exception) -> None:
         wait.failed(error, now)
         now += wait.next_in("batch_1", now)
     assert now == T0 + 30 * (REFUSALS - 1)
-    assert wait.verdict is None
+    assert wait.ending is None
     wait.saw(batch(), now)
     for _ in range(REFUSALS):
-        assert wait.verdict is None
+        assert wait.ending is None
         wait.failed(error, now)
     assert wait.payload()["status"] == "error"
     assert str(error) in wait.payload()["message"]
@@ -322,7 +322,7 @@ EVENTS = st.one_of(
 def test_whatever_happens_a_wait_ends_once_and_at_its_deadline(events: list[Any], return_when: str) -> None:
     """No order of answers, failures and time undoes an ending, or outlives the deadline."""
     wait = wait_for("a", "b", return_when=return_when, end_time=T0 + 50_000)
-    now, verdict = T0, None
+    now, ending = T0, None
     for (kind, batch_id, what), passed in events:
         now += passed
         if kind == "saw":
@@ -331,8 +331,8 @@ def test_whatever_happens_a_wait_ends_once_and_at_its_deadline(events: list[Any]
             wait.failed(what, now, batch_id)
         else:
             wait.tick(now)
-        assert verdict is None or wait.verdict == verdict
-        verdict = wait.verdict
+        assert ending is None or wait.ending == ending
+        ending = wait.ending
         assert all(wait.next_in(batch_id, now) > 0 for batch_id in wait.pending)
     wait.tick(T0 + 50_000)
-    assert wait.verdict
+    assert wait.ending
