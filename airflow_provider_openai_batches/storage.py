@@ -148,6 +148,12 @@ def read_json(path: AnyPath, kind: type[T], trouble: str) -> T | None:
         raise InvalidInputError(f"{path} {trouble.format(error)}") from error
 
 
+def write_json(path: AnyPath, value: Any) -> None:
+    """Write one JSON document, indented for people to read; it appears whole or not at all."""
+    with whole(path) as file:
+        file.write(msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
+
+
 def remove(path: AnyPath) -> None:
     """Delete a file if it exists."""
     if path.exists():

@@ -20,10 +20,11 @@ import msgspec
 from airflow_provider_openai_batches.inference.data.followup import write_followup
 from airflow_provider_openai_batches.inference.data.index import ResultIndex
 from airflow_provider_openai_batches.inference.data.job import Job, read_ids
-from airflow_provider_openai_batches.inference.data.manifest import Manifest
+from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, Manifest
 from airflow_provider_openai_batches.inference.data.merge import merge
 from airflow_provider_openai_batches.inference.data.requests import requests_from
 from airflow_provider_openai_batches.inference.data.shards import write_shards
+from airflow_provider_openai_batches.storage import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,9 +105,15 @@ def step_merge(folder: Path, count: int) -> None:
     index = indexed(folder)
     merged = merge(index, folder / "out")
     assert merged.counts["succeeded"] == count
-    Manifest.of(
-        merged, digest=index.job.digest, endpoint=ENDPOINT, output_format="jsonl", batches=[], times={}
-    ).write(folder / "out")
+    manifest = Manifest(
+        digest=index.job.digest,
+        endpoint=ENDPOINT,
+        output_format="jsonl",
+        rows=count,
+        batches=[],
+        **msgspec.structs.asdict(merged),
+    )
+    write_json(folder / "out" / MANIFEST_FILE, manifest)
 
 
 STEPS = {"shards": step_shards, "follow-up": step_followup, "merge": step_merge}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -19,6 +19,8 @@ from airflow_provider_openai_batches.exceptions import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+FailOn = Literal["none", "any"] | float
 
 MAX_METADATA_PAIRS = 16
 MAX_METADATA_KEY = 64
@@ -122,6 +124,28 @@ def check_expiry(value: object, field: str) -> dict[str, Any]:
             f"{MIN_EXPIRY} (an hour) to {MAX_EXPIRY} (30 days)."
         )
     return dict(value)
+
+
+def check_count(value: object, name: str, least: int = 1, most: int | None = None) -> int:
+    """Refuse anything but a whole number from ``least`` to ``most``."""
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not isinstance(value, int) or not is_whole or value < least or (most is not None and value > most):
+        span = f"{least} or more" if most is None else f"{least} to {most:,}"
+        raise InvalidInputError(f"{name} is {value!r}; it must be a whole number, {span}.")
+    return value
+
+
+def check_fail_on(value: object) -> FailOn:
+    """Refuse anything but ``none``, ``any`` or a fraction of the rows."""
+    if value == "none":
+        return "none"
+    if value == "any":
+        return "any"
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1:
+        return float(value)
+    raise InvalidInputError(
+        f"fail_on is {value!r}; it must be 'none', 'any', or a fraction of the rows from 0 to less than 1."
+    )
 
 
 # -- input files ---------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import tenacity
 
-from airflow_provider_openai_batches.api import retry
+from airflow_provider_openai_batches.api import retry, validation
 from airflow_provider_openai_batches.exceptions import (
     APIError,
     CreateUncertainError,
@@ -22,7 +22,7 @@ from airflow_provider_openai_batches.exceptions import (
     TransportError,
 )
 from airflow_provider_openai_batches.idempotency.cancel import CANCEL_SECONDS, SEARCH_SECONDS, Canceller
-from airflow_provider_openai_batches.idempotency.keys import KEY, key_of, one_time_key
+from airflow_provider_openai_batches.idempotency.keys import KEY, METADATA_KEYS, key_of, one_time_key
 from airflow_provider_openai_batches.idempotency.ledger import FIRST_PAUSE, LONGEST_PAUSE, choose
 from airflow_provider_openai_batches.observability import metrics
 
@@ -125,6 +125,18 @@ class BatchSpec(msgspec.Struct, frozen=True, kw_only=True):
     completion_window: str = "24h"
     metadata: Mapping[str, str] = {}
     output_expires_after: int | Mapping[str, Any] | None = None
+
+    def check(self) -> None:
+        """
+        Refuse what the service would refuse, before anything is sent.
+
+        :raises InvalidInputError: with the name of the argument.
+        """
+        validation.check_endpoint(self.endpoint)
+        validation.check_text(self.completion_window, "completion_window")
+        validation.check_metadata({**self.metadata, **dict.fromkeys(METADATA_KEYS, "")})
+        if self.output_expires_after is not None:
+            validation.check_expiry(self.output_expires_after, "output_expires_after")
 
 
 class Submitter:

@@ -12,11 +12,12 @@ from airflow_provider_openai_batches.api.validation import result_file_name
 from airflow_provider_openai_batches.exceptions import BatchFailed
 from airflow_provider_openai_batches.inference.data.index import ResultIndex
 from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FILE
-from airflow_provider_openai_batches.inference.data.manifest import BatchRecord, Manifest
+from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, BatchRecord, Manifest
 from airflow_provider_openai_batches.inference.data.merge import merge
 from airflow_provider_openai_batches.inference.data.outcomes import RowError
 from airflow_provider_openai_batches.inference.workspace import files_of
 from airflow_provider_openai_batches.observability import metrics
+from airflow_provider_openai_batches.storage import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,11 +25,12 @@ if TYPE_CHECKING:
 
     from airflow_provider_openai_batches.api.models import Batch
     from airflow_provider_openai_batches.api.retry import Log
+    from airflow_provider_openai_batches.api.validation import FailOn
     from airflow_provider_openai_batches.idempotency.submit import Submitter
     from airflow_provider_openai_batches.inference.data.job import Job, Shard
     from airflow_provider_openai_batches.inference.data.manifest import Merged
     from airflow_provider_openai_batches.inference.records import Record, Records
-    from airflow_provider_openai_batches.inference.settings import FailOn, Settings
+    from airflow_provider_openai_batches.inference.settings import Settings
     from airflow_provider_openai_batches.inference.workspace import Workspace
 
 TOKEN_LIMIT = "token_limit_exceeded"  # noqa: S105 - a code of the service
@@ -109,20 +111,21 @@ class JobResults:
                 f"on from there.{errors_in_words(merged)}"
             )
         manifest = self._manifest(job, merged, now)
-        manifest.write(place.output)
+        write_json(place.output / MANIFEST_FILE, manifest)
         self._log.info("%s: %s", place.output, in_words(manifest.counts))
         return manifest
 
     def _manifest(self, job: Job, merged: Merged, now: float) -> Manifest:
         records = self._records
         times = {"started": records.first_started or records.started, "finished": now}
-        return Manifest.of(
-            merged,
+        return Manifest(
             digest=records.digest,
-            endpoint=self._settings.endpoint,
+            endpoint=self._settings.spec.endpoint,
             output_format=self._settings.output_format,
+            rows=job.rows,
             batches=[_described(shard, record) for shard, record in records.submitted(job)],
             times={name: datetime.fromtimestamp(moment, UTC).isoformat() for name, moment in times.items()},
+            **msgspec.structs.asdict(merged),
         )
 
     def _take(self, record: Record) -> bool:

@@ -20,7 +20,7 @@ from airflow_provider_openai_batches.exceptions import (
 from airflow_provider_openai_batches.idempotency import keys
 from airflow_provider_openai_batches.idempotency.ledger import Ledger
 from airflow_provider_openai_batches.inference.data.job import Job
-from airflow_provider_openai_batches.inference.data.manifest import check_target
+from airflow_provider_openai_batches.inference.data.merge import check_output
 from airflow_provider_openai_batches.inference.records import RECORDS_FILE, Records
 from airflow_provider_openai_batches.inference.results import (
     JobResults,
@@ -29,6 +29,7 @@ from airflow_provider_openai_batches.inference.results import (
     summary_of,
 )
 from airflow_provider_openai_batches.inference.submit import Submissions, delete_input_files
+from airflow_provider_openai_batches.inference.workspace import check_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -142,14 +143,15 @@ class Runner:
         from airflow_provider_openai_batches.inference.data.shards import write_shards  # noqa: PLC0415 - not on a resume
 
         settings, output = self.settings, self.workspace.output
-        settings.check()
+        settings.spec.check()
+        check_output(settings.output, settings.output_format)
         check_target(output)
         folder = self.workspace.begin()
         try:
             job = write_shards(
                 requests,
                 folder,
-                endpoint=settings.endpoint,
+                endpoint=settings.spec.endpoint,
                 limits=settings.limits,
                 max_requests=settings.max_requests,
             )
@@ -267,7 +269,7 @@ class Runner:
             return None
         until = min((end for end in ends if end is not None), default=None)
         # A batch that is over makes room for another one, or has results that the service deletes soon.
-        any_of_them = bool(waiting) or self.settings.output_expires_after is not None
+        any_of_them = bool(waiting) or self.settings.spec.output_expires_after is not None
         return WaitFor([str(record.batch_id) for record in active], until, any_of_them)
 
     def _is_overdue(self) -> bool:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from airflow_provider_openai_batches.api.retry import is_passing, is_unusable
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError
 from airflow_provider_openai_batches.idempotency import keys
-from airflow_provider_openai_batches.idempotency.submit import BatchSpec
 from airflow_provider_openai_batches.inference.data.outcomes import RowError
 from airflow_provider_openai_batches.inference.records import NOT_SUBMITTED
 
@@ -152,15 +151,9 @@ class Submissions:
 
     def _create(self, shard: Shard, record: Record) -> Batch:
         settings, key = self._settings, self.key(shard)
-        spec = BatchSpec(
-            endpoint=settings.endpoint,
-            completion_window=settings.completion_window,
-            metadata=settings.metadata,
-            output_expires_after=settings.output_expires_after,
-        )
         if record.input_file_id:
             try:
-                return self._submitter.submit_file_id(spec, key, record.input_file_id)
+                return self._submitter.submit_file_id(settings.spec, key, record.input_file_id)
             except APIError as error:
                 if not is_unusable(error):
                     raise
@@ -168,7 +161,7 @@ class Submissions:
         source = self._workspace.local / shard.file
         if not source.exists():
             source = self._workspace.kept / shard.file
-        return self._submitter.submit_file(spec, key, source, settings.input_expires_after)
+        return self._submitter.submit_file(settings.spec, key, source, settings.input_expires_after)
 
 
 def delete_input_files(records: Records, submitter: Submitter, log: Log) -> None:

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_openai_batches import storage
+from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FILE
+from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.data.job import Job, Shard
 
 FOLDER = "_job"
+_PROBE_FILE = ".airflow-write-check"
 
 
 class Workspace:
@@ -167,3 +170,45 @@ class Workspace:
 def files_of(shards: Iterable[Shard]) -> list[str]:
     """Name the files of shards."""
     return [name for shard in shards for name in (shard.file, shard.ids_file)]
+
+
+def check_target(
+    directory: storage.AnyPath, digest: str | None = None, *, overwrite: bool = False
+) -> Manifest | None:
+    """
+    Check, before anything is spent, that results can be written to the directory and replace no others.
+
+    :param digest: of the job; without it only writing is checked.
+    :return: the manifest if the directory holds exactly this job, complete.
+    :raises InvalidInputError: if nothing can be written there, or the directory holds another job's results
+        and ``overwrite`` is False.
+    """
+    directory = storage.as_path(directory)
+    _check_writing(directory)
+    if digest is None:
+        return None
+    try:
+        manifest = storage.read_json(directory / MANIFEST_FILE, Manifest, "is not the manifest of a job: {}")
+    except InvalidInputError:
+        if overwrite:
+            return None
+        raise
+    if manifest is None or manifest.digest == digest:
+        return manifest
+    if not overwrite:
+        raise InvalidInputError(
+            f"{directory} holds the results of another job ({manifest.rows:,} rows, {manifest.endpoint}): "
+            "choose another output_uri, or set overwrite=True"
+        )
+    return None
+
+
+def _check_writing(directory: storage.AnyPath) -> None:
+    probe = directory / _PROBE_FILE
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with storage.open_binary(probe, "wb") as handle:
+            handle.write(b"can be deleted\n")
+        probe.unlink()
+    except Exception as error:  # every store raises its own
+        raise InvalidInputError(f"The output directory {directory} cannot be written: {error}") from error

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow_provider_openai_batches.api import models, validation
 from airflow_provider_openai_batches.exceptions import BatchTimeout, InvalidInputError, OpenAIBatchesError
 from airflow_provider_openai_batches.idempotency.ledger import Ledger
-from airflow_provider_openai_batches.idempotency.submit import Submitter
-from airflow_provider_openai_batches.inference.settings import Settings, check_count, check_fail_on
+from airflow_provider_openai_batches.idempotency.submit import BatchSpec, Submitter
+from airflow_provider_openai_batches.inference.settings import Settings
 from airflow_provider_openai_batches.operators.base import (
     WaitingOperator,
     first_event,
@@ -23,10 +23,21 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_openai_batches.api.validation import FailOn
     from airflow_provider_openai_batches.inference.data.requests import Request
     from airflow_provider_openai_batches.inference.runner import Runner, WaitFor
-    from airflow_provider_openai_batches.inference.settings import FailOn
     from airflow_provider_openai_batches.triggers.openai_batches import OpenAIBatchTrigger
+
+
+# The least and the most that each may be.
+COUNTS: dict[str, tuple[int, int | None]] = {
+    "max_requests_per_batch": (1, models.MAX_REQUESTS),
+    "max_bytes_per_batch": (1, models.MAX_FILE_BYTES),
+    "max_embedding_inputs_per_batch": (1, models.MAX_EMBEDDING_INPUTS),
+    "max_active_batches": (1, None),
+    "max_rounds": (0, None),
+    "max_requests": (1, None),
+}
 
 
 class OpenAIBatchInferenceOperator(WaitingOperator):
@@ -187,18 +198,14 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
             raise InvalidInputError(f"Give one of requests, input_uri and sql: {said}.")
         if (self.sql is None) != (self.sql_conn_id is None):
             raise InvalidInputError("sql and sql_conn_id belong together: give both.")
-        check_count(self.max_requests_per_batch, "max_requests_per_batch", most=models.MAX_REQUESTS)
-        check_count(self.max_bytes_per_batch, "max_bytes_per_batch", most=models.MAX_FILE_BYTES)
-        check_count(
-            self.max_embedding_inputs_per_batch,
-            "max_embedding_inputs_per_batch",
-            most=models.MAX_EMBEDDING_INPUTS,
-        )
-        check_count(self.max_active_batches, "max_active_batches")
-        check_count(self.max_rounds, "max_rounds", 0)
-        if self.max_requests is not None:
-            check_count(self.max_requests, "max_requests")
-        check_fail_on(self.fail_on)
+        for name, (least, most) in COUNTS.items():
+            if getattr(self, name) is not None or name != "max_requests":
+                validation.check_count(getattr(self, name), name, least, most)
+        validation.check_fail_on(self.fail_on)
+        if self.retry_invalid and self.output_schema is None:
+            raise InvalidInputError(
+                "retry_invalid=True needs an output_schema: without one no answer is invalid."
+            )
         for name in ("output_expires_after", "input_expires_after"):
             if getattr(self, name) is not None:
                 validation.check_expiry(getattr(self, name), name)
@@ -298,10 +305,15 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         )
         same = {name: getattr(self, name) for name in Settings.__struct_fields__ if name in self.__dict__}
         other = {
+            "spec": BatchSpec(
+                endpoint=self.endpoint,
+                completion_window=self.completion_window,
+                metadata=self.metadata or {},
+                output_expires_after=self.output_expires_after,
+            ),
             "output": self.output_kind,
             "limits": limits,
             "schema": None if self.output_schema is None else OutputSchema(self.output_schema),
-            "metadata": self.metadata or {},
             "deadline_seconds": self.batch_timeout,
         }
         return Settings(**{**same, **other})
@@ -312,7 +324,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
 
         yield from requests_from(
             self._rows(context),
-            endpoint=settings.endpoint,
+            endpoint=self.endpoint,
             body=self.body,
             model=self.model,
             id_column=self.id_column,

@@ -9,7 +9,6 @@ from airflow_provider_openai_batches.api import validation
 from airflow_provider_openai_batches.api.models import plain
 from airflow_provider_openai_batches.api.validation import result_file_name
 from airflow_provider_openai_batches.exceptions import BatchTimeout, InvalidInputError, OpenAIBatchesError
-from airflow_provider_openai_batches.idempotency.keys import METADATA_KEYS
 from airflow_provider_openai_batches.idempotency.ledger import Ledger
 from airflow_provider_openai_batches.idempotency.submit import BatchSpec, Submitter
 from airflow_provider_openai_batches.links import OpenAIBatchLink
@@ -115,7 +114,14 @@ class OpenAICreateBatchOperator(WaitingOperator):
         ledger = None if since is None else Ledger(self.hook, task, since)
         self._submitter = Submitter(self.hook, task, ledger, self.log, reuse=self.reuse)
         self.end_if_killed()
-        batch = self._submit(self._submitter, self._check_input())
+        spec = BatchSpec(
+            endpoint=self.endpoint,
+            completion_window=self.completion_window,
+            metadata=self.metadata or {},
+            output_expires_after=self.output_expires_after,
+        )
+        spec.check()
+        batch = self._submit(self._submitter, spec, self._check_input())
         self._batch_ids = [batch.id]
         context["ti"].xcom_push("batch_id", batch.id)
         store_link(context, self.hook, batch.id)
@@ -127,10 +133,7 @@ class OpenAICreateBatchOperator(WaitingOperator):
         return self.wait_for(context, [batch.id])
 
     def _check_input(self) -> str:
-        """Refuse bad input before anything is sent; what is good is named by a digest."""
-        validation.check_endpoint(self.endpoint)
-        validation.check_text(self.completion_window, "completion_window")
-        validation.check_metadata({**(self.metadata or {}), **dict.fromkeys(METADATA_KEYS, "")})
+        """Refuse bad input before anything is sent, and return a digest of it."""
         if self.input_file is None:
             return f"{self.endpoint} {validation.check_id(self.input_file_id, 'input_file_id')}"
         with storage.opened(self.input_file) as file:
@@ -139,17 +142,11 @@ class OpenAICreateBatchOperator(WaitingOperator):
         self.log.info("%s: %d requests, %d bytes", self.input_file, summary.requests, summary.bytes)
         return f"{self.endpoint} {summary.sha256}"
 
-    def _submit(self, submitter: Submitter, digest: str) -> Batch:
+    def _submit(self, submitter: Submitter, spec: BatchSpec, digest: str) -> Batch:
         key = submitter.key(digest)
         submitter.cancel_outdated({key})
         if batch := submitter.find(key):
             return batch
-        spec = BatchSpec(
-            endpoint=self.endpoint,
-            completion_window=self.completion_window,
-            metadata=self.metadata or {},
-            output_expires_after=self.output_expires_after,
-        )
         if self.input_file is None:
             return submitter.submit_file_id(spec, key, str(self.input_file_id))
         return submitter.submit_file(spec, key, self.input_file)

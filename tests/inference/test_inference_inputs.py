@@ -157,7 +157,6 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"requests": rows(2), "keep_columns": ["status"]}, "keep_columns has status"),
     ({"requests": rows(2), "output_schema": {"type": "nosuch"}}, "not a valid JSON schema"),
     ({"requests": rows(2), "output_schema": 7}, "output_schema is a dict or a pydantic model"),
-    ({"requests": rows(2), "retry_invalid": True}, "retry_invalid=True needs an output_schema"),
     ({"requests": rows(2), "output": "tokens"}, "output is 'tokens'"),
     ({"requests": rows(2), "output_format": "xml"}, "output_format is 'xml'"),
     ({"requests": rows(2), "endpoint": "v1/x"}, "endpoint is 'v1/x'"),
@@ -229,6 +228,7 @@ def test_an_output_that_cannot_be_written_is_found_first(server: DevServer, tmp_
         ({"requests": [], "output_expires_after": 1}, "output_expires_after is 1"),
         ({"requests": [], "input_expires_after": 1}, "input_expires_after is 1"),
         ({"requests": [], "poll_interval": 0}, "poll_interval is 0"),
+        ({"requests": [], "retry_invalid": True}, "retry_invalid=True needs an output_schema"),
     ],
 )
 def test_bad_arguments_are_refused_when_the_dag_is_parsed(kwargs: dict[str, Any], said: str) -> None:

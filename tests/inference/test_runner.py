@@ -16,7 +16,7 @@ from airflow_provider_openai_batches.exceptions import (
     TransportError,
 )
 from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
-from airflow_provider_openai_batches.idempotency.submit import Submitter
+from airflow_provider_openai_batches.idempotency.submit import BatchSpec, Submitter
 from airflow_provider_openai_batches.inference.data.job import Limits
 from airflow_provider_openai_batches.inference.data.requests import requests_from
 from airflow_provider_openai_batches.inference.runner import Runner, WaitFor
@@ -109,7 +109,9 @@ def runner(
     service: Service, folder: Path, rows: int = 4, since: float | None = None, **settings: Any
 ) -> Runner:
     """A prepared runner; two rows make a batch."""
-    given: dict[str, Any] = {"endpoint": ENDPOINT, "limits": Limits(max_requests=2), **settings}
+    asked = {name: settings.pop(name) for name in BatchSpec.__struct_fields__ if name in settings}
+    spec = BatchSpec(**{"endpoint": ENDPOINT, **asked})
+    given: dict[str, Any] = {"spec": spec, "limits": Limits(max_requests=2), **settings}
     task = TaskIdentity("deployment", "dag", "run", "task")
     hook: Any = service
     submitter = Submitter(hook, task, None, LOG)

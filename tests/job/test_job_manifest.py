@@ -6,36 +6,40 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from jobkit import CHAT, Service, prepare
 from upath import UPath
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.inference.data.manifest import BatchRecord, Manifest, check_target
+from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, BatchRecord, Manifest
 from airflow_provider_openai_batches.inference.data.merge import merge
+from airflow_provider_openai_batches.inference.workspace import check_target
+from airflow_provider_openai_batches.storage import read_json, write_json
 
 
 def made(tmp_path: Path) -> Manifest:
     job = prepare(tmp_path / "work", ["a", "b"])
     merged = merge(Service(tmp_path / "work", {(0, "row-1"): "invalid"}).index(job), tmp_path / "out")
     record = BatchRecord(shard=0, round=0, batch_id="batch_1", status="completed", counts={"total": 2})
-    return Manifest.of(
-        merged,
+    return Manifest(
         digest=job.digest,
         endpoint=CHAT,
         output_format="jsonl",
         batches=[record],
         times={"finished": "2025-01-31T12:00:00Z"},
+        rows=job.rows,
+        **msgspec.structs.asdict(merged),
     )
 
 
 def test_manifest(tmp_path: Path) -> None:
     """It is read as it was written, and is plain JSON."""
     manifest = made(tmp_path)
-    manifest.write(tmp_path / "out")
-    assert Manifest.read(tmp_path / "out") == manifest
+    write_json(tmp_path / "out" / MANIFEST_FILE, manifest)
+    assert read_json(tmp_path / "out" / MANIFEST_FILE, Manifest, "{}") == manifest
     written = json.loads((tmp_path / "out" / "manifest.json").read_bytes())
-    assert written == manifest.to_dict()
+    assert written == msgspec.to_builtins(manifest)
     assert written["rows"] == 2
     assert written["counts"] == {
         "succeeded": 1,
@@ -61,14 +65,14 @@ def test_free_directory(tmp_path: Path) -> None:
 def test_directory_of_this_job(tmp_path: Path) -> None:
     """The manifest of the same job says that there is nothing left to do."""
     manifest = made(tmp_path)
-    manifest.write(tmp_path / "out")
+    write_json(tmp_path / "out" / MANIFEST_FILE, manifest)
     assert check_target(tmp_path / "out", manifest.digest) == manifest
     assert check_target(tmp_path / "out") is None
 
 
 def test_directory_of_another_job(tmp_path: Path) -> None:
     """Results of another job are replaced only if the user says so."""
-    made(tmp_path).write(tmp_path / "out")
+    write_json(tmp_path / "out" / MANIFEST_FILE, made(tmp_path))
     with pytest.raises(
         InvalidInputError, match=r"holds the results of another job \(2 rows, .*overwrite=True"
     ):

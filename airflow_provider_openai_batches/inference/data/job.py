@@ -16,7 +16,7 @@ import msgspec
 
 from airflow_provider_openai_batches.api.models import MAX_EMBEDDING_INPUTS, MAX_FILE_BYTES, MAX_REQUESTS
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.storage import as_path, open_binary, read_json, whole
+from airflow_provider_openai_batches.storage import as_path, open_binary, read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,8 +117,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return [shard for shard in self.shards if shard.round == round_number]
 
     def save(self, work: AnyPath) -> None:
-        with whole(work / JOB_FILE) as handle:
-            handle.write(msgspec.json.format(msgspec.json.encode(self), indent=1))
+        write_json(work / JOB_FILE, self)
 
     @classmethod
     def load(cls, work: str | AnyPath) -> Job | None:
