@@ -10,7 +10,7 @@ from airflow_provider_openai_batches.api import models, validation
 from airflow_provider_openai_batches.exceptions import BatchTimeout, InvalidInputError, OpenAIBatchesError
 from airflow_provider_openai_batches.idempotency.ledger import Ledger
 from airflow_provider_openai_batches.idempotency.submit import BatchSpec, Submitter
-from airflow_provider_openai_batches.inference.settings import Settings
+from airflow_provider_openai_batches.inference.settings import COUNTS, Settings
 from airflow_provider_openai_batches.operators.base import (
     WaitingOperator,
     first_event,
@@ -27,17 +27,6 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.data.requests import Request
     from airflow_provider_openai_batches.inference.runner import Runner, WaitFor
     from airflow_provider_openai_batches.triggers.openai_batches import OpenAIBatchTrigger
-
-
-# The least and the most that each may be.
-COUNTS: dict[str, tuple[int, int | None]] = {
-    "max_requests_per_batch": (1, models.MAX_REQUESTS),
-    "max_bytes_per_batch": (1, models.MAX_FILE_BYTES),
-    "max_embedding_inputs_per_batch": (1, models.MAX_EMBEDDING_INPUTS),
-    "max_active_batches": (1, None),
-    "max_rounds": (0, None),
-    "max_requests": (1, None),
-}
 
 
 class OpenAIBatchInferenceOperator(WaitingOperator):

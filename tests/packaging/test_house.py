@@ -50,7 +50,7 @@ WITHOUT_AIRFLOW = {
     "inference.data",
 }
 HTTP_LIBRARIES = {"requests", "urllib3", "httpx"}
-HTTP_FILES = {"api.client", "api.async_client", "api.download"}
+HTTP_FILES = {"api.client", "api.async_client"}
 
 
 # Rule 1: the rooms below Airflow.
