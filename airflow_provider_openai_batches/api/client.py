@@ -1,4 +1,4 @@
-"""The requests session of workers, with uploads and downloads: it carries out what :mod:`.protocol` builds."""
+"""The requests session of workers, its uploads and downloads: it carries out what :mod:`.protocol` builds."""
 
 from __future__ import annotations
 
