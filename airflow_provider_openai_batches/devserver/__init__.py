@@ -24,11 +24,11 @@ schema gets an instance of it.
 
 - ``fail:429`` (or another status): the request fails
 - ``expire``: the request is not executed in time, and the batch ends as expired
-- ``omit``: the request is executed and paid, but its result is in neither file
+- ``omit``: the request is executed and paid for, but its result is in neither file
 - ``refuse``: the answer is a refusal
-- ``invalid_json``: the content of the answer breaks off
+- ``invalid_json``: the content of the answer is incomplete JSON
 
-With ``*N`` at the end, as in ``fail:429*1``, this holds for the first N runs of the request only.
+With ``*N`` at the end, as in ``fail:429*1``, this applies to the first N runs of the request only.
 
 **Control routes** are under ``/_dev/``, and can only be used from the server's own machine.
 :class:`DevServer` has a method for each:
@@ -55,15 +55,16 @@ With ``*N`` at the end, as in ``fail:429*1``, this holds for the first N runs of
   that long), enqueued_token_limit, api_keys, freeze (no batch changes its status), list_enabled, omit_nulls,
   seed (decides the order of the results, and when a fault with a probability applies).
 - ``GET /_dev/stats?metadata_key=K``: requests by operation, peak_in_flight, files, bytes_uploaded, batches
-  stored, running and by status, batches by their metadata K, and how many request lines were executed, paid
-  (succeeded), and executed or paid more than once. Lines with the same body and custom_id count as the same.
+  stored, running and by status, batches by the value of their metadata K, and how many request lines were
+  executed, paid for (succeeded), and executed or paid for more than once. Lines with the same body and
+  custom_id count as the same.
 - ``GET /_dev/batches?metadata.K=V``: full batches, oldest first.
 - ``POST /_dev/batches/ID``: ``{"status": ..., "after": 0.5, "stuck": true, any field: any value}``. A
   terminal status is reached before the route answers, with the fraction ``after`` of the requests executed;
   any other status is set as it is. ``stuck`` keeps the status.
 - ``POST /_dev/seed``: ``{"count": 100000, "status": "completed", "metadata": {...}, "spread_seconds":
-  3600}`` adds batches as if others had created them. The counts and ``/_dev/batches`` leave them out.
-- ``POST /_dev/reset`` forgets everything, and restores the settings of the start.
+  3600}`` adds batches as if somebody else had created them. The counts and ``/_dev/batches`` leave them out.
+- ``POST /_dev/reset`` forgets everything, and restores the initial settings.
 """
 
 from __future__ import annotations

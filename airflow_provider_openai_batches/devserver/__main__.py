@@ -26,15 +26,15 @@ def _parser() -> ArgumentParser:
     )
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on")
-    add("--port", type=int, default=8089, help="0 takes a free port")
+    add("--port", type=int, default=8089, help="port to listen on; 0 picks a free one")
     add(
         "--batch-seconds",
         type=float,
         default=20.0,
-        help="how long a batch takes, from its creation to its end",
+        help="seconds that a batch takes, from its creation to its end",
     )
     add("--upstream", help="base URL, with /v1, of a real API to send every request to")
-    add("--upstream-key", help=f"its key; better given in the environment as {KEY_VARIABLE}")
+    add("--upstream-key", help=f"API key of the upstream; it is safer to set {KEY_VARIABLE} instead")
     add("--concurrency", type=int, default=8, help="how many requests are sent to the upstream at a time")
     add("--latency", type=float, default=0.0, help="seconds to delay each answer")
     add("--data-dir", type=Path, help="where to keep files; by default, in a temporary folder")

@@ -1,4 +1,4 @@
-"""Answers a request line without a model: from the line alone, so that it always gets the same answer."""
+"""Answers a request line without a model. The answer depends only on the line, so it is always the same."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from airflow_provider_openai_batches.devserver.token_usage import TokenUsage
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.devserver.input_lines import InputLine
 
-# A plain number: to look up the enum's member for every request is slow.
+# A plain number, because looking up the enum member for every request is slow.
 OK = int(HTTPStatus.OK)
 
 
@@ -30,6 +30,8 @@ class SyntheticAnswer(NamedTuple):
 
 def answer(line: InputLine, endpoint: str, created: int, quirk: str = "") -> SyntheticAnswer:
     """
+    Answer one request line.
+
     :param created: the Unix second at which the answer says it was made.
     :param quirk: what the request asks to happen: ``fail:STATUS``, ``refuse`` or ``invalid_json``.
     """

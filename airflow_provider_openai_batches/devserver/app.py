@@ -26,7 +26,7 @@ JSON = "application/json"
 
 
 class LargeFileResponse(FileResponse):
-    """Sends larger pieces than the default: each piece costs a switch between threads."""
+    """Sends larger chunks than the default, because each chunk costs a switch between threads."""
 
     chunk_size = 1 << 20
 

@@ -1,4 +1,4 @@
-"""What a batch shows of itself at a given time: its counts, and the object that the API answers with."""
+"""A batch as the API shows it at a given time: its request counts, and the Batch object."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def requests_done(record: StoredBatch, now: float) -> int:
-    """How many requests are executed by now. Their number rises evenly while the batch is in progress."""
+    """How many requests have been executed by now. The number rises evenly while a batch is in progress."""
     if record.done is not None:
         return record.done
     if record.portion is not None:

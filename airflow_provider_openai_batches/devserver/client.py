@@ -13,13 +13,13 @@ class DevServerClient:
     """
     Every method raises :class:`httpx.HTTPError` if the server does not answer, or answers with an error.
 
-    :param base_url: what the server printed, for example ``http://127.0.0.1:8089/v1``.
+    :param base_url: the URL that the server printed, for example ``http://127.0.0.1:8089/v1``.
     """
 
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url.rstrip("/")
         root = self.base_url.removesuffix("/v1") + "/_dev"
-        # This is plain HTTP to the same machine. Loading certificates would take longer than all the rest.
+        # This is plain HTTP to the same machine. Loading certificates would take longer than everything else.
         self._client = httpx.Client(base_url=root, timeout=TIMEOUT, trust_env=False, verify=False)  # noqa: S501
 
     def __enter__(self) -> Self:

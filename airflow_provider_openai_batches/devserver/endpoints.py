@@ -1,8 +1,9 @@
 """
 The endpoints that a batch can call, and how each one answers a request.
 
-A new endpoint is one record in ``ENDPOINTS`` and the function that answers for it. The same request always
-gets the same answer. Every answer says that no model made it: in ``system_fingerprint``, or in ``devserver``.
+To add an endpoint, add a record to ``ENDPOINTS`` and a function that makes its answers. The same request
+always gets the same answer. Every answer says that no model made it: in ``system_fingerprint`` or in
+``devserver``.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ CHAT = "/v1/chat/completions"
 
 class Prompt(NamedTuple):
     """
-    What an endpoint's function answers.
+    What an endpoint's function gets, to make an answer from.
 
     :param body: the body of the request.
     :param content: the field of the body that holds the prompt.
     :param text: all texts of the prompt and the instructions.
-    :param id: is part of the answer's own id.
+    :param id: a part of the id of the answer.
     :param created: the Unix second at which the answer says it was made.
     :param quirk: ``refuse`` or ``invalid_json``, if the request asks for that.
     """
@@ -70,7 +71,7 @@ class Endpoint(NamedTuple):
 
 
 def inputs_of(content: Any) -> list[Any]:
-    """The inputs of an embedding or a moderation: a list is several, but a list of tokens is one."""
+    """The inputs of an embedding or moderation. A list holds several inputs, but a list of tokens is one."""
     several = isinstance(content, list) and content and not isinstance(content[0], int)
     return content if several else [content]
 

@@ -44,12 +44,12 @@ Operation = Literal[
 
 class FaultRule(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """
-    :param times: how many calls it applies to; None is all.
+    :param times: how many calls it applies to; None means all of them.
     :param skip: how many matching calls to let pass first.
-    :param path: applies only to calls with this in their path.
+    :param path: the rule applies only to calls with this in their path.
     :param after: for ``status``: carry out the call first.
-    :param seconds: for ``delay``.
-    :param bytes: for ``cut_download``: how many are sent.
+    :param seconds: for ``delay``: how long to wait before the call is carried out.
+    :param bytes: for ``cut_download``: how many bytes of the file are sent.
     """
 
     operation: Operation
@@ -89,7 +89,7 @@ class Faults:
     def clear(self) -> None:
         self.rules: list[FaultRule] = []
         self.fired = 0
-        self._random = Random(self._seed)  # noqa: S311 - it must repeat, not be secret
+        self._random = Random(self._seed)  # noqa: S311 - it must be repeatable, not secret
 
     def pick(self, operation: str, path: str) -> FaultRule | None:
         for rule in self.rules:
@@ -108,7 +108,7 @@ class Faults:
 
 
 class FaultyCall:
-    """A call that a fault happens to."""
+    """A call to which a fault rule applies."""
 
     def __init__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         self._app = app

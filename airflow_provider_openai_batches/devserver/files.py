@@ -1,4 +1,4 @@
-"""The stored files: their list in memory, their bytes in a folder."""
+"""The stored files: the list is kept in memory, the bytes in a folder."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class FileStore:
         self, path: Path, filename: str, purpose: str, *, sha256: str = "", expiry: int | None = None
     ) -> StoredFile:
         """
-        Store the file that was written to ``path``, which :meth:`new_path` gave.
+        Store the file that was written to ``path``, which came from :meth:`new_path`.
 
-        :param expiry: how many seconds the file lives; None is for ever.
+        :param expiry: how many seconds the file lives; None means for ever.
         """
         now = int(self._clock.wall())
         wire = FileObject(path.name, filename, path.stat().st_size, purpose, now)

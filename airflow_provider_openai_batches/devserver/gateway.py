@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PREFIXES = ("/openai/v1/", "/openai/", "/v1/")
 CONTROL = "/_dev/"
 LOOPBACK = ("127.", "::1", "::ffff:127.")
-# The key is the method, the collection, and the rest of the path with ID for an id.
+# Each key is the method, the collection, and the rest of the path, in which ID stands for an id.
 OPERATIONS = {
     ("POST", "batches", ""): "create_batch",
     ("GET", "batches", ""): "list_batches",

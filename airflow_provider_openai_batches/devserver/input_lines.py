@@ -34,7 +34,7 @@ def digest(line: InputLine) -> bytes:
 
 
 def estimated_tokens(body: msgspec.Raw) -> int:
-    """The prompt tokens of a request, estimated at four bytes of its body each."""
+    """An estimate of the prompt tokens of a request: one token for every four bytes of its body."""
     return max(1, len(memoryview(body)) // 4)
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 # stays finalizing or cancelling.
 VALIDATED_AT, EXECUTED_AT, ENDING_TAKES = 0.1, 0.9, 0.1
 SENDER_TIMEOUT = 5.0
-FORCED_ERROR = {"code": "server_error", "line": None, "message": "Failed by force.", "param": None}
+FORCED_ERROR = {"code": "server_error", "line": None, "message": "Forced to fail.", "param": None}
 
 
 class Lifecycle:
@@ -64,14 +64,14 @@ class Lifecycle:
         }
 
     def begin(self, record: StoredBatch) -> None:
-        """Start with a batch that was just created."""
+        """Start processing a batch that was just created."""
         self.running[record.wire.id] = record
         record.due = record.start + VALIDATED_AT * record.seconds
         self._worker.submit(partial(self._check, record))
         self._worker.submit(partial(self.advance, record), record.due)
 
     def wake(self) -> None:
-        """The clock may run again: bring every batch up to date."""
+        """Bring every batch up to date, because the clock may be running again."""
         for record in list(self.running.values()):
             self.advance(record)
         self._worker.wake()
@@ -98,7 +98,7 @@ class Lifecycle:
             record.input, record.wire.endpoint, seed=self._settings.seed, runs=self._tally.executed
         )
         with self.lock:
-            if record.input is None:  # a test has ended the batch meanwhile
+            if record.input is None:  # in the meantime a test has ended the batch
                 return
             self._check_token_limit(check)
             record.check = check
@@ -125,7 +125,7 @@ class Lifecycle:
             )
 
     def _produce(self, record: StoredBatch) -> None:
-        """Have the result files written, unless that was done before; with an upstream, send the requests."""
+        """Start writing the result files, only once. With an upstream, start sending the requests."""
         if record.producing:
             return
         record.producing = True
@@ -198,7 +198,7 @@ class Lifecycle:
         return True
 
     def _stop_executing(self, record: StoredBatch, status: str, ending: str) -> None:
-        """No more requests are executed: settle how many were, and write the results."""
+        """Stop executing requests: settle how many were executed, and write the results."""
         now = self._clock.now()
         record.done = record.total if ending == "completed" else requests_done(record, now)
         record.ending = ending
@@ -272,10 +272,10 @@ class Lifecycle:
         self, record: StoredBatch, status: str | None, after: float | None, *, stuck: bool | None
     ) -> None:
         """
-        Set a status, and hold it or go on from it.
+        Give the batch a status. It keeps that status if it is stuck, and goes on from it otherwise.
 
         :param status: a terminal one is reached once the results are written: wait on ``record.over``.
-        :param after: the fraction of the requests that is executed by then.
+        :param after: the fraction of the requests that have been executed by then.
         """
         self.advance(record)
         record.portion = after if after is not None else record.portion

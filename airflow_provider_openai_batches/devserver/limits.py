@@ -1,8 +1,8 @@
 """
 The limits of the service, and its default lifetime of files.
 
-They are stated here once more, apart from the client's: a test server that shared the client's constants
-could not show that one of them is wrong.
+They repeat the client's limits on purpose: a test server that shared the client's constants could not show
+that one of them is wrong.
 """
 
 from __future__ import annotations

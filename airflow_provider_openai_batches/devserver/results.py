@@ -66,7 +66,7 @@ class _ResultFile:
 
 
 class ResultWriter:
-    """Writes down how each request ended. May be called from several threads."""
+    """Records how each request ended. Can be called from several threads."""
 
     def __init__(self, record: StoredBatch, files: FileStore, tally: Tally) -> None:
         self.outcomes = Outcomes()
@@ -100,7 +100,7 @@ class ResultWriter:
                 )
 
     def unreachable(self, line: InputLine, message: str) -> None:
-        """The upstream gave no answer, so that nobody knows whether the request was executed."""
+        """The upstream did not answer, so nobody knows whether the request was executed."""
         with self._lock:
             self.outcomes.failed += 1
             self._write_error(line, "upstream_unreachable", message)

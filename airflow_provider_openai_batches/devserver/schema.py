@@ -22,7 +22,10 @@ def choose(options: list[Any], text: str) -> Any:
 
 def instance(schema: Any, text: str) -> Any:
     """
-    :param schema: object, array, string, number, integer, boolean, enum, const, ``$ref``, anyOf, allOf.
+    Make a value.
+
+    :param schema: a JSON schema; it may use object, array, string, number, integer, boolean, enum, const,
+        ``$ref``, anyOf, oneOf and allOf.
     :param text: the prompt that the value answers.
     """
     return _Maker(schema, text).make(schema, "", 0)

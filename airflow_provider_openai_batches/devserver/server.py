@@ -31,7 +31,7 @@ BACKLOG = 2048
 
 
 class _Protocol(HttpToolsProtocol):
-    """Gives the application its connection, so that a fault can cut it."""
+    """Gives the application access to its connection, so that a fault can cut the connection."""
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -75,7 +75,7 @@ class _Uvicorn(uvicorn.Server):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        while self.server_state.connections:  # noqa: ASYNC110 - the loop closes them in its next turns
+        while self.server_state.connections:  # noqa: ASYNC110 - the loop closes them soon
             await asyncio.sleep(0)
 
 
@@ -86,11 +86,11 @@ class DevServer:
     ``with DevServer(batch_seconds=0.2) as server: server.base_url``. Leaving the block closes the server.
     Between :meth:`stop` and :meth:`start` there is an outage: connections are refused, but batches go on.
 
-    :param port: 0 takes a free port.
+    :param port: 0 picks a free port.
     :param clock: the wall clock, in Unix seconds.
     :param data_dir: where files are kept; by default, in a temporary folder.
     :param upstream: the base URL of a real API to send the requests to, with ``/v1``.
-    :param upstream_key: its key.
+    :param upstream_key: the API key of the upstream.
     :param concurrency: how many requests are sent to the upstream at a time.
     :param settings: see :class:`~airflow_provider_openai_batches.devserver.settings.Settings`.
     """
@@ -139,7 +139,7 @@ class DevServer:
 
     def start(self) -> None:
         """
-        Serve. After :meth:`stop`, it is on the same port, with the same files and batches.
+        Start serving. After :meth:`stop`, this uses the same port again, with the same files and batches.
 
         :raises OSError: if the port is taken.
         """

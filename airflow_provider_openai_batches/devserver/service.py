@@ -1,4 +1,4 @@
-"""What the routes do: the calls of the API, and what tests may ask for."""
+"""What the routes do: the calls of the API, and the control methods for tests."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ class BatchService:
         stuck: bool | None = None,
         **fields: Any,
     ) -> dict[str, Any]:
-        """Return the batch; if ``status`` is a terminal one, once it is reached."""
+        """Return the batch. If ``status`` is terminal, wait until the batch has reached it."""
         with self.lifecycle.lock:
             record = self.find_batch(batch_id)
             record.overrides = {**(record.overrides or {}), **fields}
@@ -191,7 +191,7 @@ class BatchService:
         spread_seconds: float = 0.0,
     ) -> int:
         """
-        Add batches without files, as if others had created them over the last ``spread_seconds``.
+        Add batches without files, as if somebody else had created them over the last ``spread_seconds``.
 
         :returns: how many batches there are now.
         """
@@ -224,7 +224,7 @@ class BatchService:
         return record
 
     def reset(self) -> None:
-        """Forget all files, batches, faults and counts, and restore the settings of the start."""
+        """Forget all files, batches, faults and counts, and restore the initial settings."""
         with self.lifecycle.lock:
             self.lifecycle.reset()
             self.batches.clear()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 FIRST = "validating"
 OVER = frozenset({"completed", "failed", "expired", "cancelled"})
-# The endings that leave requests undone, and what the error file says of such a request.
+# The terminal statuses that leave requests unexecuted, and the error file's message for such a request.
 NOT_EXECUTED = {
     "expired": "This request could not be executed before the completion window expired.",
     "cancelled": "This request was not executed because the batch was cancelled.",

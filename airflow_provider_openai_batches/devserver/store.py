@@ -1,4 +1,4 @@
-"""What the server keeps of files and batches, and ordered collections of both."""
+"""What the server stores for each file and batch, and ordered collections of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class StoredFile:
     """
     :param born: when the file was stored, on the batch clock.
-    :param users: how many batches still read the file. If it is deleted, its bytes are kept until none does.
+    :param users: how many batches still need the file. The bytes of a deleted file are kept until none does.
     """
 
     wire: FileObject
@@ -89,7 +89,7 @@ class StoredBatch:
     :param seeded: a test has added the batch; it was not created over the API.
     :param dropped: the server was reset, and has forgotten the batch.
     :param producing: the writing of the results has been started.
-    :param sent: with an upstream, how its requests have ended so far.
+    :param sent: with an upstream, how many requests have succeeded and failed so far.
     :param overrides: the fields that a test has set.
     :param over: set when the batch is over, for a test that waits for that.
     """

@@ -14,7 +14,7 @@ class Tally:
         self.reset()
 
     def reset(self) -> None:
-        """Start again; the calls in flight are still in flight."""
+        """Set all counts to zero, except the number of calls in flight."""
         self.requests: Counter[str] = Counter()
         self.peak_in_flight = 0
         self.bytes_uploaded = 0

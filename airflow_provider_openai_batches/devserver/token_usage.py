@@ -15,7 +15,7 @@ class TokenUsage(NamedTuple):
 
     @classmethod
     def of(cls, input_tokens: int, output_tokens: int = 0) -> Self:
-        """A fixed share of the input counts as cached, and of the output as reasoning."""
+        """A fixed share of the input counts as cached, and a fixed share of the output as reasoning."""
         return cls(input_tokens, input_tokens // 8, output_tokens, output_tokens // 4)
 
     def report(self) -> dict[str, Any]:

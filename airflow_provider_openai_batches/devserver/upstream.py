@@ -28,7 +28,7 @@ class Upstream:
     A real API.
 
     :param url: its base URL, with ``/v1``.
-    :param concurrency: how many requests it is given at a time, from all batches together.
+    :param concurrency: how many requests are sent to it at a time, for all batches together.
     """
 
     def __init__(self, url: str, key: str | None, concurrency: int) -> None:
@@ -42,9 +42,10 @@ class Upstream:
 
 def send_requests(record: StoredBatch, writer: ResultWriter, upstream: Upstream) -> WrittenResults:
     """
-    Send each request of a batch, and write down the answers.
+    Send each request of a batch, and record the answers.
 
-    Once the batch is expired or cancelled, no more requests are sent; those under way are still answered.
+    Once the batch is expired or cancelled, no more requests are sent. The answers to those that were already
+    sent are still recorded.
 
     :raises BatchDropped: if the server was reset meanwhile.
     """
@@ -97,7 +98,7 @@ class _Sender:
         try:
             response = self._client.post(url, content=bytes(line.body))
         except httpx.HTTPError as error:
-            text = f"No answer from the upstream: {type(error).__name__}: {error}"
+            text = f"The upstream did not answer: {type(error).__name__}: {error}"
             return self._writer.unreachable(line, text)
         try:
             body = msgspec.json.decode(response.content)

@@ -53,7 +53,7 @@ def check_file(file: StoredFile, endpoint: str, *, seed: int, runs: Mapping[byte
     checker.read(file)
     check = checker.check
     check.order.extend(range(check.total))
-    Random(f"{seed}:{file.sha256}").shuffle(check.order)  # noqa: S311 - it must repeat, not be secret
+    Random(f"{seed}:{file.sha256}").shuffle(check.order)  # noqa: S311 - it must be repeatable, not secret
     for place, index in enumerate(check.order if check.quirks else ()):
         quirk = check.quirks.get(index, "")
         if quirk.startswith("fail"):
@@ -92,10 +92,10 @@ class _Checker:
                 offset += len(raw)
                 let_others_run(self._number)
         if not self.check.total:
-            self.error("empty_file", "The batch input file is empty. Give it at least one request.")
+            self.error("empty_file", "The batch input file is empty. It must have at least one request.")
         limit = self._endpoint.max_inputs
         if limit is not None and self._inputs > limit:
-            self.error("too_many_inputs", f"The requests of the batch have over {limit} inputs together.")
+            self.error("too_many_inputs", f"The requests of the batch have over {limit} inputs in total.")
         return None
 
     def _read_line(self, raw: bytes) -> None:

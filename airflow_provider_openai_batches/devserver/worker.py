@@ -1,4 +1,4 @@
-"""A thread that does one job after the other: long ones at once, others at their time."""
+"""A thread that does one job after the other, each as soon as possible or at a set time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Worker:
             self._changed.notify()
 
     def wake(self) -> None:
-        """The clock was changed: look at it again."""
+        """Look at the clock again, because it was changed."""
         with self._changed:
             self._changed.notify()
 
