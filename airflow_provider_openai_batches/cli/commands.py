@@ -1,4 +1,4 @@
-"""What the commands do. They end with an exit code, and with a sentence if something is wrong."""
+"""What the commands do. Each ends with an exit code, and with a sentence if something went wrong."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def cancel_batches(args: Namespace, hook: OpenAIBatchesHook) -> int:
 
 def _confirm(count: int) -> None:
     if not sys.stdin.isatty():
-        _fail(f"{count} batches would be cancelled, and nobody can be asked. Add --yes to do it.")
+        _fail(f"{count} batches would be cancelled, but there is no terminal to ask on. Add --yes to do it.")
     answer = input(f"Cancel {count} batches? Requests that are done by now are billed. [y/N] ")
     if answer.strip().lower() not in {"y", "yes"}:
         _fail("Nothing was cancelled.")
@@ -177,7 +177,7 @@ def download_results(args: Namespace, hook: OpenAIBatchesHook) -> int:
     batch = hook.retrieve_batch(args.batch_id)
     if not batch.is_over:
         _fail(
-            f"Batch {batch.id} is {batch.status}; it has results when it is over. "
+            f"Batch {batch.id} is {batch.status}; it will have results once it is over. "
             f"Wait for it with: airflow openai-batches watch {batch.id}"
         )
     if not (batch.output_file_id or batch.error_file_id):

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def clean(value: object) -> str:
-    """Text from elsewhere, without the control characters that a terminal obeys."""
+    """Text from outside, without the control characters that a terminal would act on."""
     return "".join(
         sign if sign.isprintable() or sign == "\n" else "\N{REPLACEMENT CHARACTER}" for sign in str(value)
     )
 
 
 def text(value: object) -> str:
-    """The same for a cell of a table: one line, in which rich finds no markup."""
+    """The same for a cell of a table: on one line, and escaped so that rich finds no markup."""
     return escape(clean(value).replace("\n", " ")) if value is not None else ""
 
 

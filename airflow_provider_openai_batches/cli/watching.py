@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.models import Batch
     from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 
-# Up to this many running batches are asked for one by one; more of them are cheaper to find in the list.
+# Up to this many running batches are retrieved one by one; for more of them, reading the list is cheaper.
 FEW = 10
 STYLES = {"completed": "green", "failed": "red", "expired": "yellow", "cancelled": "yellow"}
 
 
 class Watch:
     """
-    Ask for the batches again and again until all of them are over.
+    Poll the batches until all of them are over.
 
     :param interval: seconds between two rounds of requests.
     :param live: whether to show anything in the meantime.
@@ -56,7 +56,7 @@ class Watch:
         self._said: dict[str, str] = {}
 
     def run(self) -> list[Batch]:
-        """The batches as they ended."""
+        """Poll until all batches are over, and return them as they ended."""
         if not self.live:
             self._look_until_over(lambda: None)
         elif self.console.is_terminal:
@@ -74,7 +74,7 @@ class Watch:
             show()
 
     def _look(self) -> None:
-        """Show an error that can go away by itself, and raise any other."""
+        """Poll the running batches once. Show an error that can go away by itself, and raise any other."""
         running = [batch for batch in self.batches.values() if not batch.is_over]
         try:
             found = self._in_list(running) if len(running) > FEW else {}
@@ -137,7 +137,7 @@ class Watch:
 
 
 def _left(batch: Batch, now: float) -> str:
-    """The time left: at the pace so far, or else until the completion window closes."""
+    """The time left: an estimate from the pace so far, or else until the completion window closes."""
     if batch.is_over:
         return ""
     left = time_left([Seen.of(batch, now)], now)

@@ -51,7 +51,7 @@ class Rights(msgspec.Struct, frozen=True):
 
 
 def rights(user: Any, conn_id: str, batches: Iterable[Batch]) -> Rights:
-    """Ask the auth manager and the metadata database; blocks."""
+    """What a user may do with these batches. Asks the auth manager and the metadata database; blocks."""
     manager = get_auth_manager()
     teams = teams_by_dag(dag_id for batch in batches if (dag_id := Origin.of(batch).dag_id))
 

@@ -112,7 +112,12 @@ async def list_batches(
     dag_id: OptionalText = None,
     run_id: OptionalText = None,
 ) -> dict[str, Any]:
-    """One page, newest first, without what the user may not see; ``dag_id`` and ``run_id`` narrow it."""
+    """
+    One page of the list, newest first, without the batches that the user may not see.
+
+    :param dag_id: show only batches of this DAG.
+    :param run_id: show only batches of this run.
+    """
     async with _client(request, conn_id) as client:
         found = await _page(client, conn_id, after)
     began = await asyncio.to_thread(run_began, dag_id, run_id) if dag_id and run_id else None
@@ -173,7 +178,7 @@ async def cancel_batch(request: Request, user: GetUserDep, conn_id: ConnId, batc
 
 @asynccontextmanager
 async def _client(request: Request, conn_id: str) -> AsyncIterator[CachedClient]:
-    """The client of a connection; whatever goes wrong with it becomes an answer with a sentence."""
+    """The client of a connection. Its errors become answers with a sentence for the user."""
     clients: CachedClients = request.app.state.clients
     try:
         client = await clients.get(conn_id)
@@ -193,7 +198,7 @@ async def _page(client: CachedClient, conn_id: str, after: str | None) -> BatchP
 
 
 def _cursor(found: BatchPage, began: float | None) -> str | None:
-    """Where the next page begins; None at the end of the list, or before the run began."""
+    """The cursor of the next page; None if the list has ended, or has gone back past the run's beginning."""
     if not found.has_more or not found.data:
         return None
     oldest = found.data[-1]

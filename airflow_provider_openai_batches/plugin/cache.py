@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class _Entry:
-    """A call that is running, or its answer and the time of that."""
+    """A call that is running, or its answer and the time at which that came."""
 
     def __init__(self, call: Awaitable[Any], clock: Callable[[], float]) -> None:
         self.answered_at: float | None = None
@@ -26,11 +26,11 @@ class _Entry:
 
 class CallCache:
     """
-    Keep each answer for a few seconds; an error too, so that a dead service is not asked more often.
+    Keep each answer for a few seconds, and each error too, so that a dead service gets no extra calls.
 
-    Whoever asks while the call is running waits for that call. If one of them gives up, the call goes on.
+    Callers who ask while the call is running wait for that call. If one of them gives up, the call goes on.
 
-    :param seconds: how long an answer is kept after it came.
+    :param seconds: how long an answer is kept after it has arrived.
     :param size: the highest number of answers that are kept.
     """
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.models import Batch, BatchPage, File
 
 PAGE_SIZE = 100
-# Bytes of an error file that are read to show its first lines.
+# How many bytes of an error file are read to show its first lines.
 FILE_START = 65_536
 
 
@@ -24,7 +24,7 @@ class CachedClient:
     """
     The service behind one connection.
 
-    :param seconds: how long an answer is served to everybody.
+    :param seconds: how long an answer is kept and served to all viewers.
     """
 
     def __init__(self, config: ClientConfig, seconds: float) -> None:
@@ -72,7 +72,7 @@ class CachedClients:
     """
     The clients of all connections that somebody looks at; a changed connection gets a new client.
 
-    :param seconds: how long an answer, and the settings of a connection, are served.
+    :param seconds: how long answers, and the settings of a connection, are kept.
     """
 
     def __init__(self, seconds: float = 4.0, load: Callable[[str], ClientConfig] = load_config) -> None:
@@ -86,7 +86,7 @@ class CachedClients:
         The client of a connection.
 
         :raises AirflowNotFoundException: if there is no such connection.
-        :raises InvalidConnectionError: if it cannot be used.
+        :raises InvalidConnectionError: if the connection cannot be used.
         """
         config: Any = await self._configs.get(conn_id, lambda: asyncio.to_thread(self._load, conn_id))
         known = self._clients.get(conn_id)

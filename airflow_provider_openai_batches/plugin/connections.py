@@ -19,10 +19,10 @@ MAX_CONNECT_TIMEOUT = 5.0
 
 def load_config(conn_id: str) -> ClientConfig:
     """
-    Read a connection, with timeouts for somebody who is looking at a page; blocks.
+    Read a connection, with timeouts that suit a person who is waiting for a page; blocks.
 
-    :raises AirflowNotFoundException: if there is no connection of this id and of a fitting type.
-    :raises InvalidConnectionError: if it cannot be used.
+    :raises AirflowNotFoundException: if there is no connection with this id and a suitable type.
+    :raises InvalidConnectionError: if the connection cannot be used.
     """
     config = read_config(conn_id, _find)
     return msgspec.structs.replace(

@@ -1,7 +1,7 @@
 """
 What the page's routes answer when something fails: a status, and a sentence that says what to do.
 
-No key, header or other setting of a connection is in a sentence.
+A sentence never contains a key, a header or another setting of a connection.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _NO_SUCH_PATH = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
 
 
 def failure(status: HTTPStatus, sentence: str) -> HTTPException:
-    """An error answer; Airflow's access log shows the status as it is given, so it is a plain number."""
+    """An error answer. Its status is a plain number, because Airflow's access log shows it as it is given."""
     return HTTPException(status.value, sentence)
 
 
@@ -70,11 +70,11 @@ def service_error(error: OpenAIBatchesError, conn_id: str, config: ClientConfig)
 
 
 def list_error(error: APIError, conn_id: str, after: str | None) -> HTTPException | None:
-    """The answer for a list that fails in a way that only a list can; None for all other errors."""
+    """The answer for an error that only a list request can have; None for all other errors."""
     if after is not None and error.status in _BAD_CURSOR:
         return failure(
             HTTPStatus.BAD_REQUEST,
-            f"The list cannot go on after {after!r}: the service knows no such batch. Reload the page.",
+            f"The list cannot go on after {after!r}: the service does not know this batch. Reload the page.",
         )
     is_redirect = HTTPStatus.MULTIPLE_CHOICES <= error.status < HTTPStatus.BAD_REQUEST
     if error.status in _NO_SUCH_PATH or is_redirect:
@@ -95,7 +95,7 @@ def _refused(error: APIError, conn_id: str, config: ClientConfig) -> HTTPExcepti
         )
     if error.status == HTTPStatus.NOT_FOUND:
         return failure(
-            HTTPStatus.NOT_FOUND, f"The service behind connection {conn_id!r} knows no such batch."
+            HTTPStatus.NOT_FOUND, f"The service behind connection {conn_id!r} does not know this batch."
         )
     if error.status == HTTPStatus.CONFLICT:
         return failure(
@@ -118,7 +118,7 @@ def _unreachable(error: TransportError, conn_id: str) -> HTTPException:
     if error.sent:
         return failure(
             HTTPStatus.BAD_GATEWAY,
-            f"The host of connection {conn_id!r} gave no answer that a Batch API would give. Try again soon. "
+            f"The host of connection {conn_id!r} did not answer as a Batch API does. Try again soon. "
             "If that does not help, check its base URL under Admin → Connections.",
         )
     return failure(

@@ -1,4 +1,4 @@
-"""What the page shows of a batch, as JSON. Nothing that is not named here reaches the browser."""
+"""What the page shows of a batch, as JSON. Only what is named here reaches the browser."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def test_live_to_completion(page: BatchesPage, airflow: AirflowStack) -> None:
     page.open_run("ask", run_id)
     page.page.evaluate("window.notReloaded = true")
     expect(page.frame.locator("h1")).to_have_text("Batches of this run", timeout=30 * SECONDS)
-    expect(page.notice).to_contain_text("No batch of this run")
+    expect(page.notice).to_contain_text("No batches of this run")
     page.page.frames[-1].goto(f"{airflow.url}/openai-batches/?dag_id=ask&run_id={run_id}&conn_id=live")
     expect(page.frame.locator("h1")).to_have_text("Batches of this run")
     deadline = time.monotonic() + 60
@@ -121,7 +121,7 @@ def test_live_to_completion(page: BatchesPage, airflow: AirflowStack) -> None:
     expect(status).to_have_text(re.compile("validating|in progress"))
     expect(status).to_have_text("completed", timeout=40 * SECONDS)
     expect(page.rows.locator(".cell.progress")).to_have_text("40 of 40")
-    expect(page.frame.locator("#freshness")).to_have_text("Nothing runs")
+    expect(page.frame.locator("#freshness")).to_have_text("Nothing is running")
     assert page.page.evaluate("window.notReloaded")
     assert airflow.wait_for_run("ask", run_id) == "success"
 
@@ -187,7 +187,7 @@ def test_hostile_metadata(page: BatchesPage, account: Account) -> None:
 def test_an_empty_account(page: BatchesPage) -> None:
     """The page says that there is nothing, and what would be here."""
     page.open(conn_id="empty")
-    expect(page.notice).to_contain_text("No batch yet")
+    expect(page.notice).to_contain_text("No batches yet")
     expect(page.frame.locator("#table")).to_be_hidden()
 
 

@@ -24,7 +24,7 @@ async function call(path, params = {}, options = {}) {
   }
   const body = await answer.json().catch(() => ({}));
   if (answer.ok) return body;
-  if (answer.status === 401) throw new Problem(401, "Your login has ended. Reload Airflow and log in again.");
+  if (answer.status === 401) throw new Problem(401, "Your login expired. Reload Airflow and log in again.");
   if (answer.status === 403 && body.detail === "Forbidden") {
     throw new Problem(
       403,

@@ -44,7 +44,7 @@ export function drawTotals(batches) {
   );
 }
 
-/** @param {function(Object, string, string): boolean} passes whether a row passes the filter */
+/** @param {function(Object, string, string): boolean} passes whether a row matches the filter */
 export function drawFilters(table, filter, run, passes) {
   const counts = Object.fromEntries(STATUSES.map((status) => [status, 0]));
   for (const { batch, haystack } of table.rows.values()) {
@@ -73,7 +73,7 @@ function message(list, shown, page) {
   const { problem, hidden, table } = list;
   if (problem) {
     const button = problem.status === 400 ? ["Reload", () => list.load()] : ["Try again", page.retry];
-    return [table.rows.size ? "Not up to date" : "No list to show", problem.message, button];
+    return [table.rows.size ? "Not up to date" : "No batches to show", problem.message, button];
   }
   if (!list.looked) return ["", "Loading…"];
   if (!list.conn) {
@@ -81,21 +81,21 @@ function message(list, shown, page) {
     return ["No connection yet", what, null, () => inAirflow("connections", "Open Admin → Connections")];
   }
   if (shown.length) {
-    return hidden && ["", `${number(hidden)} more are of DAGs that you may not read.`];
+    return hidden && ["", `${number(hidden)} more belong to DAGs that you may not read.`];
   }
   if (table.rows.size) {
     return [
       "Nothing matches",
-      "None of the loaded batches passes the filter.",
+      "None of the loaded batches matches the filter.",
       ["Clear the filter", page.clearFilter],
     ];
   }
-  if (hidden) return ["No batch to show", `${number(hidden)} batches are of DAGs that you may not read.`];
+  if (hidden) return ["No batches to show", `${number(hidden)} belong to DAGs that you may not read.`];
   if (page.run) {
     const other = "If the task uses another connection, choose it above.";
-    return ["No batch of this run", `It shows here as soon as a task creates one. ${other}`];
+    return ["No batches of this run", `A batch appears here as soon as a task creates one. ${other}`];
   }
-  return ["No batch yet", "As soon as a DAG creates one with this connection, it shows here."];
+  return ["No batches yet", "A batch appears here as soon as a DAG creates one with this connection."];
 }
 
 export function drawNotice(list, shown, page) {
@@ -126,6 +126,6 @@ export function drawRest(list, shown, isSearch) {
   byId("pulse").dataset.live = String(live);
   setText(
     byId("freshness"),
-    !list.looked || list.problem ? "" : live ? `Live, every ${INTERVAL} s` : "Nothing runs",
+    !list.looked || list.problem ? "" : live ? `Live, every ${INTERVAL} s` : "Nothing is running",
   );
 }

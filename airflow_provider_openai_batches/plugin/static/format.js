@@ -37,7 +37,7 @@ export function progress({ counts }) {
   return { total, completed, failed, donePart: part(completed), failedPart: part(failed) };
 }
 
-/** The time left: at the pace so far, or else until the completion window closes. */
+/** The time left: an estimate from the pace so far, or else until the completion window closes. */
 export function timeLeft(batch, now) {
   if (batch.is_over) {
     const known = batch.ended_at && batch.created_at;

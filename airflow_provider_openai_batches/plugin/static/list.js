@@ -3,9 +3,9 @@
 import { listBatches } from "./api.js";
 
 export const INTERVAL = 5; // seconds between two requests while a batch is running
-const IDLE_INTERVAL = 60; // while none is
-export const RETRY_INTERVAL = 15; // after a problem
-const MAX_PAGES = 10; // that are loaded at once for a search or for a run
+const IDLE_INTERVAL = 60; // seconds between two requests while no batch is running
+export const RETRY_INTERVAL = 15; // seconds from a problem to the next request
+const MAX_PAGES = 10; // how many pages a search or a run loads at most in one go
 const SEARCH_ROWS = 50; // a search for older batches stops when it has found that many
 
 export class BatchList {
@@ -17,7 +17,7 @@ export class BatchList {
   constructor(table, view, changed) {
     Object.assign(this, { table, view, changed });
     this.conn = null;
-    this.skew = 0; // seconds that the server's clock is ahead of the browser's
+    this.skew = 0; // by how many seconds the server's clock is ahead of the browser's
     this.round = 0; // answers to an earlier round are thrown away
     this.timer = 0;
     this.reset();
@@ -130,7 +130,7 @@ export class BatchList {
     return page.ids.some((id) => this.table.get(id)?.is_over === false);
   }
 
-  /** False if all of the page is new: there may be a gap between it and the known rows. */
+  /** False if the whole page is new, because there may be a gap between it and the known rows. */
   takeNewest(page, answer) {
     const fresh = answer.batches.filter((batch) => !this.table.get(batch.id));
     if (fresh.length && fresh.length === answer.batches.length && answer.next) return false;
