@@ -20,11 +20,11 @@ help:
 	@echo "make test-ui                      the tests of the page, in headless Chromium"
 	@echo "make test-airflow VERSION=3.1.8   the suite on another Airflow"
 	@echo "make lint                         ruff and mypy --strict"
-	@echo "make bench                        the benchmarks, beside the other providers"
-	@echo "make chaos                        kill everything at random, and count"
+	@echo "make bench                        the benchmarks, compared with the other providers"
+	@echo "make chaos                        kill processes at random, and count what was lost or paid twice"
 
 $(VENV)/bin/python:
-	@command -v $(PYTHON) > /dev/null || { echo "$(PYTHON) is needed (or PYTHON=path of one)."; exit 1; }
+	@command -v $(PYTHON) > /dev/null || { echo "$(PYTHON) is missing. Install it, or set PYTHON=/path/to/python."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
@@ -50,7 +50,7 @@ test-ui: $(VENV)/.dev
 	$(PYTEST) -m ui
 
 test-airflow:
-	@test -n "$(VERSION)" || { echo "Say which: make test-airflow VERSION=3.1.8"; exit 1; }
+	@test -n "$(VERSION)" || { echo "Say which version: make test-airflow VERSION=3.1.8"; exit 1; }
 	$(MAKE) test AIRFLOW=$(VERSION) VENV=.venv-$(VERSION)
 
 lint: $(VENV)/.dev

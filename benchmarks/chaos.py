@@ -38,9 +38,9 @@ ENDPOINT = "/v1/chat/completions"
 RUN_ID = "chaos"
 DAGS, LINES = 5, 3
 BATCH_SECONDS = 30
-SLOTS = 16  # tasks that are queued, running or deferred at a time
-GRACE = 180  # seconds of the time limit that are kept for the end
-# Airflow's own patience, shortened from minutes to seconds.
+SLOTS = 16  # how many tasks are queued, running or deferred at a time
+GRACE = 180  # how many seconds of the time limit are reserved for the end
+# Airflow's own timeouts, shortened from minutes to seconds.
 AIRFLOW = {
     "AIRFLOW__CORE__PARALLELISM": "8",
     "AIRFLOW__OPENAI_BATCHES__RECOVERY_SECONDS": "8",
@@ -82,13 +82,13 @@ class Chaos:
     """
     One run.
 
-    :param seed: decides what breaks and when; what it meets depends on the machine.
+    :param seed: decides what breaks and when; what the tasks are doing at that time depends on the machine.
     """
 
     def __init__(self, stack: AirflowStack, server: DevServerClient, seed: int) -> None:
         self.stack = stack
         self.server = server
-        self.random = random.Random(seed)  # noqa: S311 - it must repeat, not be secret
+        self.random = random.Random(seed)  # noqa: S311 - it must be repeatable, not secret
         self.kills: Counter[str] = Counter()
         self.spoilt = 0
 
@@ -104,7 +104,7 @@ class Chaos:
             _say(f"killed: {kind}")
 
     def _kill(self, kind: str) -> bool:
-        """False if there was none of this kind just now."""
+        """Kill a process of this kind; False if there is none right now."""
         if kind in {"task process", "worker"}:
             busy = [worker for worker in self._workers() if "<idle>" not in _title(worker)]
             victims = busy if kind == "worker" else [task for worker in busy for task in _children(worker)]
@@ -118,7 +118,7 @@ class Chaos:
         return True
 
     def _kill_scheduler_alone(self) -> None:
-        """Its busy workers outlive it, and go on with tasks that Airflow believes to be lost."""
+        """Leave its busy workers alive: they go on with tasks that Airflow believes to be lost."""
         workers = self._workers()
         process = self.stack.processes.pop("scheduler")
         process.kill()
@@ -163,7 +163,7 @@ def _say(text: str) -> None:
 
 
 def write_inputs(folder: Path, runs: int) -> list[str]:
-    """One input file for each task, no two lines alike; the names of the DAGs."""
+    """Write one input file for each task, no two lines alike; return the names of the DAGs."""
     for number in range(runs):
         dag = folder / f"chaos_{number % DAGS}"
         dag.mkdir(parents=True, exist_ok=True)
@@ -190,7 +190,7 @@ def start_server(home: Path, exits: ExitStack) -> DevServerClient:
 
 
 def read_tasks(stack: AirflowStack, dags: list[str]) -> list[dict[str, Any]]:
-    """All task instances; empty while the API server is away."""
+    """All task instances; empty while the API server is down."""
     with suppress(httpx.HTTPError):
         return [task for dag in dags for task in stack.tasks(dag, RUN_ID)]
     return []
@@ -274,7 +274,7 @@ def report(chaos: Chaos, tasks: list[dict[str, Any]], seconds: float) -> tuple[s
 
 
 def wait_for_server(server: DevServerClient, seconds: float) -> None:
-    """What was cancelled at the end needs a moment to be over."""
+    """Wait for batches that were cancelled at the end, which takes a moment."""
     deadline = time.monotonic() + seconds
     while server.stats()["batches"]["running"] and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -299,7 +299,7 @@ def run(options: Any, home: Path, exits: ExitStack) -> bool:
     stack = exits.enter_context(AirflowStack(home / "airflow", HERE / "chaos_dags", environment))
     _say(f"Airflow runs in {home}")
     chaos = Chaos(stack, server, options.seed)
-    # Not all at once: there must be tasks at every moment of their lives when something dies.
+    # Not all at once: whenever something is killed, there must be tasks in every stage of their lives.
     pool = {"name": "default_pool", "slots": SLOTS, "include_deferred": True}
     fields = {"update_mask": ["slots", "include_deferred"]}
     stack.api("PATCH", "/pools/default_pool", json=pool, params=fields)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 AIRFLOW = "3.3.2"
-# With the last one, Python would compile every module in each run, unlike an installed package's.
+# With PYTHONDONTWRITEBYTECODE, Python would compile this checkout's modules in each run, but not those of an
+# installed package.
 NOT_PASSED_ON = ("AIRFLOW", "OPENAI", "PYTHONDONTWRITEBYTECODE")
 
 
@@ -24,9 +25,10 @@ class Side(NamedTuple):
     """
     One of the providers.
 
-    :param name: what ``waits_side.py`` knows it by.
-    :param title: what the table calls it.
-    :param packages: what is installed besides Airflow; empty for this checkout in the running environment.
+    :param name: its name in ``waits_side.py``.
+    :param title: its name in the table.
+    :param packages: what is installed besides Airflow; empty for this checkout, which uses the environment
+        that is running.
     """
 
     name: str

@@ -62,7 +62,7 @@ def body(content: str) -> dict[str, Any]:
 
 
 def results(folder: Path) -> None:
-    """Write a shuffled output file a shard; every hundredth request is answered with 503."""
+    """Write a shuffled output file for each shard; every hundredth request is answered with 503."""
     job = Job.load(folder)
     assert job is not None
     for shard in job.shards:

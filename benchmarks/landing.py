@@ -1,5 +1,5 @@
 """
-What a job costs its worker: requests built and uploaded, results landed, beside Airflow's LLMBatchOperator.
+What a job costs its worker to build and upload requests and to land results, against LLMBatchOperator.
 
 Each step runs in a process of its own, against one local server in another. Prints markdown with the
 medians of several runs. ``--only-ours`` leaves the other provider out, ``--rows`` sets the sizes of the jobs.
@@ -74,7 +74,7 @@ def wait_until_over(control: DevServerClient) -> list[str]:
         if batches and all(batch["status"] == "completed" for batch in batches):
             return [batch["id"] for batch in batches]
         time.sleep(0.2)
-    raise TimeoutError("The batches did not come to their end.")
+    raise TimeoutError("The batches did not end in time.")
 
 
 def one_batch(
@@ -97,7 +97,7 @@ def one_batch(
 
 
 def whole_job(control: DevServerClient, count: int) -> dict[str, float]:
-    """Run the whole task, and let its batches come to their end whenever it waits."""
+    """Run the whole task, and let its batches end whenever it waits."""
     name = tempfile.mkdtemp()
     try:
         control.reset()

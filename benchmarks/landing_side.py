@@ -158,7 +158,7 @@ def whole(task: dict[str, Any]) -> None:
 
 
 def until_it_waits(run: Any) -> Any:
-    """Return the deferral, or None if the task came to its end."""
+    """Return the deferral, or None if the task has ended."""
     deferred = importlib.import_module("airflow.providers.common.compat.sdk").TaskDeferred
     try:
         run()

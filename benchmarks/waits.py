@@ -1,9 +1,9 @@
 """
-How much waiting costs, beside the two other providers of OpenAI batches for Airflow.
+How much waiting costs, compared with the two other providers of OpenAI batches for Airflow.
 
-One server that takes 100 ms for each answer, and for each provider a process and an environment of its own,
-which runs its trigger class as a triggerer does. Prints markdown. The others take some minutes;
-``--only-ours`` leaves them out.
+There is one server, which takes 100 ms for each answer. Each provider has an environment of its own, and a
+process that runs its trigger class as a triggerer does. Prints markdown. Measuring the other providers takes
+some minutes; ``--only-ours`` leaves them out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 LATENCY = 0.1
-# A round of the others takes minutes; none gets more than this.
+# Seconds. A round of the other providers takes minutes; this is the limit for any round.
 ROUND_WITHIN = 400.0
 NO_ROUND = 3_600.0
 DELAY_WAITS = 200
@@ -53,14 +53,14 @@ class Round(NamedTuple):
 
 
 class Server:
-    """The one server of all sides."""
+    """The server that all sides use."""
 
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url
         self.control = DevServerClient(base_url)
 
     def running(self, count: int) -> list[str]:
-        """A new account with so many batches that run, in the order of creation."""
+        """Make a new account with this many running batches; their ids, in the order of creation."""
         self.control.reset()
         self.control.settings(latency=0.0)
         self.control.seed(count, status="in_progress", spread_seconds=600.0)
@@ -130,7 +130,7 @@ class Running:
                 return found
 
     def round_is_over(self) -> None:
-        """Tell it what only the server knows."""
+        """Tell the process that the server has seen a request for each wait."""
         assert self.process.stdin
         self.process.stdin.write("\n")
         self.process.stdin.flush()
@@ -139,7 +139,7 @@ class Running:
 def measure_round(
     server: Server, side: Side, python: Path, ids: list[str], interval: float = NO_ROUND
 ) -> Round:
-    """The first round, and if there are more, what the next ones ask."""
+    """Measure the first round and, if the interval is short, count the requests of the next rounds."""
     before = server.requests()
     with Running(
         python, side=side.name, base_url=server.base_url, batch_ids=ids, poll_interval=interval
@@ -185,7 +185,7 @@ def measure_delay(server: Server, side: Side, python: Path) -> float:
 
 
 def measure_import(side: Side, python: Path) -> float:
-    """The quickest of some, in seconds."""
+    """The fastest of several imports, in seconds."""
     found = []
     for _ in range(IMPORTS):
         with Running(python, side=side.name, base_url="", batch_ids=[], poll_interval=0) as running:
@@ -250,7 +250,7 @@ def alone(measured: dict[str, Round]) -> str:
 
 
 def crowded(server: Server, count: int, others: int) -> Iterator[tuple[str, list[str]]]:
-    """Accounts in which many others' batches stand before, behind and between those that are waited for."""
+    """Accounts in which many batches of others are newer than, between or older than the awaited ones."""
     ids = server.running(count)
     server.control.seed(others)
     yield f"{count:,} waits, {others:,} newer batches of others", ids

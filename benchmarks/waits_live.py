@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "demo"))
 
-from airflow_stack import AirflowStack  # noqa: E402 - the demo is no package
-from waits import served  # noqa: E402 - as above
+from airflow_stack import AirflowStack  # noqa: E402 - after the path is set
+from waits import served  # noqa: E402 - after the path is set
 
 if TYPE_CHECKING:
     from waits import Server
@@ -48,7 +48,7 @@ class ManyWaits:
         return Counter(str(task["state"]) for task in answer["task_instances"])
 
     def count(self, state: str) -> bool:
-        """Whether all tasks are in this state; looks after the triggerer's health as well."""
+        """Whether all tasks are in this state; also checks the triggerer's health."""
         time.sleep(2)
         self.looks += 1
         self.healthy += self.stack.is_healthy()

@@ -60,7 +60,7 @@ def resident_mb() -> float:
 
 
 class Measured:
-    """The clocks from the first trigger on."""
+    """What the process has used since before the first trigger."""
 
     def __init__(self) -> None:
         gc.collect()
@@ -85,7 +85,7 @@ class Measured:
 
 
 def import_trigger(side: str) -> tuple[Any, float]:
-    """The trigger class, and the seconds that its module takes after Airflow's own."""
+    """The trigger class, and the seconds that importing its module takes once Airflow is imported."""
     importlib.import_module("airflow.sdk")
     importlib.import_module("airflow.triggers.base")
     module, name = MODULES[side]
@@ -96,9 +96,10 @@ def import_trigger(side: str) -> tuple[Any, float]:
 
 async def first_round(triggers: list[Any], measured: Measured) -> None:
     """
-    Until our own waits have each seen their batch; from outside, a list page does not tell that.
+    Wait until each of our own waits has seen its batch, which the server cannot tell from list requests.
 
-    But for the one or two that put off their first look, where a page of the list showed none.
+    One or two waits may put off their first look, after a page that showed no awaited batch: they do not
+    count.
     """
     module = importlib.import_module("airflow_provider_openai_batches.polling.poller")
     for trigger in triggers:
@@ -107,7 +108,7 @@ async def first_round(triggers: list[Any], measured: Measured) -> None:
             if polled and all(one.interval is not None for one in polled):
                 break
             await asyncio.sleep(PROBE_EVERY)
-    # Let the triggers write their lines.
+    # Let the triggers write their log lines.
     await asyncio.sleep(0)
     report({"round": measured.so_far()})
 

@@ -1,9 +1,9 @@
 """
 A real Airflow: API server, scheduler, DAG processor and triggerer, each a process, on SQLite.
 
-Tasks use an API server of their own. With a single one, Airflow's audit log can wait for SQLite's lock on the
-event loop while the task's request that holds the lock waits for that event loop. Both hang until SQLite
-gives up, and one of them fails.
+Tasks use an API server of their own. With a single one, Airflow's audit log can block the event loop while it
+waits for SQLite's lock, and the task's request that holds the lock waits for that event loop. Both hang until
+SQLite gives up, and one of them fails.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def settings(home: Path, dags: Path, url: str, execution_url: str) -> dict[str, 
         "AIRFLOW__API__BASE_URL": url,
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__WORKERS": "1",
-        "AIRFLOW__API__ENABLE_XCOM_DESERIALIZE_SUPPORT": "True",  # Airflow 3.0 asks for it
+        "AIRFLOW__API__ENABLE_XCOM_DESERIALIZE_SUPPORT": "True",  # Airflow 3.0 needs it
         "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_urlsafe(32),
         "AIRFLOW__API__SECRET_KEY": secrets.token_urlsafe(32),
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
@@ -72,11 +72,11 @@ def settings(home: Path, dags: Path, url: str, execution_url: str) -> dict[str, 
 
 class AirflowStack:
     """
-    Starts, asks, breaks and stops one Airflow.
+    Starts, queries, kills and stops one Airflow.
 
     :param home: an empty directory; everything that Airflow writes stays below it.
     :param dags: the folder with the DAGs.
-    :param environment: what is set for all its processes, connections for example.
+    :param environment: more variables for all its processes, for example connections.
     """
 
     def __init__(self, home: Path, dags: Path, environment: Mapping[str, str] | None = None) -> None:
@@ -302,7 +302,7 @@ class AirflowStack:
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
-                raise TimeoutError(f"Not within {seconds:.0f} s: {what} (last: {seen()}).")
+                raise TimeoutError(f"This did not happen in {seconds:.0f} s: {what} (last: {seen()}).")
             time.sleep(0.3)
 
 

@@ -1,4 +1,4 @@
-"""The main job, seen working: real rows, a real Airflow, and the local Batch API (or, if asked, OpenAI's)."""
+"""Shows the main job at work: real rows, a real Airflow, and a local Batch API (or OpenAI's own)."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ui", action="store_true", help="leave Airflow running")
     arguments = parser.parse_args()
     if arguments.service == "openai" and not os.environ.get("OPENAI_API_KEY"):
-        parser.error("--service openai needs OPENAI_API_KEY; it is real money.")
+        parser.error("--service openai needs OPENAI_API_KEY, and costs real money.")
     return arguments
 
 
 def prepare(arguments: argparse.Namespace) -> int:
-    """Lay out the rows: the airports of the United States, as the package vega-datasets ships them."""
+    """Write the rows to a file: the airports of the United States, from the package vega-datasets."""
     shutil.rmtree(HERE, ignore_errors=True)
     (HERE / "include").mkdir(parents=True)
     spec = importlib.util.find_spec("vega_datasets")
@@ -80,7 +80,7 @@ def prepare(arguments: argparse.Namespace) -> int:
 def service(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The connection to the service; the local one runs for as long as it is needed."""
     if arguments.service == "openai":
-        console.print("[bold]Service[/] OpenAI, with the key of OPENAI_API_KEY: this is paid for.")
+        console.print("[bold]Service[/] OpenAI, with the key in OPENAI_API_KEY: this costs money.")
         yield {"conn_type": "openai_batches", "password": os.environ["OPENAI_API_KEY"]}
         return
     command = [sys.executable, "-m", "airflow_provider_openai_batches.devserver", "--port", "0"]
@@ -148,7 +148,7 @@ def run(stack: AirflowStack, rows: int) -> int:
 
 
 def watch(stack: AirflowStack, run_id: str, rows: int) -> None:
-    """A bar of the requests done, and a word on what the task does."""
+    """Show how many requests are done, and the state of the task."""
     from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook  # noqa: PLC0415 - slow
 
     hook = OpenAIBatchesHook()

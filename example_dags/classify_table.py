@@ -1,4 +1,4 @@
-"""A query's rows are labelled, and the labels go back into the database."""
+"""Label the rows of a query, and write the labels back to the database."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ with DAG("classify_table", schedule=None, tags=["openai"], doc_md=__doc__):
 
     @task
     def write_back(summary: dict[str, Any]) -> int:
-        """The labels of the rows that have one."""
+        """Write the labels to a table, and return how many there are."""
         database = BaseHook.get_hook(DATABASE)
         database.run("DROP TABLE IF EXISTS labels")
         database.run("CREATE TABLE labels (iata TEXT PRIMARY KEY, is_capital TEXT)")

@@ -1,4 +1,4 @@
-"""A directory of texts becomes a Parquet file of embeddings; then the texts nearest to the first one."""
+"""Turn a directory of texts into a Parquet file of embeddings, then find the texts nearest to the first."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ with DAG("embed_documents", schedule=None, tags=["openai"], doc_md=__doc__):
 
     @task
     def nearest(summary: dict[str, Any], count: int = 3) -> list[str]:
-        """By the inner product: the embeddings have the length 1."""
+        """Compare by the inner product, because the embeddings have length 1."""
         import pyarrow.parquet as pq  # noqa: PLC0415 - not when the DAG is parsed
 
         files = [str(Path(summary["output_uri"]) / part) for part in summary["parts"]]

@@ -1,4 +1,4 @@
-"""Several files, one mapped task each: every batch waits for itself, and a retry takes up only its own."""
+"""One mapped task for each file: each task waits for its own batch, and a retry resumes only that one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ with DAG("mapped", schedule=None, tags=["openai"], doc_md=__doc__):
 
     @task
     def find_files() -> list[str]:
-        """Whatever lies there today."""
+        """The files that are there today."""
         return sorted(str(path) for path in Path(WORK).glob("requests*.jsonl"))
 
     @task

@@ -1,7 +1,7 @@
 """
-The steps one by one: rows become a JSONL file, the file a batch, the batch results.
+The steps one by one: rows become a JSONL file, the file becomes a batch, and the batch becomes results.
 
-Most jobs are better off with the one task of quickstart.py; this is what it does for one file.
+For most jobs, the single task in quickstart.py is simpler. This DAG shows what it does for one file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ with DAG("one_batch", schedule=None, tags=["openai"], doc_md=__doc__):
 
     @task
     def write_requests() -> str:
-        """One request a line, each with an id by which its result is known."""
+        """Write one request per line, each with an id that its result will have too."""
         target = Path(WORK) / "requests.jsonl"
         with (
             Path(ROWS).open(newline="", encoding="utf-8") as rows,

@@ -30,7 +30,7 @@ with DAG("sensor_handoff", schedule=None, tags=["openai"], doc_md=__doc__):
 
     @task
     def report(batch: dict[str, Any]) -> str:
-        """What came of it."""
+        """How many requests succeeded."""
         counts = batch["request_counts"]
         return f"{counts['completed']} of {counts['total']} requests succeeded"
 

@@ -1,4 +1,4 @@
-"""Values out of text, in the form of a pydantic model; answers of another form are asked again."""
+"""Get values from a model as a pydantic object; a row whose answer does not fit is asked again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WORK = os.environ.get("EXAMPLE_WORK", "include")
 
 
 class Place(BaseModel):
-    """What is to be found out about each row."""
+    """What to find out about each row."""
 
     country: str = Field(description="The country's two-letter code")
     kind: Literal["international", "regional", "military", "private"]

@@ -1,4 +1,4 @@
-"""A function yields prompts, one after the other; the task asks them all."""
+"""A function yields prompts, one after the other; the task sends them all."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ with DAG("taskflow", schedule=None, tags=["openai"], doc_md=__doc__):
         retries=3,
     )
     def slogans(path: str) -> Iterator[str]:
-        """However long the file is, one row of it is in memory."""
+        """However long the file is, only one of its rows is in memory at a time."""
         with Path(path).open(newline="", encoding="utf-8") as rows:
             for row in csv.DictReader(rows):
                 yield f"A slogan for {row['city']}, in five words, please."
 
     @task
     def report(summary: dict[str, Any]) -> str:
-        """What it came to."""
+        """How many slogans there are, and how many tokens they took."""
         tokens = summary["usage"]["total_tokens"]
         return f"{summary['counts']['succeeded']} of {summary['rows']} slogans for {tokens} tokens"
 

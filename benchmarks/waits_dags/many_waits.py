@@ -1,4 +1,4 @@
-"""As many deferred sensors as the file that ``WAITS_IDS`` names has ids."""
+"""A deferred sensor for each id in the file that ``WAITS_IDS`` names."""
 
 from __future__ import annotations
 
