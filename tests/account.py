@@ -35,18 +35,18 @@ class Account:
         return BatchPage(shown, next(listed, None) is not None, last_id=shown[-1].id if shown else None)
 
     def batch(self, batch_id: str) -> Batch:
-        """Created one after the other, a second apart."""
+        """A batch of the account; they were created one after the other, a second apart."""
         return batch(batch_id, created_at=len(self.ids) - self.ids.index(batch_id))
 
     async def list_batches(self, after: str | None) -> BatchPage:
         self.asked += 1
         self.pages += 1
-        await asyncio.sleep(0)  # pages are under way together
+        await asyncio.sleep(0)  # so that several pages are requested at the same time
         return self.page(after)
 
 
 class Room:
-    """The waits of one connection, an interval after the other."""
+    """The waits of one connection, interval by interval."""
 
     def __init__(self, account: Account, wanted: list[str]) -> None:
         self.account = account
@@ -74,7 +74,7 @@ class Room:
         self.deliver(self.account.batch(batch_id))
 
     def round(self) -> int:
-        """Return the requests for a look at each wait, but for those that can wait for their first look."""
+        """Poll every wait, except new ones that may be put off; return how many requests that took."""
         self.account.asked = 0
         self.seen.clear()
         new = {batch_id for batch_id, polled in self.polled.items() if polled.interval is None}
@@ -88,7 +88,7 @@ class Room:
         return self.account.asked
 
     async def look(self) -> None:
-        """By pages, and then by retrieves, as a poller does it."""
+        """Poll what is due as a poller does: with list pages first, and with retrieves for the rest."""
         await self.lister.ask(time.monotonic())
         for polled in list(self.polled.values()):
             if polled.due == 0.0:

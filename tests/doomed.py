@@ -38,7 +38,7 @@ def prepare() -> None:
 
 
 class ExecutionTimeoutError(BaseException):
-    """Stands for Airflow's time-out, which is raised from a signal handler too."""
+    """Stands in for Airflow's time-out, which is raised from a signal handler too."""
 
 
 class SlowOperator(OpenAICreateBatchOperator):
@@ -114,8 +114,8 @@ class Doomed:
 
     :param slow: where it pauses for ``pause`` seconds: ``start``, ``input`` or ``xcom``.
     :param seconds: its execution_timeout.
-    :param event: what it is resumed with; without, it begins.
-    :param state: what Airflow says of the task when it is killed.
+    :param event: the event with which the task is resumed; without one, it starts from the beginning.
+    :param state: the state that Airflow reports for the task when it is killed.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 PACKAGE = "airflow_provider_openai_batches"
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / PACKAGE
-# It stands beside the house: it imports nothing of it, and nothing of it imports the dev server.
+# The dev server stands apart: it does not import the rest of the package, and the rest does not import it.
 DEVSERVER = "devserver"
 # Parts of a room that lie on a lower floor than the rest of it.
 INNER_ROOMS = ("idempotency.keys", "inference.data")

@@ -41,7 +41,7 @@ def job(output_uri: Path | str, operator: type = OpenAIBatchInferenceOperator, *
 
 
 def again(operator: Any, try_number: int = 2, **changes: Any) -> Any:
-    """The next try of a task: a new object, and what was changed in its DAG; run to its end."""
+    """Run the next try of a task to its end, on a new object, with changes as if its DAG was edited."""
     renewed = fresh(operator)
     for name, value in changes.items():
         setattr(renewed, name, value)
@@ -49,7 +49,7 @@ def again(operator: Any, try_number: int = 2, **changes: Any) -> Any:
 
 
 def waits(operator: Any, **context: Any) -> Iterator[TaskDeferred]:
-    """Run a task to its end, each resume on a new object; what it waits for is shown before the wait."""
+    """Run a task to its end, with a new object for each resume; yield each deferral before its wait."""
     given = task_context(operator, **context)
     run: Callable[[], Any] = partial(operator.execute, given)
     while True:

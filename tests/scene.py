@@ -76,7 +76,7 @@ def usage(input_tokens: int, output_tokens: int, cached: int = 0, reasoning: int
 
 
 class Scene:
-    """Makes batches and gives them their looks; ``ids`` names them by what they show."""
+    """Makes batches and sets what they show; ``ids`` names them by that."""
 
     def __init__(self, server: DevServer) -> None:
         self.server = server

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.polling.wait import Wait
 
 CONN = "openai_batches_default"
-# Stands for what a triggerer binds for each trigger, which decides whose task's log a line goes to.
+# Stands in for the variable that a triggerer sets for each trigger, by which a line finds its task's log.
 TASK = contextvars.ContextVar("TASK", default="nobody's")
 
 
 class Notebook:
-    """A trigger's logger: keeps each line, and in whose context it was written."""
+    """A trigger's logger. It keeps each line, and the context in which the line was written."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -40,7 +40,7 @@ class Notebook:
 
 
 class Waiting:
-    """A trigger that runs; ``event`` is there when it has fired."""
+    """A running trigger."""
 
     def __init__(
         self, batch_ids: list[str], *, conn_id: str = CONN, poll_interval: float = 0.2, **kwargs: Any
@@ -115,7 +115,7 @@ def notebook_of(trigger: OpenAIBatchTrigger) -> Notebook:
 
 
 def run(waits: Callable[[], Awaitable[Any]]) -> Any:
-    """Run a test's coroutine on a loop of its own, and see that nothing is left behind on it."""
+    """Run a test's coroutine on a loop of its own, and check that it leaves nothing behind."""
 
     async def main() -> Any:
         result = await waits()

@@ -29,5 +29,5 @@ def test_a_row() -> None:
 
 @pytest.mark.parametrize("sign", ["\x1b", "\x07", "\u202e", "\u200b", "\r"])
 def test_signs_that_a_terminal_obeys(sign: str) -> None:
-    """They are replaced by a sign that can be seen."""
+    """Each control character is replaced by a visible one."""
     assert tables.clean(f"a{sign}b") == "a\N{REPLACEMENT CHARACTER}b"

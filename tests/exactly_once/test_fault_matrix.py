@@ -158,7 +158,7 @@ def test_a_list_that_lags_is_asked_again(server: DevServer, hook: OpenAIBatchesH
 
 
 def test_other_batches_are_not_adopted(server: DevServer, hook: OpenAIBatchesHook) -> None:
-    """In an account full of others' batches the task's own one is found, or made."""
+    """In an account that is full of other batches, the task finds its own batch, or creates it."""
     file = hook.upload_file(io.BytesIO(request_lines()), "in.jsonl")
     server.seed(250, metadata={"airflow_key": "another"}, status="in_progress")
     server.faults(
@@ -175,7 +175,7 @@ def test_other_batches_are_not_adopted(server: DevServer, hook: OpenAIBatchesHoo
 def test_nothing_is_sent_again_while_the_list_cannot_be_read(
     server: DevServer, hook: OpenAIBatchesHook
 ) -> None:
-    """As long as it may be stored, it is not sent again; the error says what to look for."""
+    """While the batch may have been stored, create is not sent again; the error says what to look for."""
     file = hook.upload_file(io.BytesIO(request_lines()), "in.jsonl")
     server.faults(
         [
@@ -201,7 +201,7 @@ def test_a_refusal_is_final(server: DevServer, hook: OpenAIBatchesHook, status: 
 
 
 def test_a_create_without_money_is_final(server: DevServer, hook: OpenAIBatchesHook) -> None:
-    """insufficient_quota is a 429 that no retry mends."""
+    """insufficient_quota is a 429 that no retry can help."""
     file = hook.upload_file(io.BytesIO(request_lines()), "in.jsonl")
     fault = {"operation": "create_batch", "action": "status", "status": 429, "code": "insufficient_quota"}
     server.faults([{**fault, "times": None}])

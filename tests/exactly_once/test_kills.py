@@ -1,7 +1,7 @@
 """
-A task is killed at every moment, in a real process and with real signals, and the service counts.
+A task is killed at every moment, in a real process and with real signals, and the service counts batches.
 
-With ``cancel_on_kill`` nothing is left running; without it nothing is cancelled, and nothing is created.
+With ``cancel_on_kill``, no batch is left running. Without it, the kill cancels and creates nothing.
 """
 
 from __future__ import annotations
@@ -83,13 +83,13 @@ def reach(server: DevServer, task: Doomed, slow: str, operation: str, times: int
 
 
 def earlier_try(options: dict[str, Any]) -> str:
-    """Leave a running batch, as a first try does that was ended with SIGKILL."""
+    """Leave a running batch behind, as a first try does if it ends by SIGKILL."""
     operator = OpenAICreateBatchOperator(**options, wait_for_completion=False)
     return str(operator.execute(task_context(operator))["id"])
 
 
 def earlier_batch_that_is_over(server: DevServer, options: dict[str, Any]) -> None:
-    """Make a failed batch of the same input, old enough to be listed whatever the lag is."""
+    """Make a failed batch from the same input, old enough to be listed however long the lag is."""
     batch_id = earlier_try(options)
     server.force(batch_id, status="failed")
     record = server.service.batches.get(batch_id)
@@ -151,7 +151,7 @@ def test_a_kill_without_cancel_on_kill_cancels_nothing(server: DevServer, start:
 def test_a_kill_of_a_later_try_ends_what_the_first_one_left(
     server: DevServer, start: Start, options: dict[str, Any], moment: str
 ) -> None:
-    """The batch of a try that died is this one's to cancel, known to it or not."""
+    """A later try cancels the batch of a try that died, whether or not it has found that batch yet."""
     how, fault, operation = LATER_MOMENTS[moment]
     earlier_try({**options})
     if fault:
@@ -170,7 +170,7 @@ def test_a_kill_of_a_later_try_ends_what_the_first_one_left(
 def test_a_try_that_is_stopped_leaves_its_batch_to_the_next(
     server: DevServer, start: Start, options: dict[str, Any], state: str, max_tries: int
 ) -> None:
-    """Airflow stops processes of tasks that go on, too: their batches are waited for."""
+    """Airflow also stops processes of tasks that go on later; their batches must not be cancelled."""
     task = start(slow="xcom", state=state, max_tries=max_tries)
     reach(server, task, "xcom", "create_batch")
     assert task.kill() == "deferred"
@@ -181,7 +181,7 @@ def test_a_try_that_is_stopped_leaves_its_batch_to_the_next(
 
 @pytest.mark.parametrize("state", ["failed", "success", "skipped", "removed", "running"])
 def test_the_last_try_of_a_task_cancels(server: DevServer, start: Start, state: str) -> None:
-    """Marked, timed out with its run, deleted, or ended in its last try: nobody waits any more."""
+    """The task was marked, deleted, timed out with its run, or had no try left: nobody waits any more."""
     task = start(slow="xcom", state=state, max_tries=1 if state != "running" else 0)
     reach(server, task, "xcom", "create_batch")
     assert task.kill() == "TaskKilled"
@@ -193,7 +193,7 @@ def test_the_last_try_of_a_task_cancels(server: DevServer, start: Start, state: 
 def test_a_kill_while_the_batch_of_an_earlier_try_is_not_listed_yet(
     server: DevServer, start: Start, options: dict[str, Any], slow: str, lists: int, *, is_first: bool
 ) -> None:
-    """It is looked for until the list shows it; an older batch that is over does not end the search."""
+    """The search goes on until the list shows the batch; an older batch that is over does not end it."""
     if not is_first:
         earlier_batch_that_is_over(server, options)
     server.settings(list_lag_seconds=60)
@@ -223,7 +223,7 @@ def test_a_kill_while_the_answer_is_late_and_the_list_lags(server: DevServer, st
 def test_a_time_out_while_the_answer_is_lost_and_a_failed_batch_has_the_same_key(
     server: DevServer, start: Start, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the list shows of an earlier try is not the batch that was being created."""
+    """The failed batch of an earlier try is not taken for the one that was being created."""
     monkeypatch.setenv("AIRFLOW__OPENAI_BATCHES__RECOVERY_SECONDS", "2")
     earlier_batch_that_is_over(server, options)
     server.settings(list_lag_seconds=60)
@@ -302,7 +302,7 @@ def test_a_kill_as_a_timed_out_wait_is_resumed(
 def test_a_kill_in_the_resume_loses_no_result(
     server: DevServer, start: Start, options: dict[str, Any]
 ) -> None:
-    """The file ids lag, the task waits for them and is killed; the next try has the result for nothing."""
+    """The task is killed while it waits for file ids that lag; the next try gets the result at no cost."""
     server.settings(batch_seconds=0.1, output_id_lag_seconds=60)
     batch_id = earlier_try(options)
     until(lambda: server.batches()[0]["status"] == "completed")
@@ -319,7 +319,7 @@ def test_a_kill_in_the_resume_loses_no_result(
 def test_a_crash_at_any_moment_costs_no_second_batch(
     server: DevServer, start: Start, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """SIGKILL, no on_kill(): the next try takes up what there is, or makes the one batch."""
+    """SIGKILL, so no on_kill(): the next try takes up the batch, or creates it if there is none."""
     monkeypatch.setenv("AIRFLOW__OPENAI_BATCHES__RECOVERY_SECONDS", "1.5")
     how, fault, operation = MOMENTS[moment]
     if fault:

@@ -1,4 +1,4 @@
-"""What becomes of a request that is under way when the task is stopped."""
+"""What happens to a request that is under way when the task is stopped."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_body_is_held_back_when_the_kill_comes_while_it_connects(
 def test_a_batch_whose_answer_comes_after_the_kill_is_cancelled_at_once(
     server: DevServer, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before the next of a job's batches is begun: that one is refused, and ends the task."""
+    """It is cancelled before the job creates its next batch, which is refused and ends the task."""
     monkeypatch.setattr(submit, "SEARCH_SECONDS", 0.1)
     server.settings(batch_seconds=60, list_lag_seconds=60)
     hook = OpenAIBatchesHook()

@@ -55,7 +55,7 @@ class ProcessGoneError(BaseException):
 
 class TaskLife(RuleBasedStateMachine):
     """
-    The one task of one run, and what the service should hold after each step.
+    The only task of a run, and the batches that the service should have after each step.
 
     ``waits_for`` is the batch for which the task is deferred, ``over`` whether the task has ended.
     """
@@ -106,7 +106,7 @@ class TaskLife(RuleBasedStateMachine):
         return context
 
     def at(self, moment: tuple[str, bool], act: Callable[[], None]) -> OpenAICreateBatchOperator:
-        """A task to which something happens just before or just after one of its requests is sent."""
+        """A task with which something happens just before or just after it sends one of its requests."""
         operator = self.operator()
         call, afterwards = moment
         session = operator.hook.get_conn()

@@ -1,4 +1,4 @@
-"""What becomes of the batches of a task that is stopped: the whole table, and how Airflow is asked."""
+"""Which batches are cancelled when a task is stopped: the whole table, and how Airflow is asked."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, how: Callable[..., Any]) -> None:
 
 
 def ask(ti: Any, seconds: float = 2.0) -> tuple[str | None, str | None]:
-    """Both ways to ask."""
+    """The state of a task as the sync and the async function find it."""
     return supervisor.task_state(ti, seconds), asyncio.run(supervisor.atask_state(ti, seconds))
 
 
@@ -79,7 +79,7 @@ def test_the_state_is_what_airflow_says(
 
 
 def test_a_mapped_task_is_asked_for_by_its_index(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its siblings' states are other tasks'."""
+    """The states of the other map indices do not count."""
     answer(monkeypatch, lambda *_: {"t": "scheduled", "t_3": "failed", "t_4": "queued"})
     assert ask(task(map_index=3)) == ("failed", "failed")
     assert ask(task(map_index=4)) == ("queued", "queued")

@@ -34,7 +34,7 @@ def submit(operator: OpenAICreateBatchOperator, **context: Any) -> str:
 
 
 def logged(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> str:
-    """Return what a task logged: where it goes depends on how Airflow has set logging up."""
+    """Return what a task logged. Where that goes depends on how Airflow has set up logging."""
     return capsys.readouterr().out + caplog.text
 
 
@@ -80,7 +80,7 @@ def test_a_batch_that_ended_badly_is_replaced(server: DevServer, task: Make, sta
 
 
 def test_a_batch_that_is_being_cancelled_is_replaced(server: DevServer, task: Make) -> None:
-    """Its end will be of no use to anybody."""
+    """Nobody can use what it will end with."""
     server.settings(freeze=True)
     first = submit(task())
     OpenAIBatchesHook().cancel_batch(first)
@@ -88,7 +88,7 @@ def test_a_batch_that_is_being_cancelled_is_replaced(server: DevServer, task: Ma
 
 
 def test_a_batch_whose_requests_all_failed_is_replaced(server: DevServer, task: Make, tmp_path: Path) -> None:
-    """Or every retry would fail on it."""
+    """Otherwise every retry would fail on it."""
     lines = request_lines().replace(b'"model"', b'"metadata": {"devserver": "fail:500*1"}, "model"')
     (tmp_path / "in.jsonl").write_bytes(lines)
     with pytest.raises(BatchFailed, match="all 3 requests failed"):
@@ -128,7 +128,7 @@ def test_a_file_that_was_uploaded_but_not_submitted_is_used(server: DevServer, t
 
 
 def test_a_file_that_is_gone_is_uploaded_again(server: DevServer, task: Make) -> None:
-    """The service deletes files; a retry months of storage later still works."""
+    """The service deletes files after some time; a later retry still works."""
     server.settings(freeze=True)
     first = submit(task())
     server.force(first, status="failed")
@@ -146,7 +146,7 @@ def test_a_list_that_lags_is_waited_for(server: DevServer, task: Make, patience:
 
 
 def test_a_try_that_finds_nothing_goes_on_when_the_list_had_its_time(server: DevServer, task: Make) -> None:
-    """Then it is certain that an earlier try created none."""
+    """By then it is certain that no earlier try created a batch."""
     assert run_task(task(), task_context(task(), try_number=2))["status"] == "completed"
     assert requests(server, "upload_file", "create_batch", "list_batches") == [1, 1, 2]
 
@@ -154,7 +154,7 @@ def test_a_try_that_finds_nothing_goes_on_when_the_list_had_its_time(server: Dev
 def test_without_reuse_every_try_submits_anew(
     server: DevServer, task: Make, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And what the earlier one left running is cancelled: nobody waits for it."""
+    """The batch that the earlier try left running is cancelled, because nobody waits for it."""
     server.settings(batch_seconds=30)
     first = submit(task(reuse=False))
     second = submit(task(reuse=False), try_number=2)
@@ -255,7 +255,7 @@ def long_list(server: DevServer, task: Make, age: float, *, run_age: float) -> i
 
 
 def test_the_search_stops_at_the_beginning_of_the_run(server: DevServer, task: Make) -> None:
-    """Of 20 pages that go back a day it reads the six of the run's six hours, then the newest once more."""
+    """Of 20 pages that go back a day, it reads the six of the run's six hours, then the newest one again."""
     server.settings(freeze=True)
     assert 6 <= long_list(server, task, 24 * 3600, run_age=6 * 3600 - CLOCK_SKEW) - 1 <= 7
 
@@ -267,7 +267,7 @@ def test_the_search_stops_after_thirty_days(server: DevServer, task: Make) -> No
 
 
 def test_the_users_metadata_is_kept_and_too_much_is_refused(server: DevServer, task: Make) -> None:
-    """Eleven pairs fit beside the provider's five; the twelfth is an error before anything is sent."""
+    """Eleven pairs fit beside the provider's five; a twelfth is an error before anything is sent."""
     own = {f"key{number}": "v" * 512 for number in range(11)}
     run_task(task(metadata=own))
     (batch,) = server.batches()
@@ -282,7 +282,7 @@ def test_the_users_metadata_is_kept_and_too_much_is_refused(server: DevServer, t
 def test_an_outage_as_the_wait_ends_uses_up_no_try(
     server: DevServer, task: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The resumed task waits again, the trigger waits the outage out, and the result arrives."""
+    """The resumed task defers again, the trigger waits until the outage ends, and the result arrives."""
     monkeypatch.setenv(
         "AIRFLOW_CONN_OPENAI_BATCHES_DEFAULT",
         server.environment["AIRFLOW_CONN_OPENAI_BATCHES_DEFAULT"].rstrip("}")

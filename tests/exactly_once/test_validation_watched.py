@@ -1,4 +1,4 @@
-"""A job looks again while its batches are validated: one that is rejected must not wait for the others."""
+"""A job polls again while its batches are validated, so that a rejected one does not wait for the others."""
 
 from __future__ import annotations
 

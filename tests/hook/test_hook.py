@@ -75,7 +75,7 @@ def test_an_upload_can_expire(hook: OpenAIBatchesHook) -> None:
 
 
 def test_an_upload_is_sent_again_from_its_start(hook: OpenAIBatchesHook, server: DevServer) -> None:
-    """What broke half-way does not arrive as half a file."""
+    """An upload that breaks half-way does not arrive as half a file."""
     server.faults([{"operation": "upload_file", "action": "drop_before", "times": 2}])
     source = io.BytesIO(b"skipped" + request_lines())
     source.seek(len(b"skipped"))
@@ -109,7 +109,7 @@ def test_downloads_to_every_kind_of_destination(hook: OpenAIBatchesHook, tmp_pat
 def test_a_broken_download_goes_on(
     hook: OpenAIBatchesHook, server: DevServer, tmp_path: Path, *, ignores_range: bool
 ) -> None:
-    """Also where the service ignores Range: not a byte is missing or doubled."""
+    """No byte is missing or doubled, even if the service ignores Range."""
     file_id = completed(hook, 2000)
     whole = io.BytesIO()
     hook.download_file(file_id, whole)
@@ -203,7 +203,7 @@ def test_one_session_serves_all_calls(hook: OpenAIBatchesHook) -> None:
 
 
 def test_a_redirect_is_not_followed(hook: OpenAIBatchesHook, server: DevServer) -> None:
-    """The key would go along to wherever it leads."""
+    """Otherwise the key would be sent to wherever the redirect leads."""
     headers = {"Location": f"{server.base_url}/files"}
     server.faults(
         [{"operation": "list_batches", "action": "status", "status": 302, "headers": headers, "body": ""}]
@@ -250,7 +250,7 @@ def test_a_page_of_html_is_a_wrong_base_url(hook: OpenAIBatchesHook, server: Dev
 def test_a_netrc_file_does_not_replace_the_key(
     hook: OpenAIBatchesHook, server: DevServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The library would take the login for this host from there, and send it instead of the key."""
+    """The HTTP library would take the login for this host from that file, and send it instead of the key."""
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login someone password else\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     server.settings(api_keys=["devserver-key"])
@@ -282,7 +282,7 @@ def test_time_outs_of_connect_and_read_are_separate(
 
 
 def test_the_key_shows_nowhere(server: DevServer, caplog: pytest.LogCaptureFixture) -> None:
-    """Not in errors, reprs or logs, also if the service repeats it."""
+    """Not in errors, reprs or logs, even if the service repeats it."""
     body = {"error": {"message": "Incorrect API key provided: devserver-key"}}
     server.faults([{"operation": "*", "action": "status", "status": 500, "body": body, "times": None}])
     hook = OpenAIBatchesHook(sleep=lambda _: None)

@@ -19,14 +19,14 @@ def module_server() -> Iterator[DevServer]:
     with DevServer(batch_seconds=0.05) as server, pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment.items():
             patch.setenv(name, value)
-        # A lost answer is looked for not as long as in earnest.
+        # A batch whose answer was lost is looked for only briefly, unlike in a real deployment.
         patch.setenv("AIRFLOW__OPENAI_BATCHES__RECOVERY_SECONDS", "0.2")
         yield server
 
 
 @pytest.fixture
 def server(module_server: DevServer) -> Iterator[DevServer]:
-    """One server for a module, as new for each test; the default connection leads to it."""
+    """One server for a module, reset for each test; the default connection leads to it."""
     before = dict(os.environ)
     module_server.reset()
     module_server.settings(batch_seconds=0.05)

@@ -31,7 +31,7 @@ def decorated(function: Any, out: Path, *arguments: Any, **kwargs: Any) -> Any:
 
 
 def test_a_function_that_yields(server: DevServer, out: Path) -> None:
-    """One row at a time; the next try calls it again, and pays nothing again."""
+    """It yields one row at a time; the next try calls it again, and pays for nothing twice."""
     in_memory = []
 
     def prompts(count: int) -> Iterator[str]:
@@ -85,7 +85,7 @@ def test_a_function_that_fails_says_so_itself(server: DevServer, out: Path) -> N
 
 
 def test_the_function_gives_the_rows(out: Path) -> None:
-    """No other source beside it."""
+    """No other source of rows is allowed beside it."""
 
     def prompts() -> list[str]:
         return []
@@ -129,7 +129,7 @@ class Upstream:
 
 
 def test_the_output_of_another_task(server: DevServer, out: Path, task: Any) -> None:
-    """It is upstream, and its rows are never rendered."""
+    """The other task is upstream, and the rows that it returns are never rendered as templates."""
 
     def prompts() -> list[str]:
         return []
@@ -143,7 +143,7 @@ def test_the_output_of_another_task(server: DevServer, out: Path, task: Any) -> 
 
 
 def test_lineage(server: DevServer, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Input and output are told to Airflow's lineage."""
+    """Input and output are reported to Airflow's lineage."""
     from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 
     told: list[tuple[str, str]] = []

@@ -1,4 +1,4 @@
-"""What the service does not take at once, or not at all; and how long a job waits."""
+"""Batches that the service rejects for now or for good, and how long a job waits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def test_no_more_batches_at_once_than_told(server: DevServer, out: Path) -> None:
-    """A place is used as soon as it is free."""
+    """The next batch is created as soon as one of the active ones is over."""
     server.settings(batch_seconds=0.2)
     alive = []
     for wait in waits(job(out, requests=rows(8), max_requests_per_batch=1, max_active_batches=3)):
@@ -41,7 +41,7 @@ def test_no_more_batches_at_once_than_told(server: DevServer, out: Path) -> None
 
 
 def test_the_enqueued_token_limit_is_waited_for(server: DevServer, out: Path) -> None:
-    """What does not fit goes again when others are over; no file is uploaded twice, no try is used."""
+    """A batch that does not fit is sent again when others are over, without a second upload or a new try."""
     server.settings(batch_seconds=0.3, enqueued_token_limit=150)
     summary = run_task(job(out, requests=rows(12), max_requests_per_batch=2))
     assert summary["counts"]["succeeded"] == 12
@@ -53,7 +53,7 @@ def test_the_enqueued_token_limit_is_waited_for(server: DevServer, out: Path) ->
 
 
 def test_a_retry_finds_what_went_again(server: DevServer, out: Path) -> None:
-    """A shard's second batch has another key; without the records it is found behind the first."""
+    """A shard's second batch has another key; a try without the records still finds it after the first."""
     server.settings(batch_seconds=0.2, enqueued_token_limit=150)
     operator = job(out, requests=rows(12), max_requests_per_batch=2, fail_on="any")
     run_task(operator)
@@ -64,7 +64,7 @@ def test_a_retry_finds_what_went_again(server: DevServer, out: Path) -> None:
 
 
 def test_a_line_of_others_is_waited_out(server: DevServer, out: Path) -> None:
-    """Not one batch of the job runs, and all the same the limit is reached: a pause, then another try."""
+    """If the limit is reached although no batch of the job runs, the job pauses and tries again."""
     server.settings(enqueued_token_limit=1)
     sizes = []
     for wait in waits(job(out, requests=rows(2))):
@@ -101,7 +101,7 @@ def test_no_batch_is_created_during_a_pause_or_beyond_the_limit() -> None:
 
 
 def test_the_next_try_keeps_what_is_known_of_batches() -> None:
-    """Not how the earlier try went; a rejected shard may have another batch, under another key."""
+    """Its pauses and limits are forgotten; a rejected shard may have another batch, under another key."""
     known = Records(digest="old", started=1.0, salt="s", cut={1}, active_limit=3, not_before=9.0, setbacks=2)
     known.by_shard[0] = Record(0, batch_id="batch_0", files=[])
     known.by_shard[1] = Record(1, batch_id="batch_1", input_file_id="file_1", error=RowError("bad", ""))
@@ -119,7 +119,7 @@ def test_the_next_try_keeps_what_is_known_of_batches() -> None:
 
 
 def test_pauses_grow_and_end_after_a_day() -> None:
-    """From the poll interval to a quarter of an hour; then the task fails with words."""
+    """They grow from the poll interval to a quarter of an hour; after a day, an error ends the task."""
     records = Records(digest="", started=1.0)
     now, lengths = 1.0, []
     while now <= 86_400:
@@ -143,12 +143,12 @@ def test_pauses_grow_and_end_after_a_day() -> None:
     ],
 )
 def test_what_passes(error: Any, *, passing: bool) -> None:
-    """The rest is for a person to mend."""
+    """All other errors need a person."""
     assert is_passing(error) is passing
 
 
 def test_a_rejected_batch_ends_the_job(server: DevServer, out: Path) -> None:
-    """What runs is waited for, nothing more is sent, and the next try goes on from there."""
+    """The running batches are waited for, no more are created, and the next try goes on from there."""
     operator = job(out, requests=rows(9), max_requests_per_batch=3, max_active_batches=2)
     with pytest.raises(TaskDeferred) as deferral:
         operator.execute(task_context(operator))
@@ -168,7 +168,7 @@ def test_a_rejected_batch_ends_the_job(server: DevServer, out: Path) -> None:
 
 
 def test_a_refused_create_ends_the_job(server: DevServer, out: Path) -> None:
-    """The first one at once, a later one as a rejected batch."""
+    """The first one ends it at once, a later one in the same way as a rejected batch."""
     no = {"operation": "create_batch", "action": "status", "status": 400, "code": "bad", "body": "no"}
     server.faults([{**no, "times": 1}])
     operator = job(out, requests=rows(6), max_requests_per_batch=2)
@@ -218,7 +218,7 @@ def test_no_round_begins_when_the_time_is_over(server: DevServer, out: Path) -> 
 
 
 def test_what_waiting_cannot_mend(server: DevServer, out: Path) -> None:
-    """The trigger's error is the task's."""
+    """The trigger's error becomes the task's error."""
     operator = job(out, requests=rows(2))
     with pytest.raises(TaskDeferred) as deferral:
         operator.execute(task_context(operator))
@@ -228,7 +228,7 @@ def test_what_waiting_cannot_mend(server: DevServer, out: Path) -> None:
 
 
 def test_the_progress_of_all_shards(server: DevServer, out: Path) -> None:
-    """The trigger is told what was done before it; only small values travel."""
+    """The trigger is told what was done before it, in a few small values."""
     operator = job(out, requests=rows(9, {0: "fail:500*1"}), max_requests_per_batch=3, max_active_batches=3)
     with pytest.raises(TaskDeferred) as first:
         operator.execute(task_context(operator))

@@ -1,4 +1,4 @@
-"""What lies in the output when a job is done, and what the task returns."""
+"""What is in the output when a job is done, and what the task returns."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_dry_run_is_taken_up_by_the_real_one(server: DevServer, out: Path) -> 
 
 
 def test_results_of_another_job_are_not_replaced(server: DevServer, out: Path) -> None:
-    """Unless it is said; found before anything is spent, and the old results stay whole until the end."""
+    """Unless the user says so. The check comes before any spending; old results are kept until the end."""
     run_task(job(out, requests=rows(3)))
     before = server.stats()["requests"]
     other = job(out, requests=rows(5))
@@ -132,7 +132,7 @@ def test_results_of_another_job_are_not_replaced(server: DevServer, out: Path) -
 
 
 def test_the_same_job_costs_nothing_again(server: DevServer, out: Path) -> None:
-    """Its manifest says that all is there; other settings of the output are another job."""
+    """Its manifest says that it is complete; with other output settings it is another job."""
     operator = job(out, requests=rows(3))
     first = run_task(operator)
     before = server.stats()["requests"]
@@ -143,7 +143,7 @@ def test_the_same_job_costs_nothing_again(server: DevServer, out: Path) -> None:
 
 
 def test_with_reuse_off_everything_is_asked_anew(server: DevServer, out: Path) -> None:
-    """As it says."""
+    """Every row is asked and paid for again."""
     operator = job(out, requests=rows(3), reuse=False)
     run_task(operator)
     again(operator)
@@ -155,7 +155,7 @@ def test_with_reuse_off_everything_is_asked_anew(server: DevServer, out: Path) -
     ("fail_on", "fails"), [("none", False), (0.5, False), (0.2, True), ("any", True), (0, True)]
 )
 def test_fail_on(server: DevServer, out: Path, fail_on: Any, *, fails: bool) -> None:
-    """Parts there are in any case, a manifest only where the task succeeds."""
+    """The parts are written in any case, the manifest only if the task succeeds."""
     operator = job(out, requests=rows(4, {1: "fail:400"}), fail_on=fail_on)
     if fails:
         with pytest.raises(BatchFailed, match=r"1 of 4 rows have no valid answer \(3 succeeded, 1 failed\)"):
@@ -167,7 +167,7 @@ def test_fail_on(server: DevServer, out: Path, fail_on: Any, *, fails: bool) -> 
 
 
 def test_a_failed_job_goes_on_with_what_it_has(server: DevServer, out: Path) -> None:
-    """Cleared with more rounds, only what is missing is asked; nothing is paid twice."""
+    """After it is cleared with more rounds, only what is missing is asked, and nothing is paid twice."""
     operator = job(out, requests=rows(6, {1: "fail:500*2"}), fail_on="any", max_rounds=1)
     with pytest.raises(BatchFailed, match=r"1 times server_error, first row-1") as caught:
         run_task(operator)
@@ -238,7 +238,7 @@ def test_a_store_instead_of_a_disk(server: DevServer) -> None:
 
 
 def test_lines_of_no_use_are_counted_and_kept_aside(server: DevServer, out: Path) -> None:
-    """No JSON, a custom_id that nobody asked for, one that comes twice: none of them reaches a wrong row."""
+    """Not JSON, an unknown custom_id, a custom_id that comes twice: none of these reaches a wrong row."""
     body = {"id": "x", "object": "chat.completion", "choices": [{"message": {"content": "hi"}}]}
 
     def line(custom_id: str) -> str:

@@ -47,7 +47,7 @@ def mortal(out: Path, **kwargs: Any) -> Any:
 )
 @pytest.mark.parametrize("moment", ["before", "after", "lost"])
 def test_a_crash_at_any_call(server: DevServer, out: Path, operation: str, count: int, moment: str) -> None:
-    """The next try takes up each batch; also where the work directory is gone with its worker."""
+    """The next try takes up each batch, even if the work directory was lost with its worker."""
     operator = mortal(out)
     MortalHook.doom = (operation, "before" if moment == "before" else "after", count)
     with pytest.raises(Crash):
@@ -90,7 +90,7 @@ def test_a_task_that_is_cleared_while_it_waits(server: DevServer, out: Path) -> 
 
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_kill_and_a_clear(server: DevServer, out: Path, *, lost: bool) -> None:
-    """What was done before the kill is kept, the rest asked again, and the round does not count."""
+    """What was done before the kill is kept, the rest is asked again, and the round does not count."""
     server.settings(batch_seconds=2)
     operator = mortal(out, max_rounds=2)
     deferral = deferred(operator)
@@ -105,7 +105,7 @@ def test_a_kill_and_a_clear(server: DevServer, out: Path, *, lost: bool) -> None
 
 
 def test_a_kill_at_the_worker_cancels_every_batch(server: DevServer, out: Path) -> None:
-    """Those of this try and those that an earlier one left; on a resume too."""
+    """Both the batches of this try and those that an earlier try left; after a resume too."""
     server.settings(freeze=True)
     operator = mortal(out)
     deferral = deferred(operator)
@@ -149,7 +149,7 @@ def test_a_kill_between_two_submissions_submits_no_more(server: DevServer, out: 
 
 
 def test_a_changed_input(server: DevServer, out: Path) -> None:
-    """The same shards are taken up, what runs for others is cancelled, new ones are submitted."""
+    """Unchanged shards are taken up, batches of outdated ones are cancelled, and new ones are submitted."""
     server.settings(batch_seconds=0.5)
     operator = mortal(out)
     deferred(operator)
@@ -162,7 +162,7 @@ def test_a_changed_input(server: DevServer, out: Path) -> None:
 
 
 def test_an_answer_that_is_lost(server: DevServer, out: Path) -> None:
-    """Each of the creates is cut off after it was stored; one batch a shard all the same."""
+    """Each create is cut off after its batch was stored; there is still only one batch per shard."""
     server.faults([{"operation": "create_batch", "action": "drop_after", "times": 3}])
     run_task(mortal(out))
     good(out, server)

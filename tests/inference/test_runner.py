@@ -1,4 +1,4 @@
-"""What the control of a job decides, without a network: the service is a few dicts, and time is a number."""
+"""What the runner of a job decides, without a network: the service is a few dicts, and time is a number."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Service:
         self.now = 1_000.0
         self.files: dict[str, list[Any]] = {}
         self.batches: dict[str, Batch] = {}
-        self.listings, self.lag = 0, 0  # so many listings show nothing yet
+        self.listings, self.lag = 0, 0  # the first ``lag`` listings show nothing
         self.noted: list[object] = []
         self.fails: Exception | None = None
 
@@ -132,7 +132,7 @@ def service() -> Service:
 
 
 def test_from_rows_to_results(service: Service, tmp_path: Path) -> None:
-    """Submit, wait for all, ask again what failed in passing, wait for that, finish."""
+    """Submit, wait for all batches, ask again what failed for the moment, wait for that, finish."""
     job = runner(service, tmp_path)
     first = job.advance()
     assert first == WaitFor(["batch-0", "batch-1"], 1_300.0, any_of_them=False)  # 5 polls: they are validated
@@ -153,7 +153,11 @@ def test_from_rows_to_results(service: Service, tmp_path: Path) -> None:
 
 
 def test_what_ends_a_wait(service: Service, tmp_path: Path) -> None:
-    """The last batch; the first one where shards wait for its place or its results expire; the deadline."""
+    """
+    The last batch, or the deadline.
+
+    The first batch is enough if shards wait for its place, or if its results may expire.
+    """
     job = runner(service, tmp_path / "all")
     job.advance()
     for batch_id in service.batches:
@@ -168,7 +172,7 @@ def test_what_ends_a_wait(service: Service, tmp_path: Path) -> None:
 
 
 def test_when_the_time_is_up(service: Service, tmp_path: Path) -> None:
-    """An hour after the batches' windows, or as told; then nothing more is submitted."""
+    """An hour after the batches' windows, or after the given time, nothing more is submitted."""
     job = runner(service, tmp_path / "own")
     job.advance()
     service.now += 86_400 + 3_599
@@ -228,7 +232,7 @@ def test_a_create_whose_outcome_is_unknown_is_looked_for(service: Service, tmp_p
 
 
 def test_the_token_limit_holds_batches_back(service: Service, tmp_path: Path) -> None:
-    """One that was rejected goes again, with its file, when another one is over."""
+    """A rejected batch is created again, from the same file, when another one is over."""
     job = runner(service, tmp_path)
     job.advance()
     service.set("batch-1", "failed", errors=TOKEN_LIMIT)
@@ -275,7 +279,7 @@ def test_the_next_try_looks_for_batches_once(service: Service, tmp_path: Path) -
 
 
 def test_the_list_may_lag(service: Service, tmp_path: Path) -> None:
-    """It is read again before a batch is submitted that may be there."""
+    """It is read again before the job submits a batch that may already exist."""
     runner(service, tmp_path, rows=2).advance()
     tmp_path.joinpath("_job").rename(tmp_path / "lost")
     service.recovery_seconds, service.lag = 5.0, 2
@@ -285,7 +289,7 @@ def test_the_list_may_lag(service: Service, tmp_path: Path) -> None:
 
 
 def test_the_file_of_a_rejected_batch_is_used_again(service: Service, tmp_path: Path) -> None:
-    """Also where the records are lost."""
+    """Even if the records are lost."""
     runner(service, tmp_path, rows=2).advance()
     service.set("batch-0", "failed", errors=TOKEN_LIMIT)
     tmp_path.joinpath("_job").rename(tmp_path / "lost")
@@ -319,7 +323,7 @@ def test_a_try_with_nothing_left_to_ask_cancels_what_is_outdated(service: Servic
 
 
 def test_a_second_process_goes_on(service: Service, tmp_path: Path) -> None:
-    """With the name of the job's directory; what runs is known to it, so that a kill can cancel it."""
+    """It needs only the name of the job's directory. It knows the running batches, so a kill cancels them."""
     job = runner(service, tmp_path)
     job.advance()
     second = Runner(job.settings, Workspace(tmp_path, "me"), job.submitter, LOG, clock=lambda: service.now)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def test_followup_asks_only_what_may_help(tmp_path: Path) -> None:
-    """What expired, was cancelled or lost or failed in passing is sent again unchanged; the rest is not."""
+    """What expired, was cancelled, got lost or failed for the moment is sent again unchanged, and no more."""
     rows = [f"p{number}" for number in range(8)]
     job = prepare(tmp_path, rows, Limits(max_requests=3))
     kinds = ["expired", "cancelled", "busy", "limited", "lost", "invalid"]
@@ -96,7 +96,7 @@ def test_followup_of_embeddings_and_models(tmp_path: Path) -> None:
 
 
 def test_forgotten_shard(tmp_path: Path) -> None:
-    """Rows whose results were not looked at would be asked, and paid for, again."""
+    """Otherwise rows whose results were not looked at would be asked, and paid for, again."""
     job = prepare(tmp_path, ["a", "b"], Limits(max_requests=1))
     index = ResultIndex(job, tmp_path)
     index.add(job.shards[0], [])

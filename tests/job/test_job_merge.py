@@ -163,7 +163,7 @@ def test_many_error_codes(tmp_path: Path) -> None:
 
 
 def test_whole_or_not_at_all(tmp_path: Path) -> None:
-    """A merge that fails leaves neither a part nor a piece of one."""
+    """A merge that fails leaves no part, and no piece of one."""
     job = prepare(tmp_path, ["a", "b"])
     index = noted(tmp_path, job, [answered("row-0", chat("A")), answered("row-1", chat("B"))])
     (tmp_path / "output.jsonl").write_bytes(answered("row-0", chat("A")) + b"\n")

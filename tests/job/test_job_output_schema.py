@@ -67,7 +67,7 @@ def test_chat_form() -> None:
 
 
 def test_responses_form() -> None:
-    """Other settings of the text stay."""
+    """The other settings under ``text`` are kept."""
     body = {"input": "x", "text": {"verbosity": "low"}}
     (request,) = requests_from([body], endpoint="/v1/responses", model="m", schema=OutputSchema(LABEL, "n"))
     assert decoded(request.body["text"]) == {

@@ -132,7 +132,7 @@ def test_shards_are_in_the_order_of_their_beginnings(tmp_path: Path) -> None:
 def test_ids_are_read_as_they_were_given_or_not(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str | None]], most: int
 ) -> None:
-    """In any mixture, over several files and models; rows that follow each other share a line."""
+    """In any mixture, over several files and models; consecutive rows share a line."""
     work = tmp_path_factory.mktemp("ids")
     requests, expected = [], {}
     for number, (model, kind) in enumerate(rows):

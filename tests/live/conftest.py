@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 KEY = "sk-live-test-key-that-must-show-nowhere"
 DAGS = Path(__file__).parent / "dags"
-# Both are 30 seconds by default: until the triggers of a dead triggerer are taken over, and for a batch that
-# might be stored.
+# Two times that are 30 seconds by default: until another triggerer takes over the triggers of a dead one, and
+# how long a batch that might be stored is looked for.
 LESS_PATIENCE = {
     "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
     "AIRFLOW__OPENAI_BATCHES__RECOVERY_SECONDS": "8",

@@ -1,4 +1,4 @@
-"""What becomes of the batch of a deferred task when somebody intervenes, in a real Airflow."""
+"""What happens to the batch of a deferred task when somebody intervenes, in a real Airflow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RUNNING = {"validating", "in_progress", "finalizing"}
 CANCELLED = {"cancelling", "cancelled"}
 # From the user's click to the cancelled batch.
 WITHIN = 10.0
-# So many looks after the second trigger has begun, the first one has done whatever its end makes it do.
+# After this many looks of the second trigger, the first one has done all that it does when it ends.
 ROUNDS = 3
 NAMES = ("done", "failed", "success", "cleared", "deleted", "outage", "restart")
 
@@ -104,7 +104,7 @@ def test_a_cancel_that_fails_at_first(waits: Waits) -> None:
 
 
 def test_a_task_that_is_cleared(waits: Waits) -> None:
-    """Its next try takes up the batch that runs, or makes one where it found the old one cancelled."""
+    """Its next try takes up the running batch, or creates one if the old one was cancelled."""
     waits.airflow.clear(DAG, "cleared", "batch")
     airflow = waits.airflow
     airflow.wait_until(lambda: airflow.task(DAG, "cleared", "batch")["try_number"] == 2, 60, "a second try")
@@ -129,7 +129,7 @@ def test_a_run_that_is_overdue(waits: Waits) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_triggerer_that_ends(waits: Waits, number: signal.Signals) -> None:
-    """However it ends: nothing is cancelled, and the next one waits on."""
+    """However the triggerer ends, nothing is cancelled, and the next one goes on waiting."""
     cancels = waits.service.stats()["requests"].get("cancel_batch", 0)
     waits.airflow.kill("triggerer", number)
     waits.airflow.start_component("triggerer")

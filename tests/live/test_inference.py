@@ -36,7 +36,7 @@ def work(airflow: AirflowStack, service: DevServerClient) -> Path:
 
 
 def kill_the_task(airflow: AirflowStack) -> None:
-    """SIGKILL for the process that runs the task, as the machine's memory killer does it."""
+    """Send SIGKILL to the process that runs the task, as the kernel does when memory runs out."""
     scheduler = psutil.Process(airflow.processes["scheduler"].pid)
     for worker in scheduler.children(recursive=True):
         with suppress(psutil.Error):
@@ -85,7 +85,7 @@ def test_a_job_whose_processes_are_killed(
 
 
 def check(airflow: AirflowStack, service: DevServerClient, output: Path, run: str) -> None:
-    """One row for each row, in order; nothing paid twice, nothing left."""
+    """Each row has one result, in order; nothing was paid twice, and no batch is left running."""
     found = [
         json.loads(line)
         for part in sorted(output.glob("part-*.jsonl"))

@@ -80,7 +80,7 @@ def test_create_from_a_file_id_does_not_wait_if_told_so(server: DevServer, input
 
 
 def test_the_batch_carries_its_task(server: DevServer, input_file: str) -> None:
-    """By its metadata a batch is found again, and people see whose it is."""
+    """The metadata lets a later try find the batch, and shows people whose it is."""
     operator = create(input_file, metadata={"team": "a"}, wait_for_completion=False)
     operator.execute(task_context(operator, map_index=4, run_id="manual__1"))
     metadata = server.batches()[0]["metadata"]
@@ -95,7 +95,7 @@ def test_the_batch_carries_its_task(server: DevServer, input_file: str) -> None:
 
 
 def test_the_id_is_in_xcom_before_the_task_waits(server: DevServer, input_file: str) -> None:
-    """Who looks while the task is deferred finds it."""
+    """Anybody who looks while the task is deferred finds it."""
     server.settings(freeze=True)
     operator = create(input_file)
     context = task_context(operator)
@@ -183,7 +183,7 @@ def test_a_batch_whose_requests_all_failed_raises_the_first_errors(tmp_path: Pat
 def test_partial_results_are_named(
     server: DevServer, input_file: str, status: str, error: type[Exception]
 ) -> None:
-    """What is paid for can be found."""
+    """The error names them, because they are paid for."""
     server.settings(freeze=True)
     operator = create(input_file, wait_for_completion=False)
     batch = operator.execute(task_context(operator))
@@ -282,7 +282,7 @@ def test_cancel_waits_out_cancelling(server: DevServer, input_file: str) -> None
 
 
 def test_cancel_of_what_is_over_is_no_error(server: DevServer, input_file: str) -> None:
-    """The wish is fulfilled."""
+    """Nothing is left to cancel, so the task succeeds."""
     batch = run_task(create(input_file))
     assert run_task(OpenAICancelBatchOperator(task_id="c", batch_id=batch["id"]))["status"] == "completed"
 

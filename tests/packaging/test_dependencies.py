@@ -53,7 +53,7 @@ def is_declared(name: str, source: Source) -> bool:
 
 
 def test_what_is_imported_is_declared() -> None:
-    """Also what is imported late, and what every Airflow has."""
+    """This includes imports inside functions, and packages that every Airflow has."""
     no(
         "Not declared in pyproject.toml:",
         (
@@ -77,7 +77,7 @@ def test_a_plain_install_adds_no_package_to_airflow() -> None:
 
 
 def brought_by(name: str) -> set[str]:
-    """The distributions that are installed with one, by the metadata of all of them."""
+    """The distributions that are installed together with one, according to their metadata."""
     seen: set[tuple[str, str]] = set()
     waiting: list[tuple[str, str]] = [(name, "")]
     while waiting:

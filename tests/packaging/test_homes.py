@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def strings_like(pattern: str) -> Callable[[Source], Iterator[int]]:
-    """Lines with a string constant that is this as a whole; docstrings and parts of texts are prose."""
+    """Lines with a string constant that matches as a whole; docstrings and parts of texts do not count."""
 
     def find(source: Source) -> Iterator[int]:
         return (line for text, line in source.strings() if re.fullmatch(pattern, text))
@@ -73,7 +73,7 @@ STATUSES = ENDS | {"validating", "in_progress", "finalizing", "cancelling"}
 
 
 def sets_of_ends(source: Source) -> Iterator[int]:
-    """Lines with a list, set or tuple of several statuses that end a batch; those of rows are others."""
+    """Lines with a list, set or tuple of several statuses that end a batch; statuses of rows do not count."""
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Set | ast.List | ast.Tuple):
             values = {item.value for item in node.elts if isinstance(item, ast.Constant)}

@@ -28,7 +28,7 @@ from import_graph import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-# From the ground up. A file may import its own room and the rooms of the floors below it.
+# From the lowest floor up. A file may import from its own room and from rooms on lower floors.
 FLOORS = (
     {"", "exceptions", "get_provider_info"},
     {"api", "storage"},
@@ -103,7 +103,7 @@ def import_without(libraries: set[str], modules: Iterable[str]) -> subprocess.Co
 
 
 def test_rooms_below_airflow_run_without_it() -> None:
-    """In a process of its own: what they drag in counts too."""
+    """Checked in a process of its own, so that indirect imports count too."""
     rooms = WITHOUT_AIRFLOW | {"storage"}
     done = import_without({"airflow"}, (source.name for source in house() if source.room in rooms))
     assert done.returncode == 0, f"Rule 1: no Airflow below the hook.\n{done.stderr}"

@@ -62,7 +62,7 @@ def test_azure_sends_its_own_header() -> None:
 
 
 def test_the_official_providers_connection_works_as_it_is() -> None:
-    """Its openai_client_kwargs are read in its own words."""
+    """Its openai_client_kwargs are understood under their own names."""
     kwargs = {"api_key": "sk-theirs", "base_url": "https://x.example/v1", "organization": "o", "timeout": 9}
     kwargs |= {"max_retries": 2, "default_headers": {"X-A": "b"}, "default_query": {"q": "1"}}
     config = read({"openai_client_kwargs": kwargs}, conn_type="openai", password=None)
@@ -74,7 +74,7 @@ def test_the_official_providers_connection_works_as_it_is() -> None:
 
 
 def test_the_environment_serves_where_the_connection_has_no_key() -> None:
-    """OPENAI_API_KEY, and only then."""
+    """OPENAI_API_KEY is used only then."""
     assert read(password=None, environ={"OPENAI_API_KEY": "sk-env"}).api_key == "sk-env"
     assert read(environ={"OPENAI_API_KEY": "sk-env"}).api_key == "sk-key"
 
@@ -180,5 +180,5 @@ def test_a_link_to_a_batch(console: str) -> None:
 
 
 def test_no_link_without_a_console() -> None:
-    """A gateway has no page that is known."""
+    """If a gateway has such a page, its address is not known."""
     assert read(host="https://gateway.example/v1").batch_link("batch_1") is None

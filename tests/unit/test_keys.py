@@ -30,7 +30,7 @@ def key(parts: Parts) -> str:
 
 @given(PARTS, PARTS)
 def test_keys_are_equal_only_for_the_same_task_shard_and_input(one: Parts, other: Parts) -> None:
-    """No two things share a key, however their names run into each other."""
+    """Different tasks, shards or inputs never share a key, even if their names joined together are equal."""
     assert (key(one) == key(other)) is (one == other)
 
 

@@ -183,7 +183,7 @@ def test_which_status_may_be_repeated(operation: str, status: int) -> None:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_no_money_is_never_repeated(operation: str) -> None:
-    """Waiting does not fill an account."""
+    """Waiting does not put money into an account."""
     assert not may_repeat(operation, APIError("x", status=429, code="insufficient_quota"))
 
 
@@ -202,7 +202,7 @@ def test_a_page_instead_of_json_is_no_answer() -> None:
 
 @given(st.text(), st.dictionaries(st.from_regex(r"[a-z_]+", fullmatch=True), st.text("ab", max_size=3)))
 def test_a_multipart_head_cannot_be_broken_out_of(filename: str, fields: dict[str, str]) -> None:
-    """Whatever a file is called, there is one part a field and one for the file."""
+    """Whatever a file is called, there is one part for each field and one for the file."""
     try:
         head, tail = protocol.multipart(fields, filename, "BOUNDARY")
     except UnicodeEncodeError:

@@ -70,7 +70,7 @@ def test_retry_after_is_obeyed_and_capped(asked: float, waited: float) -> None:
 
 
 def test_each_retry_is_logged_with_reason_and_wait(caplog: pytest.LogCaptureFixture) -> None:
-    """Who reads the log knows why it took longer."""
+    """A reader of the log can see why the call took longer."""
     with caplog.at_level("WARNING"):
         run([APIError("overloaded", status=503, retry_after=9)])
     assert (

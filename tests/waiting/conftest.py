@@ -1,4 +1,4 @@
-"""A server whose batches stand still, and a look at what each test leaves behind."""
+"""A server whose batches do not change by themselves, and a check of what each test leaves behind."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def test_requests_are_evenly_apart() -> None:
 
 
 def test_a_429_stops_all_and_slows_down_and_good_answers_speed_up() -> None:
-    """Retry-After counts, and those that were under way together count once."""
+    """Retry-After is obeyed, and several 429s to requests that were under way together count as one."""
     pace = Pace()
     for _ in range(8):
         pace.slowed(99.0, 100.0, 7.0)
@@ -50,7 +50,7 @@ def test_a_429_stops_all_and_slows_down_and_good_answers_speed_up() -> None:
 
 
 def test_429s_without_an_end_pause_longer_and_longer() -> None:
-    """Up to a minute, whatever the service says up to five."""
+    """The pauses grow to a minute; a Retry-After is obeyed up to five minutes."""
     pace, now, pauses = Pace(), 0.0, []
     for _ in range(9):
         pace.slowed(now, now, None)
@@ -85,7 +85,7 @@ def test_a_key_that_is_rotated_while_waiting_is_picked_up(
 def test_a_changed_connection_is_read_now_and_then(
     server: DevServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another host, for example, which the old one's answers would not tell."""
+    """For example for another host, about which the answers of the old one say nothing."""
     monkeypatch.setattr(client, "READ_AGAIN_AFTER", 0.3)
     ids = seed(server, 2)
 

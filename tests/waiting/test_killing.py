@@ -114,7 +114,7 @@ def test_a_deleted_run_keeps_nothing(server: DevServer, supervisor: Supervisor) 
 
 @pytest.mark.usefixtures("before_3_3")
 def test_of_a_mapped_task_only_its_own_index_counts(server: DevServer, supervisor: Supervisor) -> None:
-    """One question serves those that are cancelled together."""
+    """Triggers that are cancelled together ask Airflow only once."""
     ids = seed(server, 3)
     supervisor.states = {"task_0": "deferred", "task_1": "failed", "task_2": "failed"}
 
@@ -143,7 +143,7 @@ def test_an_unknown_state(
     *,
     is_told: bool,
 ) -> None:
-    """Is no proof of a kill before Airflow 3.3; from there on Airflow says itself that there was one."""
+    """Before Airflow 3.3 this does not prove a kill; since then Airflow itself says that there was one."""
     monkeypatch.setattr(kill, "TRIGGERS_HAVE_ON_KILL", is_told)
     supervisor.states = states
 
@@ -189,7 +189,7 @@ def test_an_on_kill_of_a_task_that_goes_on(
 
 
 def test_an_on_kill_that_is_cut_off_goes_on(server: DevServer, supervisor: Supervisor) -> None:
-    """The triggerer of Airflow 3.3 cancels it after a second; the batch is cancelled all the same."""
+    """The triggerer of Airflow 3.3 cancels on_kill after a second; the batch is cancelled nevertheless."""
     supervisor.states = {"task": "failed"}
     server.faults([{"operation": "cancel_batch", "action": "delay", "seconds": 0.3}])
     one = waiting(seed(server, 1))
@@ -208,7 +208,7 @@ def test_an_on_kill_that_is_cut_off_goes_on(server: DevServer, supervisor: Super
 
 @pytest.mark.usefixtures("before_3_3")
 def test_a_triggerer_that_ends_asks_nothing(server: DevServer, supervisor: Supervisor) -> None:
-    """Its loop cancels everything at once: whatever the states are, it has not been a kill."""
+    """Its loop cancels everything at once, so this is not a kill, whatever the states are."""
     supervisor.states = {"task": "failed"}
     several = [waiting([batch_id]) for batch_id in seed(server, 3)]
 
@@ -224,7 +224,7 @@ def test_a_triggerer_that_ends_asks_nothing(server: DevServer, supervisor: Super
 
 
 def test_a_question_is_not_cut_off() -> None:
-    """Whoever asked may be cancelled or out of time: the exchange goes to its end."""
+    """The exchange with Airflow ends in order, even if the caller is cancelled or times out."""
     ends: list[str] = []
 
     async def exchange(name: str) -> str:

@@ -74,7 +74,7 @@ async def waiting_for_one(server: DevServer, batch_id: str) -> None:
 
 
 def test_a_loop_that_was_closed_without_a_farewell_leaves_no_poller(server: DevServer) -> None:
-    """The next wait clears away what a dead loop left."""
+    """The next wait removes the poller that a closed loop left behind."""
     ids = seed(server, 2)
     loop = asyncio.new_event_loop()
     entered = poller.Waiter(CONN, wait.Wait(ids[:1], poll_interval=30, now=time.time()))
@@ -93,7 +93,7 @@ def open_files() -> int:
 
 
 def own_memory() -> int:
-    """Bytes that this package's code, but for the server, holds."""
+    """The bytes of memory that this package holds, without the dev server's."""
     gc.collect()
     own = [
         tracemalloc.Filter(True, "*/airflow_provider_openai_batches/*"),

@@ -15,7 +15,7 @@ from airflow_provider_openai_batches.polling.list_plan import LIST_FROM
 
 @pytest.mark.parametrize(("count", "most"), [(8, 1), (100, 1), (1_000, 11), (2_000, 22), (10_000, 110)])
 def test_what_was_created_last_takes_a_page_for_a_hundred(count: int, most: int) -> None:
-    """Ten pages for a thousand waits, round for round."""
+    """A thousand waits take ten pages in every round."""
     wanted = ours(count)
     room = Room(Account(wanted), wanted[::-1])
     assert max(room.round() for _ in range(3)) <= most
@@ -31,7 +31,7 @@ def test_the_order_of_arrival_needs_not_be_that_of_creation() -> None:
 
 
 def test_newer_batches_of_others_are_jumped_over() -> None:
-    """A hundred thousand newer ones cost two requests once, not a thousand pages."""
+    """20,000 newer ones cost a few requests in the first round and one in later rounds, not 200 pages."""
     wanted = ours(1_000)
     room = Room(Account(others(20_000) + wanted), wanted[::-1])
     assert room.round() <= 14
@@ -50,7 +50,7 @@ def test_groups_far_apart_are_each_jumped_to() -> None:
 
 
 def test_waits_strewn_thinly_are_retrieved_and_never_looked_for_again() -> None:
-    """One on every second page: the walk ends with its first fruitless pages, whose requests others save."""
+    """One wait on every second page: the walk ends after two fruitless pages, which two put-off looks pay."""
     wanted = ours(300)
     ids = [name for batch_id in wanted for name in [*others(199, f"other_{batch_id}"), batch_id]]
     account = Account(ids)
@@ -63,7 +63,7 @@ def test_waits_strewn_thinly_are_retrieved_and_never_looked_for_again() -> None:
 
 @pytest.mark.parametrize("known", [0, 6, 7])
 def test_no_more_pages_show_none_than_waits_can_wait(known: int) -> None:
-    """Some were looked at before and are not put off; the batch that a page begins behind is not either."""
+    """Waits that were polled before are not put off, nor is the batch that is a page's cursor."""
     wanted = [f"batch_{number}" for number in range(known + 2)]
     account = Account([name for one in wanted for name in [*others(200, f"other_{one}"), one]])
     room = Room(account, [])
@@ -76,7 +76,7 @@ def test_no_more_pages_show_none_than_waits_can_wait(known: int) -> None:
 
 
 def test_only_the_first_page_of_all_begins_without_a_cursor() -> None:
-    """One that was the first, and was pushed far down unseen, is retrieved; what is behind it is listed."""
+    """A first batch that newer ones have pushed far down is retrieved; the older ones after it are listed."""
     first = [f"batch_first_{number}" for number in range(10)]
     account = Account(first)
     room = Room(account, first[::-1])
@@ -91,7 +91,7 @@ def test_only_the_first_page_of_all_begins_without_a_cursor() -> None:
 
 
 def test_two_that_were_the_first_of_all_are_retrieved() -> None:
-    """A first page that turns out to show neither would be one request more than that takes."""
+    """Asking for a first page that shows neither of them would cost one request more."""
     wanted = ours(10)
     account = Account(wanted)
     room = Room(account, wanted[::-1])
@@ -117,7 +117,7 @@ def test_one_that_is_due_alone_is_retrieved() -> None:
 
 
 def test_what_the_list_no_longer_shows_is_retrieved_from_then_on() -> None:
-    """A page that showed it before is not asked for it again."""
+    """The page that used to show it is not requested for it again."""
     wanted = ours(10)
     account = Account(wanted + others(10))
     room = Room(account, wanted[::-1])
@@ -130,7 +130,7 @@ def test_what_the_list_no_longer_shows_is_retrieved_from_then_on() -> None:
 
 
 def test_what_a_page_shows_together_is_asked_for_together() -> None:
-    """A page is cut where the list has it, not where something is due: nobody stays out of step."""
+    """A page shows waits that are not yet due as well as those that are, so they become due together."""
     wanted = ours(300)
     room = Room(Account(wanted), wanted[::-1])
     room.round()
@@ -144,7 +144,7 @@ def test_what_a_page_shows_together_is_asked_for_together() -> None:
 
 
 def test_newer_batches_push_the_first_page_down() -> None:
-    """What stood on it is found behind the newest that was shown, by one page as before."""
+    """One page after the newest batch that was shown finds what the first page used to show."""
     wanted = ours(50)
     account = Account(wanted)
     room = Room(account, wanted[::-1])
@@ -166,7 +166,7 @@ def test_waits_that_come_one_by_one_are_found_by_one_page() -> None:
 
 
 def test_a_few_behind_newer_ones_of_others_are_found() -> None:
-    """Each time some come, in an account that is busy: a page for them, from then on."""
+    """A few arrive at a time in a busy account; from then on one page shows them."""
     account = Account(others(500))
     room = Room(account, [])
     for step in range(4):

@@ -58,7 +58,7 @@ def test_many_waits_are_listed(server: DevServer) -> None:
 
 @pytest.mark.parametrize("newer", [0, 3_000])
 def test_others_in_the_account_cost_little(server: DevServer, newer: int) -> None:
-    """Be they older or newer than what is waited for."""
+    """Whether they are older or newer than the awaited batches."""
     seed(server, 3_000, spread_seconds=3_000)
     ids = seed(server, 300, newer=newer)
 
@@ -72,7 +72,7 @@ def test_others_in_the_account_cost_little(server: DevServer, newer: int) -> Non
 
 
 def test_thinly_strewn_waits_take_no_request_more_than_a_retrieve_of_each(server: DevServer) -> None:
-    """Pages that show one in a hundred are given up at once, and waits that can wait make up for them."""
+    """Pages that show one wait each are given up at once; putting off a few first looks pays for them."""
     server.seed(5_000, spread_seconds=5_000)
     ids = ids_of(server)[50::100][::-1]
     for batch_id in ids:
@@ -192,7 +192,7 @@ def test_a_page_that_fails_is_asked_for_once_more(server: DevServer, rule: dict[
 def test_a_walk_that_was_interrupted_is_taken_up_later(
     server: DevServer, monkeypatch: pytest.MonkeyPatch, rule: dict[str, Any]
 ) -> None:
-    """What a page would have shown is retrieved until then, and listed from then on."""
+    """Until then, the batches that a page would have shown are retrieved; afterwards they are listed."""
     monkeypatch.setattr(lister, "WALK_AGAIN_AFTER", 0.1)
     ids = seed(server, 150)
     server.faults([{"operation": "list_batches", "skip": 1, "times": 2, **rule}])

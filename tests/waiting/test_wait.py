@@ -248,7 +248,7 @@ def test_a_batch_that_is_not_known_twice_ends_the_wait() -> None:
 
 
 def test_a_batch_that_comes_back_was_not_missing() -> None:
-    """Two 404s with the batch between them are two first ones."""
+    """After a 404 and then a good answer, the next 404 counts as the first one again."""
     wait = wait_for()
     for second in (0, 20, 40):
         wait.failed(APIError("No batch found", status=404), T0 + second, "batch_1")
@@ -263,7 +263,7 @@ def test_a_batch_that_comes_back_was_not_missing() -> None:
     ids=str,
 )
 def test_a_refusal_ends_the_wait_when_it_lasts(error: Exception) -> None:
-    """Some polls in a row, so that a rotation has its time; an answer between starts anew."""
+    """It must last for some polls in a row, to leave time for a key rotation; any answer resets the count."""
     wait = wait_for()
     now = T0
     for _ in range(REFUSALS - 1):
@@ -320,7 +320,7 @@ EVENTS = st.one_of(
     st.lists(st.tuples(EVENTS, st.floats(0, 20_000))), st.sampled_from(["ALL_COMPLETED", "FIRST_COMPLETED"])
 )
 def test_whatever_happens_a_wait_ends_once_and_at_its_deadline(events: list[Any], return_when: str) -> None:
-    """No order of answers, failures and time undoes an ending, or outlives the deadline."""
+    """No order of answers, failures and times undoes an ending, or makes a wait outlive its deadline."""
     wait = wait_for("a", "b", return_when=return_when, end_time=T0 + 50_000)
     now, ending = T0, None
     for (kind, batch_id, what), passed in events:

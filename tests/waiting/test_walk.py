@@ -31,7 +31,7 @@ def page_of(*batch_ids: str, last_id: str | None = None, has_more: bool = True) 
 def test_what_a_walk_loses_can_be_made_up_for(
     count: int, new: int, pages: list[int], rng: random.Random
 ) -> None:
-    """Whatever the pages show, and in whatever order those come that are under way together."""
+    """Whatever the pages show, and in whatever order pages arrive that were requested together."""
     wanted = ours(count)
     walk = Walk(wanted, rng.sample(wanted, new) or wanted)
     asked: list[str | None] = []
@@ -48,7 +48,7 @@ def test_what_a_walk_loses_can_be_made_up_for(
 
 
 def test_a_walk_that_saves_asks_for_several_pages_at_once() -> None:
-    """Ten thousand waits, a hundred pages: one, and then ten at a time."""
+    """Ten thousand waits take a hundred pages: first one page, later up to ten at a time."""
     wanted = ours(10_000)
     walk = Walk(wanted, wanted)
     steps = []
@@ -63,7 +63,7 @@ def test_a_walk_that_saves_asks_for_several_pages_at_once() -> None:
 
 
 def test_no_more_pages_are_asked_for_than_the_rest_could_make_up_for() -> None:
-    """Two can wait, and one was saved: three pages at once, and none when they showed nothing."""
+    """Two waits can be put off and one request was saved, so three pages; if they show nothing, no more."""
     walk = Walk(ours(5_000), ["batch_3000", "batch_3001"])
     assert walk.cursors() == [None]
     walk.take(None, page_of("batch_0", "batch_1", last_id="end"))
