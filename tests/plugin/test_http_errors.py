@@ -112,9 +112,9 @@ def test_a_dead_service(viewer: httpx.Client, server: DevServer) -> None:
         ({"action": "status", "status": 429}, 503, "busy or down"),
         ({"action": "status", "status": 429, "body": NO_MONEY}, 502, "says: HTTP 429: Pay first"),
         ({"action": "status", "status": 404}, 502, "no Batch API at that address"),
-        ({"action": "drop_before"}, 502, "no answer that a Batch API would give"),
-        ({"action": "half_body"}, 502, "no answer that a Batch API would give"),
-        ({"action": "invalid_json"}, 502, "no answer that a Batch API would give"),
+        ({"action": "drop_before"}, 502, "did not answer as a Batch API does"),
+        ({"action": "half_body"}, 502, "did not answer as a Batch API does"),
+        ({"action": "invalid_json"}, 502, "did not answer as a Batch API does"),
     ],
 )
 def test_a_service_that_fails(
@@ -141,7 +141,7 @@ def test_an_unknown_batch(login: Login) -> None:
     shown = client.get(f"{BASE}/batches/batch_unknown", params=CONN)
     cancelled = client.post(f"{BASE}/batches/batch_unknown/cancel", params=CONN, json={})
     assert shown.status_code == cancelled.status_code == 404
-    assert "no such batch" in sentence(shown)
+    assert "does not know this batch" in sentence(shown)
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "expired", "cancelled", "cancelling"])
