@@ -24,6 +24,7 @@ Location: TypeAlias = Any  # what a user may give: a path, a URI, or for a singl
 
 COPY_BYTES = 1 << 20
 _BUFFER_BYTES = 1 << 16
+_NAME_BYTES = 100  # of a file's name in that of its temporary file; a name may have 255
 
 
 def as_path(location: Location) -> AnyPath:
@@ -123,7 +124,8 @@ def whole(destination: Location) -> Iterator[BinaryIO]:
             path.fs.put_file(str(temporary), path.path)  # stores show an object when its upload is complete
         return
     plain.parent.mkdir(parents=True, exist_ok=True)
-    temporary = plain.with_name(f".{plain.name[:100]}.{uuid.uuid4().hex}.part")
+    name = plain.name.encode()[:_NAME_BYTES].decode(errors="ignore")
+    temporary = plain.with_name(f".{name}.{uuid.uuid4().hex}.part")
     try:
         with temporary.open("xb", buffering=_BUFFER_BYTES) as file:  # "x" follows no link that lies there
             yield file

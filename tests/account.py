@@ -25,6 +25,7 @@ class Account:
         self.ids = list(ids)
         self.hidden: set[str] = set()
         self.asked = self.pages = 0
+        self.fault: Exception | None = None
 
     def page(self, after: str | None) -> BatchPage:
         start = 0 if after is None else self.ids.index(after) + 1
@@ -42,6 +43,8 @@ class Account:
         self.asked += 1
         self.pages += 1
         await asyncio.sleep(0)  # so that several pages are requested at the same time
+        if self.fault:
+            raise self.fault
         return self.page(after)
 
 

@@ -225,7 +225,7 @@ _LISTED: dict[Any, type[Batch | File]] = {BatchPage: Batch, FilePage: File}
 
 
 def _has_id(item: Any) -> bool:
-    return isinstance(item, dict) and isinstance(item.get("id"), str)
+    return isinstance(item, dict) and isinstance(item.get("id"), str) and item["id"] != ""
 
 
 def _fit(value: Any, kind: Any) -> Any:

@@ -32,7 +32,7 @@ class Verdict(Enum):
 
 
 CREATE = "create_batch"
-# A 429 with one of these says that there is no money, not that there is no room: waiting does not help.
+# An error with one of these codes says that there is no money, and not no room. Waiting does not help then.
 NO_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 # Codes of a response object that failed although its HTTP status is 200, and may succeed the next time.
 _PASSING_CODES = frozenset({"server_error", "rate_limit_exceeded"})
@@ -99,6 +99,17 @@ def is_file_not_ready(error: BaseException) -> bool:
 def is_unusable(error: APIError) -> bool:
     """Whether the service refuses what a request names, such as a file that is gone."""
     return error.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND}
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the service refuses the key."""
+    return isinstance(error, APIError) and error.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+
+
+def has_no_batch_api(error: APIError) -> bool:
+    """Whether the host answers as one that has no Batch API at the base URL."""
+    no_such_path = {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}
+    return error.status in no_such_path or is_redirect(error.status)
 
 
 def is_success(status: int) -> bool:

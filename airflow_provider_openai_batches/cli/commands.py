@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import sys
-from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -15,6 +14,7 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow.utils.cli import suppress_logs_and_warning
 
 from airflow_provider_openai_batches.api.outcome import error_of
+from airflow_provider_openai_batches.api.retry import is_refusal
 from airflow_provider_openai_batches.api.validation import MAX_PAGE, check_id, result_file_name
 from airflow_provider_openai_batches.cli import tables
 from airflow_provider_openai_batches.cli.watching import Watch
@@ -79,7 +79,7 @@ def _with_hook(command: Callable[[Namespace, OpenAIBatchesHook], int]) -> Callab
 
 
 def _words(error: APIError, args: Namespace) -> str:
-    if error.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+    if is_refusal(error):
         return f"The service refuses the API key of connection {args.conn_id!r}. {error}"
     return str(error)
 

@@ -62,10 +62,16 @@ async def aread_config(conn_id: str) -> ClientConfig:
             f"Airflow has no connection {conn_id!r}, or could not look it up. Create it, or correct the "
             "task's openai_conn_id."
         ) from None
+    except InvalidConnectionError:
+        raise
     except TimeoutError:
         raise TransportError(
             f"Airflow did not hand over the connection {conn_id!r} within {READ_SECONDS:.0f} s", sent=False
         ) from None
+    except Exception as error:  # Airflow's releases differ in what they raise when their API server is away
+        raise TransportError(
+            f"Airflow could not hand over the connection {conn_id!r} ({type(error).__name__})", sent=False
+        ) from error
 
 
 async def _aread(conn_id: str) -> ClientConfig:

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.client import HttpSession
     from airflow_provider_openai_batches.api.models import Batch, BatchPage, File
 
-# What a host answers that has no Batch API at the base URL.
-NO_BATCH_API = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
 # How far the clocks of Airflow and the service may differ, in seconds.
 CLOCK_SKEW = 900
 # Pauses in seconds between looks at a completed batch whose file ids lag behind its status.
@@ -122,9 +120,9 @@ class OpenAIBatchesHook(BaseHook):
         try:
             self.session.send(protocol.list_batches(limit=1), protocol.read_page, max_attempts=1)
         except APIError as error:
-            if error.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+            if retry.is_refusal(error):
                 return False, f"The service refuses the API key. {error}"
-            if error.status in NO_BATCH_API or retry.is_redirect(error.status):
+            if retry.has_no_batch_api(error):
                 return False, f"No Batch API at {self.config.base_url}: check the base URL. {error}"
             return False, f"The service was reached but did not answer well. {error}"
         except TransportError as error:

@@ -15,7 +15,7 @@ from fastapi import HTTPException
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
-from airflow_provider_openai_batches.api.retry import is_passing
+from airflow_provider_openai_batches.api.retry import has_no_batch_api, is_passing, is_refusal
 from airflow_provider_openai_batches.exceptions import (
     APIError,
     InvalidConnectionError,
@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 MAX_WORDS = 300
-_KEY_REFUSED = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 _BAD_CURSOR = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY})
-_NO_SUCH_PATH = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
 
 
 def failure(status: HTTPStatus, sentence: str) -> HTTPException:
@@ -76,8 +74,7 @@ def list_error(error: APIError, conn_id: str, after: str | None) -> HTTPExceptio
             HTTPStatus.BAD_REQUEST,
             f"The list cannot go on after {after!r}: the service does not know this batch. Reload the page.",
         )
-    is_redirect = HTTPStatus.MULTIPLE_CHOICES <= error.status < HTTPStatus.BAD_REQUEST
-    if error.status in _NO_SUCH_PATH or is_redirect:
+    if has_no_batch_api(error):
         return failure(
             HTTPStatus.BAD_GATEWAY,
             f"The host of connection {conn_id!r} has no Batch API at that address (HTTP {error.status}). "
@@ -87,7 +84,7 @@ def list_error(error: APIError, conn_id: str, after: str | None) -> HTTPExceptio
 
 
 def _refused(error: APIError, conn_id: str, config: ClientConfig) -> HTTPException:
-    if error.status in _KEY_REFUSED:
+    if is_refusal(error):
         return failure(
             HTTPStatus.BAD_GATEWAY,
             f"The service refuses the API key of connection {conn_id!r} (HTTP {error.status}). "

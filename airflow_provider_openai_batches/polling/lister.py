@@ -7,7 +7,7 @@ import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
-from airflow_provider_openai_batches.api.retry import may_repeat
+from airflow_provider_openai_batches.api.retry import is_server_error
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError
 from airflow_provider_openai_batches.polling.client import for_each
 from airflow_provider_openai_batches.polling.list_plan import LIST_FROM, Chart, Walk, Window, shown_on
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
 # A page that fails is asked for once more: it stands for many batches.
 PAGE_AGAIN_AFTER = 0.5
-# After a page of a walk did not come, the next walk begins no sooner.
+# After a page did not come, the next walk begins no sooner; each time twice as late, up to an hour.
 WALK_AGAIN_AFTER = 60.0
+WALK_AGAIN_AT_LAST = 3_600.0
+# After this many windows in a row that did not come, the list is at fault, and all of it is forgotten.
+BROKEN_AFTER = 3
 
 
 class Polled(Protocol):
@@ -51,6 +54,8 @@ class Lister:
         self._chart = Chart()
         self._unlisted: set[str] = set()
         self._walk_at = 0.0
+        self._walk_pause = WALK_AGAIN_AFTER
+        self._failed_windows = 0
 
     async def ask(self, now: float) -> None:
         """
@@ -79,16 +84,38 @@ class Lister:
         return found
 
     async def _ask_window(self, window: Window) -> None:
-        """Ask for a page. What it should show and does not is retrieved from now on."""
+        """
+        Ask for a page. What it should show and does not is retrieved from now on.
+
+        If it does not come, its batches are retrieved until another walk finds them again.
+        """
+        if window.batch_ids[0] not in self._chart:
+            return  # the list was found to be broken meanwhile
         page = await self._page(window.cursor)
         if page is None:
+            self._lose(window)
             return
+        self._failed_windows = 0
         shown = {batch.id for batch in shown_on(page)}
         expected = window.batch_ids if window.cursor else window.batch_ids[:1]
         for batch_id in expected:
             if batch_id in self._polled and batch_id not in shown:
                 self._chart.forget(batch_id)
                 self._unlisted.add(batch_id)
+
+    def _lose(self, window: Window) -> None:
+        self._failed_windows += 1
+        if self._failed_windows >= BROKEN_AFTER:
+            self._chart = Chart()
+        for batch_id in window.batch_ids:
+            self._chart.forget(batch_id)
+        self._walk_later()
+
+    def _walk_later(self) -> None:
+        now = time.monotonic()
+        if now >= self._walk_at:
+            self._walk_at = now + self._walk_pause
+            self._walk_pause = min(self._walk_pause * 2, WALK_AGAIN_AT_LAST)
 
     async def _find(self, now: float) -> None:
         """Look for batches of which it is not known whether the list shows them."""
@@ -108,8 +135,9 @@ class Lister:
         while cursors := walk.cursors():
             await for_each(cursors, step)
         if walk.has_failed:
-            self._walk_at = time.monotonic() + WALK_AGAIN_AFTER
+            self._walk_later()
             return
+        self._walk_pause = WALK_AGAIN_AFTER
         self._unlisted.update(one for one in walk.left if one in self._polled)
         payers = [self._polled[one] for one in walk.payers if one in self._polled]
         for polled in [one for one in payers if one.interval is None][: max(walk.lost, 0)]:
@@ -135,7 +163,7 @@ class Lister:
         try:
             return await self._client.list_batches(after)
         except OpenAIBatchesError as error:
-            if not may_repeat("list_batches", error):
-                raise
+            if isinstance(error, APIError) and not is_server_error(error.status):
+                raise  # the client has waited out a 429, and nothing else below 500 passes soon
         await asyncio.sleep(PAGE_AGAIN_AFTER)
         return await self._client.list_batches(after)

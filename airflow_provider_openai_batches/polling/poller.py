@@ -17,10 +17,10 @@ from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Self
 
+from airflow_provider_openai_batches.api.retry import is_refusal
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError, TransportError
 from airflow_provider_openai_batches.observability import metrics
 from airflow_provider_openai_batches.polling.client import borrow, for_each, on_this_loop
-from airflow_provider_openai_batches.polling.wait import is_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -143,6 +143,7 @@ class Poller:
         self._arrived = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
+        self._next_deadline = 0.0
         self._lister: Lister | None = None
         self._strikes = 0
         self._is_refused = False
@@ -155,6 +156,7 @@ class Poller:
             polled.waiters.append(waiter)
             polled.due = 0.0
         self._arrived.set()
+        self._next_deadline = min(self._next_deadline, waiter.wait.deadline)
         if self._deadline_timer is None:
             self._watch_deadlines()
         if self._task is None and self._polled:
@@ -190,9 +192,12 @@ class Poller:
     def _watch_deadlines(self) -> None:
         """Not part of a round: a deadline holds however long a request takes."""
         now = time.time()
-        for waiter in self._waiters:
-            if waiter.wait.deadline <= now:
-                waiter.change(waiter.wait.tick)
+        if now >= self._next_deadline:
+            for waiter in self._waiters:
+                if waiter.wait.deadline <= now:
+                    waiter.change(waiter.wait.tick)
+            left = (waiter.wait.deadline for waiter in self._waiters if not waiter.wait.ending)
+            self._next_deadline = min(left, default=float("inf"))
         loop = asyncio.get_running_loop()
         self._deadline_timer = loop.call_later(DEADLINES_EVERY, self._watch_deadlines)
 
@@ -200,8 +205,8 @@ class Poller:
 
     async def _run(self) -> None:
         async with borrow(self.conn_id) as self._client:
-            # Opened while others still arrive. A failure comes again in the round, and is told there.
-            with contextlib.suppress(OpenAIBatchesError):
+            # Opened while others still arrive. Any failure comes again in the round, and is told there.
+            with contextlib.suppress(Exception):
                 await self._client.open()
             while True:
                 await self._sleep_until_due()
@@ -315,6 +320,7 @@ class Poller:
             return
         for waiter in polled.waiters:
             waiter.change(partial(waiter.wait.saw, batch))
+            self._next_deadline = min(self._next_deadline, waiter.wait.deadline)
         self._drop(polled, [waiter for waiter in polled.waiters if batch.id not in waiter.wait.pending])
         if polled.waiters:
             polled.schedule()

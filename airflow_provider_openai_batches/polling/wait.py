@@ -13,6 +13,7 @@ import logging
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from airflow_provider_openai_batches.api.retry import is_refusal
 from airflow_provider_openai_batches.exceptions import APIError, InvalidConnectionError, InvalidInputError
 from airflow_provider_openai_batches.polling import progress
 
@@ -308,8 +309,3 @@ class Wait:
         if self.ending is None:
             raise ValueError("The wait has not ended.")
         return {**self.ending._asdict(), "batches": self.statuses}
-
-
-def is_refusal(error: Exception) -> bool:
-    """Whether the service refuses the key, so that reading the connection again may help."""
-    return isinstance(error, APIError) and error.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}

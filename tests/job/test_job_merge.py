@@ -83,10 +83,18 @@ def test_parts_of_an_earlier_job_go(tmp_path: Path) -> None:
     """Manifest and parts of an earlier, larger job are removed: they would be read as part of this one."""
     out = tmp_path / "out"
     out.mkdir()
-    for name in ("manifest.json", "part-00001.jsonl", "part-00000.parquet", "unreadable.txt", "mine.txt"):
+    killed = f".part-00000.jsonl.{'0' * 32}.part"  # a process that was killed while it wrote leaves this
+    for name in (
+        "manifest.json",
+        "part-00001.jsonl",
+        "part-00000.parquet",
+        "unreadable.txt",
+        "mine.txt",
+        killed,
+    ):
         (out / name).write_text("old")
     merge(Service(tmp_path).index(prepare(tmp_path, ["x"])), out)
-    assert names(out) == ["mine.txt", "part-00000.jsonl"]
+    assert sorted(path.name for path in out.iterdir()) == ["mine.txt", "part-00000.jsonl"]
 
 
 def test_lines_that_are_nobodys(tmp_path: Path) -> None:

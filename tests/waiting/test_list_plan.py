@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
+import time
 
 import pytest
 from account import NEVER, Account, Room, others, ours
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_openai_batches.exceptions import APIError, TransportError
+from airflow_provider_openai_batches.polling import lister
 from airflow_provider_openai_batches.polling.list_plan import LIST_FROM
 
 
@@ -199,6 +203,70 @@ def test_what_the_list_shows_later_is_listed_from_then_on() -> None:
     account.ids[:0] = newer
     room.arrive(newer[::-1])
     assert [room.round(), room.round()] == [1, 1]
+
+
+def test_a_list_that_breaks_after_it_has_worked_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pages are asked for once more, and then left alone for a minute, and for two, while all is retrieved."""
+    monkeypatch.setattr(lister, "PAGE_AGAIN_AFTER", 0.0)
+    monkeypatch.setattr(lister, "WALK_AGAIN_AFTER", 0.2)
+    wanted = ours(1_000)
+    account = Account(wanted)
+    room = Room(account, wanted[::-1])
+    room.round()
+    account.fault, account.pages = TransportError("no answer"), 0
+    assert room.round() == 1_000 + 20  # each of the ten pages twice
+    assert room.round() == 1_000
+    account.fault = None
+    time.sleep(0.2)
+    assert room.round() == 10
+
+
+def test_a_broken_list_of_very_many_is_left_alone_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a hundred pages only those under way are asked for."""
+    monkeypatch.setattr(lister, "PAGE_AGAIN_AFTER", 0.0)
+    wanted = ours(10_000)
+    account = Account(wanted)
+    room = Room(account, wanted[::-1])
+    room.round()
+    account.fault, account.pages = TransportError("no answer"), 0
+    room.round()
+    assert account.pages <= 40
+
+
+def test_the_walks_of_a_broken_list_get_rarer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server without a list is asked for one ever less often."""
+    monkeypatch.setattr(lister, "PAGE_AGAIN_AFTER", 0.0)
+    now = [1_000.0]
+    monkeypatch.setattr(lister.time, "monotonic", lambda: now[0])
+    wanted = ours(LIST_FROM)
+    account = Account(wanted)
+    account.fault = TransportError("no answer")
+    room = Room(account, wanted)
+    walks = []
+    for _ in range(200):
+        before, account.pages = now[0], 0
+        room.round()
+        walks += [before] if account.pages else []
+        now[0] += 60.0
+    assert [later - earlier for earlier, later in itertools.pairwise(walks)] == [
+        60,
+        120,
+        240,
+        480,
+        960,
+        1920,
+        3600,
+    ]
+
+
+def test_a_page_that_is_refused_is_not_asked_for_again() -> None:
+    """The client has waited out a 429 already."""
+    wanted = ours(100)
+    account = Account(wanted)
+    account.fault = APIError("slow down", status=429)
+    with pytest.raises(APIError):
+        Room(account, wanted).round()
+    assert account.pages == 1
 
 
 def test_a_few_waits_are_retrieved() -> None:

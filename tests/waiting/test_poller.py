@@ -288,3 +288,20 @@ def test_the_poller_works_in_a_context_of_its_own(server: DevServer, monkeypatch
 
     run(waits)
     assert contexts == ["nobody's"]
+
+
+def test_whatever_reading_the_connection_raises_the_waits_hear_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Airflow's releases differ in what they raise; a poller that died of it would leave its waits to hang."""
+
+    async def aread_config(conn_id: str) -> ClientConfig:
+        raise RuntimeError("the API server is away")
+
+    monkeypatch.setattr(client, "aread_config", aread_config)
+
+    async def waits() -> None:
+        (one,) = waiting(["batch_1"])
+        await until(lambda: one.lines)
+        assert "the API server is away" in one.lines[0]
+        stop([one])
+
+    run(waits)

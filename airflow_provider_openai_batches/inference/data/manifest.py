@@ -10,7 +10,6 @@ from airflow_provider_openai_batches.inference.data.results import Usage
 MANIFEST_FILE = "manifest.json"
 UNREADABLE_FILE = "unreadable.txt"  # result lines that are not JSON, as they came
 VERSION = 1
-_PROBE_FILE = ".airflow-write-check"
 
 
 class Part(msgspec.Struct, frozen=True):

@@ -220,8 +220,10 @@ def _keep_unreadable(index: ResultIndex, files: _ResultFiles, directory: AnyPath
 
 
 def _remove_others(directory: AnyPath, parts: list[Part]) -> None:
+    """Remove parts of other jobs, and what a killed process left of its own."""
     own = {part.file for part in parts}
-    for writer in WRITERS.values():
-        for path in list(directory.glob(f"part-*{writer.suffix}")):
+    patterns = [f"part-*{writer.suffix}" for writer in WRITERS.values()]
+    for pattern in [*patterns, ".part-*.part"]:
+        for path in list(directory.glob(pattern)):
             if path.name not in own:
                 remove(path)
