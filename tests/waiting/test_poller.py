@@ -291,7 +291,7 @@ def test_the_poller_works_in_a_context_of_its_own(server: DevServer, monkeypatch
 
 
 def test_whatever_reading_the_connection_raises_the_waits_hear_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Airflow's releases differ in what they raise; a poller that died of it would leave its waits to hang."""
+    """Airflow's releases differ in what they raise. If the poller died of it, its waits would hang."""
 
     async def aread_config(conn_id: str) -> ClientConfig:
         raise RuntimeError("the API server is away")
