@@ -1,7 +1,7 @@
 """
 ``python -m airflow_provider_openai_batches``: the commands of ``airflow openai-batches`` under another name.
 
-Airflow takes commands from providers only from version 3.2 on.
+Airflow loads the commands of providers only since version 3.2.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """
-Everything that this provider raises, in one tree.
+All exceptions of this provider, in one hierarchy.
 
 A message says what happened, to which batch, file or line, and what to do next. A key never appears in one.
 """
@@ -10,7 +10,7 @@ from typing import Protocol
 
 
 class SeenBatch(Protocol):
-    """The part of a batch that its error tells of; the whole is an :class:`~.api.models.Batch`."""
+    """The fields of a batch that its error needs; :class:`~.api.models.Batch` has all of them."""
 
     @property
     def id(self) -> str: ...
@@ -19,7 +19,7 @@ class SeenBatch(Protocol):
 
 
 class OpenAIBatchesError(Exception):
-    """The base of them all."""
+    """The base class of all errors that this provider raises."""
 
 
 class InvalidInputError(OpenAIBatchesError, ValueError):
@@ -32,7 +32,7 @@ class InvalidConnectionError(InvalidInputError):
 
 class TransportError(OpenAIBatchesError):
     """
-    No answer came, or none that can be read.
+    The service sent no answer, or one that cannot be read.
 
     :param sent: False only when it is certain that the request never reached the service.
     """
@@ -50,7 +50,7 @@ class APIError(OpenAIBatchesError):
     :param code: the service's own code, for example ``insufficient_quota``.
     :param param: the parameter that the service objects to.
     :param request_id: the ``x-request-id`` to quote to the service's support.
-    :param retry_after: the seconds that the service asks to wait.
+    :param retry_after: how many seconds the service asks the client to wait.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class CreateUncertainError(OpenAIBatchesError):
 
 class BatchError(OpenAIBatchesError):
     """
-    A batch did not end well.
+    A batch ended without usable results, or did not end in time.
 
     :param batch: the batch as last seen.
     """
@@ -105,11 +105,11 @@ class BatchFailed(BatchError):
 
 
 class BatchExpired(BatchError):
-    """The completion window ended; what was done by then is in the output file, and is billed."""
+    """The completion window ended; the answers up to then are in the output file, and are billed."""
 
 
 class BatchCancelled(BatchError):
-    """The batch was cancelled; what was done by then is in the output file, and is billed."""
+    """The batch was cancelled; the answers up to then are in the output file, and are billed."""
 
 
 class BatchTimeout(BatchError):

@@ -55,22 +55,22 @@ def _connection_type() -> dict[str, Any]:
             "relabeling": {"password": "API key", "host": "Base URL"},
             "placeholders": {
                 "host": "https://api.openai.com/v1",
-                "password": "empty: OPENAI_API_KEY of the worker and triggerer",
+                "password": "if empty: OPENAI_API_KEY of the worker and triggerer",
             },
         },
         "conn-fields": {
             "organization": _field("Organization", "Sent as OpenAI-Organization."),
             "project": _field("Project", "Sent as OpenAI-Project."),
             "timeout": _field(
-                "Read time-out", "Seconds between two bytes of an answer; 60 if empty.", "number"
+                "Read time-out", "Seconds to wait for the next bytes of an answer; 60 if empty.", "number"
             ),
             "connect_timeout": _field(
-                "Connect time-out", "Seconds for a connection to be made; 10 if empty.", "number"
+                "Connect time-out", "Seconds to wait for a connection; 10 if empty.", "number"
             ),
             "max_attempts": _field(
-                "Attempts", "How often a request that may be repeated is sent; 6 if empty.", "integer"
+                "Attempts", "How many times a request is sent at most; 6 if empty.", "integer"
             ),
-            "headers": _field("Headers", "A JSON object of further headers, for a gateway.", "object"),
+            "headers": _field("Headers", "A JSON object of extra headers, for a gateway.", "object"),
             "params": _field(
                 "Query parameters", "A JSON object of parameters for every request, for a gateway.", "object"
             ),
@@ -83,7 +83,7 @@ def _connection_type() -> dict[str, Any]:
             "console_url": _field("Console URL", "Where people look at batches; the batch's id is appended."),
             "allow_http": {
                 "label": "Allow plain http",
-                "description": "The key is sent unencrypted, also to another host.",
+                "description": "Send the key unencrypted, even to another host.",
                 "schema": {"type": ["boolean", "null"], "default": False},
             },
         },
@@ -101,8 +101,9 @@ def _config() -> dict[str, Any]:
             "options": {
                 "deployment_id": {
                     "description": (
-                        "Names this Airflow in the keys of its batches, so that two deployments on one API "
-                        "key never take each other's. Empty: Airflow's own [api] base_url.\n"
+                        "Identifies this Airflow in the keys of its batches, so that two deployments that "
+                        "share an API key never use each other's batches. If it is empty, Airflow's own "
+                        "[api] base_url is used.\n"
                     ),
                     "version_added": "0.1.0",
                     "type": "string",
@@ -111,8 +112,8 @@ def _config() -> dict[str, Any]:
                 },
                 "recovery_seconds": {
                     "description": (
-                        "For how many seconds a batch is looked for after the answer to its creation was "
-                        "lost, before the creation is sent again.\n"
+                        "If the answer to the creation of a batch is lost: how many seconds to look for the "
+                        "batch before the creation is sent again.\n"
                     ),
                     "version_added": "0.1.0",
                     "type": "float",

@@ -54,7 +54,7 @@ def local(path: AnyPath) -> Path | None:
 
 
 def uri_of(location: Location) -> str:
-    """Return a path as a URI; what is a URI stays as it is."""
+    """Return a path as a URI; a URI is returned unchanged."""
     text = str(location)
     return text if "://" in text else Path(text).absolute().as_uri()
 
@@ -107,9 +107,9 @@ def _opened_path(path: AnyPath) -> IO[bytes]:
 @contextmanager
 def whole(destination: Location) -> Iterator[BinaryIO]:
     """
-    Yield a file to write to; it appears at its destination only if the block ends well.
+    Yield a file to write to; it appears at its destination only if the block ends without an error.
 
-    Missing local directories are made. An open file object is yielded as it is.
+    Missing local directories are created. An open file object is yielded unchanged.
     """
     if hasattr(destination, "write") and not hasattr(destination, "parent"):
         yield destination
@@ -127,7 +127,7 @@ def whole(destination: Location) -> Iterator[BinaryIO]:
     name = plain.name.encode()[:_NAME_BYTES].decode(errors="ignore")
     temporary = plain.with_name(f".{name}.{uuid.uuid4().hex}.part")
     try:
-        with temporary.open("xb", buffering=_BUFFER_BYTES) as file:  # "x" follows no link that lies there
+        with temporary.open("xb", buffering=_BUFFER_BYTES) as file:  # "x" does not follow a link at this path
             yield file
         temporary.replace(plain)
     finally:
@@ -139,7 +139,7 @@ def read_json(path: AnyPath, kind: type[T], trouble: str) -> T | None:
     Read one JSON document; None if there is no such file.
 
     :param trouble: what the error says after the path, with ``{}`` for what is wrong with the file.
-    :raises InvalidInputError: if it is no ``kind``.
+    :raises InvalidInputError: if it is not a valid ``kind``.
     """
     if not path.exists():
         return None

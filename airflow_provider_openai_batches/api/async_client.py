@@ -1,4 +1,4 @@
-"""The httpx client of triggerers and API servers: it carries out what :mod:`.protocol` builds."""
+"""The httpx client of triggerers and API servers: it sends what :mod:`.protocol` builds."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class AsyncBatchesClient:
     """
     Retrieve, list and cancel batches on an event loop.
 
-    :param max_attempts: in place of the connection's own; 1 for a caller that asks again anyway. A cancel
-        keeps the connection's own.
-    :param connections: how many connections are open at the same time at most.
+    :param max_attempts: replaces the connection's value; 1 for a caller that asks again anyway. Cancels keep
+        the connection's value.
+    :param connections: how many connections may be open at the same time.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class AsyncBatchesClient:
         """
         Return the first ``size`` bytes of ``GET /files/{file_id}/content``.
 
-        Not every server supports ranges, so reading stops there even if more comes.
+        Not every server supports ranges, so reading stops there even if more bytes come.
 
         :raises TransportError: if no answer came.
         :raises APIError: if the service answered with an error.
@@ -98,7 +98,7 @@ class AsyncBatchesClient:
                         break
         except httpx.HTTPError as error:
             raise TransportError(protocol.no_answer(self.config, request, error)) from None
-        # An empty file has no first byte, for which some servers answer 416.
+        # Some servers answer 416 for an empty file, because it has no first byte.
         if answer.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             return b""
         reply = protocol.HttpReply(answer.status_code, answer.headers, start)

@@ -1,4 +1,4 @@
-"""The requests session of workers, its uploads and downloads: it carries out what :mod:`.protocol` builds."""
+"""The requests session of workers, with its uploads and downloads: it sends what :mod:`.protocol` builds."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class BatchesSession:
     """
 
     def __init__(self, config: ClientConfig, log: Log, sleep: Callable[[float], None]) -> None:
-        import requests  # noqa: PLC0415 - takes 50 ms, which no parsing of a DAG needs
+        import requests  # noqa: PLC0415 - takes 50 ms, and parsing a DAG does not need it
 
         self.config = config
         self.stopped = False
@@ -62,7 +62,7 @@ class BatchesSession:
         Send a request and read its reply; both are repeated where that is safe.
 
         :raises APIError: if the service answers with an error.
-        :raises TransportError: if no answer comes, or none that can be read.
+        :raises TransportError: if no answer comes, or one that cannot be read.
         """
         return self.retrying(request.operation, max_attempts)(lambda: read(self.send_once(request)))
 
@@ -198,7 +198,7 @@ def _unchanged(request: Any) -> Any:
 
 
 def _never_sent(error: BaseException | None) -> bool:
-    """Whether no connection was made at all, told from the errors that requests and urllib3 nest."""
+    """Whether no connection was made at all, judging by the errors that requests and urllib3 nest."""
     from urllib3 import exceptions as urllib3_errors  # noqa: PLC0415 - not before a session is made
 
     unsent = (urllib3_errors.NewConnectionError, urllib3_errors.ConnectTimeoutError)
@@ -217,7 +217,7 @@ def _never_sent(error: BaseException | None) -> bool:
 
 class Download:
     """
-    Writes one file's content to one sink, to which it only appends.
+    Writes the content of one file to a sink; it only appends.
 
     :param sink: a binary file object to write to.
     """
@@ -231,16 +231,16 @@ class Download:
 
     def run(self) -> int:
         """
-        Download it all.
+        Download the whole file.
 
         :return: the size in bytes.
-        :raises TransportError: if attempt after attempt brings nothing new.
+        :raises TransportError: if repeated attempts bring no new bytes.
         """
         self._session.retrying(self._request.operation)(self._attempt)
         return self.written
 
     def _attempt(self) -> None:
-        """Continue while each connection brings something; one that brings nothing is a failed attempt."""
+        """Continue as long as each connection brings new bytes; one that brings none is a failed attempt."""
         while True:
             before = self.written
             try:
@@ -248,7 +248,7 @@ class Download:
             except TransportError as error:
                 if self.written == before:
                     raise
-                self._log.warning("download broke at byte %d, going on from there: %s", self.written, error)
+                self._log.warning("download broke at byte %d, continuing there: %s", self.written, error)
             else:
                 return
 
@@ -264,7 +264,7 @@ class Download:
             raise TransportError(f"{self._request.path} ended at byte {position} of {end}.")
 
     def _write(self, chunk: bytes, position: int) -> None:
-        """Skip what is there already: a service that ignores ``Range`` starts over."""
+        """Skip what is already written: a service that ignores ``Range`` starts over."""
         new = chunk[max(0, self.written - position) :]
         self._sink.write(new)
         self.written += len(new)

@@ -1,5 +1,5 @@
 """
-What an Airflow connection says, as the settings that both clients use.
+The settings that both clients use, read from an Airflow connection.
 
 Two connection types are read: this provider's ``openai_batches`` and the official provider's ``openai`` (with
 its ``openai_client_kwargs``).
@@ -24,7 +24,7 @@ DEFAULT_CONN_ID = "openai_batches_default"
 
 
 class ConnectionLike(Protocol):
-    """The part of an Airflow connection that is read."""
+    """The fields of an Airflow connection that are read."""
 
     conn_id: str
     host: str | None
@@ -43,10 +43,10 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     :param base_url: without a slash at its end.
     :param headers: sent with every request; the key is among them.
     :param params: query parameters of every request (Azure's ``api-version``).
-    :param connect_timeout: seconds for a connection to be made.
-    :param timeout: seconds between two bytes of an answer.
+    :param connect_timeout: seconds to wait for a connection.
+    :param timeout: seconds to wait for the next bytes of an answer.
     :param console_url: where people look at batches; the batch's id is appended.
-    :param max_attempts: how often a request that may be repeated is sent at most.
+    :param max_attempts: how many times a request that may be repeated is sent at most.
     """
 
     base_url: str
@@ -63,15 +63,15 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def secrets(self) -> list[str]:
-        """What must not appear in a message or a log."""
+        """The values that must not appear in a message or a log."""
         return [self.api_key, *(value for name, value in self.headers.items() if _is_sensitive(name))]
 
     def redact(self, text: str, *, every_setting: bool = False) -> str:
         """
         Return the text with every secret of the connection replaced by ``***``.
 
-        :param every_setting: replace the values of all headers and query parameters too, for people who may
-            not read the connection.
+        :param every_setting: also replace the values of all headers and query parameters, for people who are
+            not allowed to read the connection.
         """
         secrets = self.secrets
         if every_setting:
@@ -81,7 +81,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
         return text
 
     def batch_link(self, batch_id: str) -> str | None:
-        """Return the page of a batch at the service's console; None where none is known."""
+        """Return the address of a batch in the service's console; None if no console is known."""
         return f"{self.console_url.rstrip('/')}/{quote(batch_id, safe='')}" if self.console_url else None
 
     @classmethod
@@ -188,13 +188,13 @@ def _base_url(conn: ConnectionLike, extra: dict[str, Any]) -> str:
         raise _bad(
             conn,
             f"the base URL {url!r} is plain http, so the API key would be sent unencrypted. Use https, "
-            "or set the extra field 'allow_http' to true if the network is yours",
+            "or set the extra field 'allow_http' to true if you trust the network",
         )
     return url
 
 
 def _from_host(conn: ConnectionLike, host: str) -> str:
-    """Put together what Airflow takes apart: a connection given as a URI has host, port and schema."""
+    """Rebuild the URL: Airflow splits a connection that is given as a URI into host, port and schema."""
     schema = conn.schema or ""
     scheme = schema if schema in {"http", "https"} else ("http" if _is_loopback(host) else "https")
     path = "v1" if schema in {"", "http", "https"} else schema.strip("/")
@@ -212,7 +212,7 @@ def _is_loopback(host: str) -> bool:
 def _choice(conn: ConnectionLike, extra: dict[str, Any], field: str, choices: tuple[str, ...]) -> str:
     value = str(extra.get(field) or choices[0]).lower()
     if value not in choices:
-        raise _bad(conn, f"extra field {field!r} is {value!r}; it is one of {', '.join(choices)}")
+        raise _bad(conn, f"extra field {field!r} is {value!r}; it must be one of {', '.join(choices)}")
     return value
 
 
@@ -225,7 +225,7 @@ def _number(conn: ConnectionLike, extra: dict[str, Any], field: str, default: fl
     except (TypeError, ValueError):
         number = 0
     if number <= 0:
-        raise _bad(conn, f"extra field {field!r} is {value!r}; it is a number above 0")
+        raise _bad(conn, f"extra field {field!r} is {value!r}; it must be a number above 0")
     return number
 
 
@@ -237,7 +237,7 @@ def _text_map(conn: ConnectionLike, extra: dict[str, Any], field: str) -> dict[s
         except msgspec.DecodeError:
             value = None
     if not isinstance(value, dict):
-        raise _bad(conn, f"extra field {field!r} is not a JSON object of texts")
+        raise _bad(conn, f"extra field {field!r} is not a JSON object of strings")
     return {str(name): str(text) for name, text in value.items() if text is not None}
 
 

@@ -1,5 +1,5 @@
 """
-What each endpoint of a batch is: one record with all that differs, for requests and for answers.
+The endpoints that a batch can use: one record each, with all that differs in requests and answers.
 
 A new endpoint is one more record in :data:`SPECS`, and a struct and a reader if its answers have a new form.
 
@@ -24,7 +24,7 @@ class TokenDetails(msgspec.Struct, frozen=True, gc=False):
 
 
 class ReportedUsage(msgspec.Struct, frozen=True, gc=False):
-    """The tokens of a body, in the words of its endpoint."""
+    """The token counts of a body, under the names that its endpoint uses."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -38,14 +38,14 @@ class ReportedUsage(msgspec.Struct, frozen=True, gc=False):
 
 
 class AnyBody(msgspec.Struct, frozen=True, gc=False):
-    """What all bodies of answers may have."""
+    """The fields that the body of any answer may have."""
 
     usage: ReportedUsage | None = None
 
 
 class Content(msgspec.Struct, frozen=True, gc=False):
     """
-    What a body says: texts if the endpoint gives texts, an output if it gives something else.
+    The content of a body: ``texts`` if the endpoint returns text, ``output`` if it returns something else.
 
     :param output: ``msgspec.Raw`` where JSON is passed on as it came.
     :param finish_reason: why the answer ends where it ends, if the body says so.
@@ -59,8 +59,8 @@ class Content(msgspec.Struct, frozen=True, gc=False):
 
 class EndpointSpec(msgspec.Struct, frozen=True, kw_only=True):
     """
-    One endpoint. The defaults are those of an endpoint that is not known: nothing is checked, and answers are
-    kept as whole bodies.
+    One endpoint. The defaults are for an unknown endpoint: nothing is checked, and answers are kept as whole
+    bodies.
 
     :param path: without ``/v1``, such as ``chat/completions``.
     :param prompt_field: the field of the body that a prompt goes into; None if a prompt is not enough.
@@ -102,7 +102,7 @@ class EndpointSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     def check_body(self, body: Mapping[str, Any]) -> None:
         """
-        Refuse what the endpoint is certain to refuse, up to a day later.
+        Refuse a body that the endpoint would certainly refuse, up to a day later.
 
         :raises InvalidInputError: if the content or the model is missing.
         """
@@ -113,7 +113,7 @@ class EndpointSpec(msgspec.Struct, frozen=True, kw_only=True):
             if self.content_fields:
                 needed, found = " or ".join(map(repr, self.content_fields)), ", ".join(map(repr, body))
                 raise InvalidInputError(
-                    f"a body for {self.path} needs {needed}, this one has {found or 'nothing'}: "
+                    f"a body for {self.path} needs {needed}, but this one has {found or 'nothing'}: "
                     "if it is a row, give a template for the body"
                 )
         model = body.get("model")
@@ -140,7 +140,7 @@ def _placed(holder: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[s
 
 def spec_of(endpoint: str) -> EndpointSpec:
     """
-    Return what is known of ``/v1/chat/completions``, or of ``/chat/completions`` as Azure has it.
+    Return the record of an endpoint such as ``/v1/chat/completions``, or Azure's ``/chat/completions``.
 
     :raises InvalidInputError: if the endpoint is not a path.
     """
@@ -190,7 +190,7 @@ def _read_completion(body: _Choices) -> Content | None:
 
 
 def _joined(content: Any, kind: str) -> str | None:
-    """Return a text that may be in parts: always on the responses endpoint, on some servers in chats too."""
+    """Return a text that may be split: always by the responses endpoint, and by some servers in chats."""
     if content is None or isinstance(content, str):
         return content
     texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == kind]

@@ -1,8 +1,9 @@
 """
 The API's objects as msgspec structs: strict in what is sent, tolerant in what is read.
 
-Unknown fields are ignored, missing fields and ``null`` are None, an unknown status is "still running", and a
-field of the wrong type is None instead of a failure: compatible servers differ in all of these.
+Unknown fields are ignored, missing fields and ``null`` become None, an unknown status counts as still
+running, and a field of the wrong type becomes None instead of an error: compatible servers differ in all of
+these.
 
 https://developers.openai.com/api/reference/resources/batches
 """
@@ -22,7 +23,7 @@ MAX_EMBEDDING_INPUTS = 50_000
 
 
 def is_over(status: str) -> bool:
-    """Whether a batch with this status has ended; one that is unknown has not."""
+    """Whether a batch with this status has ended; an unknown status counts as not ended."""
     return status in TERMINAL_STATUSES
 
 
@@ -93,7 +94,7 @@ class Batch(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         for field in ("input_file_id", "output_file_id", "error_file_id"):
-            if getattr(self, field) == "":  # as some servers say "none"
+            if getattr(self, field) == "":  # some servers send this for "none"
                 msgspec.structs.force_setattr(self, field, None)
 
     @property
@@ -131,7 +132,7 @@ class Batch(msgspec.Struct, frozen=True):
         return (self.errors and self.errors.data) or []
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, for XCom."""
+        """Return the fields as plain JSON values, for XCom."""
         return plain(self)
 
 
@@ -148,7 +149,7 @@ class File(msgspec.Struct, frozen=True):
     object: str | None = "file"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, for XCom."""
+        """Return the fields as plain JSON values, for XCom."""
         return plain(self)
 
 
@@ -207,7 +208,7 @@ def read(data: bytes | str, kind: type[T]) -> T:
 
 
 def _salvage(document: Any, kind: type[T]) -> T:
-    """Read field by field, and leave out what does not fit."""
+    """Read the fields one by one, and leave out those that do not fit."""
     if not isinstance(document, dict):
         raise msgspec.ValidationError(f"Expected an object, got {type(document).__name__}")
     kept = {}

@@ -1,4 +1,4 @@
-"""How a batch ended: the error to raise for one that has no results."""
+"""The error to raise for a batch that ended without results."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ SHOWN_ERRORS = 10
 
 def error_of(batch: Batch, first_errors: Iterable[str] = ()) -> BatchError | None:
     """
-    Return what to raise for a batch that is over; None if it has results.
+    Return the error to raise for a batch that has ended; None if it has results.
 
-    :param first_errors: what the first failed requests said.
+    :param first_errors: the error messages of the first failed requests.
     """
     counts = batch.counts
     done = f"{counts.completed} of {counts.total} requests were done by then"

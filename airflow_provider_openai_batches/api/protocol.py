@@ -1,7 +1,7 @@
 """
 Builds each HTTP request and reads each reply, without any I/O.
 
-:mod:`.client` (requests) and :mod:`.async_client` (httpx) carry the requests out, and decide nothing.
+:mod:`.client` (requests) and :mod:`.async_client` (httpx) send the requests, and decide nothing.
 Operations: https://developers.openai.com/api/reference/resources/batches and .../resources/files
 """
 
@@ -47,7 +47,7 @@ class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HttpReply(msgspec.Struct, frozen=True):
-    """An answer; the names of ``headers`` are looked up whatever their case."""
+    """An answer; header names are looked up in any case."""
 
     status: int
     headers: Mapping[str, str]
@@ -180,22 +180,22 @@ def _read(reply: HttpReply, kind: type[T]) -> T:
     """
     Read a successful answer.
 
-    :raises TransportError: if it is not what it should be: half a body, a proxy's page, another API.
+    :raises TransportError: if it is not a valid ``kind``: half a body, a proxy's page, another API.
     """
     try:
         return read(reply.body, kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise TransportError(
-            f"HTTP {reply.status}, but the answer is no {kind.__name__} ({error}): {_excerpt(reply.body)!r}. "
-            "If this does not pass, check the connection's base URL."
+            f"HTTP {reply.status}, but the answer is not a {kind.__name__} ({error}): "
+            f"{_excerpt(reply.body)!r}. If this does not go away, check the connection's base URL."
         ) from None
 
 
 def failure(reply: HttpReply, config: ClientConfig, now: float) -> APIError | None:
     """
-    Return the error that an answer is; None for a success.
+    Return the error that an answer reports; None for a success.
 
-    :param config: redacts its secrets, should the service repeat them.
+    :param config: its secrets are redacted, in case the service repeats them.
     :param now: Unix seconds, for a ``Retry-After`` that is a date.
     """
     if is_success(reply.status):
@@ -212,7 +212,7 @@ def failure(reply: HttpReply, config: ClientConfig, now: float) -> APIError | No
 
 
 def no_answer(config: ClientConfig, request: HttpRequest, error: Exception) -> str:
-    """Say that a request got no answer."""
+    """Return the message for a request that got no answer."""
     words = config.redact(str(error) or "no reason given")
     return (
         f"{request.method} {request.path}: no answer from {config.base_url} ({type(error).__name__}: {words})"
@@ -220,7 +220,7 @@ def no_answer(config: ClientConfig, request: HttpRequest, error: Exception) -> s
 
 
 def _error_of(reply: HttpReply) -> tuple[str, str | None, str | None]:
-    """Return message, code and param, from OpenAI's form of an error or another server's or proxy's."""
+    """Return message, code and param of an error, in OpenAI's form or that of another server or a proxy."""
     try:
         document = msgspec.json.decode(reply.body)
     except (msgspec.DecodeError, UnicodeDecodeError):

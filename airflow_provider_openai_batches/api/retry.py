@@ -1,5 +1,5 @@
 """
-What may be sent again: the one home of that decision, for operations and for the rows of a batch.
+Decides what may be sent again: operations, and the rows of a batch. No other module decides this.
 
 Error codes: https://developers.openai.com/api/docs/guides/error-codes
 """
@@ -22,29 +22,29 @@ class Verdict(Enum):
     """What a failure says about sending the same request again."""
 
     REPEAT = auto()
-    """It can help, and it can do no harm."""
+    """Sending it again may help, and does no harm."""
     MAYBE_STORED = auto()
-    """It may have been carried out: look for its result before it is sent again."""
+    """The request may have been carried out: look for its result before sending it again."""
     LATER = auto()
-    """Not now, but some minutes later it can help."""
+    """Sending it again at once does not help, but some minutes later it may."""
     NEVER = auto()
-    """It will fail again."""
+    """The request will fail again."""
 
 
 CREATE = "create_batch"
-# An error with one of these codes says that there is no money, and not no room. Waiting does not help then.
+# An error with one of these codes means that the account has no money left: waiting does not help.
 NO_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
-# Codes of a response object that failed although its HTTP status is 200, and may succeed the next time.
+# Codes of a response object that failed with HTTP status 200; the same request may succeed the next time.
 _PASSING_CODES = frozenset({"server_error", "rate_limit_exceeded"})
 _PASSING_STATUSES = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS})
 
-# No Retry-After longer than this is obeyed, in seconds: a worker's slot is not a place to sleep in.
+# Seconds; a longer Retry-After is cut to this, because a task that waits holds a worker's slot.
 MAX_RETRY_AFTER = 300.0
 _backoff = tenacity.wait_exponential(multiplier=0.5, max=30.0) + tenacity.wait_random(0, 0.5)
 
 
 class Log(Protocol):
-    """The part of a logger that is used; the standard library's and Airflow's own both have it."""
+    """The methods of a logger that are used; the standard library's and Airflow's own both have them."""
 
     @property
     def info(self) -> Callable[..., Any]: ...
@@ -58,7 +58,7 @@ def verdict_of(operation: str, error: BaseException) -> Verdict:
     """
     Judge the failure of an operation.
 
-    :param operation: the API reference's name of it, such as ``create_batch``.
+    :param operation: its name in the API reference, such as ``create_batch``.
     """
     if isinstance(error, TransportError):
         return Verdict.MAYBE_STORED if error.sent and operation == CREATE else Verdict.REPEAT
@@ -143,7 +143,7 @@ def row_verdict(code: str, status: int | None) -> Verdict:
 
 
 def wait(state: tenacity.RetryCallState) -> float:
-    """Seconds until the next attempt: exponential with jitter, or longer if the service asks for it."""
+    """Return the seconds until the next attempt: exponential with jitter, or longer if the service asks."""
     error = state.outcome.exception() if state.outcome else None
     asked = error.retry_after if isinstance(error, APIError) else None
     return max(_backoff(state), min(asked or 0.0, MAX_RETRY_AFTER))

@@ -1,7 +1,7 @@
 """
-What is refused before anything is sent: arguments, and input files line by line.
+Checks of arguments, and of input files line by line, before anything is sent.
 
-Strict, because the service answers late or not at all. Limits:
+They are strict, because the service reports such errors late or not at all. Limits:
 https://developers.openai.com/api/reference/resources/batches/methods/create
 """
 
@@ -35,7 +35,7 @@ def check_id(value: object, field: str) -> str:
     if not isinstance(value, str) or not value.strip() or value in {"None", "null"}:
         raise InvalidInputError(
             f"{field} is {value!r}; it must be an id such as 'batch_abc123'. "
-            "If it comes from another task's XCom, check that this task returned one."
+            "If it comes from another task's XCom, check that the other task returned one."
         )
     if value in {".", ".."} or not value.isprintable() or any(sign in value for sign in "/\\ "):
         raise InvalidInputError(f"{field} is {value!r}; an id has no slash, space or control character.")
@@ -53,7 +53,7 @@ def result_file_name(batch_id: str, kind: str) -> str:
 
 
 def check_endpoint(endpoint: object) -> str:
-    """Refuse what is not a path like ``/v1/responses``; unknown ones pass, compatible servers have more."""
+    """Refuse anything but a path like ``/v1/responses``; compatible servers have more than OpenAI."""
     if (
         not isinstance(endpoint, str)
         or not re.fullmatch(r"/v1(/[A-Za-z0-9_.-]+)+", endpoint)
@@ -75,7 +75,7 @@ def check_interval(value: object, field: str) -> float:
 
 def check_text(value: object, field: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise InvalidInputError(f"{field} is {value!r}; it must be a text such as '24h'.")
+        raise InvalidInputError(f"{field} is {value!r}; it must be a string such as '24h'.")
     return value
 
 
@@ -88,16 +88,16 @@ def check_limit(limit: object) -> int:
 def check_metadata(metadata: object) -> dict[str, str]:
     """Refuse metadata beyond the service's limits: 16 pairs, keys of 64 and values of 512 characters."""
     if not hasattr(metadata, "items"):
-        raise InvalidInputError(f"metadata is a {type(metadata).__name__}; it must be a dict of texts.")
+        raise InvalidInputError(f"metadata is a {type(metadata).__name__}; it must be a dict of strings.")
     pairs = dict(metadata.items())
     if len(pairs) > MAX_METADATA_PAIRS:
         raise InvalidInputError(
-            f"metadata has {len(pairs)} pairs with those that this provider adds "
-            f"({', '.join(pairs)}); the service takes {MAX_METADATA_PAIRS}. Leave some out."
+            f"metadata has {len(pairs)} pairs, including those that this provider adds "
+            f"({', '.join(pairs)}); the service takes {MAX_METADATA_PAIRS}. Remove some."
         )
     for key, value in pairs.items():
         if not isinstance(key, str) or not isinstance(value, str):
-            raise InvalidInputError(f"metadata[{key!r}] is {value!r}; keys and values must be texts.")
+            raise InvalidInputError(f"metadata[{key!r}] is {value!r}; keys and values must be strings.")
         if not key or len(key) > MAX_METADATA_KEY:
             raise InvalidInputError(
                 f"metadata key {key!r} has {len(key)} characters; the service takes 1 to {MAX_METADATA_KEY}."
@@ -110,7 +110,7 @@ def check_metadata(metadata: object) -> dict[str, str]:
 
 
 def check_expiry(value: object, field: str) -> dict[str, Any]:
-    """Seconds, or the service's own ``{"anchor": "created_at", "seconds": …}``."""
+    """Refuse a bad expiry, and return seconds as the service's ``{"anchor": "created_at", "seconds": …}``."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = {"anchor": "created_at", "seconds": value}
     if not isinstance(value, dict) or set(value) != {"anchor", "seconds"} or value["anchor"] != "created_at":
@@ -180,7 +180,7 @@ def check_input(lines: Iterable[bytes], endpoint: str, name: str) -> InputSummar
 
     :param lines: the file's lines with their line ends.
     :param name: the file's name, for messages.
-    :raises InvalidInputError: with file and line.
+    :raises InvalidInputError: if the file is not valid; the message names file and line.
     """
     return _Checker(endpoint, name).run(lines)
 
@@ -207,7 +207,7 @@ class _Checker:
                 raise self._refused(number, f"the file has more than {MAX_REQUESTS:,} requests; split it")
             self._check(number, line)
         if not number:
-            raise InvalidInputError(f"{self._name} is empty: it must hold one request a line.")
+            raise InvalidInputError(f"{self._name} is empty: it must hold one request per line.")
         return InputSummary(number, size, digest.hexdigest(), self._model)
 
     def _check(self, number: int, text: bytes) -> None:
@@ -235,7 +235,7 @@ class _Checker:
         elif body.model != self._model:
             raise self._refused(
                 number,
-                f"model is {body.model!r}, on line 1 it is {self._model!r}; all requests need the same",
+                f"model is {body.model!r}, but on line 1 it is {self._model!r}; all requests need the same",
             )
         if self._count_inputs:
             self._inputs += self._count_inputs(body.input)

@@ -143,7 +143,7 @@ def test_bad_arguments_are_refused_when_the_dag_is_parsed(kwargs: dict[str, Any]
         ({"input_file": None, "input_file_id": "a/b"}, "input_file_id is 'a/b'"),
         ({"input_file": None, "input_file_id": ""}, "input_file_id is ''"),
         ({"input_file": "/missing.jsonl"}, r"/missing.jsonl cannot be read"),
-        ({"metadata": {str(n): "x" for n in range(12)}}, "17 pairs with those that this provider adds"),
+        ({"metadata": {str(n): "x" for n in range(12)}}, "17 pairs, including those that this provider adds"),
         ({"completion_window": ""}, "completion_window"),
         ({"endpoint": "/v1/responses"}, r"in.jsonl, line 1: url is"),
     ],
@@ -215,7 +215,7 @@ def test_a_deadline_cancels_and_says_so(server: DevServer, input_file: str) -> N
 def test_a_deadline_leaves_the_batch_if_told_so(server: DevServer, input_file: str) -> None:
     """And says what goes on."""
     server.settings(freeze=True)
-    with pytest.raises(BatchTimeout, match="Nothing was cancelled: it goes on, and is paid for"):
+    with pytest.raises(BatchTimeout, match="Nothing was cancelled: it runs on, and is paid for"):
         run_task(create(input_file, batch_timeout=0.3, cancel_on_timeout=False))
     assert "cancel_batch" not in server.stats()["requests"]
 

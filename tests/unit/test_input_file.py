@@ -47,7 +47,7 @@ def test_a_good_file_is_summed_up() -> None:
             "url is '/v1/responses', but the batch's endpoint is '/v1/chat/completions'",
         ),
         (line("b", method="GET"), "method is 'GET'"),
-        (line("b", body={"model": "n"}), "model is 'n', on line 1 it is 'm'"),
+        (line("b", body={"model": "n"}), "model is 'n', but on line 1 it is 'm'"),
         (line("b", body=[]), "not a request line"),
     ],
 )

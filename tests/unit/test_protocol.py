@@ -83,8 +83,8 @@ def test_an_unknown_well_formed_endpoint_passes() -> None:
         ({"k" * 65: "x"}, "65 characters"),
         ({"": "x"}, "0 characters"),
         ({"k": "v" * 513}, "513 characters"),
-        ({"k": 3}, "must be texts"),
-        ({3: "v"}, "must be texts"),
+        ({"k": 3}, "must be strings"),
+        ({3: "v"}, "must be strings"),
         (["k"], "must be a dict"),
     ],
 )
@@ -196,7 +196,7 @@ def test_a_create_is_repeated_only_if_it_never_left(operation: str) -> None:
 
 def test_a_page_instead_of_json_is_no_answer() -> None:
     """A 200 with a proxy's page says nothing about the batch."""
-    with pytest.raises(TransportError, match=r"no Batch .*Sign in.*base URL"):
+    with pytest.raises(TransportError, match=r"not a Batch .*Sign in.*base URL"):
         protocol.read_batch(HttpReply(200, {}, b"<html>Sign in</html>"))
 
 
