@@ -1,10 +1,10 @@
 """
-What becomes of a task's batches when the task is stopped: one table, and who carries it out.
+What happens to a task's batches when the task is stopped: one table, and the code that carries it out.
 
-Airflow stops a task, or the trigger of a deferred one, not only when somebody marks it failed or deletes
-its run. It also does so when the task is cleared, when the API server is away for long, when a scheduler has
-given the task to another process, or when a triggerer ends. Then the task goes on, and takes its batches up.
-So the state of the task decides, and where that is unknown, what is known of the stop.
+Airflow stops a task, or the trigger of a deferred task, not only when somebody marks it failed or deletes its
+run. It also does so when the task is cleared, when the API server cannot be reached for a long time, when a
+scheduler has given the task to another process, or when a triggerer ends. In these cases the task continues
+and needs its batches. So the state of the task decides or, if that is unknown, the kind of stop.
 """
 
 from __future__ import annotations
@@ -39,28 +39,28 @@ class Stop(Enum):
     TRIGGER_KILLED = auto()
     """Airflow 3.3 or later called ``on_kill()`` of its trigger."""
     TRIGGER_CANCELLED = auto()
-    """Its trigger was cancelled, before Airflow 3.3: a kill, a restart or another triggerer."""
+    """Before Airflow 3.3, its trigger was cancelled: by a kill, a restart or a move to another triggerer."""
 
 
 class Standing(Enum):
-    """What Airflow says of the task."""
+    """What Airflow's state of the task means for its batches."""
 
     OVER = auto()
     """No try follows, or the task was deleted: nobody waits for its batches."""
     RUNNING = auto()
-    """The state that it had before the stop, so it says nothing about what comes."""
+    """Still the state from before the stop, so it does not tell whether the task continues."""
     WAITED_FOR = auto()
-    """Cleared, queued, deferred, to be retried: a next try or another trigger takes its batches up."""
+    """Cleared, queued, deferred or up for retry: the next try or another trigger uses its batches."""
     UNKNOWN = auto()
     """Airflow did not answer in time."""
 
 
-# The states after which no try follows; "removed" is also said of a task that was deleted with its run.
+# The states after which no try follows; "removed" also stands for a task that was deleted with its run.
 OVER = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 
 CANCEL, LEAVE = True, False
-# A kill that is certain outweighs a state that is not known. A cancelled trigger proves no kill, and a batch
-# that runs on costs less than one that somebody waits for and has lost.
+# A certain kill counts more than an unknown state. A cancelled trigger does not prove a kill, and it costs
+# less to let a batch run than to cancel one that somebody still waits for.
 _DECISIONS: dict[Stop, dict[Standing, bool]] = {
     Stop.WITH_TRIES_LEFT: {
         Standing.OVER: CANCEL,
@@ -93,7 +93,7 @@ def standing_of(state: str | None) -> Standing:
     """
     Say what a task's state means for its batches.
 
-    :param state: Airflow's word, or None if Airflow did not answer.
+    :param state: Airflow's name for it, or None if Airflow did not answer.
     """
     if state is None:
         return Standing.UNKNOWN
@@ -106,20 +106,20 @@ def is_to_be_cancelled(stop: Stop, state: str | None) -> bool:
     """
     Decide whether the batches of a stopped task are cancelled, or left to those who wait for them.
 
-    :param state: as of :func:`standing_of`.
+    :param state: as for :func:`standing_of`.
     """
     return _DECISIONS[stop][standing_of(state)]
 
 
-# -- the seconds that there are for it -----------------------------------------------------------------------
+# -- the time limits -----------------------------------------------------------------------------------------
 
 # A running task has five seconds between SIGTERM and SIGKILL. Asking Airflow takes up to two of them.
 ASK_SECONDS = 2.0
-# One request of a kill: there must be time for the next one.
+# The time-out of one request during a kill: there must be time for another one.
 REQUEST_SECONDS = 2.0
-# While an answer may still come that names another batch, the search for it ends before SIGKILL.
+# While there may be batches whose ids are not known yet, the search for them ends before SIGKILL.
 SEARCH_SECONDS = 4.0
-# Where nothing more is to come, cancelling goes on for as long as the process is left alone.
+# If all batches are known, failed cancels are repeated for this long, unless SIGKILL comes first.
 CANCEL_SECONDS = 30.0
 CANCELS_AT_A_TIME = 8
 PAUSE = 0.5
@@ -131,17 +131,17 @@ TRIGGER_REQUEST_SECONDS = 8.0
 TRIGGER_SECONDS = 50.0
 
 
-# -- who carries it out in a task's process ------------------------------------------------------------------
+# -- carrying it out in a task's process ---------------------------------------------------------------------
 
-_ANY = "any"  # among the keys that are looked for: whichever batch of the task runs
+_ANY = "any"  # among the keys that are looked for, it stands for any running batch of the task
 
 
 class Canceller:
     """
     Cancels batches within the seconds that Airflow leaves to a task that is being stopped.
 
-    :param service: a sibling of the task's own (:meth:`.Service.sibling`), whose call the stop may have
-        interrupted.
+    :param service: a sibling of the task's own service (:meth:`.Service.sibling`), because the stop may have
+        interrupted a call of that one.
     :param seconds: how long failed cancels are repeated.
     """
 
@@ -155,7 +155,7 @@ class Canceller:
         return time.monotonic() > self._deadline
 
     def cancel(self, batch_ids: Iterable[str]) -> None:
-        """Cancel batches, several at a time; what fails is repeated until the time is over."""
+        """Cancel batches, several at a time; failed cancels are repeated until the time is up."""
         left = list(batch_ids)
         while left:
             failed = []
@@ -194,11 +194,11 @@ class Canceller:
         """
         Cancel the task's batches that the list shows.
 
-        :param pending: keys of creates whose answer has not come: looked for until found or out of time.
+        :param pending: keys of unanswered creates; their batches are looked for until found or time is up.
         :param since: Unix seconds before which none of the batches was created.
-        :param older: ids of batches that were there before those creates, and may have the same keys.
-        :param unseen: look just as long for one that runs, because an earlier try may have left one that is
-            not listed yet.
+        :param older: ids of batches that existed before those creates, and may have the same keys.
+        :param unseen: also look that long for any running batch, because an earlier try may have left one
+            that is not listed yet.
         """
         missing = pending | ({_ANY} if unseen else set())
         while not self._look(task, missing, since, older) or missing:
@@ -209,13 +209,13 @@ class Canceller:
         if missing:
             self._log.error(
                 "The task is stopped while a batch is being created, and the list does not show it yet. It is"
-                " cancelled if its answer still comes; if not, look for a batch with metadata %s=%s",
+                " cancelled if its create is still answered; if not, look for a batch with metadata %s=%s",
                 KEY,
                 ", ".join(missing),
             )
 
     def _look(self, task: TaskIdentity, missing: set[str], since: float, older: Collection[str]) -> bool:
-        """Read the list once, cancel what is met, and take it off ``missing``; False if that broke off."""
+        """Read the list once, cancel the task's batches, and update ``missing``; False if the list failed."""
         try:
             for batch in self._service.iter_batches_since(since):
                 if task.owns(batch) and batch.can_be_cancelled:

@@ -1,9 +1,9 @@
 """
-The key that a task's batch carries in its metadata, and the names that stand beside it.
+The key that a task's batch carries in its metadata, and the names next to it.
 
-The service is the ledger: whatever dies on Airflow's side, listing the batches finds a task's own again by
-their keys. A key has two halves, ``<task>-<input>``: the first says whose batch it is, the second what was
-asked.
+The service keeps the record: whatever fails on Airflow's side, a task finds its batches again by listing them
+and comparing their keys. A key has two halves, ``<task>-<input>``: the first says whose batch it is, the
+second what was asked.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAX_MAP_INDEX_DIGITS = 9
 
 
 class TaskIdentity(msgspec.Struct, frozen=True):
-    """A task of a DAG run of a deployment of Airflow."""
+    """A task in a DAG run of one deployment of Airflow."""
 
     deployment_id: str
     dag_id: str
@@ -53,7 +53,7 @@ class TaskIdentity(msgspec.Struct, frozen=True):
         """
         Return the key of one batch.
 
-        :param input_digest: the input file's id, or the SHA-256 of its content, and whatever else counts.
+        :param input_digest: the input file's id or the SHA-256 of its content, and all else that must match.
         :param shard: the number of the batch within its job.
         """
         return f"{self.task_key}-{_digest(str(shard), input_digest)}"
@@ -71,7 +71,7 @@ class TaskIdentity(msgspec.Struct, frozen=True):
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """The task that made a batch, as the batch's own metadata names it; anybody can have written that."""
+    """The task that made a batch, according to the batch's metadata, which anybody can have written."""
 
     dag_id: str | None = None
     run_id: str | None = None
@@ -96,12 +96,12 @@ class Origin(msgspec.Struct, frozen=True):
         return f"{self.task_id}[{self.map_index}]" if self.task_id and self.map_index >= 0 else self.task_id
 
     def is_within(self, dag_id: str | None, run_id: str | None) -> bool:
-        """Whether the task belongs to this DAG and run; None is any."""
+        """Whether the task belongs to this DAG and run; None matches any."""
         return dag_id in {None, self.dag_id} and run_id in {None, self.run_id}
 
 
 def one_time_key() -> str:
-    """Return a key for a create outside a task: it serves to find this one create's batch."""
+    """Return a key for a create outside a task; it only serves to find the batch of that create."""
     return f"once-{uuid.uuid4().hex}"
 
 
@@ -110,5 +110,5 @@ def key_of(batch: Batch) -> str | None:
 
 
 def _digest(*parts: str) -> str:
-    # Encoded as JSON, because ("a", "bc") and ("ab", "c") are different.
+    # Encoded as JSON, because ("a", "bc") and ("ab", "c") must differ.
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
     from airflow_provider_openai_batches.idempotency.service import Service
 
-# Older batches are not searched for, in seconds: the service has deleted their files after 30 days.
+# Seconds; older batches are not searched for, because the service deletes their files after 30 days.
 MAX_AGE = 30 * 24 * 3600
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
 
@@ -33,7 +33,7 @@ def choose(batches: Iterable[Batch], key: str) -> Batch | None:
 
 class Ledger:
     """
-    The service's own list, as far as it concerns one task. A first try has no earlier one, and no ledger.
+    The part of the service's own list that belongs to one task. A first try needs no ledger.
 
     :param since: Unix seconds before which none of the task's batches was created.
     """
@@ -61,16 +61,16 @@ class Ledger:
 
     @property
     def seen(self) -> frozenset[str]:
-        """Ids of the batches that were read so far."""
+        """Ids of the batches that have been read so far."""
         return frozenset(self._found or ())
 
     def look_again(self) -> bool:
         """
         Wait a little and read the newest batches again.
 
-        An earlier try may have died a moment ago, and the list may lag as it does after a lost answer.
+        An earlier try may have died a moment ago, and the list may not show its last batch yet.
 
-        :return: False once ``recovery_seconds`` were spent so, and after a kill.
+        :return: False once ``recovery_seconds`` have been spent on this, and after a kill.
         """
         left = self._service.recovery_seconds - self._waited
         if left <= 0 or self._service.stopped:
@@ -84,14 +84,14 @@ class Ledger:
 
     @property
     def unseen_since(self) -> float | None:
-        """Unix seconds from which on there may be batches that were not seen; None if there are none."""
+        """Unix seconds since when there may be batches that were not seen; None if there are none."""
         if self._found is None:
             return self.since
         patience = self._service.recovery_seconds
         return time.time() - patience if self._waited < patience else None
 
     def note(self, batch: Batch) -> None:
-        """Take over what the service answered about one of the batches."""
+        """Note the state of a batch that the service has just returned."""
         if self._found is not None:
             self._found[batch.id] = batch
 

@@ -1,4 +1,4 @@
-"""The operations of the service that idempotency rests on, as the hook has them."""
+"""The operations of the service that idempotency needs; the hook provides them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Service(Protocol):
     """
     Batches and files at the service.
 
-    ``recovery_seconds`` is how long a batch is looked for after a lost answer, ``sleep`` waits so many
-    seconds, and after ``stop()`` nothing is created or uploaded any more.
+    ``recovery_seconds`` is how long a batch is looked for after a lost answer, ``sleep`` waits for a number
+    of seconds, and after ``stop()`` nothing is created or uploaded any more.
     """
 
     @property
@@ -27,7 +27,7 @@ class Service(Protocol):
 
     def stop(self) -> None: ...
     def sibling(self) -> Service:
-        """Return one of its own for a kill, which may have interrupted a call of this one."""
+        """Return a separate service for a kill, which may have interrupted a call of this one."""
 
     def create_batch(
         self,

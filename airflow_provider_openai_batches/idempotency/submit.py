@@ -1,5 +1,5 @@
 """
-From an input to its one batch: find the one that an earlier try left, or upload and create.
+Gets the one batch of an input: finds the batch that an earlier try left, or uploads and creates.
 
 ``POST /batches`` has no idempotency key. So a create is repeated only when the answer proves that nothing was
 stored; after any other failure the newest batches are searched for the key that the create carried.
@@ -42,11 +42,11 @@ class Creation:
     """
     One create, sent until its batch is known.
 
-    :param send: sends the create; it repeats by itself what may be repeated at once.
+    :param send: sends the create, and itself repeats what may be repeated at once.
     :param batches_since: lists the batches created at a Unix time or later, newest first.
     :param patience: seconds for which a batch is looked for, because a list may lag behind.
-    :param max_attempts: how often the create is sent at the most.
-    :param older: ids of batches with the same key that were there before: this create did not make them.
+    :param max_attempts: how many times the create is sent at most.
+    :param older: ids of batches with the same key that existed before: this create did not make them.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Creation:
         Return the batch, which carries ``key``.
 
         :raises APIError: if the service refuses it.
-        :raises CreateUncertainError: if it cannot be found out whether the batch was stored.
+        :raises CreateUncertainError: if it remains unknown whether the batch was stored.
         """
         for attempt in range(1, self._max_attempts + 1):
             started = time.time()
@@ -98,7 +98,7 @@ class Creation:
         raise last
 
     def _look(self, key: str, started: float) -> Batch | None:
-        """Return None only if the last look was at a whole list, after all the patience."""
+        """Look for the batch until patience ends; None only if the last list was complete and lacked it."""
         waited, pause = 0.0, FIRST_PAUSE
         while True:
             try:
@@ -119,7 +119,7 @@ class Creation:
 
 
 class BatchSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked of the service, apart from the input."""
+    """What a batch asks of the service, apart from its input."""
 
     endpoint: str
     completion_window: str = "24h"
@@ -130,7 +130,7 @@ class BatchSpec(msgspec.Struct, frozen=True, kw_only=True):
         """
         Refuse what the service would refuse, before anything is sent.
 
-        :raises InvalidInputError: with the name of the argument.
+        :raises InvalidInputError: naming the argument.
         """
         validation.check_endpoint(self.endpoint)
         validation.check_text(self.completion_window, "completion_window")
@@ -144,7 +144,7 @@ class Submitter:
     Submits the batches of one task.
 
     :param ledger: what earlier tries left; None on a first try, which has nothing to look for.
-    :param reuse: whether batches of earlier tries are taken up; if not, those that still run are cancelled.
+    :param reuse: whether batches of earlier tries are used; if not, those that still run are cancelled.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class Submitter:
         self._salt = "" if reuse else one_time_key()
         self._asked: set[str] = set()
         self._killed = self._answer_lost = False
-        # What a kill has to cancel: the batches, and the keys of creates whose answer is not there yet.
+        # What a kill has to cancel: the batches, and the keys of creates that are not answered yet.
         self.known: set[str] = set()
         self.pending: dict[str, float] = {}
 
@@ -176,7 +176,7 @@ class Submitter:
         if batch:
             metrics.batch_adopted(batch)
             self._log.info(
-                "Batch %s of an earlier try is %s: it is taken up, nothing is sent", batch.id, batch.status
+                "Batch %s of an earlier try is %s: it is used, nothing is sent", batch.id, batch.status
             )
             if not batch.is_over:
                 self.known.add(batch.id)
@@ -186,18 +186,18 @@ class Submitter:
         return choose(ledger.batches, key) if self._reuse else None
 
     def cancel_outdated(self, keys: set[str]) -> None:
-        """Cancel what earlier tries left running for an input that this one no longer asks about."""
+        """Cancel the batches that earlier tries left running, if this try no longer asks for them."""
         self._asked = keys
         if self.ledger is None:
             return
         for batch in self.ledger.outdated(keys):
             if self.service.stopped:
-                raise TaskKilled(f"The task is being stopped: batch {batch.id} of an earlier try is left.")
+                raise TaskKilled(f"The task is being stopped: batch {batch.id} of an earlier try still runs.")
             self._log.warning("Batch %s still runs for an input of an earlier try; cancelling it", batch.id)
             self.ledger.note(self.service.cancel_batch(batch.id))
 
     def submit_file_id(self, spec: BatchSpec, key: str, input_file_id: str) -> Batch:
-        """Create the batch of a file that is at the service already."""
+        """Create the batch of a file that was already uploaded."""
         older = [batch.id for batch in self.ledger.with_key(key)] if self.ledger else []
         self.pending[key] = time.time()
         try:
@@ -210,7 +210,7 @@ class Submitter:
                 older=older,
             )
         except (APIError, TaskKilled):
-            # The service said no, or was not asked: there is nothing to look for. Otherwise there may be.
+            # The service refused, or nothing was sent, so there is no batch. After other errors there may be.
             del self.pending[key]
             raise
         except BaseException:
@@ -264,7 +264,7 @@ class Submitter:
         return retrying(create)
 
     def kill(self) -> None:
-        """Begin nothing any more, and cancel all that this task has running, known or not yet known."""
+        """Start nothing new, and cancel all that this task has running, known or not yet known."""
         self._killed = True
         self.service.stop()
         unseen = self.ledger.unseen_since if self.ledger else None

@@ -1,4 +1,4 @@
-"""The HTTP client that all waits of one connection share: it keeps a pace, and follows changes of its key."""
+"""The HTTP client that all waits of one connection share: it limits its pace and picks up a changed key."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ class SharedClient:
             turn += 1
 
     def _is_too_fast(self, operation: str, error: APIError, started: float) -> bool:
-        """Slow down if the service asks for that. A 429 because of no money says nothing about the pace."""
+        """Slow down if the service asks for that. A 429 for lack of money says nothing about the pace."""
         if error.status != HTTPStatus.TOO_MANY_REQUESTS:
             return False
         self._rate_limited += 1
@@ -212,7 +212,7 @@ def on_this_loop(shared: dict[LoopAndConnection, T], conn_id: str, create: Calla
 
 
 async def for_each(work: Sequence[T], ask: Callable[[T], Awaitable[object]]) -> None:
-    """Ask for each, a few at a time. The first error is raised once the requests under way have ended."""
+    """Call ``ask`` for each, a few at a time; raise the first error once the calls under way have ended."""
     left = iter(work)
     errors: list[OpenAIBatchesError] = []
 

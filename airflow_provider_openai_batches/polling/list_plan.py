@@ -1,13 +1,13 @@
 """
-Which requests ask about many batches in the fewest requests. Nothing here sends any.
+Plans how to ask about many batches with the fewest requests. Nothing here sends a request.
 
 ``GET /batches`` shows 100 batches a page, newest first, and the id of any batch serves as a cursor. The list
-only grows at its top, so what stands behind a batch stays there. A :class:`Chart` keeps where pages showed
-awaited batches, and so knows in advance which pages show several of them. A :class:`Walk` finds those that
-are not on the chart yet.
+only grows at its top, so the batches after any given one stay the same. A :class:`Chart` remembers where
+pages showed awaited batches, and so knows in advance which pages show several of them. A :class:`Walk` finds
+those that are not on the chart yet.
 
-No round takes more requests than a retrieve of each batch would. A page that shows nothing awaited is made up
-for: a batch that was never looked at gets its first look an interval later.
+No round takes more requests than retrieving each batch would. To make up for a page that shows no awaited
+batch, a batch that was never polled is first polled an interval later.
 
 https://developers.openai.com/api/reference/resources/batches/methods/list
 """
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 PAGE = 100
 # Fewer batches than this are retrieved one by one without a look at the list.
 LIST_FROM = 8
-# The first page may show none of the batches that it showed before. They then take a retrieve and a page.
+# The first page may no longer show the batches that it showed before. They then take a retrieve and a page.
 FIRST_PAGE_FROM = 3
-# A walk asks for this many pages at once at most, and for one more than this goes into the batches to find.
+# A walk asks for at most LANES pages at once: for one, and for one more per WAITS_A_LANE batches to find.
 # More lanes would be quicker, but where the order of the batches is not known they overlap more often.
 LANES = 10
 WAITS_A_LANE = 500
-# A walk may take this many requests too many, or go this many steps in a row without saving one.
+# A walk may waste this many requests, or take this many steps in a row without saving one.
 PATIENCE = 2
 
 
@@ -59,7 +59,7 @@ class Window(NamedTuple):
 
     @property
     def pays_from(self) -> int:
-        """How many batches it must be asked for, to be better than retrieves."""
+        """From how many batches on the page takes fewer requests than retrieving each."""
         return 2 if self.cursor else FIRST_PAGE_FROM
 
 
@@ -130,14 +130,14 @@ class Walk:
     The search for batches that are not on the chart, for as long as pages save requests.
 
     :param wanted: ids, as far as known the newest first.
-    :param payers: those among them that can each make up for one page too many.
+    :param payers: those among them that can each make up for one wasted page.
     """
 
     def __init__(self, wanted: Iterable[str], payers: Iterable[str]) -> None:
         self.left = dict.fromkeys(wanted)
         self.payers = dict.fromkeys(payers)
         self.lost = 0
-        """Pages asked for, less batches found: below zero, it is what the walk has saved."""
+        """Pages asked for minus batches found; below zero, the walk has saved requests."""
         self.has_failed = False
         self._lost_before: float = float("inf")
         self._misses = 0
@@ -145,7 +145,7 @@ class Walk:
         self._passed: set[str | None] = set()
 
     def cursors(self) -> list[str | None]:
-        """Return the cursors of the pages to ask for next; none if the rest is better retrieved."""
+        """Return the cursors of the pages to ask for next; none if it is better to retrieve the rest."""
         self._misses = 0 if self.lost < self._lost_before else self._misses + 1
         self._lost_before = self.lost
         # Even if all of these pages show nothing, the payers make up for them.
@@ -161,7 +161,7 @@ class Walk:
         return ends[:room]
 
     def take(self, cursor: str | None, page: BatchPage | None) -> None:
-        """Note what the page behind a cursor shows; None is a page that did not come."""
+        """Note what the page after a cursor shows; None is a page that could not be read."""
         self.lost += 1
         self._passed.add(cursor)
         if page is None:
@@ -179,14 +179,14 @@ class Walk:
             self._ends.append(end)
 
     def _starts(self, count: int) -> list[str]:
-        """Return awaited batches at even distances, behind which to look at the same time."""
+        """Return awaited batches at even distances, as cursors of pages to ask for at the same time."""
         if count < 1:
             return []
         ids = list(self.left)
-        step = PAGE * -(-len(ids) // (PAGE * (count + 1)))  # whole pages, so that none is asked for a few
+        step = PAGE * -(-len(ids) // (PAGE * (count + 1)))  # whole pages, so that no page has only a few
         return [batch_id for batch_id in ids[step - 1 : -1 : step] if batch_id not in self._passed]
 
 
 def shown_on(page: BatchPage) -> list[Batch]:
-    """Return a page's batches. One without a status says nothing about its batch."""
+    """Return a page's batches, without those that have no status: they tell nothing."""
     return [batch for batch in page.data if batch.status != "unknown"]

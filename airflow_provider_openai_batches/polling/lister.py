@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.models import Batch, BatchPage
     from airflow_provider_openai_batches.polling.client import SharedClient
 
-# A page that fails is asked for once more: it stands for many batches.
+# A page that fails is asked for once more, because it covers many batches.
 PAGE_AGAIN_AFTER = 0.5
 # After a page did not come, the next walk begins no sooner; each time twice as late, up to an hour.
 WALK_AGAIN_AFTER = 60.0
@@ -39,7 +39,7 @@ class Polled(Protocol):
 
 class Lister:
     """
-    The list of one connection's account.
+    Asks about the batches of one connection's account through the list.
 
     :param polled: what is waited for, by id, the newest last. It may change at any time.
     :param deliver: takes each Batch object that a page shows.
@@ -65,16 +65,16 @@ class Lister:
         :raises OpenAIBatchesError: for an answer that says that all further requests will fail too.
         """
         await self._find(now)
-        for _ in range(2):  # what newer batches pushed off the first page is on another page then
+        for _ in range(2):  # twice: what newer batches pushed off the first page is then on another one
             await for_each(self._windows(now), self._ask_window)
 
     def forget(self, batch_id: str) -> None:
-        """Nobody waits for the batch any more."""
+        """Forget a batch that nobody waits for any more."""
         self._chart.forget(batch_id)
         self._unlisted.discard(batch_id)
 
     def _windows(self, now: float) -> list[Window]:
-        """Return the pages that are worth it, with what is due and what is nearly so."""
+        """Return the pages that save requests, for batches that are due or nearly due."""
         near = {batch_id for batch_id, polled in self._polled.items() if polled.is_nearly_due(now)}
         found = []
         for window in self._chart.windows():
@@ -118,7 +118,7 @@ class Lister:
             self._walk_pause = min(self._walk_pause * 2, WALK_AGAIN_AT_LAST)
 
     async def _find(self, now: float) -> None:
-        """Look for batches of which it is not known whether the list shows them."""
+        """Look in the list for batches whose place in it is not known yet."""
         newest_first = reversed(list(self._polled))
         wanted = [one for one in newest_first if one not in self._chart and one not in self._unlisted]
         if len(wanted) < LIST_FROM or now < self._walk_at:
@@ -126,7 +126,7 @@ class Lister:
         if all(self._polled[one].due > now for one in wanted):
             return
         new = [one for one in wanted if self._polled[one].interval is None]
-        # Without new ones a walk has failed before; then this one may take a request or two more.
+        # Without new ones an earlier walk has failed; then this one may waste a request or two.
         walk = Walk(wanted, new or wanted)
 
         async def step(cursor: str | None) -> None:
@@ -144,7 +144,7 @@ class Lister:
             polled.schedule()  # its first look comes an interval later
 
     async def _page(self, after: str | None) -> BatchPage | None:
-        """Ask for a page, note it on the chart, and hand it out; None if it does not come."""
+        """Ask for a page, note it on the chart, and deliver its batches; None if the request fails."""
         try:
             page = await self._list(after)
         except OpenAIBatchesError as error:

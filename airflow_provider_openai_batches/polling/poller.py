@@ -2,7 +2,7 @@
 Polls the batches that triggers wait for.
 
 All triggers on one event loop that use one connection share a :class:`Poller`: the first one starts it, and
-the last one ends it. It writes no line to a task's log: only what a trigger logs itself gets there.
+the last one ends it. It writes nothing to a task's log: only what a trigger logs itself gets there.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ GATHER_AT_MOST = 1.0
 LONGEST_SLEEP = 3_600.0
 # After this many retrieves the poller looks again at what is most urgent.
 RETRIEVES_AT_ONCE = 50
-# After this many failures in a row the service is at fault, and not a batch.
+# After this many failures in a row, the service is at fault and not a single batch.
 MAX_STRIKES = 5
 TOLD_AT_ONCE = 100
 AFTER_A_BUG = 5.0
 # Deadlines are looked at this often. A timer for each wait would cost as much as the wait itself.
 DEADLINES_EVERY = 0.2
-# The first interval is cut by up to this part, so that waits that began together are spread out. A page takes
-# along what is due within this part of its interval.
+# The first interval is shortened by up to this fraction, so that waits that began together are spread out. A
+# page also covers batches that are due within this fraction of their interval.
 SPREAD = 0.25
 
 
 class Waiter:
     """
-    The place of one wait at the poller of its connection; an async context manager.
+    Connects one wait to the poller of its connection; an async context manager.
 
     :param conn_id: the Airflow connection.
     :param wait: its state, which the poller's answers change.
@@ -86,7 +86,7 @@ class Waiter:
         return lines
 
     def change(self, change: Callable[[float], None]) -> None:
-        """Change the state at the present time. An exception is raised in this wait's own trigger alone."""
+        """Change the state of the wait. An exception is raised only in the wait's own trigger."""
         try:
             change(time.time())
         except Exception as error:  # noqa: BLE001 - raised again by news()
@@ -119,7 +119,7 @@ class PolledBatch:
         return self.due - now <= (self.interval or 0.0) * SPREAD
 
     def schedule(self) -> None:
-        """Set when to ask again: as soon as the most impatient waiter wants."""
+        """Set when to ask again: as soon as any of the waiters wants."""
         now = time.time()
         delay = min(waiter.wait.next_in(self.batch_id, now) for waiter in self.waiters)
         part = random.uniform(1 - SPREAD, 1) if self.interval is None else 1.0  # noqa: S311 - no secret
@@ -149,7 +149,7 @@ class Poller:
         self._is_refused = False
 
     def join(self, waiter: Waiter) -> None:
-        """Ask about what the wait is pending for, the first time at once, and watch its deadline."""
+        """Poll the batches that the wait is pending for, the first time at once, and watch its deadline."""
         self._waiters[waiter] = None
         for batch_id in waiter.wait.pending:
             polled = self._polled.setdefault(batch_id, PolledBatch(batch_id))
@@ -190,7 +190,7 @@ class Poller:
                 self._lister.forget(polled.batch_id)
 
     def _watch_deadlines(self) -> None:
-        """Not part of a round: a deadline holds however long a request takes."""
+        """End overdue waits; not part of a round, because a deadline holds however long a request takes."""
         now = time.time()
         if now >= self._next_deadline:
             for waiter in self._waiters:
@@ -258,7 +258,7 @@ class Poller:
         if self._is_refused:
             try:
                 if await self._client.refresh():
-                    return  # a new key is tried before anybody is told
+                    return  # a new key is tried before any wait is told
             except OpenAIBatchesError as newer:
                 error = error and newer
         if error:

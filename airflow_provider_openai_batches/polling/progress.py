@@ -1,4 +1,4 @@
-"""How far batches are, how long they may still take, and the words for it."""
+"""The progress of batches and the time they may still take, also in words for the log."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 NAMED_AT_MOST = 10
 MINUTE, HOUR, DAY = 60, 3_600, 86_400
-# More than three thousand years are a mistake of somebody's clock.
+# Seconds; more than three thousand years can only come from a wrong clock.
 LONGEST = 1e11
 
 
 class Seen(msgspec.Struct, frozen=True, gc=False):
     """
-    The part of a batch that waiting needs: ten thousand of them take a few megabytes.
+    The fields of a batch that a wait needs; ten thousand of these take a few megabytes.
 
     ``since`` is the service's own time of the status, or when it was first seen.
     """
@@ -62,12 +62,12 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
 
 class JobProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     """
-    What was done of a job of many batches before this wait, so that the log tells of the whole job.
+    What a job of many batches had done before this wait, so that the log can report on the whole job.
 
-    :param batches: all batches of the job, with those of this wait and those still to come.
-    :param finished: batches that were over before.
-    :param total: all requests of the job. 0 means the sum of what was done and what this wait's batches have.
-    :param completed: completed requests of the batches that were over before.
+    :param batches: all batches of the job, including those of this wait and those still to come.
+    :param finished: batches that had ended before.
+    :param total: all requests of the job. 0 means those done before plus those of this wait's batches.
+    :param completed: completed requests of the batches that had ended before.
     :param failed: failed requests of those batches.
     :param round: how many times failed requests have been sent again.
     """
@@ -110,9 +110,9 @@ def several(batches: Iterable[Seen | None], job: JobProgress, now: float) -> str
 
 def time_left(batches: Iterable[Seen], now: float, requests: int | None = None) -> float | None:
     """
-    Estimate how long requests will take at the average pace, so far, of the batches in progress.
+    Estimate how long the remaining requests take, at the average pace so far of the batches in progress.
 
-    :param requests: how many are still to be done; None is all that the batches have left.
+    :param requests: how many are still to be done; None means all that the batches have left.
     :return: seconds, or None if nothing is left or the pace is not known.
     """
     pace, remaining = 0.0, 0
@@ -143,12 +143,12 @@ def overdue(deadline: float, seen: Mapping[str, Seen | None], pending: Iterable[
     words = [_standing(batch_id, seen[batch_id]) for batch_id in running[:NAMED_AT_MOST]]
     if len(running) > NAMED_AT_MOST:
         words.append(f"and {len(running) - NAMED_AT_MOST} more")
-    return f"The deadline {moment(deadline)} is over and still running: {'; '.join(words)}.{trouble}"
+    return f"The deadline {moment(deadline)} has passed. Still running: {'; '.join(words)}.{trouble}"
 
 
 def _standing(batch_id: str, seen: Seen | None) -> str:
     if seen is None:
-        return f"{batch_id}, of which nothing was seen"
+        return f"{batch_id}, which was never seen"
     counts = f" ({seen.completed + seen.failed} of {seen.total} requests done)" if seen.total else ""
     return f"{batch_id} {seen.status} since {moment(seen.since)}{counts}"
 
@@ -163,7 +163,7 @@ def moment(seconds: float) -> str:
 
 def duration(seconds: float) -> str:
     """``40 s``, ``14 min``, ``3 h 5 min``, ``1 d 2 h``; ``0 s`` for a negative time."""
-    if not seconds < LONGEST:  # nor is NaN
+    if not seconds < LONGEST:  # true for NaN too
         return "an unknown time"
     seconds = max(seconds, 0)
     if round(seconds) < MINUTE:

@@ -1,7 +1,7 @@
 """
-One wait for one or more batches, as a state that answers and failures change.
+The state of one wait for one or more batches, which answers and failures change.
 
-``saw`` takes a Batch object, ``failed`` a failure, and ``tick`` the time alone. Each may add lines for the
+``saw`` takes a Batch object, ``failed`` an error, and ``tick`` only the time. Each may add lines for the
 task's log, and may end the wait. Nothing here sleeps, sends or logs. Times are Unix seconds.
 
 Statuses: https://developers.openai.com/api/docs/guides/batch#4-check-the-status-of-a-batch
@@ -39,7 +39,7 @@ ASK_MISSING_AFTER = 5.0
 REFUSALS = 5
 ASK_REFUSED_AFTER = 30.0
 ASK_SILENT_AFTER = 5.0
-# Where the interval may grow, it is this part of the batch's age.
+# If the interval may grow, it is this fraction of the batch's age.
 PART_OF_AGE = 0.02
 PROGRESS_EVERY = 60.0
 TROUBLE_EVERY = 60.0
@@ -63,7 +63,7 @@ class Ending(NamedTuple):
 
 
 class Trouble:
-    """Failures in a row that may pass. ``said`` is whether the log tells of them."""
+    """Failures in a row that may pass. ``said`` is whether the log mentions them."""
 
     __slots__ = ("batch_id", "next_line", "said", "since")
 
@@ -84,7 +84,7 @@ class Wait:
     :param end_time: the deadline. None means an hour after the last batch's ``expires_at``, or 25 hours after
         the beginning where that is unknown.
     :param return_when: whether the wait ends with the last of its batches, or with the first.
-    :param job: what was done of the job before, see :class:`.progress.JobProgress`.
+    :param job: what the job had done before, see :class:`.progress.JobProgress`.
     :param max_poll_interval: seconds up to which the interval grows with a batch's age.
     """
 

@@ -145,8 +145,8 @@ def test_the_deadline_says_what_still_runs() -> None:
     assert wait.payload() == {
         "status": "timeout",
         "message": (
-            "The deadline 2027-01-15 09:00:00 UTC is over and still running: b finalizing since "
-            "2027-01-15 07:43:20 UTC (10 of 10 requests done); c, of which nothing was seen."
+            "The deadline 2027-01-15 09:00:00 UTC has passed. Still running: b finalizing since "
+            "2027-01-15 07:43:20 UTC (10 of 10 requests done); c, which was never seen."
         ),
         "batches": {"a": "completed", "b": "finalizing", "c": "unknown"},
     }
