@@ -17,7 +17,7 @@ _RUN_TIMES = ("created_at", "run_after", "queued_at", "start_date")
 
 
 def teams_by_dag(dag_ids: Iterable[str]) -> dict[str, str | None]:
-    """Those of the DAGs that this Airflow knows, each with the name of its team or None; blocks."""
+    """Return those of the DAGs that Airflow knows, each with the name of its team or None. Blocks."""
     with create_session() as session:
         known = list(session.scalars(select(DagModel.dag_id).where(DagModel.dag_id.in_(set(dag_ids)))))
     # Teams came with Airflow 3.2.
@@ -27,7 +27,7 @@ def teams_by_dag(dag_ids: Iterable[str]) -> dict[str, str | None]:
 
 
 def run_began(dag_id: str, run_id: str) -> float | None:
-    """Unix seconds before which the run cannot have made a batch; None for an unknown run. Blocks."""
+    """Return the Unix time before which the run cannot have made a batch; None for an unknown run. Blocks."""
     columns = [getattr(DagRun, name) for name in _RUN_TIMES if hasattr(DagRun, name)]
     query = select(*columns).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id)
     with create_session() as session:

@@ -1,7 +1,8 @@
 """
-What tasks and triggers ask of Airflow's supervisor: connections, and the states of tasks.
+What tasks and triggers ask Airflow's supervisor for: connections, and the states of tasks.
 
-Each has a form that blocks, for a task's process, and one that does not, for the triggerer's event loop.
+Each question has a form that blocks, for a task's process, and one that does not, for the triggerer's event
+loop.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 READ_SECONDS = 30.0
-# The tasks of a run are stopped together: one question serves those that are stopped within so many seconds.
+# The tasks of a run are stopped together: one question covers all that are stopped within this many seconds.
 GATHER_SECONDS = 0.2
 # A task that was cleared has no state.
 NO_STATE = "none"
@@ -35,7 +36,7 @@ def read_config(conn_id: str, lookup: Callable[[str], Any]) -> ClientConfig:
     """
     Read a connection, and have its secrets masked in all logs.
 
-    :param lookup: Airflow's own way to a connection where this runs.
+    :param lookup: returns Airflow's connection with this id, by whatever way works where this runs.
     :raises InvalidConnectionError: if it cannot be used.
     """
     from airflow.providers.common.compat.sdk import mask_secret  # noqa: PLC0415 - not when a DAG is parsed
@@ -102,8 +103,8 @@ def task_state(ti: Any, seconds: float) -> str | None:
     Ask for the state of a task instance that is being stopped.
 
     :param seconds: how long to wait for the answer.
-    :return: Airflow's word, ``none`` for no state, ``removed`` for a task that was deleted; None if no answer
-        came.
+    :return: Airflow's name for the state, ``none`` for no state, ``removed`` for a task that was deleted;
+        None if no answer came.
     """
     answers: list[dict[str, str | None]] = []
 
@@ -121,7 +122,7 @@ def task_state(ti: Any, seconds: float) -> str | None:
 
 
 async def atask_state(ti: Any, seconds: float) -> str | None:
-    """As :func:`task_state`, for a trigger: ``ti`` is what the triggerer gave to it, if anything."""
+    """Do the same as :func:`task_state` for a trigger; ``ti`` is what the triggerer gave it, or None."""
     if ti is None:
         return None
     try:
@@ -160,7 +161,7 @@ async def _ask_soon(key: tuple[Any, ...]) -> dict[str, str | None]:
     try:
         await asyncio.sleep(GATHER_SECONDS)
     finally:
-        # For one who comes later this answer may be older than the kill.
+        # A trigger that asks later needs a new answer, because this one may be older than its kill.
         del _asking[key]
     return await sync_to_async(ask_for_states)(*key[1:])
 
@@ -170,9 +171,9 @@ async def _ask_soon(key: tuple[Any, ...]) -> dict[str, str | None]:
 
 async def uncut(question: Coroutine[Any, Any, T], seconds: float) -> T:
     """
-    Await an answer, and let the exchange end whatever becomes of the one who asked.
+    Await an answer, and let the exchange finish even if the caller is cancelled.
 
-    Up to Airflow 3.1 all triggers ask the supervisor over one stream, in turns. If one of them is cancelled
+    Up to Airflow 3.1 all triggers ask the supervisor over one stream, in turn. If one of them is cancelled
     between its question and the answer, the next one reads an answer that is not its own, and the whole
     triggerer ends.
 

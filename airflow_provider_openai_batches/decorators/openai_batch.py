@@ -1,4 +1,4 @@
-"""``@task.openai_batch``: a function gives the rows, and one task asks a model about all of them."""
+"""``@task.openai_batch``: a function returns the rows, and one task asks a model about all of them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class OpenAIBatchDecoratedOperator(DecoratedOperator, OpenAIBatchInferenceOperat
     """
     The operator whose rows come from the decorated function.
 
-    The function returns or yields prompts, request bodies or rows; what it yields is never all in memory.
-    A later try calls it again. It should then give the same rows in the same order.
+    The function returns or yields prompts, request bodies or rows; the rows that it yields are never all in
+    memory. A later try calls it again. It should then give the same rows in the same order.
     """
 
     custom_operator_name = "@task.openai_batch"
@@ -69,9 +69,9 @@ def openai_batch_task(
     """
     Ask a model about each of the rows that a function returns or yields.
 
-    :param python_callable: the function; it returns or yields prompts, request bodies, or with ``body`` rows.
-    :param multiple_outputs: whether the keys of the summary become XComs of their own.
-    :param kwargs: as of :class:`OpenAIBatchInferenceOperator`.
+    :param python_callable: the function; it returns or yields prompts or request bodies; with ``body``, rows.
+    :param multiple_outputs: whether each key of the summary becomes an XCom of its own.
+    :param kwargs: the arguments of :class:`OpenAIBatchInferenceOperator`.
     """
     return task_decorator_factory(
         python_callable=python_callable,

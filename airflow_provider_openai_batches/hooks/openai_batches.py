@@ -1,4 +1,4 @@
-"""The hook: an Airflow connection becomes a requests session, and the session the endpoints."""
+"""The hook: it makes a requests session from an Airflow connection, and has a method for each operation."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class OpenAIBatchesHook(BaseHook):
         return self._session
 
     def get_conn(self) -> HttpSession:
-        """Return the requests session, for calls that this hook does not know."""
+        """Return the requests session, for calls that this hook has no method for."""
         return self.session.http
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ class OpenAIBatchesHook(BaseHook):
             self._session = None
 
     def stop(self) -> None:
-        """From now on nothing is created or uploaded: the task is being killed."""
+        """Create and upload nothing from now on: the task is being killed."""
         self._stopped = True
         if self._session is not None:
             self._session.stopped = True
@@ -124,7 +124,7 @@ class OpenAIBatchesHook(BaseHook):
                 return False, f"The service refuses the API key. {error}"
             if retry.has_no_batch_api(error):
                 return False, f"No Batch API at {self.config.base_url}: check the base URL. {error}"
-            return False, f"The service was reached but did not answer well. {error}"
+            return False, f"The service was reached but answered with an error. {error}"
         except TransportError as error:
             what = "There is no Batch API behind the base URL" if error.sent else "The host cannot be reached"
             return False, f"{what}: {error}"
@@ -151,9 +151,9 @@ class OpenAIBatchesHook(BaseHook):
         that this one carries in its metadata (a one-time key unless the caller gives ``airflow_key``).
 
         :param output_expires_after: seconds, or ``{"anchor": "created_at", "seconds": …}``.
-        :param older: ids of batches that carry the same ``airflow_key`` already, and are not this one.
-        :raises InvalidInputError: before anything is sent.
-        :raises CreateUncertainError: if it cannot be found out whether the batch was stored.
+        :param older: ids of batches that already carry the same ``airflow_key``, and are not this one.
+        :raises InvalidInputError: if an argument is not valid, before anything is sent.
+        :raises CreateUncertainError: if it remains unknown whether the batch was stored.
         :raises APIError: if the service refuses it.
         """
         tagged = {KEY: one_time_key(), **(metadata or {})}
@@ -185,7 +185,7 @@ class OpenAIBatchesHook(BaseHook):
         return self.session.send(protocol.list_batches(after, limit), protocol.read_page)
 
     def iter_batches(self, limit: int = 100) -> Iterator[Batch]:
-        """Yield all batches, newest first; each once, whatever the service makes of the cursor."""
+        """Yield all batches, newest first; each once, even if the service ignores the cursor."""
         return _walk(lambda after: self.list_batches(after, limit))
 
     def iter_batches_since(self, since: float) -> Iterator[Batch]:
@@ -227,7 +227,7 @@ class OpenAIBatchesHook(BaseHook):
         expires_after: int | Mapping[str, Any] | None = None,
     ) -> File:
         """
-        Upload an input file; it streams, whatever its size.
+        Upload an input file; it is streamed, whatever its size.
 
         :param source: a path, any URI that Airflow's ``ObjectStoragePath`` knows, or a binary file object.
         :param expires_after: seconds, or ``{"anchor": "created_at", "seconds": …}``.
@@ -246,7 +246,7 @@ class OpenAIBatchesHook(BaseHook):
             return self.session.retrying("upload_file")(send)
 
     def retrieve_file(self, file_id: str) -> File:
-        """Retrieve what the service knows of a file."""
+        """Retrieve what the service knows about a file."""
         return self.session.send(protocol.retrieve_file(file_id), protocol.read_file)
 
     def iter_files(self, purpose: str = "batch", limit: int = 100) -> Iterator[File]:
@@ -262,7 +262,7 @@ class OpenAIBatchesHook(BaseHook):
         return _created_since(self.iter_files(), since)
 
     def delete_file(self, file_id: str) -> None:
-        """Delete a file; one that is gone already is no error."""
+        """Delete a file; it is not an error if the file no longer exists."""
         try:
             self.session.send(protocol.delete_file(file_id), protocol.read_nothing)
         except APIError as error:
@@ -271,7 +271,7 @@ class OpenAIBatchesHook(BaseHook):
 
     def download_file(self, file_id: str, destination: storage.Location) -> int:
         """
-        Download a file's content; a broken connection is taken up again where it broke.
+        Download a file's content; if the connection breaks, the download continues where it stopped.
 
         :param destination: a path, a URI (which appear whole or not at all), or a binary file object.
         :return: the size in bytes.
@@ -280,19 +280,19 @@ class OpenAIBatchesHook(BaseHook):
             return Download(self.session, file_id, sink, self.log).run()
 
     def first_lines(self, file_id: str, count: int = 10) -> list[bytes]:
-        """The first lines of a file, without downloading the rest."""
+        """Return the first lines of a file, without downloading the rest."""
         with self.session.stream(protocol.download_file(file_id), 0) as answer:
             return list(islice(answer.iter_lines(), count))
 
     # -- lineage -------------------------------------------------------------------------------------------
 
     def note_inputs(self, *locations: storage.Location) -> None:
-        """Tell Airflow's lineage what was read in this hook's name: paths and URIs."""
+        """Tell Airflow's lineage which paths and URIs were read through this hook."""
         for location in locations:
             self._lineage.add_input_asset(context=self, uri=storage.uri_of(location))
 
     def note_outputs(self, *locations: storage.Location) -> None:
-        """Tell Airflow's lineage what was written in this hook's name: paths and URIs."""
+        """Tell Airflow's lineage which paths and URIs were written through this hook."""
         for location in locations:
             self._lineage.add_output_asset(context=self, uri=storage.uri_of(location))
 

@@ -2,7 +2,7 @@
 Counts and times through Airflow's own stats: StatsD, Datadog or OpenTelemetry, whatever is configured.
 
 All names begin with ``openai_batches.``. The tags are Airflow's own ``dag_id`` and ``task_id``, and the
-batch's ``model``; what a batch does not name is left out.
+batch's ``model``; a tag that a batch does not give is left out.
 
 Nothing here raises: a lost metric must not fail a task.
 
@@ -25,20 +25,20 @@ _BREAKS_A_TAG = frozenset(",=\n")
 
 
 def batch_created(batch: Batch) -> None:
-    """A batch was created."""
+    """Count a batch that was created."""
     _incr("batch.created", 1, _tags(batch))
 
 
 def batch_adopted(batch: Batch) -> None:
-    """An existing batch was taken up: an earlier try made it, or the answer to its creation was lost."""
+    """Count an existing batch that is used: of an earlier try, or one whose creation got no answer."""
     _incr("batch.adopted", 1, _tags(batch))
 
 
 def batch_over(batch: Batch) -> None:
     """
-    A batch ended: count its status, requests by outcome and tokens by kind, and time it in milliseconds.
+    Count a batch that ended: its status, requests by outcome, tokens by kind, and duration in milliseconds.
 
-    Call this once for each batch, where its task learns of the end.
+    Call this once for each batch, when its task learns of the end.
     """
     tags = _tags(batch)
     _incr(f"batch.{batch.status}", 1, tags)
@@ -59,13 +59,13 @@ def batch_over(batch: Batch) -> None:
 
 
 def waits(number: int, conn_id: str | None = None) -> None:
-    """The number of batches that a triggerer process is waiting for, on one connection."""
+    """Report the number of batches that a triggerer process is waiting for, on one connection."""
     _send("gauge", "poller.waits", number, {"conn_id": conn_id} if conn_id else {})
 
 
 def poll_round(requests: int, rate_limited: int = 0, conn_id: str | None = None) -> None:
     """
-    A poller has asked once about all of its batches.
+    Count a round of polling, in which a poller asked about the batches that were due.
 
     :param requests: the number of requests that this took.
     :param rate_limited: the number of them that were answered with 429.

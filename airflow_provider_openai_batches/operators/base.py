@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def deployment_id() -> str:
-    """Return what tells this Airflow's batches from those of another one on the same API key."""
+    """Return a name that tells this Airflow's batches from those of another one on the same API key."""
     chosen = conf.get("openai_batches", "deployment_id", fallback="")
     return str(chosen or conf.get("api", "base_url", fallback=""))
 
@@ -40,20 +40,20 @@ def task_identity(context: Context) -> TaskIdentity:
 
 
 def search_since(context: Context) -> float | None:
-    """Return the Unix seconds from which on earlier tries may have left batches; None on the first try."""
+    """Return the Unix time since when earlier tries may have left batches; None on the first try."""
     return None if context["ti"].try_number <= 1 else began(context)
 
 
 def began(context: Context) -> float:
-    """Return the Unix seconds before which the DAG run has no batch."""
+    """Return the Unix time before which the DAG run has no batch."""
     return context["dag_run"].run_after.timestamp()
 
 
 def raise_unless_good(hook: OpenAIBatchesHook, batch: Batch) -> None:
     """
-    Raise for a batch that is over and has no results.
+    Raise an error for a batch that has ended without results.
 
-    :raises BatchFailed: also if every single request failed; the first of their errors are in the message.
+    :raises BatchFailed: also if every single request failed; the message contains the first errors.
     :raises BatchExpired: if the window ended first.
     :raises BatchCancelled: if it was cancelled.
     """
@@ -76,7 +76,7 @@ def store_link(context: Context, hook: OpenAIBatchesHook, batch_id: str) -> None
 
 
 class BatchOperator(BaseOperator):
-    """An operator on a connection."""
+    """An operator that uses an Airflow connection to the service."""
 
     ui_color = "#e8f5f0"
 
@@ -93,9 +93,9 @@ class WaitingOperator(BatchOperator):
     """
     An operator that may wait for batches.
 
-    :param deferrable: wait in the triggerer, or hold the worker's slot.
-    :param poll_interval: seconds between two looks at the batch.
-    :param batch_timeout: seconds to wait at the most; default: an hour past the batch's ``expires_at``.
+    :param deferrable: wait in the triggerer; if False, wait in the worker and hold its slot.
+    :param poll_interval: seconds between two polls of the batch.
+    :param batch_timeout: seconds to wait at most; default: an hour past the batch's ``expires_at``.
     :param cancel_on_kill: cancel the batch when the task is stopped for good.
     """
 
@@ -117,7 +117,7 @@ class WaitingOperator(BatchOperator):
         self._ti: Any = None
 
     def wait_for(self, context: Context, batch_ids: list[str]) -> Any:
-        """Wait for batches, then go on in :meth:`execute_complete`."""
+        """Wait for batches, then continue in :meth:`execute_complete`."""
         self._batch_ids = batch_ids
         end_time = None if self.batch_timeout is None else time.time() + self.batch_timeout
         return self._wait(context, self._trigger(batch_ids, end_time))
@@ -143,7 +143,7 @@ class WaitingOperator(BatchOperator):
         return self.execute_complete(context, asyncio.run(first_event(trigger)))
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Go on when the wait is over."""
+        """Continue when the wait has ended."""
         if event["status"] == "error":
             raise OpenAIBatchesError(event["message"])
         self.ready_to_be_killed(context)
@@ -156,7 +156,7 @@ class WaitingOperator(BatchOperator):
         except OpenAIBatchesError as error:
             if not retry.may_repeat("retrieve_batch", error):
                 raise
-            self.log.warning("The service went away as the wait ended (%s); waiting again", error)
+            self.log.warning("The service became unavailable as the wait ended (%s); waiting again", error)
             return self._wait(context, self._trigger(self._batch_ids, None))
         for batch in batches:
             metrics.batch_over(batch)
@@ -166,22 +166,22 @@ class WaitingOperator(BatchOperator):
         """End a task whose deadline passed."""
         raise BatchTimeout(event["message"])
 
-    def finish(self, context: Context, batches: list[Batch]) -> Any:  # noqa: ARG002 - of those that override it
-        """Return the task's result when its batches are over."""
+    def finish(self, context: Context, batches: list[Batch]) -> Any:  # noqa: ARG002 - for those that override it
+        """Return the task's result when its batches have ended."""
         return [batch.to_dict() for batch in batches]
 
     def ready_to_be_killed(self, context: Context) -> None:
-        """Read what :meth:`on_kill` needs; it cannot, for it may have interrupted just such a call."""
+        """Read what :meth:`on_kill` needs: it cannot, because it may have interrupted such a read."""
         _ = self.hook.config
         self._ti = context["ti"]
 
     def end_if_killed(self) -> None:
-        """Airflow lets a task run on after :meth:`on_kill`, and an early call found nothing to cancel."""
+        """End a killed task: Airflow lets it run on after :meth:`on_kill`, which may have come too early."""
         if self.hook.stopped and self._cancel_if_over():
-            raise TaskKilled("The task was stopped; what it had running is cancelled.")
+            raise TaskKilled("The task was stopped; its running batches are cancelled.")
 
     def on_kill(self) -> None:
-        """Begin nothing any more, and cancel what runs unless the task goes on in another try."""
+        """Start nothing new, and cancel what is running unless the task continues in another try."""
         self.hook.stop()
         self._cancel_if_over()
 
@@ -191,13 +191,13 @@ class WaitingOperator(BatchOperator):
         has_tries = self._ti.try_number <= getattr(self._ti, "max_tries", 0)
         stop = cancel.Stop.WITH_TRIES_LEFT if has_tries else cancel.Stop.ON_LAST_TRY
         if not cancel.is_to_be_cancelled(stop, task_state(self._ti, cancel.ASK_SECONDS)):
-            self.log.info("This try is stopped, but the task goes on: what it has running is left to it")
+            self.log.info("This try is stopped, but the task continues: its batches are left running")
             return False
         self.cancel_running()
         return True
 
     def cancel_running(self) -> None:
-        """Cancel what this task has running."""
+        """Cancel the batches that this task has running."""
         if self._batch_ids:
             cancel.Canceller(self.hook.sibling(), self.log).cancel(self._batch_ids)
 

@@ -34,60 +34,61 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
     Ask a model about each row of a table, a query, files or an iterable, and write one result for each row.
 
     The rows become request files within the limits of the service, and this one task submits all their
-    batches and waits for them. Requests that expired, failed for a reason that may pass, or have no result
-    line are asked again. The results are written under ``output_uri`` in the order of the input. A later try
-    goes on where an earlier one ended: no request that has an answer is sent again.
+    batches and waits for them. Requests that expired, failed for a temporary reason, or have no result line
+    are sent again. The results are written under ``output_uri`` in the order of the input. A later try
+    continues where an earlier one ended: no request that has an answer is sent again.
     https://developers.openai.com/api/docs/guides/batch
 
     Rows and prompts are data and are never rendered: only ids, URIs, SQL and connection ids are templated.
 
     :param endpoint: for example ``/v1/responses`` or ``/v1/embeddings``. (templated)
     :param output_uri: a directory for the results, as a path or any URI of Airflow's object storage. All
-        workers must reach it: until a job is done, the files it needs to go on are below it, in ``_job/``.
+        workers must be able to reach it: until a job is done, the files needed to continue it are kept there,
+        in ``_job/``. (templated)
+    :param requests: prompts, request bodies or whole request lines; with ``body``, rows. Any iterable, or the
+        output of another task. Give exactly one of ``requests``, ``input_uri`` and ``sql``.
+    :param input_uri: files of rows: JSONL and CSV (also gzipped), Parquet, and ``.txt`` and ``.md``, each of
+        which is one row with the columns ``path`` and ``text``. One file, several, a glob, or a directory.
         (templated)
-    :param requests: prompts, request bodies, whole request lines, or with ``body`` rows: any iterable, or the
-        output of another task. Give one of ``requests``, ``input_uri`` and ``sql``.
-    :param input_uri: files of rows (JSONL, CSV, both also gzipped; Parquet; ``.txt`` and ``.md`` as one row
-        ``path``, ``text`` each): one, several, a glob, or a directory. (templated)
     :param sql: a query whose rows are asked about. It needs ``ORDER BY``: if another try finds the rows in
         another order, they are paid for again. (templated, also as a ``.sql`` file)
     :param sql_conn_id: an Airflow connection to a database. (templated)
     :param body: a request body with ``{column}`` placeholders at any depth, or a callable that takes a row.
-    :param model: for the bodies that name none. (templated)
-    :param id_column: the column that is the ``custom_id``; default: ``row-0``, ``row-1``, …
+    :param model: the model for bodies that do not name one. (templated)
+    :param id_column: the column that becomes the ``custom_id``; default: ``row-0``, ``row-1``, …
     :param keep_columns: columns of the rows to write beside the results.
-    :param output: ``"text"`` (the answer's text, embedding, … or with a schema its value) or ``"body"``.
+    :param output: ``"text"`` (the answer's text, embedding, …; with a schema, its value) or ``"body"``.
     :param output_format: ``"jsonl"`` or ``"parquet"``.
     :param output_schema: a JSON schema or a pydantic model: it goes into each request, and each answer is
-        checked. One that does not match has the status ``invalid_output``, and its text as output.
+        checked. An answer that does not match gets the status ``invalid_output``, and its text as output.
     :param retry_invalid: ask again for answers that do not match.
     :param max_requests_per_batch: at most 50,000.
     :param max_bytes_per_batch: at most 200,000,000.
     :param max_embedding_inputs_per_batch: at most 50,000.
     :param max_active_batches: how many batches may be at the service at the same time.
-    :param max_rounds: how often requests are asked again that expired, were cancelled, failed with 408, 409,
-        429 or 5xx, or have no line. A round in which the task was stopped does not count.
-    :param max_requests: refuse a job of more rows.
+    :param max_rounds: how many times requests are sent again if they expired, were cancelled, failed with
+        408, 409, 429 or 5xx, or have no result line. A round in which the task was stopped does not count.
+    :param max_requests: refuse a job with more rows than this.
     :param fail_on: ``"none"``: the task fails only if no row succeeded, or the service rejected a batch;
-        ``"any"``: if any row has no valid answer; a fraction: if more of the rows have none. The parts
-        are written even then, but no manifest, and a later try goes on from there.
+        ``"any"``: also if any row has no valid answer; a fraction: also if more than this fraction of the
+        rows have none. The parts are written even then, but no manifest; a later try continues from there.
     :param dry_run: write the request files, count rows, bytes and tokens, and send nothing.
     :param overwrite: replace the results of another job in ``output_uri``.
     :param delete_input_files: delete the uploaded files when the job is complete.
     :param output_expires_after: seconds (3,600 to 2,592,000) after which the service deletes the results.
     :param input_expires_after: the same for the uploaded files.
     :param completion_window: ``24h`` at OpenAI. (templated)
-    :param metadata: up to 11 pairs of texts for each batch. (templated)
-    :param deferrable: wait in the triggerer, or hold the worker's slot.
-    :param poll_interval: seconds between two looks at a batch.
-    :param batch_timeout: seconds that one try may take in all; default: an hour past the batches' windows.
+    :param metadata: up to 11 pairs of strings for each batch. (templated)
+    :param deferrable: wait in the triggerer; if False, wait in the worker and hold its slot.
+    :param poll_interval: seconds between two polls of a batch.
+    :param batch_timeout: seconds that one try may take in total; default: an hour past the batches' windows.
     :param cancel_on_kill: cancel all batches of the job when the task is stopped.
     :param cancel_on_timeout: cancel them when the time is up.
-    :param reuse: take up batches and results of earlier tries; if False, every try asks everything.
-    :return: output URI, parts, counts, tokens, batches, errors and times; small whatever the size.
-    :raises InvalidInputError: before anything is spent.
-    :raises BatchFailed: as ``fail_on`` says, or if the service rejected a batch, once the others are over.
-    :raises BatchTimeout: if the time was up before the batches were over.
+    :param reuse: use batches and results of earlier tries; if False, every try sends all requests.
+    :return: a dict of output URI, parts, counts, tokens, batches, errors and times; small for any job size.
+    :raises InvalidInputError: if an argument or a row is not valid, before anything is spent.
+    :raises BatchFailed: as ``fail_on`` says, or if the service rejected a batch, once the others have ended.
+    :raises BatchTimeout: if the time was up before the batches had ended.
     """
 
     template_fields: Sequence[str] = (
@@ -152,7 +153,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         self.model = model
         self.id_column = id_column
         self.keep_columns = keep_columns
-        self.output_kind = output  # output and dry_run are names of the base
+        self.output_kind = output  # the base class uses the names output and dry_run
         self.output_format = output_format
         self.output_schema = output_schema
         self.retry_invalid = retry_invalid
@@ -206,10 +207,10 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         self, context: Context, event: dict[str, Any], name: str = "", until: float | None = None
     ) -> Any:
         """
-        Go on when a wait is over.
+        Continue when a wait has ended.
 
-        :param name: of the job's directory.
-        :param until: the time that the wait was told to end at; None: only the batches' own deadlines.
+        :param name: the name of the job's directory.
+        :param until: the Unix time at which the wait was told to end; None: at the batches' own deadlines.
         """
         self._batch_ids = list(event["batches"])
         with self._runner(context, None) as runner:
@@ -217,7 +218,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
             if runner.resume(name):
                 self._heard(runner, event, until)
                 return self._run(runner)
-        self.log.warning("%s is gone: the rows are read again, and batches found again", name)
+        self.log.warning("The files of job %s are gone: reading the rows and finding the batches again", name)
         return self._start(context, context["dag_run"].run_after.timestamp())
 
     def _start(self, context: Context, since: float | None) -> Any:
@@ -259,13 +260,13 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         )
 
     def _heard(self, runner: Runner, event: dict[str, Any], until: float | None) -> None:
-        """Pass on what a wait brought."""
+        """Pass on the result of a wait, or fail if it brought an error or the time is up."""
         if event["status"] == "error":
             raise OpenAIBatchesError(event["message"])
         is_overdue = runner.heard(event["batches"])
         if not is_overdue and (event["status"] != "timeout" or until is not None):
             return
-        said = f"{event['message']} What was done so far is kept, and another try goes on from there."
+        said = f"{event['message']} The results so far are kept, and another try continues from there."
         if not self.cancel_on_timeout:
             raise BatchTimeout(f"{said} Nothing was cancelled: the batches run on and are paid for.")
         raise BatchTimeout(f"{said} Cancelled: {', '.join(runner.cancel()) or 'nothing'}.")

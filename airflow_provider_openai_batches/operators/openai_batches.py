@@ -1,4 +1,4 @@
-"""One operator for each operation of the Batch API: the order of steps and the deferral, nothing else."""
+"""One operator for each operation of the Batch API. They only order the steps and defer."""
 
 from __future__ import annotations
 
@@ -33,29 +33,29 @@ class OpenAICreateBatchOperator(WaitingOperator):
     """
     Submit a batch and wait for it, in the triggerer unless told otherwise.
 
-    A later try of the task takes up the batch that an earlier one left, running or completed, and pays
-    nothing again. https://developers.openai.com/api/reference/resources/batches/methods/create
+    A later try of the task uses the batch that an earlier try left, running or completed, so that nothing is
+    paid for twice. https://developers.openai.com/api/reference/resources/batches/methods/create
 
     :param endpoint: for example ``/v1/responses`` or ``/v1/chat/completions``. (templated)
     :param input_file_id: the id of an uploaded file. Give this or ``input_file``. (templated)
     :param input_file: a JSONL file, as a path or any URI of Airflow's object storage; it is checked line by
         line and uploaded. (templated)
     :param completion_window: ``24h`` at OpenAI. (templated)
-    :param metadata: up to 11 pairs of texts; the provider adds 5 to find the batch again. (templated)
+    :param metadata: up to 11 pairs of strings; the provider adds 5 to find the batch again. (templated)
     :param output_expires_after: seconds (3,600 to 2,592,000) after which the service deletes the results.
     :param wait_for_completion: if False, the task ends when the batch is created.
-    :param deferrable: wait in the triggerer, or hold the worker's slot.
-    :param poll_interval: seconds between two looks at the batch.
-    :param batch_timeout: seconds to wait at the most; default: an hour past the batch's ``expires_at``.
+    :param deferrable: wait in the triggerer; if False, wait in the worker and hold its slot.
+    :param poll_interval: seconds between two polls of the batch.
+    :param batch_timeout: seconds to wait at most; default: an hour past the batch's ``expires_at``.
     :param cancel_on_kill: cancel the batch when the task is stopped.
     :param cancel_on_timeout: cancel the batch when the wait times out.
-    :param reuse: take up the batch of an earlier try; if False, every try submits anew.
+    :param reuse: use the batch of an earlier try; if False, every try submits a new one.
     :return: the batch as a dict; its id is in the XCom ``batch_id`` from the moment it exists.
-    :raises InvalidInputError: before anything is sent.
+    :raises InvalidInputError: if an argument or the file is not valid, before anything is sent.
     :raises BatchFailed: if the service rejects the file, or every request failed.
     :raises BatchExpired: if the window ended first.
     :raises BatchCancelled: if somebody cancelled it.
-    :raises BatchTimeout: if ``batch_timeout`` passed.
+    :raises BatchTimeout: if the batch still runs at the end of ``batch_timeout``.
     """
 
     template_fields: Sequence[str] = (
@@ -165,7 +165,7 @@ class OpenAICreateBatchOperator(WaitingOperator):
 
     def on_timeout(self, event: dict[str, Any]) -> None:
         if not self.cancel_on_timeout:
-            raise BatchTimeout(f"{event['message']} Nothing was cancelled: it goes on, and is paid for.")
+            raise BatchTimeout(f"{event['message']} Nothing was cancelled: it runs on, and is paid for.")
         ends = [f"{batch_id} is {self._cancelled(batch_id)}" for batch_id in event["batches"]]
         raise BatchTimeout(f"{event['message']} Cancelled: {', '.join(ends)}.")
 
@@ -230,13 +230,13 @@ class OpenAIListBatchesOperator(BatchOperator):
 
 class OpenAICancelBatchOperator(WaitingOperator):
     """
-    Cancel a batch; one that is over already is no error.
+    Cancel a batch; it is not an error if the batch has already ended.
 
     https://developers.openai.com/api/reference/resources/batches/methods/cancel
 
     :param batch_id: the batch's id. (templated)
     :param wait_for_completion: wait until ``cancelling`` (up to ten minutes) has become ``cancelled``.
-    :param cancel_on_kill: cancel the batch also when this task is stopped before it has done so.
+    :param cancel_on_kill: cancel the batch even when this task is stopped before it has done so.
     :return: the batch as a dict.
     """
 

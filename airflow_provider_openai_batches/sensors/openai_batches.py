@@ -1,4 +1,4 @@
-"""A sensor for a batch that some other task, or somebody, submitted."""
+"""A sensor for a batch that another task or a person submitted."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 class OpenAIBatchSensor(BaseSensorOperator):
     """
-    Wait until a batch is over.
+    Wait until a batch has ended.
 
     It fails at once, without using up retries, when the batch failed, expired or was cancelled.
 
     :param batch_id: the batch's id. (templated)
     :param openai_conn_id: an Airflow connection of type ``openai_batches`` or ``openai``. (templated)
-    :param poll_interval: seconds between two looks at the batch, in every mode.
+    :param poll_interval: seconds between two polls of the batch, in every mode.
     :param deferrable: wait in the triggerer; if False, ``mode`` says how (``poke`` or ``reschedule``).
     :return: the batch as a dict.
     """
@@ -84,13 +84,13 @@ class OpenAIBatchSensor(BaseSensorOperator):
         return PokeReturnValue(is_done=True, xcom_value=self._finish(batch))
 
     def _look(self) -> Batch | None:
-        """The batch, or None while the service has a passing fault."""
+        """Return the batch, or None while the service has a temporary fault."""
         try:
             batch = self.hook.retrieve_batch(self.batch_id)
         except OpenAIBatchesError as error:
             if not retry.may_repeat("retrieve_batch", error):
                 raise AirflowFailException(f"Batch {self.batch_id} cannot be watched: {error}") from error
-            self.log.warning("Batch %s cannot be seen at the moment: %s", self.batch_id, error)
+            self.log.warning("Batch %s cannot be retrieved at the moment: %s", self.batch_id, error)
             return None
         self.log.info("Batch %s is %s", batch.id, batch.status)
         return batch
@@ -117,7 +117,7 @@ class OpenAIBatchSensor(BaseSensorOperator):
         event: dict[str, Any],
         end_time: float | None = None,
     ) -> Any:
-        """Go on when the wait is over; ``dag.test()`` does not hand the ``end_time`` over."""
+        """Continue when the wait has ended; ``dag.test()`` does not pass the ``end_time`` on."""
         if event["status"] == "error":
             return self._fail(AirflowFailException(event["message"]))
         if event["status"] == "timeout":

@@ -1,9 +1,9 @@
 """
-A stop of a deferred task, as its trigger sees it.
+How a trigger reacts when its deferred task is stopped.
 
-From Airflow 3.3 on the triggerer calls ``on_kill()`` of a trigger whose task was killed, but also when the
-task was cleared, or when the trigger went over to another triggerer. Before, it only cancels the coroutine,
-as it does when it ends itself. So the task's state is asked for on every version.
+Since Airflow 3.3 the triggerer calls ``on_kill()`` of a trigger whose task was killed, but also when the task
+was cleared, or when the trigger moved to another triggerer. Earlier versions only cancel the coroutine, as
+they also do when the triggerer itself ends. So a trigger asks for the state of its task on every version.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ending: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 
 async def on_cancellation(ti: Any, cancel: Cancel) -> None:
     """
-    Act on the cancellation of a trigger; from Airflow 3.3 on ``on_kill()`` does that.
+    Act on the cancellation of a trigger; since Airflow 3.3 ``on_kill()`` does that instead.
 
     :param ti: the task instance that the triggerer gave to the trigger.
     :param cancel: cancels the trigger's batches.
@@ -43,7 +43,7 @@ async def on_cancellation(ti: Any, cancel: Cancel) -> None:
 
 
 async def on_kill(ti: Any, cancel: Cancel) -> None:
-    """As :func:`on_cancellation`, for Airflow's call of ``on_kill()``."""
+    """Act on Airflow's call of ``on_kill()``; the parameters are those of :func:`on_cancellation`."""
     await _to_its_end(_decide(Stop.TRIGGER_KILLED, ti, cancel))
 
 
@@ -54,9 +54,9 @@ async def _decide(stop: Stop, ti: Any, cancel: Cancel) -> None:
 
 async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
     """
-    Finish the work, although the triggerer cancels the one who does it again every second.
+    Finish the work, although the triggerer cancels the caller again every second.
 
-    :raises asyncio.CancelledError: after the work, if there was a cancellation meanwhile.
+    :raises asyncio.CancelledError: after the work, if there was a cancellation in the meantime.
     """
     task = asyncio.get_running_loop().create_task(work)
     _working.add(task)
@@ -74,7 +74,7 @@ async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
 
 
 def _triggerer_is_ending() -> bool:
-    """Whether the triggerer itself ends: then all tasks of its loop are cancelled at once."""
+    """Whether the triggerer itself is ending: it then cancels all tasks of its loop at once."""
     loop = asyncio.get_running_loop()
     if all(task.cancelling() for task in asyncio.all_tasks()):
         _ending.add(loop)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.polling.client import SharedClient
     from airflow_provider_openai_batches.polling.wait import ReturnWhen
 
-# Airflow learns up to five seconds late that the process that deferred the task has ended ([workers]
-# min_heartbeat_interval), and fails a task that goes on before that: still so in 3.3.2.
+# Seconds. Airflow learns up to five seconds late that the process that deferred the task has ended ([workers]
+# min_heartbeat_interval), and fails a task that continues before that. Airflow 3.3.2 still does.
 # https://github.com/apache/airflow/issues/71580 and 72716
 SETTLED_AFTER = 8.0
 
@@ -36,28 +36,28 @@ class OpenAIBatchTrigger(BaseTrigger):
 
     The event's payload is ``{"status": …, "message": str, "batches": {batch_id: status}}``, and ``status`` is
 
-    * ``finished``: what was waited for is there (``return_when``), or the pause is over;
+    * ``finished``: one or all of the batches have ended (``return_when``), or the pause is over;
     * ``timeout``: the deadline passed, and the message says what still runs. Nothing is cancelled;
-    * ``error``: something that waiting cannot mend: a batch that the service does not know, a key that it
-      refuses although the connection was read again, a connection that does not exist.
+    * ``error``: waiting cannot help: the service does not know a batch, or refuses the key although the
+      connection was read again, or the connection does not exist.
 
-    In a triggerer no event comes within the first 8 seconds: Airflow would fail a task that goes on so soon
+    In a triggerer no event comes within the first 8 seconds: Airflow would fail a task that continues so soon
     after it was deferred.
 
-    Passing faults (no answer, 408, 429, 5xx, answers that cannot be read) are waited out until the deadline.
+    Temporary faults (no answer, 408, 429, 5xx, answers that cannot be read) do not end the wait early.
     https://developers.openai.com/api/reference/resources/batches/methods/retrieve
 
-    :param openai_conn_id: the Airflow connection; no secret of it is stored with the trigger.
-    :param batch_ids: the ids of the batches; none at all is a pause until ``end_time``.
-    :param poll_interval: seconds between two looks at a batch.
-    :param end_time: the deadline in Unix seconds. None is each batch's own ``expires_at`` and an hour, or 25
-        hours from the beginning of the wait where that is unknown.
-    :param cancel_on_kill: whether :meth:`on_kill` cancels the batches that are not over.
-    :param return_when: ``ALL_COMPLETED``, or ``FIRST_COMPLETED`` to end with any batch that is over.
-    :param progress: what of a job was done before, so that the log speaks of all of it: any of the whole
+    :param openai_conn_id: the Airflow connection; none of its secrets are stored with the trigger.
+    :param batch_ids: the ids of the batches; an empty list is a pause until ``end_time``.
+    :param poll_interval: seconds between two polls of a batch.
+    :param end_time: the deadline in Unix seconds. None means an hour after the last batch's ``expires_at``,
+        or 25 hours after the beginning of the wait where that is unknown.
+    :param cancel_on_kill: whether :meth:`on_kill` cancels the batches that have not ended.
+    :param return_when: ``ALL_COMPLETED``, or ``FIRST_COMPLETED`` to end the wait when any batch has ended.
+    :param progress: what the job had done before, so that the log covers the whole job: any of the whole
         numbers ``batches``, ``finished``, ``total``, ``completed``, ``failed``, ``round`` that
         :class:`~airflow_provider_openai_batches.polling.progress.JobProgress` explains.
-    :param max_poll_interval: seconds up to which the interval grows with the age of a batch, at 2 % of it.
+    :param max_poll_interval: seconds up to which the interval grows with a batch's age, to 2% of that age.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class OpenAIBatchTrigger(BaseTrigger):
         self._wait: Wait | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Class path and arguments, as they are stored in Airflow's database."""
+        """Return the class path and the arguments, as they are stored in Airflow's database."""
         return (
             f"{type(self).__module__}.{type(self).__qualname__}",
             {
@@ -101,15 +101,15 @@ class OpenAIBatchTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, write progress into the task's log, and yield one event."""
-        # Here, because operators import this module too and need no event loop's client.
+        # Imported here, because operators import this module too, and do not need the async client.
         from airflow_provider_openai_batches.polling.poller import Waiter  # noqa: PLC0415
 
-        self.logger()  # makes one for the class; one for each of ten thousand triggers is 20 MB
+        self.logger()  # makes one for the class; one for each of ten thousand triggers takes 20 MB
         settled = time.monotonic() + (SETTLED_AFTER if self._is_in_a_triggerer else 0.0)
         try:
             wait = self._wait = self._begin()
         except (InvalidInputError, TypeError, ValueError) as error:
-            # Not in __init__: there it would end the whole triggerer.
+            # Not in __init__: an error there would end the whole triggerer.
             unknown = dict.fromkeys(map(str, self.batch_ids), "unknown")
             await asyncio.sleep(settled - time.monotonic())
             yield _event({"status": "error", "message": str(error), "batches": unknown})
@@ -130,13 +130,13 @@ class OpenAIBatchTrigger(BaseTrigger):
 
     @property
     def _is_in_a_triggerer(self) -> bool:
-        """Inline triggers of ``dag.test()`` have no id, and no executor that could be late."""
+        """In ``dag.test()`` a trigger has no id, and there is no executor that could be late."""
         return self.trigger_id is not None
 
     def _begin(self) -> Wait:
         if self.return_when not in RETURN_WHEN:
             raise InvalidInputError(
-                f"return_when is {self.return_when!r}; it is one of {', '.join(RETURN_WHEN)}."
+                f"return_when is {self.return_when!r}; it must be one of {', '.join(RETURN_WHEN)}."
             )
         if self.max_poll_interval is not None:
             check_interval(self.max_poll_interval, "max_poll_interval")
@@ -161,7 +161,7 @@ class OpenAIBatchTrigger(BaseTrigger):
 
     async def cancel_batches(self) -> None:
         """
-        Cancel what is not known to be over.
+        Cancel the batches that are not known to have ended.
 
         https://developers.openai.com/api/reference/resources/batches/methods/cancel
         """
@@ -172,7 +172,7 @@ class OpenAIBatchTrigger(BaseTrigger):
             await asyncio.gather(*(self._cancel(client, batch_id) for batch_id in running))
 
     async def _cancel(self, client: SharedClient, batch_id: str) -> None:
-        """Cancel one batch within the time that Airflow gives, and log what came of it."""
+        """Cancel one batch within the time that Airflow gives, and log the outcome."""
 
         async def cancel() -> Batch:
             async with asyncio.timeout(TRIGGER_REQUEST_SECONDS):

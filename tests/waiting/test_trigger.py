@@ -57,7 +57,7 @@ def test_few_arguments_are_enough() -> None:
         ({"batch_ids": [""]}, "batch_ids is ''"),
         ({"poll_interval": 0}, "poll_interval is 0"),
         ({"max_poll_interval": -1}, "max_poll_interval is -1"),
-        ({"return_when": "SOMETIMES"}, "it is one of ALL_COMPLETED, FIRST_COMPLETED"),
+        ({"return_when": "SOMETIMES"}, "it must be one of ALL_COMPLETED, FIRST_COMPLETED"),
         ({"progress": {"colour": 1}}, "colour"),
     ],
 )
