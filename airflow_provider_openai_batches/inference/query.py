@@ -1,4 +1,4 @@
-"""Rows of a job that a database query gives."""
+"""Rows of a job that come from a database query."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """
-What a job knows of its batches, in ``batches.json``, and how many of them it may have now.
+What a job knows about its batches, in ``batches.json``, and how many batches it may have now.
 
-The service knows the same and more. The file saves asking it: without the file, the batches are found by the
+The service knows the same and more; the file saves requests. Without the file, the batches are found by the
 keys in their metadata.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 RECORDS_FILE = "batches.json"
 # The error code of rows whose shard was held back because the service rejected another one.
 NOT_SUBMITTED = "not_submitted"
-# The service takes 2,000 an hour; the rest is for others.
+# The service accepts 2,000 new batches an hour; the rest is for others.
 # https://developers.openai.com/api/docs/guides/batch#rate-limits
 CREATIONS_AN_HOUR = 1_900
 HOUR = 3_600.0
@@ -40,8 +40,8 @@ class Record(msgspec.Struct, omit_defaults=True):
     """
     One shard's batch; all times are Unix seconds.
 
-    :param attempt: how often a batch of this shard was rejected before; it is part of the batch's key.
-    :param files: the downloaded results; None as long as the batch is not over.
+    :param attempt: how many batches of this shard were rejected before; it is part of the batch's key.
+    :param files: the names of the downloaded result files; None until they are downloaded.
     :param error: why the shard has no batch, and gets none in this try.
     """
 
@@ -60,7 +60,7 @@ class Record(msgspec.Struct, omit_defaults=True):
 
     @property
     def is_active(self) -> bool:
-        """Whether its batch runs, or is over and not downloaded yet."""
+        """Whether its batch runs, or has ended and is not downloaded yet."""
         return self.batch_id is not None and self.files is None and self.error is None
 
     @property
@@ -77,7 +77,7 @@ class Record(msgspec.Struct, omit_defaults=True):
         return self.expires_at + GRACE if self.expires_at else self.created_at + UNKNOWN_WINDOW
 
     def saw(self, batch: Batch) -> None:
-        """Note what the service says of the batch."""
+        """Note what the service says about the batch."""
         self.batch_id, self.status = batch.id, batch.status
         self.input_file_id = batch.input_file_id or self.input_file_id
         self.created_at = batch.created_at or self.created_at
@@ -86,7 +86,7 @@ class Record(msgspec.Struct, omit_defaults=True):
         self.total, self.completed, self.failed = counts.total, counts.completed, counts.failed
 
     def release(self) -> None:
-        """Its batch was rejected: another one may be submitted, under another key."""
+        """Forget the batch, which was rejected; another one may be submitted under another key."""
         if self.batch_id is not None:
             self.attempt += 1
         self.batch_id, self.error, self.files, self.status = None, None, None, ""
@@ -94,16 +94,16 @@ class Record(msgspec.Struct, omit_defaults=True):
 
 class Records(msgspec.Struct):
     """
-    The batches of a job by shard, and how this try goes.
+    The batches of a job by shard, and the state of this try. Times are Unix seconds.
 
-    :param digest: of the results that the job will have; the manifest carries it.
-    :param started: when this try began; ``first_started`` when the first one did.
-    :param since: from which time on the service may have batches that are not in here; None: there are none.
-    :param salt: makes the keys of this try its own, where earlier batches are not to be taken up.
+    :param digest: the digest of the results that the job will have, as in the manifest.
+    :param started: when this try began; ``first_started`` is when the first try began.
+    :param since: since when the service may have batches that are not recorded here; None: there are none.
+    :param salt: makes the keys of this try unique, so that earlier batches are not used.
     :param cut: the rounds in which an earlier try was stopped; they do not count.
     :param active_limit: how many batches the enqueued-token limit seems to allow; None: no limit was met.
     :param not_before: no batch is created before this time.
-    :param setbacks: pauses in a row.
+    :param setbacks: the number of pauses in a row.
     :param stuck_since: when the first of them began.
     """
 
@@ -160,7 +160,7 @@ class Records(msgspec.Struct):
         return max(0, min(most - len(self.active), CREATIONS_AN_HOUR - len(self._created_after(now - HOUR))))
 
     def next_creation(self, now: float) -> float:
-        """Return when the service takes one more batch."""
+        """Return the time at which the service takes one more batch."""
         created = self._created_after(now - HOUR)
         paced = now if len(created) < CREATIONS_AN_HOUR else created[-CREATIONS_AN_HOUR] + HOUR
         return max(paced, self.not_before)
@@ -170,23 +170,23 @@ class Records(msgspec.Struct):
         return sorted(record.created_at for record in self.by_shard.values() if record.created_at > moment)
 
     def recover(self) -> None:
-        """Hold back no longer: something went well."""
+        """End the pauses, and allow one more batch, because something succeeded."""
         self.setbacks, self.stuck_since, self.not_before = 0, None, 0
         if self.active_limit is not None:
             self.active_limit += 1
 
     def pause(self, why: str, now: float, shortest: float) -> float:
         """
-        Create nothing for a while, longer each time in a row.
+        Create nothing for a while; each pause in a row is longer than the one before.
 
         :param shortest: the first pause, in seconds.
-        :return: the seconds.
+        :return: the length of this pause, in seconds.
         :raises OpenAIBatchesError: if there was nothing but pauses for a day.
         """
         self.stuck_since = self.stuck_since or now
         if now - self.stuck_since > PATIENCE:
             raise OpenAIBatchesError(
-                f"{why}, for a day now. Nothing was lost: another try goes on where this one ends. If the "
+                f"{why}, for a day now. Nothing was lost: another try continues where this one ends. If the "
                 "enqueued-token limit is the reason, smaller batches may fit: see max_requests_per_batch."
             )
         seconds = min(shortest * 2.0 ** min(self.setbacks, 16), LONGEST_PAUSE)
@@ -194,7 +194,7 @@ class Records(msgspec.Struct):
         self.not_before = now + seconds
         return seconds
 
-    # -- what is said of them ------------------------------------------------------------------------------
+    # -- reports -------------------------------------------------------------------------------------------
 
     def progress(self, job: Job) -> dict[str, int]:
         """Return what was done before a wait, for the wait's lines in the log."""
@@ -216,7 +216,7 @@ class Records(msgspec.Struct):
             return None
         unsent = sum(error.code == NOT_SUBMITTED for error in errors)
         said = f"The service rejected {len(errors) - unsent} of {len(job.shards)} batches"
-        return f"{said}, and {unsent} were not submitted then." if unsent else f"{said}."
+        return f"{said}, and {unsent} were not submitted." if unsent else f"{said}."
 
     # -- from try to try -----------------------------------------------------------------------------------
 
@@ -242,7 +242,7 @@ class Records(msgspec.Struct):
 
     @classmethod
     def load(cls, folder: Any) -> Records | None:
-        """Return None if there are none, or none that can be read: the service knows more."""
+        """Return None if there are no records, or they cannot be read: the service knows more."""
         path = folder / RECORDS_FILE
         if not path.exists():
             return None

@@ -1,4 +1,4 @@
-"""What the batches of a job answered: downloaded, read, written as results, and summed up for XCom."""
+"""Downloads and reads the results of a job's batches, writes them out, and sums them up for XCom."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.workspace import Workspace
 
 TOKEN_LIMIT = "token_limit_exceeded"  # noqa: S105 - a code of the service
-# XCom is a row of a database: lists are cut here, the manifest has them whole.
+# XCom values are stored in Airflow's database: lists are cut here, and complete in the manifest.
 SHOWN = 50
 SHOWN_ERRORS = 20
 SHOWN_MESSAGE = 300
@@ -51,7 +51,7 @@ class JobResults:
 
     def collect(self) -> bool:
         """
-        Download the results of all batches that are over.
+        Download the results of all batches that have ended.
 
         :return: whether one was rejected because of the enqueued-token limit; it may be submitted again.
         """
@@ -62,7 +62,7 @@ class JobResults:
         return limited
 
     def read(self, job: Job) -> ResultIndex:
-        """Note where each row's result is; all batches must be over."""
+        """Note where each row's result is; all batches must have ended."""
         settings, place = self._settings, self._workspace
         place.fetch(shard.ids_file for shard in job.shards)
         schema = settings.schema if settings.retry_invalid else None
@@ -89,11 +89,11 @@ class JobResults:
 
     def finish(self, job: Job, index: ResultIndex | None, now: float) -> Manifest:
         """
-        Write the parts, and if the job is good its manifest.
+        Write the parts, and if the job succeeded its manifest.
 
-        :param index: None: the results are not read yet.
+        :param index: where the results are; None if they are not read yet.
         :param now: Unix seconds.
-        :raises BatchFailed: if the job is not good.
+        :raises BatchFailed: if a batch was rejected, or too many rows have no valid answer.
         """
         settings, place = self._settings, self._workspace
         place.fetch([ROWS_FILE])
@@ -107,8 +107,8 @@ class JobResults:
         problem = self._records.rejection(job) or failure(merged.counts, settings.fail_on)
         if problem:
             raise BatchFailed(
-                f"{problem} The results so far are in {place.output}, without a manifest; another try goes "
-                f"on from there.{errors_in_words(merged)}"
+                f"{problem} The results so far are in {place.output}, without a manifest; another try "
+                f"continues from there.{errors_in_words(merged)}"
             )
         manifest = self._manifest(job, merged, now)
         write_json(place.output / MANIFEST_FILE, manifest)
@@ -192,9 +192,9 @@ def _described(shard: Shard, record: Record) -> BatchRecord:
 
 def digests(settings: Settings, job: Job, folder: Path) -> tuple[str, str]:
     """
-    Name the job by its requests, ids and kept columns, and the results that it will have.
+    Return a digest of the job (its requests, ids and kept columns) and one of the results that it will have.
 
-    :param folder: with the job's files.
+    :param folder: the directory with the job's files.
     """
     with (folder / ROWS_FILE).open("rb") as rows:
         asked = f"{job.digest} {hashlib.file_digest(rows, 'sha256').hexdigest()}"
@@ -208,7 +208,7 @@ def in_words(counts: Mapping[str, int]) -> str:
 
 
 def failure(counts: Mapping[str, int], fail_on: FailOn) -> str | None:
-    """Say why so many rows of each status fail the task; None if they do not."""
+    """Say why these counts of rows by status fail the task; None if they do not."""
     rows = sum(counts.values())
     lost = rows - counts.get("succeeded", 0)
     found = in_words(counts)
@@ -254,7 +254,7 @@ def summary_of(manifest: Manifest, output_uri: str) -> dict[str, Any]:
 
 
 def dry_run_summary(job: Job, output_uri: str, directory: str) -> dict[str, Any]:
-    """Return what a dry run has to say."""
+    """Return the summary of a dry run."""
     return {
         "dry_run": True,
         "output_uri": output_uri,

@@ -1,8 +1,8 @@
 """
-The control of a job: ``prepare`` it, ``advance`` it from one wait to the next, ``finish`` it.
+Controls a job: ``prepare`` it, ``advance`` it from one wait to the next, ``finish`` it.
 
-Nothing here waits or knows of Airflow. ``advance`` does all that can be done now and says what to wait for;
-whoever waits passes on what it ``heard``.
+Nothing here waits or knows about Airflow. ``advance`` does all that can be done now and says what to wait
+for; after the wait, the caller passes its result to ``heard``.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.settings import Settings
     from airflow_provider_openai_batches.inference.workspace import Workspace
 
-# A batch is rejected while it is validated, and other batches can be submitted then. So a wait with such a
-# batch ends after this many poll intervals.
+# If a batch is rejected, that happens while it is validated, and other batches can then be submitted. So a
+# wait for a batch that is being validated ends after this many poll intervals.
 CHECK_AFTER = 5
 
 
@@ -51,9 +51,9 @@ class WaitFor(NamedTuple):
     """
     What to wait for.
 
-    :param batch_ids: none: only for the time.
+    :param batch_ids: the batches; if empty, only the time is waited for.
     :param until: Unix seconds; None: as long as the batches may run.
-    :param any_of_them: whether the first batch that is over ends the wait, or the last one.
+    :param any_of_them: whether the wait ends with the first batch that ends, or with the last one.
     """
 
     batch_ids: list[str]
@@ -63,12 +63,11 @@ class WaitFor(NamedTuple):
 
 class Runner:
     """
-    Runs one job, as far as one process takes it.
-
+    Runs one job, or the part of it that falls to one process.
     Begin with :meth:`prepare`, or with :meth:`resume` in the process that goes on after a wait.
 
-    :param since: from which time on the service may have batches of earlier tries; None: there are none.
-    :param clock: the time in Unix seconds.
+    :param since: Unix time since when the service may have batches of earlier tries; None: there are none.
+    :param clock: returns the time in Unix seconds.
     """
 
     job: Job
@@ -98,17 +97,17 @@ class Runner:
 
     def prepare(self, requests: Iterable[Request]) -> dict[str, Any] | None:
         """
-        Write the request files, and take up what earlier tries know of the job.
+        Write the request files, and load what earlier tries know about the job.
 
-        :return: a summary if the results of this very job are there already; otherwise None: go on with
+        :return: a summary if the results of exactly this job exist already; otherwise None: continue with
             :meth:`advance`.
-        :raises InvalidInputError: if the settings, the output directory or a row are of no use. Settings and
+        :raises InvalidInputError: if the settings, the output directory or a row cannot be used. Settings and
             directory are checked before the first row is read.
         """
         settings, place = self.settings, self.workspace
         job, digest, results_digest, manifest = self._write(requests)
         if manifest is not None and settings.reuse:
-            self._log.info("%s holds the results of this very job: nothing is sent", place.output)
+            self._log.info("%s already holds the results of this job: nothing is sent", place.output)
             place.discard()
             if place.open(place.name_of(digest)):  # the try that wrote them died before it had cleaned up
                 self._clean_up(Records.load(place.kept))
@@ -129,7 +128,7 @@ class Runner:
         return dry_run_summary(job, str(self.workspace.output), str(self.workspace.kept))
 
     def resume(self, name: str) -> bool:
-        """Go on with the job that another process left; False if its files are gone."""
+        """Continue the job that another process left; False if its files are gone."""
         if not name or not self.workspace.open(name):
             return False
         records = Records.load(self.workspace.kept)
@@ -176,8 +175,8 @@ class Runner:
         """
         Do all that can be done now.
 
-        :return: what to wait for; None if all results that will ever come are there.
-        :raises OpenAIBatchesError: for what waiting cannot mend.
+        :return: what to wait for; None if there is nothing left to wait for.
+        :raises OpenAIBatchesError: for an error that waiting cannot help.
         """
         submitter, records, since = self.submitter, self.records, self.records.since
         submitter.ledger = None if since is None else Ledger(submitter.service, submitter.task, since)
@@ -197,9 +196,9 @@ class Runner:
 
     def heard(self, statuses: Mapping[str, str]) -> bool:
         """
-        Take what a wait saw.
+        Note what a wait saw.
 
-        :param statuses: of batches, by id.
+        :param statuses: the statuses of batches, by id.
         :return: whether the time is up.
         """
         for record in self.records.active:
@@ -211,7 +210,7 @@ class Runner:
         return self.records.progress(self.job)
 
     def cancel(self) -> list[str]:
-        """Cancel what runs, and say what became of it."""
+        """Cancel the running batches, and say what became of each."""
         return self._submissions.cancel()
 
     @property
@@ -243,7 +242,7 @@ class Runner:
         return self.records.room(now, self.settings.max_active_batches)
 
     def _begin_next_round(self) -> bool:
-        """Put what has no answer yet, and may get one, into new shards; False if there is no such row."""
+        """Put rows that have no answer yet, and may get one, into new shards; False if there are none."""
         self._index = self._results.read(self.job)
         rounds = self.job.round - len(self.records.cut)
         if not self._index.unfinished or rounds >= self.settings.max_rounds:
@@ -268,7 +267,7 @@ class Runner:
         elif not active:
             return None
         until = min((end for end in ends if end is not None), default=None)
-        # A batch that is over makes room for another one, or has results that the service deletes soon.
+        # A batch that has ended makes room for another one, or has results that the service deletes soon.
         any_of_them = bool(waiting) or self.settings.spec.output_expires_after is not None
         return WaitFor([str(record.batch_id) for record in active], until, any_of_them)
 
@@ -281,11 +280,11 @@ class Runner:
         return limit is not None and self._clock() >= limit
 
     def _slow_down(self) -> None:
-        """The enqueued-token limit has room for the batches that run now, and for no more."""
+        """Note that the enqueued-token limit has room for the batches that run now, and for no more."""
         running = len(self.records.active)
         self.records.active_limit = max(1, running)
         if not running:  # then others use up the limit
-            self._pause("The enqueued-token limit is reached although no batch of this job is in line")
+            self._pause("The enqueued-token limit is reached although no batch of this job is queued")
 
     def _wait_for_the_service(self, error: OpenAIBatchesError) -> WaitFor:
         self._pause(f"The service does not answer as it should ({error})")
@@ -295,16 +294,16 @@ class Runner:
 
     def _pause(self, why: str) -> None:
         seconds = self.records.pause(why, self._clock(), self.settings.poll_interval)
-        self._log.warning("%s; going on in %.0f s", why, seconds)
+        self._log.warning("%s; continuing in %.0f s", why, seconds)
 
     # -- the end -------------------------------------------------------------------------------------------
 
     def finish(self) -> dict[str, Any]:
         """
-        Write the parts, and if the job is good its manifest; then remove what is not needed any more.
+        Write the parts, and if the job succeeded its manifest; then remove what is not needed any more.
 
         :return: a summary.
-        :raises BatchFailed: if the job is not good.
+        :raises BatchFailed: if a batch was rejected, or too many rows have no valid answer.
         """
         manifest = self._results.finish(self.job, self._index, self._clock())
         self.submitter.service.note_outputs(self.workspace.output)

@@ -1,4 +1,4 @@
-"""What the user asked for."""
+"""The settings of a job, as the user gave them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     How a job is run; the operator's docstring explains each field.
 
     :param spec: what each batch asks of the service.
-    :param deadline_seconds: how long one try may take in all; None: as long as its batches may run.
+    :param deadline_seconds: how long one try may take in total; None: as long as its batches may run.
     """
 
     spec: BatchSpec

@@ -1,4 +1,4 @@
-"""Each shard of a job gets its batch: one that an earlier try left, or a new one."""
+"""Gives each shard of a job its batch: one that an earlier try left, or a new one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.settings import Settings
     from airflow_provider_openai_batches.inference.workspace import Workspace
 
-# Of several batches of one shard a completed one is taken, before one that runs, before one that was ended.
+# Of several batches of one shard, a completed one is preferred, then one that runs, then one cut short.
 _RANK = {"completed": 3, "cancelling": 1, "expired": 1, "cancelled": 1}
 _RUNNING_RANK = 2
 
@@ -43,7 +43,7 @@ class Submissions:
 
     def key(self, shard: Shard) -> str:
         """
-        Return the key of the shard's batch, which follows from the shard's content.
+        Return the key of the shard's batch, which is derived from the shard's content.
 
         The key of a batch that was rejected is not used again.
         """
@@ -55,7 +55,7 @@ class Submissions:
         """
         Find the batches that earlier tries made of the shards.
 
-        A batch that ended early is taken up too, because what it has done is paid for.
+        A batch that ended early is used too, because its answers are paid for.
         """
         ledger = self._submitter.ledger
         if ledger is None:
@@ -67,13 +67,13 @@ class Submissions:
             self._match(shards, ledger)
 
     def cancel_outdated(self, shards: list[Shard]) -> None:
-        """Cancel what else earlier tries have running: it is for rows that are not asked any more."""
+        """Cancel all other running batches of earlier tries: their requests are not needed any more."""
         if self._records.since is not None:
             self._submitter.cancel_outdated({self.key(shard) for shard in shards})
 
     def submit(self, shards: list[Shard], room: int) -> None:
         """
-        Submit shards that have no batch; none any more once the service has rejected one.
+        Submit shards that have no batch, but nothing more once the service has rejected one.
 
         :param room: how many may be submitted.
         """
@@ -90,7 +90,7 @@ class Submissions:
                 )
 
     def cancel(self) -> list[str]:
-        """Cancel what runs, and say what became of it."""
+        """Cancel the running batches, and say what became of each."""
         ends = []
         for record in self._records.active:
             batch_id = str(record.batch_id)
@@ -113,7 +113,7 @@ class Submissions:
                 self._adopt(shard, listed[record.batch_id])
 
     def _match(self, shards: list[Shard], ledger: Ledger) -> None:
-        """Give the listed batches to their shards; of a rejected one only its input file is of use."""
+        """Give the listed batches to their shards; only the input file of a rejected batch is used."""
         listed: dict[str | None, list[Batch]] = {}
         for batch in ledger.batches:
             listed.setdefault(keys.key_of(batch), []).append(batch)

@@ -70,9 +70,9 @@ class Workspace:
 
     def keep(self, job: Job, digest: str, *, anew: bool = False) -> None:
         """
-        Keep the new files, unless an earlier try kept those of the same job: then go on with them.
+        Keep the new files; if an earlier try kept those of the same job, continue with those instead.
 
-        :param digest: names the job, see :func:`.results.digests`.
+        :param digest: identifies the job, see :func:`.results.digests`.
         :param anew: replace what an earlier try kept.
         """
         self.name = self.name_of(digest)
@@ -91,7 +91,7 @@ class Workspace:
         return f"{self._owner}-{digest[:20]}"
 
     def open(self, name: str) -> bool:
-        """Go on with the files that another process left; False if there are none."""
+        """Continue with the files that another process left; False if there are none."""
         self.name = name
         if not (self.kept / JOB_FILE).exists():
             return False
@@ -117,7 +117,7 @@ class Workspace:
                 self.kept.fs.put_file(str(self.local / name), f"{self.kept.path}/{name}")
 
     def discard(self) -> None:
-        """Remove what was begun and is not to be kept."""
+        """Remove the files that were begun and are not to be kept."""
         if self._local is not None:
             shutil.rmtree(self._local, ignore_errors=True)
 
@@ -168,7 +168,7 @@ class Workspace:
 
 
 def files_of(shards: Iterable[Shard]) -> list[str]:
-    """Name the files of shards."""
+    """Return the names of the files of shards."""
     return [name for shard in shards for name in (shard.file, shard.ids_file)]
 
 
@@ -178,7 +178,7 @@ def check_target(
     """
     Check, before anything is spent, that results can be written to the directory and replace no others.
 
-    :param digest: of the job; without it only writing is checked.
+    :param digest: the digest of the results; without it only writing is checked.
     :return: the manifest if the directory holds exactly this job, complete.
     :raises InvalidInputError: if nothing can be written there, or the directory holds another job's results
         and ``overwrite`` is False.

@@ -171,7 +171,7 @@ def test_a_failed_job_goes_on_with_what_it_has(server: DevServer, out: Path) -> 
     operator = job(out, requests=rows(6, {1: "fail:500*2"}), fail_on="any", max_rounds=1)
     with pytest.raises(BatchFailed, match=r"1 times server_error, first row-1") as caught:
         run_task(operator)
-    assert "goes on from there" in str(caught.value)
+    assert "continues from there" in str(caught.value)
     assert again(operator, max_rounds=2)["counts"]["succeeded"] == 6
     assert server.stats()["paid_more_than_once"] == 0
     assert server.stats()["request_lines_executed"] == 8

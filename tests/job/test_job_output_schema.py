@@ -139,7 +139,7 @@ def test_model_that_is_no_object() -> None:
         ({"properties": {"a": {"minimum": "1"}}}, r"output_schema\.properties\.a\.minimum is not a valid"),
         ({"$ref": "#/$defs/nothing"}, r"the \$ref '#/\$defs/nothing' does not resolve"),
         ({"$ref": "http://127.0.0.1:9/x.json"}, "does not resolve"),
-        ("{}", "output_schema is a dict or a pydantic model, not '{}'"),
+        ("{}", "output_schema must be a dict or a pydantic model, not '{}'"),
         (dict, "not <class 'dict'>"),
     ],
 )

@@ -102,13 +102,13 @@ def test_streams(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.jsonl", '{"a": 1}\n{"a": \n', r"a\.jsonl, line 2: not JSON"),
-        ("a.jsonl", '{"a": 1}\n\n[1]\n', r"a\.jsonl, line 3: a row is a JSON object, this is an array"),
-        ("a.jsonl", '"text"\n', r"line 1: a row is a JSON object, this is a string"),
-        ("a.jsonl", "7\n", r"line 1: a row is a JSON object, this is 7"),
+        ("a.jsonl", '{"a": 1}\n\n[1]\n', r"a\.jsonl, line 3: a row must be a JSON object, not an array"),
+        ("a.jsonl", '"text"\n', r"line 1: a row must be a JSON object, not a string"),
+        ("a.jsonl", "7\n", r"line 1: a row must be a JSON object, not 7"),
         ("a.jsonl", b'{"a": "\xff"}\n', r"a\.jsonl, line 1: not JSON: .*utf-8"),
         ("a.jsonl", "[" * 100_000, r"a\.jsonl, line 1: not JSON"),
-        ("a.csv", "a,b\n1,2\n3\n", r"a\.csv, line 3: 1 fields, the header has 2"),
-        ("a.csv", 'a,b\n"1\n1",2\n3,4,5\n', r"a\.csv, line 4: 3 fields, the header has 2"),
+        ("a.csv", "a,b\n1,2\n3\n", r"a\.csv, line 3: 1 fields, but the header has 2"),
+        ("a.csv", 'a,b\n"1\n1",2\n3,4,5\n', r"a\.csv, line 4: 3 fields, but the header has 2"),
         ("a.csv", 'a,b\n1,"2\n', r"a\.csv, line 2: unexpected end of data"),
         ("a.csv", "a,a\n1,2\n", r"a\.csv, line 1: two columns have the same name: a, a"),
         ("a.csv", b"a\nfine\n\xe9\n", r"a\.csv, line 3: not UTF-8"),
@@ -133,7 +133,7 @@ def test_nothing_to_read(tmp_path: Path) -> None:
         (tmp_path / "a.jsonl", r"a\.jsonl does not exist"),
         (tmp_path / "*.jsonl", r"\*\.jsonl holds no file"),
         (tmp_path, "holds no file with one of the suffixes"),
-        ([], "No input file is named"),
+        ([], "No input file is given"),
     ]:
         with pytest.raises(InvalidInputError, match=message):
             read_rows(paths)

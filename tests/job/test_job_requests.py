@@ -55,7 +55,7 @@ def test_whole_line() -> None:
 
 @pytest.mark.parametrize(
     ("field", "message"),
-    [("url", r"its url is '/v1/x', that of the job is '/v1/chat"), ("method", "its method is '/v1/x'")],
+    [("url", r"its url is '/v1/x', but that of the job is '/v1/chat"), ("method", "its method is '/v1/x'")],
 )
 def test_line_for_something_else(field: str, message: str) -> None:
     """A line for another endpoint is refused."""
@@ -110,16 +110,16 @@ def test_lazy() -> None:
     rows = iter(["a", 3])
     requests = requests_from(rows, endpoint=CHAT, model="m")
     assert next(requests).custom_id == "row-0"
-    with pytest.raises(InvalidInputError, match="Row 1: a request is a prompt or a dict, this is 3"):
+    with pytest.raises(InvalidInputError, match="Row 1: a request must be a prompt or a dict, not 3"):
         next(requests)
 
 
 @pytest.mark.parametrize(
     ("row", "options", "message"),
     [
-        (("a",), {"body": "{a}"}, r"Row 0: a row is a dict of its columns, this is \('a',\) \(tuple\)"),
-        ("a", {"body": "{a}"}, r"Row 0: a row is a dict .* \(str\)"),
-        ({"a": 1}, {"body": "{b}"}, "Row 0: it has no column 'b', its columns are a"),
+        (("a",), {"body": "{a}"}, r"Row 0: a row must be a dict of its columns, not \('a',\) \(tuple\)"),
+        ("a", {"body": "{a}"}, r"Row 0: a row must be a dict .* \(str\)"),
+        ({"a": 1}, {"body": "{b}"}, "Row 0: it has no column 'b'; its columns are a"),
         (
             {"a": 1, "k": "x"},
             {"body": "{b}", "id_column": "k"},
@@ -127,12 +127,12 @@ def test_lazy() -> None:
         ),
         ({"a": 1}, {"body": "{a}", "id_column": "k"}, "Row 0: it has no column 'k'"),
         ({"a": "x"}, {"body": "{a}", "keep_columns": ["k"]}, "Row 0: it has no column 'k'"),
-        ("text", {"id_column": "k"}, "Row 0: a row is a dict of its columns, this is 'text'"),
+        ("text", {"id_column": "k"}, "Row 0: a row must be a dict of its columns, not 'text'"),
         ({"k": ""}, {"body": "x", "id_column": "k"}, "custom_id is '': it needs 1 to 512"),
         ({"k": None}, {"body": "x", "id_column": "k"}, "custom_id is ''"),
-        ({"k": "x" * 513}, {"body": "x", "id_column": "k"}, "this has 513"),
-        ({"a": 1}, {"body": lambda row: [row]}, r"a request is a prompt or a dict, this is \[.*\(list\)"),
-        ({"text": "a"}, {}, r"a body for chat/completions needs 'messages', this one has 'text'"),
+        ({"k": "x" * 513}, {"body": "x", "id_column": "k"}, "but has 513"),
+        ({"a": 1}, {"body": lambda row: [row]}, r"a request must be a prompt or a dict, not \[.*\(list\)"),
+        ({"text": "a"}, {}, r"a body for chat/completions needs 'messages', but this one has 'text'"),
         ({"messages": []}, {"model": None}, "its model is None: name one"),
         ({"messages": [], "model": 3}, {}, "its model is 3"),
         ({"input": "a", "model": 3}, {"endpoint": "/v1/moderations"}, "its model is 3"),

@@ -214,12 +214,12 @@ def test_work_directory_in_a_store() -> None:
         (
             ["x", "y" * 300],
             {"limits": Limits(max_bytes=300)},
-            "Row 1 is 4.. bytes as a request, a file may have 300",
+            "Row 1 is 4.. bytes as a request, but a file may have 300",
         ),
         (
             [{"input": ["a"] * 4}],
             {"endpoint": EMBEDDINGS, "limits": Limits(max_embedding_inputs=3)},
-            "Row 0 has 4 embedding inputs, a file has 3",
+            "Row 0 has 4 embedding inputs, but a file may have 3",
         ),
         (
             [{"k": "a"}, {"k": "b"}, {"k": "a"}],

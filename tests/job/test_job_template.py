@@ -91,13 +91,13 @@ def test_rows_do_not_share_what_is_filled() -> None:
 
 def test_unknown_column() -> None:
     """The error names the missing column and the columns that there are."""
-    with pytest.raises(InvalidInputError, match="no column 'tex', its columns are id, text"):
+    with pytest.raises(InvalidInputError, match="no column 'tex'; its columns are id, text"):
         BodyTemplate(["{tex}"]).render({"id": 1, "text": "a"})
 
 
 def test_json_in_a_template_is_told_apart() -> None:
     """The error has a hint if braces were meant as JSON."""
-    with pytest.raises(InvalidInputError, match="a brace that is meant as text is written twice"):
+    with pytest.raises(InvalidInputError, match="write a brace twice if it is meant as text"):
         BodyTemplate('Answer as {"label": "…"}').render({"text": "a"})
 
 
@@ -107,7 +107,7 @@ def test_json_in_a_template_is_told_apart() -> None:
         ({"a": [{"b": "x {"}]}, r"body\.a\[0\]\.b has a single '\{': write '\{\{'"),
         ("{x}}", r"body has a single '\}'"),
         ("{}", r"body has a single '\{'"),
-        ({1: "a"}, "body has the key 1: keys are strings"),
+        ({1: "a"}, "body has the key 1: keys must be strings"),
         ({"a": len}, r"body\.a is <built-in function len>"),
     ],
 )

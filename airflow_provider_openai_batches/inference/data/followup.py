@@ -1,4 +1,4 @@
-"""What must be asked again, as request files of a next round."""
+"""Writes what must be asked again into the request files of a next round."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write_followup(index: ResultIndex) -> Job:
 
     The request files of round 0 must be in the work directory. The same results give the same files.
 
-    :param index: with the results of all shards so far; from then on it belongs to the job that is returned.
+    :param index: with the results of all shards so far; afterwards it belongs to the job that is returned.
     :return: the job with the shards of the next round; the same job if there is nothing to ask again.
     :raises InvalidInputError: if the results of a shard were not added to the index.
     """

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.data.results import RawLine
     from airflow_provider_openai_batches.storage import AnyPath
 
-# What is known of a row. A better state replaces a worse one, in whatever order the lines come.
+# What is known about a row. A better state replaces a worse one, in whatever order the lines come.
 NOTHING, PASSING, LASTING, INVALID, PAID = range(5)
 _OK = int(HTTPStatus.OK)
 
@@ -40,7 +40,7 @@ class Scan(msgspec.Struct):
     :param lines: lines that can be read.
     :param unreadable: lines that are not JSON objects with a ``custom_id``.
     :param unknown: lines for requests that the batch does not have.
-    :param duplicates: lines for requests that had one before in the same batch.
+    :param duplicates: lines for requests that already had one in the same batch.
     """
 
     lines: int = 0
@@ -159,7 +159,7 @@ class ResultIndex:
 
     def _note(self, row: int, state: int, number: int, offset: int, length: int) -> None:
         known = self._state[row]
-        if state < known or state == known >= INVALID:  # of failures the latest counts, of answers the first
+        if state < known or state == known >= INVALID:  # the latest failure counts, but the first answer
             if state >= INVALID:
                 self.superseded.extend((number, offset, length))
             return
@@ -173,7 +173,7 @@ class _ShardRows:
     """
     The rows of one shard by custom_id, and which of them were seen.
 
-    A default id says which row it is, so only ids that were given are held, at 160 bytes each.
+    A default id contains its row number, so only given ids are kept in memory, at 160 bytes each.
     """
 
     def __init__(self, work: AnyPath, shard: Shard) -> None:
@@ -188,7 +188,7 @@ class _ShardRows:
                 self._numbered[place : place + given] = b"\1" * given
 
     def find(self, custom_id: str) -> int | None:
-        """Return the row, None if the shard has none of this custom_id."""
+        """Return the row; None if the shard has no row with this custom_id."""
         row = row_of_default_id(custom_id)
         if (
             row is not None

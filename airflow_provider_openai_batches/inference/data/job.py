@@ -1,9 +1,9 @@
 """
-The files of a job in its work directory: ``job.json`` with its shards, and which row each request is.
+The files of a job in its work directory: ``job.json`` with its shards, and which row each request is for.
 
-A row without an id of its own is called ``row-`` and its number. Each shard has a file that says which rows
-its requests are: a line is ``[row, custom_id]`` for an id that was given, and ``[first, count]`` for rows
-that follow each other and have no id of their own.
+A row without an id of its own gets the id ``row-<number>``. Each shard has a file that says which rows its
+requests are for: a line is ``[row, custom_id]`` for an id that was given, and ``[first, count]`` for
+consecutive rows that have no id of their own.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     """
     One request file, which becomes one batch.
 
-    :param index: counts over all rounds of the job.
+    :param index: the shard's number, counted over all rounds of the job.
     :param round: 0 for the first time that its rows are asked, 1 for the first follow-up, …
     :param bytes: the size of the file.
-    :param estimated_tokens: of the prompts, at four bytes a token.
-    :param sha256: of the file; the same rows give the same file.
+    :param estimated_tokens: the tokens of the request bodies, at four bytes a token.
+    :param sha256: the digest of the file; the same rows give the same file.
     :param first_row: the number of the first row in it, counted from 0; so is ``last_row``.
     """
 
@@ -80,7 +80,7 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ids_file(self) -> str:
-        """The name of the file that says which row each request is."""
+        """The name of the file that says which row each request is for."""
         return f"shard-{self.index:05d}.ids.jsonl"
 
 
@@ -88,8 +88,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """
     A job whose request files are written.
 
-    :param digest: of the requests and their order, without those of follow-ups.
-    :param rows: of the input.
+    :param digest: the digest of the requests and their order, without those of follow-ups.
+    :param rows: the number of rows in the input.
     """
 
     digest: str
@@ -105,12 +105,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def bytes(self) -> int:
-        """Of the request files of the first round."""
+        """The size in bytes of the request files of the first round."""
         return sum(shard.bytes for shard in self.shards_of(0))
 
     @property
     def estimated_tokens(self) -> int:
-        """Of the prompts of the first round."""
+        """The estimated tokens of the first round."""
         return sum(shard.estimated_tokens for shard in self.shards_of(0))
 
     def shards_of(self, round_number: int) -> list[Shard]:
@@ -122,11 +122,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def load(cls, work: str | AnyPath) -> Job | None:
         """
-        Return the job of a work directory, None if there is none or its files were never completed.
+        Return the job of a work directory; None if there is none, or its files were never completed.
 
         :raises InvalidInputError: if ``job.json`` is damaged.
         """
-        return read_json(as_path(work) / JOB_FILE, cls, "is damaged: {}. Delete it, and the job starts anew")
+        return read_json(as_path(work) / JOB_FILE, cls, "is damaged: {}. Delete it, and the job starts over")
 
 
 class RowId(msgspec.Struct, frozen=True):
@@ -136,19 +136,19 @@ class RowId(msgspec.Struct, frozen=True):
 
 
 def work_directory(path: AnyPath) -> AnyPath:
-    """Make the directory if it is missing."""
+    """Return the directory, and create it if it is missing."""
     directory = as_path(path)
     directory.mkdir(parents=True, exist_ok=True)
     return directory
 
 
 def default_id(number: int) -> str:
-    """The custom_id of a row that was given none."""
+    """Return the custom_id of a row that was not given one."""
     return f"row-{number}"
 
 
 def row_of_default_id(custom_id: str) -> int | None:
-    """The row whose :func:`default_id` this is; None if there is no such row."""
+    """Return the row whose :func:`default_id` this is; None if there is no such row."""
     digits = custom_id[4:]
     if custom_id[:4] != "row-" or not (digits.isascii() and digits.isdigit()):
         return None
@@ -160,7 +160,7 @@ class IdsWriter:
     """
     Writes the ids file of a shard; a context manager.
 
-    For each row that continues a run the caller counts ``next_row`` up: a call would cost more.
+    For each row that continues a run, the caller increments ``next_row`` itself: a call would cost more.
     """
 
     def __init__(self, handle: BinaryIO) -> None:
@@ -175,12 +175,12 @@ class IdsWriter:
             self._end_run()
 
     def begin_run(self, row: int) -> None:
-        """Begin with a row that has no id of its own and does not follow the one before."""
+        """Begin a run with a row that has no id of its own and does not follow the previous row."""
         self._end_run()
         self._first, self.next_row = row, row + 1
 
     def name(self, row: int, custom_id: bytes) -> None:
-        """Write the id that a row was given, here as JSON."""
+        """Write the id that a row was given; ``custom_id`` is already JSON."""
         self._end_run()
         self._handle.write(b"[%d,%b]\n" % (row, custom_id))
         self._first = self.next_row = -1
@@ -208,10 +208,10 @@ def read_ids(work: AnyPath, shard: Shard) -> Iterator[tuple[int, str]]:
 
 class GivenIds:
     """
-    Finds a ``custom_id`` that comes twice, at 8 bytes for each one that was given.
+    Finds a ``custom_id`` that occurs twice, at 8 bytes for each one that was given.
 
-    Only hashes are kept. Ids are compared as texts if their hashes are equal, or if they look like the id of
-    a row that was given none.
+    Only hashes are kept. Ids are compared as texts if their hashes are equal, or if they look like a default
+    id.
     """
 
     def __init__(self) -> None:
@@ -227,7 +227,7 @@ class GivenIds:
     def check(self, work: AnyPath, rows: int) -> None:
         """
         :param work: the directory of the job.
-        :param rows: how many it has.
+        :param rows: how many rows the job has.
         :raises InvalidInputError: naming two rows with the same ``custom_id``.
         """
         are_all = sum(map(len, self._buckets)) == rows

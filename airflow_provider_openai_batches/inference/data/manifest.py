@@ -1,4 +1,4 @@
-"""The manifest of a directory of results. It is written last: where it is, the job is complete."""
+"""The manifest of a directory of results. It is written last: if it exists, the job is complete."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from airflow_provider_openai_batches.inference.data.index import Scan
 from airflow_provider_openai_batches.inference.data.results import Usage
 
 MANIFEST_FILE = "manifest.json"
-UNREADABLE_FILE = "unreadable.txt"  # result lines that are not JSON, as they came
+UNREADABLE_FILE = "unreadable.txt"  # result lines that cannot be read, unchanged
 VERSION = 1
 
 
@@ -30,9 +30,9 @@ class Merged(msgspec.Struct):
     """
     What was written.
 
-    :param counts: of the rows, by status.
+    :param counts: the number of rows by status.
     :param usage: the tokens of all answers that were paid for, including those that are not used.
-    :param errors: by code.
+    :param errors: the errors by code.
     :param scan: what the downloaded files held.
     """
 
@@ -57,8 +57,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """
     A complete job.
 
-    :param digest: of the job, :attr:`Job.digest`.
-    :param times: names and moments, in ISO 8601.
+    :param digest: the digest of the results: of the requests, ids, kept columns and settings of the output.
+    :param times: when the job ``started`` and ``finished``, in ISO 8601.
     """
 
     digest: str

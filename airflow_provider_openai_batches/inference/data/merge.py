@@ -1,4 +1,4 @@
-"""Results of all rounds into ordered parts: one row for each row of the input, exactly once."""
+"""Writes the results of all rounds as ordered parts: exactly one row for each row of the input."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def merge(
 
 def check_output(output: str, output_format: str, rows_per_part: int = ROWS_PER_PART) -> None:
     """
-    Check what :func:`merge` is going to be asked for, before anything is spent.
+    Check the arguments that :func:`merge` is going to get, before anything is spent.
 
     :raises InvalidInputError: if a value is unknown, or what the format needs is not installed.
     """

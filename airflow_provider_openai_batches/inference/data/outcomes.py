@@ -1,5 +1,5 @@
 """
-What can become of a request, and how its failures are told apart.
+The possible outcomes of a request, and how its failures are told apart.
 
 https://developers.openai.com/api/docs/guides/batch#5-retrieve-the-results
 """
@@ -41,7 +41,7 @@ SUCCEEDED = Outcome("succeeded")
 
 
 def never_ran(code: str | None, message: str | None) -> Outcome:
-    """Judge a request by the error that stands in place of a response."""
+    """Judge a request whose line has an error in place of a response."""
     code = code or "error"
     return _failure(_NEVER_RAN.get(code, "failed"), None, code, message or code)
 
@@ -52,7 +52,7 @@ def refused(status: int, body: Any, code: str | None, message: str | None) -> Ou
 
     :param status: its HTTP status.
     :param body: its decoded body; servers put the error into it in several ways.
-    :param code: of an error beside the response, and so is ``message``.
+    :param code: the code of an error next to the response; ``message`` is that error's message.
     """
     detail = body.get("error", body) if isinstance(body, dict) else body
     return _failure("failed", status, *_described(detail, code or f"http_{status}", message))

@@ -1,5 +1,5 @@
 """
-Structured output: what an answer must be. The service is told, and what comes back is checked.
+Structured output: the schema goes to the service, and the answers are checked against it.
 
 https://developers.openai.com/api/docs/guides/structured-outputs
 """
@@ -26,7 +26,7 @@ _MAX_ERROR = 500
 
 class OutputSchema:
     """
-    A JSON schema (a dict, sent as it is) or a pydantic model (its schema in the form of the strict mode).
+    A JSON schema (a dict, sent as it is) or a pydantic model (its schema is sent in the form of strict mode).
 
     :param schema: the dict or the class.
     :param name: what the schema is called at the service; default: the class's name or the schema's title.
@@ -41,7 +41,7 @@ class OutputSchema:
             self.schema, self._read = schema, _schema_reader(schema)
             title = schema.get("title", "")
         else:
-            raise InvalidInputError(f"output_schema is a dict or a pydantic model, not {schema!r:.80}")
+            raise InvalidInputError(f"output_schema must be a dict or a pydantic model, not {schema!r:.80}")
         self.name = re.sub(r"[^a-zA-Z0-9_-]+", "_", str(name or title or "output"))[:_MAX_NAME]
         form = {"name": self.name, "schema": self.schema, "strict": True}
         # Encoded once, not with each row.
@@ -67,7 +67,7 @@ class OutputSchema:
         return spec.with_schema(body, self._forms[spec.path])
 
     def check(self, text: str) -> tuple[Any, str | None]:
-        """Return the value (of a model: as JSON) and None, or None and what is wrong with the text."""
+        """Return the value (for a model, as JSON) and None; or None and what is wrong with the text."""
         try:
             return self._read(text), None
         except (ValueError, msgspec.DecodeError, RecursionError) as error:
@@ -101,9 +101,7 @@ def _schema_reader(schema: dict[str, Any]) -> Callable[[str], Any]:
         where = error.json_path.replace("$", "output_schema", 1)
         raise InvalidInputError(f"{where} is not a valid JSON schema: {error.message:.300}") from error
     _check_references(schema, referencing)
-    validator = kind(
-        schema, registry=referencing.Registry()
-    )  # a registry of its own never goes to the network
+    validator = kind(schema, registry=referencing.Registry())  # its own registry never uses the network
 
     def read(text: str) -> Any:
         value = msgspec.json.decode(text)
@@ -116,7 +114,7 @@ def _schema_reader(schema: dict[str, Any]) -> Callable[[str], Any]:
 
 
 def _check_references(schema: dict[str, Any], referencing: Any) -> None:
-    """Find references that do not resolve now, rather than with the first answer."""
+    """Find unresolvable references now, rather than at the first answer."""
     specification = importlib.import_module("referencing.jsonschema").DRAFT202012
     resource = referencing.Resource.from_contents(schema, default_specification=specification)
     base = resource.id() or ""
@@ -161,7 +159,7 @@ def _strict(node: Any, where: str) -> Any:
             strict[key] = value
         elif key != "default":  # every property is required, so a default says nothing
             strict[key] = _strict(value, where)
-    if "$ref" in strict and len(strict) > 1:  # no keyword, such as a description, may stand beside it
+    if "$ref" in strict and len(strict) > 1:  # no other keyword, such as a description, is allowed next to it
         strict["anyOf"] = [{"$ref": strict.pop("$ref")}]
     if node.get("type") == "object":
         if node.get("additionalProperties"):

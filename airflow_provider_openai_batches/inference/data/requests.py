@@ -1,4 +1,4 @@
-"""Requests out of rows: prompts, request bodies, whole request lines, or rows and a template."""
+"""Makes requests from rows: prompts, request bodies, whole request lines, or rows and a template."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ESCAPES = {"{{": "{", "}}": "}"}
 
 class Request(msgspec.Struct, frozen=True, gc=False):
     """
-    One request; ``row_number`` counts from 0, ``kept`` are the columns to find again beside the result.
+    One request; ``row_number`` counts from 0, ``kept`` are the columns to write beside the result.
 
     ``is_named`` says that the ``custom_id`` was given; otherwise it comes from the row's number.
     """
@@ -51,22 +51,24 @@ def requests_from(
     schema: OutputSchema | None = None,
 ) -> Iterator[Request]:
     """
-    Make one request of each row, lazily.
+    Make one request from each row, lazily.
 
     :param rows: without ``body``: prompts, request bodies (sent as they are), or whole request lines
-        (``custom_id``, ``url``, ``body``); with it: rows.
+        (``custom_id``, ``url``, ``body``); with ``body``: rows.
     :param endpoint: for example ``/v1/chat/completions``.
     :param body: a template (see :class:`BodyTemplate`) or a callable that takes a row; either gives a request
-        body, or a prompt. It must give the same for the same row: a batch is found again by its bytes.
-    :param model: for the bodies that name none.
-    :param id_column: the column that is the ``custom_id``; without it the row's number is: ``row-0``, …
-    :param keep_columns: the columns to find again beside each result.
-    :param schema: what each answer must be; it goes into each body in the endpoint's own form.
+        body, or a prompt. It must always give the same for the same row: a batch is found again by its bytes.
+    :param model: the model for bodies that do not name one.
+    :param id_column: the column that becomes the ``custom_id``; default: ``row-0``, ``row-1``, …
+    :param keep_columns: the columns to write beside each result.
+    :param schema: the schema of each answer; it goes into each body in the endpoint's own form.
     :raises InvalidInputError: at once if the arguments do not fit together; while iterating, naming the row,
         if a row cannot become a request.
     """
     if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
-        raise InvalidInputError(f"the rows of a job are a list or an iterator, not a {type(rows).__name__}")
+        raise InvalidInputError(
+            f"the rows of a job must be a list or an iterator, not a {type(rows).__name__}"
+        )
     keep = [keep_columns] if isinstance(keep_columns, str) else list(keep_columns)
     if clash := sorted(set(keep) & set(RESULT_COLUMNS)):
         raise InvalidInputError(
@@ -120,7 +122,7 @@ class _Builder(msgspec.Struct, frozen=True):
         if not custom_id or len(custom_id) > MAX_CUSTOM_ID:
             raise InvalidInputError(
                 f"its custom_id is {custom_id!r:.80}: it needs 1 to {MAX_CUSTOM_ID} characters, "
-                f"this has {len(custom_id)}"
+                f"but has {len(custom_id)}"
             )
         return custom_id
 
@@ -130,7 +132,7 @@ class _Builder(msgspec.Struct, frozen=True):
             return self.spec.prompt_body(made)
         if not isinstance(made, _MAPPINGS):
             raise InvalidInputError(
-                f"a request is a prompt or a dict, this is {made!r:.80} ({type(made).__name__})"
+                f"a request must be a prompt or a dict, not {made!r:.80} ({type(made).__name__})"
             )
         if self.maker is None and _is_line(made):
             self._check_line(made)
@@ -140,7 +142,9 @@ class _Builder(msgspec.Struct, frozen=True):
     def _check_line(self, line: Mapping[str, Any]) -> None:
         for field, expected in (("url", self.endpoint), ("method", "POST")):
             if line.get(field, expected) != expected:
-                raise InvalidInputError(f"its {field} is {line[field]!r}, that of the job is {expected!r}")
+                raise InvalidInputError(
+                    f"its {field} is {line[field]!r}, but that of the job is {expected!r}"
+                )
 
     def _finished(self, body: dict[str, Any]) -> dict[str, Any]:
         if self.model is not None and body.get("model") is None:
@@ -163,14 +167,14 @@ def _value(row: Any, column: str) -> Any:
 def _columns(row: Any) -> Mapping[str, Any]:
     if isinstance(row, _MAPPINGS):
         return row
-    raise InvalidInputError(f"a row is a dict of its columns, this is {row!r:.80} ({type(row).__name__})")
+    raise InvalidInputError(f"a row must be a dict of its columns, not {row!r:.80} ({type(row).__name__})")
 
 
 def _unknown_column(column: str, row: Mapping[str, Any]) -> str:
     """Say what is wrong, and which columns there are."""
     known = ", ".join(map(str, row)) or "none"
-    brace = "; a brace that is meant as text is written twice" if '"' in column or "\n" in column else ""
-    return f"it has no column {column!r}, its columns are {known}{brace}"
+    brace = "; write a brace twice if it is meant as text" if '"' in column or "\n" in column else ""
+    return f"it has no column {column!r}; its columns are {known}{brace}"
 
 
 def _maker(body: Any) -> Callable[[Any], Any] | None:
@@ -211,20 +215,20 @@ class BodyTemplate:
 
 
 def _compile(node: Any, where: str) -> Any:
-    """Return a renderer for what depends on the row, the value itself for what does not."""
+    """Return a renderer for a value that depends on the row, and any other value as it is."""
     if isinstance(node, str):
         return _compile_text(node, where)
     if isinstance(node, dict):
         for key in node:
             if not isinstance(key, str):
-                raise InvalidInputError(f"{where} has the key {key!r}: keys are strings")
+                raise InvalidInputError(f"{where} has the key {key!r}: keys must be strings")
         parts: Any = {key: _compile(value, f"{where}.{key}") for key, value in node.items()}
         return _filled(parts, [(key, part) for key, part in parts.items() if callable(part)])
     if isinstance(node, list | tuple):
         parts = [_compile(value, f"{where}[{index}]") for index, value in enumerate(node)]
         return _filled(parts, [(index, part) for index, part in enumerate(parts) if callable(part)])
     if callable(node):
-        raise InvalidInputError(f"{where} is {node!r}: a template holds JSON values")
+        raise InvalidInputError(f"{where} is {node!r}: a template may only hold JSON values")
     return node
 
 

@@ -57,7 +57,7 @@ def read_line(data: bytes) -> RawLine | None:
 
 
 def _salvage(document: Any) -> RawLine | None:
-    """Read field by field what compatible servers write in other types."""
+    """Read the fields one by one: compatible servers write some of them in other types."""
     if not isinstance(document, dict) or document.get("custom_id") is None:
         return None
     response, error = document.get("response"), document.get("error")
@@ -100,7 +100,7 @@ def body_of(response: RawResponse) -> msgspec.Raw:
 
 
 def classify(line: RawLine, spec: EndpointSpec) -> Outcome:
-    """Say what became of a request as far as the service says it; its answer is not looked into."""
+    """Say what became of a request according to the service; the content of its answer is not read."""
     response, error = line.response, line.error or LineError()
     if response is None:
         return MISSING if line.error is None else outcomes.never_ran(error.code, error.message)
@@ -136,7 +136,7 @@ def _outcome_inside(response: RawResponse) -> Outcome:
 
 
 class Usage(msgspec.Struct, gc=False):
-    """Tokens, in the words of the responses endpoint whatever the endpoint."""
+    """Token counts, under the names of the responses endpoint for every endpoint."""
 
     input_tokens: int = 0
     cached_tokens: int = 0

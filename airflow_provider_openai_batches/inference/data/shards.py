@@ -1,4 +1,4 @@
-"""Requests into JSONL files within the limits of the service: the same rows give the same bytes."""
+"""Writes requests as JSONL files within the limits of the service: the same rows give the same bytes."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def write_shards(
     Write the request files of a job, and ``job.json`` last.
 
     :param work: the directory of the job; it is made if it is missing.
-    :param max_requests: a job of more rows is refused, as soon as its first extra row comes.
+    :param max_requests: a job with more rows is refused, as soon as its first extra row comes.
     :raises InvalidInputError: if there are no rows or too many, a body is not JSON or too large for a file,
-        or a ``custom_id`` comes twice; it names the row.
+        or a ``custom_id`` occurs twice; the message names the row.
     """
     work, limits = work_directory(work), limits or Limits()
     remove(work / JOB_FILE)
@@ -81,7 +81,7 @@ def write_shards(
 def _row_writer(
     rows_file: BinaryIO, writer: ShardWriter, envelope: Envelope, ids: GivenIds, spec: EndpointSpec
 ) -> Callable[[Request], None]:
-    """Return what is done for each request; names are looked up once, not for each row."""
+    """Return a function that writes one request; names are looked up here once, not for each row."""
     count_inputs = spec.count_inputs
     add, add_id, line_of, write_row = writer.add, ids.add, envelope.line, rows_file.write
 
@@ -131,19 +131,19 @@ def _culprit(value: Any, where: str = "") -> str:
 
 
 class Envelope:
-    """What stands around ``custom_id`` and body in each request line of a job."""
+    """The JSON around ``custom_id`` and body in each request line of a job."""
 
     def __init__(self, endpoint: str) -> None:
         self._middle = b',"method":"POST","url":%b,"body":' % _encode(endpoint)
         self.size = len(self.line(b"", b""))
 
     def line(self, custom_id: bytes, body: bytes) -> bytes:
-        """Both are JSON already."""
+        """Return a request line; both arguments are JSON already."""
         return b'{"custom_id":%b%b%b}\n' % (custom_id, self._middle, body)
 
 
 class ShardWriter:
-    """Writes lines to files, one open file a model. A new file begins where a limit would be passed."""
+    """Writes lines to files, one open file per model. A new file begins where a limit would be exceeded."""
 
     def __init__(
         self, work: AnyPath, envelope: Envelope, limits: Limits, first_index: int = 0, round_number: int = 0
@@ -180,11 +180,12 @@ class ShardWriter:
         name = name_row(row, msgspec.json.decode(custom_id))
         if size > self._limits.max_bytes:
             raise InvalidInputError(
-                f"{name} is {size:,} bytes as a request, a file may have {self._limits.max_bytes:,}"
+                f"{name} is {size:,} bytes as a request, but a file may have {self._limits.max_bytes:,}"
             )
         if inputs > self._limits.max_embedding_inputs:
             raise InvalidInputError(
-                f"{name} has {inputs:,} embedding inputs, a file has {self._limits.max_embedding_inputs:,}"
+                f"{name} has {inputs:,} embedding inputs, but a file may have "
+                f"{self._limits.max_embedding_inputs:,}"
             )
         if model in self._open:
             self.shards.append(self._open.pop(model).close())

@@ -1,5 +1,5 @@
 """
-Rows out of files, streamed. A new format is a module with a function ``read`` and a line in :data:`READERS`.
+Streams rows from files. A new format is a module with a function ``read`` and a line in :data:`READERS`.
 
 ``read`` takes the open file, already unpacked, and its path for messages. Errors of the disk, of the store
 and of gzip get the name of the file here.
@@ -41,12 +41,12 @@ def read_rows(paths: str | AnyPath | Iterable[str | AnyPath]) -> Iterator[dict[s
     :param paths: a file, a directory (its files in the order of their names), a glob, or several of them.
         The suffix tells the format: ``.jsonl``, ``.ndjson``, ``.csv`` (all three also with ``.gz``),
         ``.parquet``, and ``.txt`` or ``.md`` for one row ``{"path": name, "text": content}`` a file.
-    :raises InvalidInputError: if there is no such file, or a file cannot be read; it names file and line.
+    :raises InvalidInputError: if there is no such file, or a file cannot be read, naming file and line.
     """
     many = isinstance(paths, Iterable) and not isinstance(paths, str) and not hasattr(paths, "open")
     files = [file for path in (paths if many else [paths]) for file in _files(as_path(path))]
     if not files:
-        raise InvalidInputError("No input file is named")
+        raise InvalidInputError("No input file is given")
     readers = [(_reader_of(file), file) for file in files]
     return chain.from_iterable(_rows(file, read) for read, file in readers)
 
@@ -57,7 +57,7 @@ def _rows(file: AnyPath, read: Reader) -> Iterator[dict[str, Any]]:
             yield from read(_unpacked(handle, file), file)
     except InvalidInputError:
         raise
-    except (OSError, EOFError, ValueError, zlib.error) as error:  # ValueError: Arrow's errors are such
+    except (OSError, EOFError, ValueError, zlib.error) as error:  # Arrow raises ValueErrors
         raise InvalidInputError(f"{file} cannot be read: {error}") from error
 
 
@@ -66,7 +66,7 @@ def _unpacked(handle: BinaryIO, file: AnyPath) -> BinaryIO:
 
 
 def _files(path: AnyPath) -> list[AnyPath]:
-    """The files that a path stands for."""
+    """Return the files that a path stands for."""
     if not path.exists():
         if not _is_pattern(str(path)):
             raise InvalidInputError(f"{path} does not exist")

@@ -1,4 +1,4 @@
-"""CSV with a header: one row a record, all values are text."""
+"""CSV with a header: each record is a row, and all values are text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def read(handle: BinaryIO, file: AnyPath) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(max(csv.field_size_limit(), MAX_FILE_BYTES))  # the default, 128 kB, is one document
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_FILE_BYTES))  # a document may exceed 128 kB
     reader = csv.reader(_text_lines(handle, file), strict=True)
     try:
         header = next(reader, [])
@@ -27,7 +27,7 @@ def read(handle: BinaryIO, file: AnyPath) -> Iterator[dict[str, Any]]:
                 continue
             if len(cells) != len(header):
                 raise InvalidInputError(
-                    f"{file}, line {reader.line_num}: {len(cells)} fields, the header has {len(header)}"
+                    f"{file}, line {reader.line_num}: {len(cells)} fields, but the header has {len(header)}"
                 )
             yield dict(zip(header, cells, strict=True))
     except csv.Error as error:

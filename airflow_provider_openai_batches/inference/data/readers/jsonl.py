@@ -1,4 +1,4 @@
-"""JSON lines: one row an object, one object a line; blank lines are left out."""
+"""JSON lines: each line holds one object, which is a row; blank lines are skipped."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read(handle: BinaryIO, file: AnyPath) -> Iterator[dict[str, Any]]:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidInputError(f"{file}, line {number}: not JSON: {error}") from error
         if not isinstance(row, dict):
-            raise InvalidInputError(f"{file}, line {number}: a row is a JSON object, this is {_named(row)}")
+            raise InvalidInputError(f"{file}, line {number}: a row must be a JSON object, not {_named(row)}")
         yield row
 
 

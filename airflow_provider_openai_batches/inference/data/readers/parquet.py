@@ -1,4 +1,4 @@
-"""Parquet: one row a record, with the types of its columns."""
+"""Parquet: each record is a row, with the types of its columns."""
 
 from __future__ import annotations
 

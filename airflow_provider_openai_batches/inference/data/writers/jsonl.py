@@ -26,16 +26,16 @@ _encode_lines = msgspec.json.Encoder().encode_lines
 
 
 class JsonLinesWriter:
-    """Opens parts: one object a line."""
+    """Opens parts that hold one object per line."""
 
     suffix = ".jsonl"
 
     def __init__(self, *_job: object, **_options: object) -> None:
-        """Nothing of the job is needed: its kept columns are JSON already."""
+        """Take nothing from the job: its kept columns are JSON already."""
 
     @staticmethod
     def check() -> None:
-        """Nothing has to be installed."""
+        """Do nothing: nothing has to be installed."""
 
     @contextmanager
     def open(self, handle: BinaryIO) -> Iterator[OpenPart]:

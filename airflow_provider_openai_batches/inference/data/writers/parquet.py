@@ -30,8 +30,7 @@ _GROUP_BYTES = 16 << 20  # of JSON; Arrow's columns and the writer's pages are a
 
 class ParquetWriter:
     """
-    Opens parts.
-
+    Opens parts in the Parquet format.
     Vectors become ``list<float>`` (``list<list<float>>`` if any request has several inputs), every other
     output becomes text. Usage and error are structs. A kept column whose values all have one JSON type keeps
     that type, any other becomes text.
@@ -118,7 +117,7 @@ def _size(output: Any) -> int:
 
 
 def _text(value: Any) -> str | None:
-    """Text as it is, everything else as JSON."""
+    """Return text as it is, everything else as JSON."""
     if value is None or isinstance(value, str):
         return value
     return msgspec.json.encode(value).decode()
@@ -177,7 +176,7 @@ def _kept_types(work: AnyPath) -> dict[str, str]:
     with open_binary(work / ROWS_FILE) as lines:
         for line in lines:
             columns = msgspec.json.decode(line)
-            if len(columns) == 1:  # no columns are kept: what is true of one row is true of all
+            if len(columns) == 1:  # this row keeps no columns, and so no row does
                 break
             for name, value in columns.items():
                 kinds = seen.setdefault(name, set())

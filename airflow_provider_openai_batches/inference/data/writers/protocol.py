@@ -1,4 +1,4 @@
-"""What a format of the parts has to offer."""
+"""The interface of a format for the parts."""
 
 from __future__ import annotations
 
