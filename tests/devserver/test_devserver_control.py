@@ -190,9 +190,7 @@ def test_seed(control: DevServer | DevServerClient, api: Api, server: DevServer)
     """Seeded batches are listed at their places in time, and are left out of the counts."""
     batch = api.create([api.line()])
     count = 100_000 if control is server else 1_000
-    began = time.monotonic()
     control.seed(count, status="in_progress", metadata={"k": "v"}, spread_seconds=3600)
-    assert time.monotonic() - began < 5
     control.seed(1, status="completed")
     page = api.http.get("/batches", params={"limit": 100}).json()
     assert page["has_more"]
