@@ -16,6 +16,7 @@ from airflow_provider_openai_batches.exceptions import (
     BatchFailed,
     BatchTimeout,
     InvalidInputError,
+    TaskKilled,
 )
 from airflow_provider_openai_batches.hooks import openai_batches
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
@@ -320,3 +321,20 @@ def test_download_of_what_still_runs_is_refused(server: DevServer, input_file: s
     operator = OpenAIDownloadBatchResultsOperator(task_id="d", batch_id=batch["id"], output_uri=str(tmp_path))
     with pytest.raises(InvalidInputError, match=r"has no results yet. Put an OpenAIBatchSensor"):
         operator.execute(task_context(operator))
+
+
+@pytest.mark.parametrize("wish", [True, False])
+def test_a_kill_before_the_cancel_is_sent(server: DevServer, input_file: str, *, wish: bool) -> None:
+    """With cancel_on_kill the batch is cancelled all the same, and not without."""
+    server.settings(batch_seconds=60)
+    batch_id = run_task(create(input_file, wait_for_completion=False))["id"]
+    operator = OpenAICancelBatchOperator(task_id="c", batch_id=batch_id, cancel_on_kill=wish)
+
+    def killed(_: str) -> None:
+        operator.on_kill()
+        raise TaskKilled("killed")
+
+    operator.hook.cancel_batch = killed  # type: ignore[assignment, method-assign]
+    with pytest.raises(TaskKilled):
+        operator.execute(task_context(operator))
+    assert (server.batches()[0]["status"] in {"cancelling", "cancelled"}) is wish

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_openai_batches.api.models import Batch, BatchPage, File, read
+from airflow_provider_openai_batches.api.models import Batch, BatchPage, File, FilePage, read
 from airflow_provider_openai_batches.api.validation import result_file_name
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 
@@ -65,6 +65,14 @@ def test_a_page_keeps_the_batches_that_can_be_read(others: list[object]) -> None
     assert page.data[-1].id == "b"
     assert page.data[-1].created_at is None
     assert page.has_more is False
+
+
+@given(st.lists(JSON | st.fixed_dictionaries({"id": JSON})))
+def test_a_page_of_files_keeps_those_that_can_be_read(others: list[object]) -> None:
+    """As for batches: an odd object hides no other."""
+    odd = [item for item in others if not (isinstance(item, dict) and isinstance(item.get("id"), str))]
+    page = read(msgspec.json.encode({"data": [*odd, {"id": "f", "bytes": "many"}], "has_more": 1}), FilePage)
+    assert [(file.id, file.bytes) for file in page.data] == [("f", None)]
 
 
 @pytest.mark.parametrize(

@@ -76,3 +76,33 @@ def test_each_retry_is_logged_with_reason_and_wait(caplog: pytest.LogCaptureFixt
     assert (
         "retrieve_batch: attempt 1 of 6 failed (HTTP 503: overloaded); the next one in 9.0 s" in caplog.text
     )
+
+
+@pytest.mark.parametrize("code", sorted(retry.NO_MONEY))
+@pytest.mark.parametrize("status", [None, 402, 403, 429, 500])
+def test_no_money_is_no_money_for_operations_and_rows(code: str, status: int | None) -> None:
+    """Both ask the same list: no code is repeated in one place and not in the other."""
+    assert retry.row_verdict(code, status) is retry.Verdict.NEVER
+    assert status is None or not retry.is_passing(APIError("x", status=status, code=code))
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "is_repeated"),
+    [
+        ("error", None, True),
+        ("invalid_request", None, False),
+        ("server_error", 200, True),
+        ("content_policy", 200, False),
+        ("x", 400, False),
+        ("x", 404, False),
+        ("x", 408, True),
+        ("x", 409, True),
+        ("x", 429, True),
+        ("x", 500, True),
+        ("x", 503, True),
+    ],
+)
+def test_rows(code: str, status: int | None, *, is_repeated: bool) -> None:
+    """What passes for an operation passes for a row."""
+    verdict = retry.row_verdict(code, status)
+    assert verdict is (retry.Verdict.REPEAT if is_repeated else retry.Verdict.NEVER)
