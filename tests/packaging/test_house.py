@@ -191,6 +191,8 @@ def test_importing_a_floor_loads_nothing_from_above() -> None:
 
 def _upward(lines: Iterable[str]) -> Iterator[str]:
     for line in lines:
+        if not line.startswith(PACKAGE):  # a line of Airflow's own log
+            continue
         name, *loaded = (word.removeprefix(f"{PACKAGE}.") for word in line.split())
         room = sources()[name].room
         for other in loaded:
