@@ -34,6 +34,8 @@ class Verdict(Enum):
 CREATE = "create_batch"
 # An error with one of these codes means that the account has no money left: waiting does not help.
 NO_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
+# The code of a row whose answer came, and was paid for, but cannot be read.
+UNREADABLE = "unreadable"
 # Codes of a response object that failed with HTTP status 200; the same request may succeed the next time.
 _PASSING_CODES = frozenset({"server_error", "rate_limit_exceeded"})
 _PASSING_STATUSES = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS})
@@ -131,7 +133,7 @@ def row_verdict(code: str, status: int | None) -> Verdict:
     :param code: the error's code.
     :param status: the HTTP status of its line; None for a request that never ran.
     """
-    if code in NO_MONEY:
+    if code in NO_MONEY or code == UNREADABLE:
         passing = False
     elif status is None:
         passing = not code.startswith("invalid")

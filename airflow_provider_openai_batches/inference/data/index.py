@@ -38,7 +38,7 @@ class Scan(msgspec.Struct):
     What one batch's files held.
 
     :param lines: lines that can be read.
-    :param unreadable: lines that are not JSON objects with a ``custom_id``.
+    :param unreadable: lines that are not JSON objects with a ``custom_id``; some may show whose they are.
     :param unknown: lines for requests that the batch does not have.
     :param duplicates: lines for requests that already had one in the same batch.
     """
@@ -99,7 +99,10 @@ class ResultIndex:
                 length = len(data)
                 line = read_line(data)
                 if line is not None:
-                    scan.lines += 1
+                    if line.is_cut:
+                        self._keep_aside(scan, number, offset, length)
+                    else:
+                        scan.lines += 1
                     row = rows.find(line.custom_id)
                     if row is None:
                         scan.unknown += 1
@@ -107,9 +110,12 @@ class ResultIndex:
                         scan.duplicates += rows.see(row)
                         self._note(row, self._state_of(line), number, offset, length)
                 elif not data.isspace():
-                    scan.unreadable += 1
-                    self.unreadable.extend((number, offset, length))
+                    self._keep_aside(scan, number, offset, length)
                 offset += length
+
+    def _keep_aside(self, scan: Scan, number: int, offset: int, length: int) -> None:
+        scan.unreadable += 1
+        self.unreadable.extend((number, offset, length))
 
     def reject(self, shard: Shard, error: RowError) -> None:
         """Note that the service rejected the whole batch: nothing ran, and nothing is to be asked again."""

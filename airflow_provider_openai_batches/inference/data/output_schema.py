@@ -14,6 +14,7 @@ import msgspec
 
 from airflow_provider_openai_batches.api.endpoints import SPECS
 from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.inference.data.tolerant import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -104,7 +105,7 @@ def _schema_reader(schema: dict[str, Any]) -> Callable[[str], Any]:
     validator = kind(schema, registry=referencing.Registry())  # its own registry never uses the network
 
     def read(text: str) -> Any:
-        value = msgspec.json.decode(text)
+        value = read_json(text)
         error = exceptions.best_match(validator.iter_errors(value))
         if error is not None:
             raise ValueError(f"{error.json_path}: {error.message}")

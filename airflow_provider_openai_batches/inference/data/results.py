@@ -7,14 +7,20 @@ https://developers.openai.com/api/docs/guides/batch#5-retrieve-the-results
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import msgspec
 
 from airflow_provider_openai_batches.api.endpoints import AnyBody, Content
-from airflow_provider_openai_batches.api.retry import is_success
+from airflow_provider_openai_batches.api.retry import UNREADABLE, is_success
 from airflow_provider_openai_batches.inference.data import outcomes
 from airflow_provider_openai_batches.inference.data.outcomes import MISSING, SUCCEEDED, Outcome, RowError
+from airflow_provider_openai_batches.inference.data.tolerant import (
+    UnreadableError,
+    clean,
+    glimpse,
+    read_json,
+)
 
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.endpoints import EndpointSpec, ReportedUsage
@@ -38,22 +44,43 @@ class LineError(msgspec.Struct, frozen=True, gc=False):
 class RawLine(msgspec.Struct, frozen=True, gc=False):
     """A line of an output or error file; its body is not decoded."""
 
+    is_cut: ClassVar[bool] = False
     custom_id: str
     response: RawResponse | None = None
     error: LineError | None = None
+
+
+class CutLine(RawLine, frozen=True, gc=False):
+    """A line that is not JSON, but says whose it is."""
+
+    is_cut: ClassVar[bool] = True
 
 
 _decode_line = msgspec.json.Decoder(RawLine).decode
 
 
 def read_line(data: bytes) -> RawLine | None:
-    """Read one line, tolerantly; None if it is not a JSON object with a ``custom_id``."""
+    """Read one line, tolerantly; None if it does not say whose it is."""
     try:
         return _decode_line(data)
-    except msgspec.ValidationError:
-        return _salvage(msgspec.json.decode(data))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return _salvage(read_json(data))
+    except (UnreadableError, RecursionError):
+        return _cut_line(data)
+
+
+def _cut_line(data: bytes) -> CutLine | None:
+    """Read what is left: an answer that has begun was paid for, unless its status is that of a failure."""
+    seen = glimpse(data)
+    if seen is None:
         return None
+    custom_id, status = seen
+    if status is not None and not is_success(status):
+        return CutLine(custom_id, RawResponse(status), LineError(None, "The line with the error is not JSON"))
+    said = "An answer came, but its line is not JSON; it is kept as output, and in unreadable.txt"
+    return CutLine(custom_id, None, LineError(UNREADABLE, said))
 
 
 def _salvage(document: Any) -> RawLine | None:
@@ -75,7 +102,14 @@ def _salvage(document: Any) -> RawLine | None:
 def _status(response: dict[str, Any]) -> int | None:
     try:
         return int(response["status_code"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, OverflowError, TypeError, ValueError):
+        return None
+
+
+def _readable(body: msgspec.Raw) -> Any:
+    try:
+        return read_json(body)
+    except UnreadableError:
         return None
 
 
@@ -92,10 +126,9 @@ def body_of(response: RawResponse) -> msgspec.Raw:
     body = response.body
     if bytes(memoryview(body)[:1]) != b'"':
         return body
-    text = msgspec.json.decode(body, type=str)
     try:  # encoded again, because the text may have line breaks
-        return _raw(msgspec.json.decode(text))
-    except (msgspec.DecodeError, RecursionError):
+        return _raw(read_json(read_json(body)))
+    except (UnreadableError, RecursionError):
         return body
 
 
@@ -108,7 +141,7 @@ def classify(line: RawLine, spec: EndpointSpec) -> Outcome:
     if status is None:
         status = HTTPStatus.INTERNAL_SERVER_ERROR if line.error else HTTPStatus.OK
     if not is_success(status):
-        body = msgspec.json.decode(body_of(response))
+        body = _readable(body_of(response))
         return outcomes.refused(int(status), body, error.code, error.message)
     if spec.can_fail_inside or response.status_code is None:
         return _outcome_inside(response)
@@ -128,8 +161,9 @@ _decode_status = msgspec.json.Decoder(_Status).decode
 def _outcome_inside(response: RawResponse) -> Outcome:
     try:
         body = _decode_status(body_of(response))
-    except msgspec.ValidationError:  # not an object
-        return SUCCEEDED
+    except (ValueError, RecursionError):  # not an object, or with bytes that only a tolerant reader takes
+        fields = _readable(body_of(response))
+        body = _Status(fields.get("status"), fields.get("error")) if isinstance(fields, dict) else _Status()
     if body.status != "failed" and (response.status_code is not None or not body.error):
         return SUCCEEDED
     return outcomes.failed_inside(response.status_code or HTTPStatus.OK, body.error)
@@ -170,7 +204,7 @@ def usage_of(body: msgspec.Raw) -> Usage | None:
     """Return the tokens that a body of any endpoint reports, None if it reports none."""
     try:
         reported = msgspec.json.decode(body, type=AnyBody).usage
-    except msgspec.ValidationError:
+    except (ValueError, RecursionError):
         return None
     return None if reported is None else _usage(reported)
 
@@ -223,14 +257,15 @@ class AnswerReader:
         if answered and not self._whole:
             try:
                 return self._answer(self._decode_line(data).response.body, None)
-            except msgspec.ValidationError:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 pass
         line = read_line(data)
         if line is None:
             raise ValueError("not a result line")
         outcome = classify(line, self._spec)
         if outcome.status != "succeeded" or line.response is None:
-            return Answer(outcome, None, None)
+            is_unreadable = outcome.error is not None and outcome.error.code == UNREADABLE
+            return Answer(outcome, data.decode("utf-8", "replace").strip() if is_unreadable else None, None)
         return self.read(body_of(line.response))
 
     def read(self, body: msgspec.Raw) -> Answer:
@@ -244,12 +279,14 @@ class AnswerReader:
             if body is None:
                 raise msgspec.ValidationError
             error = RowError("unexpected_answer", "The answer does not have the form of its endpoint")
-            return Answer(SUCCEEDED if self._whole else Outcome("failed", error=error), body, None)
+            return Answer(SUCCEEDED if self._whole else Outcome("failed", error=error), clean(body), None)
         usage = decoded.usage and _usage(decoded.usage)
-        whole = body if self._whole else None
+        whole = clean(body) if self._whole and body else None
         if content.refusal:
             return Answer(Outcome("failed", error=RowError("refusal", content.refusal)), whole, usage)
         output = content.output if content.texts is None else _one_or_all(content.texts)
+        if type(output) is msgspec.Raw:
+            output = clean(output)
         if self._schema is not None:
             output, problem = _checked(content, self._schema, output)
             if problem is not None:
@@ -262,13 +299,16 @@ class AnswerReader:
     def _decoded(self, body: msgspec.Raw) -> Any:
         try:
             return self._decode(body)
-        except msgspec.ValidationError:
+        except (ValueError, RecursionError):
             pass
         try:  # compatible servers: numbers as text, null for an empty list, a usage of their own
-            fields = msgspec.json.decode(body)
-            kept = {key: value for key, value in fields.items() if key != "usage" and value is not None}
-            return self._lenient(msgspec.json.encode(kept))
-        except (msgspec.ValidationError, AttributeError):
+            fields = read_json(body)
+            try:
+                return self._decode(_raw(fields))
+            except msgspec.ValidationError:
+                kept = {key: value for key, value in fields.items() if key != "usage" and value is not None}
+                return self._lenient(msgspec.json.encode(kept))
+        except (ValueError, RecursionError, AttributeError):
             return None
 
 
