@@ -6,6 +6,7 @@ Error codes: https://developers.openai.com/api/docs/guides/error-codes
 
 from __future__ import annotations
 
+import re
 from enum import Enum, auto
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
@@ -39,6 +40,32 @@ UNREADABLE = "unreadable"
 # Codes of a response object that failed with HTTP status 200; the same request may succeed the next time.
 _PASSING_CODES = frozenset({"server_error", "rate_limit_exceeded"})
 _PASSING_STATUSES = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS})
+
+_LAST_STATUS = 599
+_ERROR_STATUS = re.compile(r"[45]\d\d")
+_ERRORS = [status for status in HTTPStatus if status >= HTTPStatus.BAD_REQUEST]
+# How clients and servers write a status into a message: after a word for it, or in front of its own name.
+_IN_WORDS = re.compile(
+    r"\b(?:error[ _]code|status(?:[ _]?code)?|http(?:/[\d.]+)?(?:[ _]?(?:error|status))?)\W{0,3}([45]\d\d)\b"
+    rf"|\b([45]\d\d) (?:client error|server error|{'|'.join(status.phrase for status in _ERRORS)})\b",
+    re.IGNORECASE,
+)
+# Names of errors without "error", case and signs.
+_NAMES: dict[str, int] = {
+    **{re.sub("error|[^a-z]", "", status.phrase.lower()): status for status in _ERRORS},
+    "authentication": HTTPStatus.UNAUTHORIZED,
+    "permission": HTTPStatus.FORBIDDEN,
+    "permissiondenied": HTTPStatus.FORBIDDEN,
+    "modelnotfound": HTTPStatus.NOT_FOUND,
+    "requesttoolarge": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "contextlengthexceeded": HTTPStatus.BAD_REQUEST,
+    "contentfilter": HTTPStatus.BAD_REQUEST,
+    "contentpolicyviolation": HTTPStatus.BAD_REQUEST,
+    "unprocessableentity": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "validation": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "ratelimit": HTTPStatus.TOO_MANY_REQUESTS,
+    "timeout": HTTPStatus.REQUEST_TIMEOUT,
+}
 
 # Seconds; a longer Retry-After is cut to this, because a task that waits holds a worker's slot.
 MAX_RETRY_AFTER = 300.0
@@ -126,22 +153,47 @@ def is_server_error(status: int) -> bool:
     return status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
 
-def row_verdict(code: str, status: int | None) -> Verdict:
+def is_http_status(status: int) -> bool:
+    """Whether an answer can end with this status; some services write 0 where there was none."""
+    return HTTPStatus.OK <= status <= _LAST_STATUS
+
+
+def row_verdict(code: str, status: int | None, kind: str = "", message: str = "") -> Verdict:
     """
     Judge a row that failed: REPEAT or NEVER.
 
     :param code: the error's code.
     :param status: the HTTP status of its line; None for a request that never ran.
+    :param kind: the error's ``type``; it and ``message`` say the status where the line has none.
     """
-    if code in NO_MONEY or code == UNREADABLE:
+    if status is None or not is_http_status(status):
+        status = _status_in_words(code, kind, message) or HTTPStatus.INTERNAL_SERVER_ERROR
+    if code == UNREADABLE or not NO_MONEY.isdisjoint((code, kind)):
         passing = False
-    elif status is None:
-        passing = not code.startswith("invalid")
     elif is_success(status):
         passing = code in _PASSING_CODES
     else:
         passing = status in _PASSING_STATUSES or is_server_error(status)
     return Verdict.REPEAT if passing else Verdict.NEVER
+
+
+def _status_in_words(code: str, kind: str, message: str) -> int | None:
+    """Find the HTTP status of an error in its code, its words or its type."""
+    found = _IN_WORDS.search(message)
+    in_message = int(found[1] or found[2]) if found else None
+    return _status_of_name(code) or in_message or _status_of_name(kind)
+
+
+def _status_of_name(name: str) -> int | None:
+    """Read ``400``, ``BadRequestError``, ``openai.NotFoundError`` or ``invalid_request_error``."""
+    if name in _PASSING_CODES:
+        return HTTPStatus.INTERNAL_SERVER_ERROR
+    if _ERROR_STATUS.fullmatch(name):
+        return int(name)
+    word = re.sub("error|exception|[^a-z]", "", name.rpartition(".")[2].lower())
+    if word.startswith(("invalid", "unsupported")):
+        return HTTPStatus.BAD_REQUEST
+    return _NAMES.get(word)
 
 
 def wait(state: tenacity.RetryCallState) -> float:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jobkit import USAGE, answered, chat, failed
 
 from airflow_provider_openai_batches.api.endpoints import spec_of
@@ -47,6 +50,70 @@ def answer(body: Any, kind: str = CHAT, output: str = "text", schema: OutputSche
 def test_passing_failures(status: int) -> None:
     """A failure that may pass is asked again."""
     assert outcome(answered("a", {"error": {"code": "c", "message": "m"}}, status)) == ("failed", True, "c")
+
+
+@given(
+    status=st.integers(max_value=199) | st.integers(min_value=600), body=st.sampled_from([{}, None, "", 7])
+)
+def test_number_that_is_no_status(status: int, body: Any) -> None:
+    """OpenAI itself has sent 0 with an empty body, in batches whose counts say that all were completed."""
+    for kind in (CHAT, RESPONSES, "embeddings", "videos"):
+        found, retryable, code = outcome(answered("a", body, status), kind)
+        assert (found, retryable, code) == ("failed", True, f"http_{status}")
+
+
+def test_answer_beside_a_number_that_is_no_status() -> None:
+    """What is there was paid for, and is used."""
+    assert outcome(answered("a", chat("hi"), 0)) == ("succeeded", False, None)
+    assert outcome(answered("a", {"output": [message(text("hi"))]}, 0), RESPONSES)[0] == "succeeded"
+    assert outcome(answered("a", {"output": []}, 0), RESPONSES)[:2] == ("failed", True)
+    assert outcome(answered("a", {"error": {"type": "invalid_request_error"}}, 0))[1] is False
+
+
+def error_line(error: Any, **more: Any) -> bytes:
+    return json.dumps({"custom_id": "a", "error": error, **more}).encode()
+
+
+@pytest.mark.parametrize(
+    ("error", "retryable", "code"),
+    [
+        (
+            {"type": "request_failed", "message": "Error code: 400 - {'object': 'error'}"},
+            False,
+            "request_failed",
+        ),
+        ({"code": "inference_failed", "message": "[http_error] no status=404"}, False, "inference_failed"),
+        ({"code": 422, "type": "BadRequestError", "message": "m"}, False, "BadRequestError"),
+        ({"code": "400", "message": "m"}, False, "400"),
+        ({"type": "invalid_request_error", "message": "m"}, False, "invalid_request_error"),
+        ({"type": "openai.NotFoundError"}, False, "openai.NotFoundError"),
+        ({"code": "context_length_exceeded"}, False, "context_length_exceeded"),
+        ({"message": "Client error '422 Unprocessable Entity' for url"}, False, "error"),
+        ("HTTP 401: Unauthorized", False, "error"),
+        ({"type": "request_failed", "message": "Error code: 429 - slow down"}, True, "request_failed"),
+        ({"type": "request_failed", "message": "Error code: 503"}, True, "request_failed"),
+        ({"type": "RateLimitError"}, True, "RateLimitError"),
+        ({"type": "InternalServerError"}, True, "InternalServerError"),
+        ({"type": "invalid_request_error", "code": "rate_limit_exceeded"}, True, "rate_limit_exceeded"),
+        ({"type": "insufficient_quota", "code": 429}, False, "insufficient_quota"),
+        ({"message": "a list of 400 items, code 4001"}, True, "error"),
+        ({"type": "request_failed"}, True, "request_failed"),
+        ({"code": "batch_expired", "type": "invalid_request_error"}, True, "batch_expired"),
+    ],
+)
+def test_error_without_a_response(error: Any, retryable: bool, code: str) -> None:
+    """Its code, type or words say a 4xx that lasts, or it is asked again; the type is kept."""
+    more: dict[str, Any]
+    for more in ({}, {"response": None}, {"response": {"status_code": None, "body": None}}):
+        assert outcome(error_line(error, **more))[1:] == (retryable, code)
+
+
+@pytest.mark.parametrize("form", ["Error code: {0}", "status={0}", "HTTP {0}", "HTTP/1.1 {0}", "{0} {1}"])
+@pytest.mark.parametrize("status", [s for s in HTTPStatus if s >= 400])
+def test_status_in_words(form: str, status: HTTPStatus) -> None:
+    """It says the same as a status in its own field."""
+    said = outcome(error_line({"message": f"Failed: {form.format(int(status), status.phrase)}."}))
+    assert said[1] is outcome(answered("a", {}, status))[1]
 
 
 @pytest.mark.parametrize("status", [300, 400, 401, 403, 404, 413, 422])

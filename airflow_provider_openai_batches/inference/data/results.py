@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 import msgspec
 
 from airflow_provider_openai_batches.api.endpoints import AnyBody, Content
-from airflow_provider_openai_batches.api.retry import UNREADABLE, is_success
+from airflow_provider_openai_batches.api.retry import UNREADABLE, is_http_status, is_success
 from airflow_provider_openai_batches.inference.data import outcomes
 from airflow_provider_openai_batches.inference.data.outcomes import MISSING, SUCCEEDED, Outcome, RowError
 from airflow_provider_openai_batches.inference.data.tolerant import (
@@ -39,6 +39,7 @@ class RawResponse(msgspec.Struct, frozen=True, gc=False):
 class LineError(msgspec.Struct, frozen=True, gc=False):
     code: str | None = None
     message: str | None = None
+    type: str | None = None
 
 
 class RawLine(msgspec.Struct, frozen=True, gc=False):
@@ -92,10 +93,11 @@ def _salvage(document: Any) -> RawLine | None:
         error = None if error is None else {"message": str(error)}
     if response is not None and not isinstance(response, dict):
         error, response = error or {"message": str(response)}, None
+    said = (_text((error or {}).get(name)) for name in LineError.__struct_fields__)
     return RawLine(
         str(document["custom_id"]),
         None if response is None else RawResponse(_status(response), _raw(response.get("body"))),
-        None if error is None else LineError(_text(error.get("code")), _text(error.get("message"))),
+        None if error is None else LineError(*said),
     )
 
 
@@ -134,18 +136,30 @@ def body_of(response: RawResponse) -> msgspec.Raw:
 
 def classify(line: RawLine, spec: EndpointSpec) -> Outcome:
     """Say what became of a request according to the service; the content of its answer is not read."""
-    response, error = line.response, line.error or LineError()
+    response = line.response
     if response is None:
-        return MISSING if line.error is None else outcomes.never_ran(error.code, error.message)
+        return MISSING if line.error is None else outcomes.never_ran(msgspec.structs.asdict(line.error))
     status = response.status_code
     if status is None:
-        status = HTTPStatus.INTERNAL_SERVER_ERROR if line.error else HTTPStatus.OK
-    if not is_success(status):
-        body = _readable(body_of(response))
-        return outcomes.refused(int(status), body, error.code, error.message)
-    if spec.can_fail_inside or response.status_code is None:
+        is_good = line.error is None
+    elif is_http_status(status):
+        is_good = is_success(status)
+    else:  # a number that says nothing, so that the body has to
+        is_good = _holds_answer(response, spec)
+    if not is_good:
+        error = msgspec.structs.asdict(line.error or LineError())
+        return outcomes.refused(status, _readable(body_of(response)), error)
+    if spec.can_fail_inside or status is None:
         return _outcome_inside(response)
     return SUCCEEDED
+
+
+def _holds_answer(response: RawResponse, spec: EndpointSpec) -> bool:
+    try:
+        content = spec.read and spec.read(msgspec.json.decode(body_of(response), type=spec.answer))
+    except (ValueError, RecursionError):
+        return False
+    return bool(content and (any(content.texts or ()) or content.output is not None))
 
 
 class _Status(msgspec.Struct, frozen=True):
