@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import enum
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jsonschema
 import msgspec
 import pytest
-from pydantic import BaseModel, Field, RootModel
+from jobkit import answered, chat, noted, prepare, read_parts
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    RootModel,
+    computed_field,
+    field_validator,
+    model_validator,
+)
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.inference.data.merge import merge
 from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
 from airflow_provider_openai_batches.inference.data.requests import requests_from
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LABEL = {
     "title": "a label!",
@@ -169,3 +182,103 @@ def test_answers_against_a_model() -> None:
         "remark": "r",
     }
     assert "main" in (schema.check("{}")[1] or "")
+
+
+class Wordless(Exception):
+    def __str__(self) -> str:
+        raise KeyError("no words")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AttributeError("no attribute"),
+        KeyError("key"),
+        TypeError(),
+        ZeroDivisionError("x"),
+        Wordless(),
+        RecursionError("deep"),
+        StopIteration(),
+        AssertionError("assertion"),
+        ValueError("value"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("place", ["before", "after", "field", "computed"])
+def test_validator_that_raises_anything(tmp_path: Path, error: Exception, place: str) -> None:
+    """The row is invalid_output with what was raised, and the others land."""
+
+    def trip(text: str) -> str:
+        if text == "bad":
+            raise error
+        return text
+
+    class Tripping(BaseModel):
+        label: str
+
+        if place == "before":
+
+            @model_validator(mode="before")
+            @classmethod
+            def before(cls, value: Any) -> Any:
+                trip(value["label"])
+                return value
+
+        elif place == "after":
+
+            @model_validator(mode="after")
+            def after(self) -> Any:
+                trip(self.label)
+                return self
+
+        elif place == "field":
+
+            @field_validator("label")
+            @classmethod
+            def field(cls, value: str) -> str:
+                return trip(value)
+
+        else:
+
+            @computed_field  # type: ignore[prop-decorator]
+            @property
+            def computed(self) -> str:
+                return trip(self.label)
+
+    schema = OutputSchema(Tripping)
+    job = prepare(tmp_path, ["a", "b"], schema=schema)
+    lines = [answered(f"row-{n}", chat(f'{{"label": "{label}"}}')) for n, label in enumerate(("bad", "good"))]
+    merge(noted(tmp_path, job, lines, retry_invalid=schema), tmp_path / "out", schema=schema)
+    first, second = read_parts(tmp_path / "out")
+    assert (first["status"], first["output"]) == ("invalid_output", '{"label": "bad"}')
+    assert first["error"]["message"]
+    assert (second["status"], second["output"]["label"]) == ("succeeded", "good")
+
+
+def test_error_of_a_validator_is_named() -> None:
+    """KeyError('label') alone would read as a label."""
+
+    class Model(BaseModel):
+        @model_validator(mode="before")
+        @classmethod
+        def before(cls, value: Any) -> Any:
+            return value["label"]
+
+    assert OutputSchema(Model).check("{}") == (None, "KeyError: 'label'")
+
+
+def test_model_reads_and_writes_what_is_not_quite_json() -> None:
+    """Lone surrogates are replaced, and NaN, which a model may be configured to write, is null."""
+
+    class Odd(BaseModel):
+        model_config = ConfigDict(ser_json_inf_nan="constants")
+        note: str
+        number: float
+
+    schema = OutputSchema(Odd)
+    value, error = schema.check('\ufeff{"note": "a\\ud800\\ud83d\\ude00", "number": 1}')
+    assert (decoded(value), error) == ({"note": "a\ufffd\U0001f600", "number": 1.0}, None)
+    assert decoded(schema.check('{"note": "Infinity", "number": NaN}')[0]) == {
+        "note": "Infinity",
+        "number": None,
+    }

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _MAX_NAME = 64
 _MAX_ERROR = 500
+_ODD = re.compile(r"\ufeff|\\u[dD]")  # a surrogate may be a lone one, which pydantic does not read
+_NO_NUMBER = re.compile("NaN|Infinity")  # a model may be configured to write them, but they are not JSON
 
 
 class OutputSchema:
@@ -71,8 +73,17 @@ class OutputSchema:
         """Return the value (for a model, as JSON) and None; or None and what is wrong with the text."""
         try:
             return self._read(text), None
-        except (ValueError, msgspec.DecodeError, RecursionError) as error:
-            return None, str(error)[:_MAX_ERROR]
+        except Exception as error:  # noqa: BLE001 - a validator of the user's may raise anything
+            return None, _in_words(error)
+
+
+def _in_words(error: Exception) -> str:
+    try:
+        said = str(error)
+    except Exception:  # noqa: BLE001 - and so may its message
+        said = ""
+    own = isinstance(error, (ValueError, msgspec.MsgspecError)) and said
+    return (said if own else f"{type(error).__name__}: {said}".rstrip(": "))[:_MAX_ERROR]
 
 
 def _encoded(form: dict[str, Any]) -> msgspec.Raw:
@@ -84,9 +95,16 @@ def _encoded(form: dict[str, Any]) -> msgspec.Raw:
 
 def _model_reader(model: Any) -> Callable[[str], Any]:
     def read(text: str) -> Any:
-        return msgspec.Raw(model.model_validate_json(text).model_dump_json(by_alias=True).encode())
+        if _ODD.search(text):
+            text = _plain(text)
+        found: str = model.model_validate_json(text).model_dump_json(by_alias=True)
+        return msgspec.Raw((_plain(found) if _NO_NUMBER.search(found) else found).encode())
 
     return read
+
+
+def _plain(text: str) -> str:
+    return msgspec.json.encode(read_json(text)).decode()
 
 
 def _schema_reader(schema: dict[str, Any]) -> Callable[[str], Any]:
