@@ -49,12 +49,14 @@ class Content(msgspec.Struct, frozen=True, gc=False):
 
     :param output: ``msgspec.Raw`` where JSON is passed on as it came.
     :param finish_reason: why the answer ends where it ends, if the body says so.
+    :param drafts: further messages of the same answer, the last one first; a schema may fit one of them.
     """
 
     texts: list[str | None] | None = None
     output: Any = None
     refusal: str | None = None
     finish_reason: str | None = None
+    drafts: list[str] = []
 
 
 class EndpointSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,6 +202,7 @@ def _joined(content: Any, kind: str) -> str | None:
 class _Item(msgspec.Struct, frozen=True, gc=False):
     type: str | None = None
     content: Any = None
+    phase: Any = None
 
 
 class _Incomplete(msgspec.Struct, frozen=True, gc=False):
@@ -212,16 +215,22 @@ class _Response(AnyBody, frozen=True, gc=False):
 
 
 def _read_response(body: _Response) -> Content:
-    parts = [
-        part
+    """Take the final message; some answers have a fragment of it, or comments, in messages before it."""
+    messages = [
+        (_joined(parts, "output_text"), _refusal(parts), item.phase == "commentary")
         for item in body.output
         if item.type == "message" and isinstance(item.content, list)
-        for part in item.content
-        if isinstance(part, dict)
+        if (parts := [part for part in item.content if isinstance(part, dict)])
     ]
-    refusal = next((part.get("refusal") for part in parts if part.get("type") == "refusal"), None)
+    # The last one that says something, and a comment only if there is nothing else; the sort is stable.
+    messages.sort(key=lambda message: (bool(message[0] or message[1]), not message[2]))
+    text, refusal, _ = messages.pop() if messages else (None, None, False)
     reason = body.incomplete_details.reason if body.incomplete_details else None
-    return Content([_joined(parts, "output_text")], None, refusal, reason)
+    return Content([text], None, refusal, reason, [text for text, _, _ in reversed(messages) if text])
+
+
+def _refusal(parts: list[dict[str, Any]]) -> str | None:
+    return next((part.get("refusal") for part in parts if part.get("type") == "refusal"), None)
 
 
 class _Embedding(msgspec.Struct, frozen=True, gc=False):

@@ -13,17 +13,10 @@ from hypothesis import strategies as st
 from jobkit import USAGE, answered, chat, failed
 
 from airflow_provider_openai_batches.api.endpoints import spec_of
+from airflow_provider_openai_batches.inference.data.lines import body_of, classify, read_line
 from airflow_provider_openai_batches.inference.data.outcomes import RowError
 from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
-from airflow_provider_openai_batches.inference.data.results import (
-    Answer,
-    AnswerReader,
-    Usage,
-    body_of,
-    classify,
-    read_line,
-    usage_of,
-)
+from airflow_provider_openai_batches.inference.data.results import Answer, AnswerReader, Usage, usage_of
 
 CHAT, RESPONSES = "chat/completions", "responses"
 SCHEMA = OutputSchema({"type": "object", "required": ["label"]})
@@ -249,7 +242,7 @@ def text(value: str) -> dict[str, Any]:
                     message(text("c")),
                 ]
             },
-            "abc",
+            "c",
         ),
         ("embeddings", {"data": [{"embedding": [0.1, -2e-7], "index": 0}]}, [0.1, -2e-7]),
         ("embeddings", {"data": [{"embedding": "AACAPw=="}]}, "AACAPw=="),
@@ -409,3 +402,58 @@ def test_what_compatible_servers_write_differently() -> None:
 def test_usage(body: Any, usage: Usage | None) -> None:
     """Usage has one form for all endpoints."""
     assert usage_of(msgspec.Raw(json.dumps(body).encode())) == usage
+
+
+def item(*texts: str, **more: Any) -> dict[str, Any]:
+    return message(*map(text, texts)) | more
+
+
+@pytest.mark.parametrize(
+    ("items", "expected", "value"),
+    [
+        ([item('{"lab'), item('{"label": 1}')], '{"label": 1}', {"label": 1}),
+        ([item('{"label": 1}'), item('{"lab')], '{"lab', {"label": 1}),
+        ([item('{"label": 1}'), item('{"label": 2}')], '{"label": 2}', {"label": 2}),
+        ([item('{"label": 1}'), item('{"label": 2}'), item("Done.")], "Done.", {"label": 2}),
+        ([item("I look", phase="commentary"), item('{"label": 1}')], '{"label": 1}', {"label": 1}),
+        (
+            [item('{"label": 1}', phase="final_answer"), item("So.", phase="commentary")],
+            '{"label": 1}',
+            {"label": 1},
+        ),
+        ([item('{"label": ', "1}"), item("")], '{"label": 1}', {"label": 1}),
+        ([item('{"label": 1}'), message()], '{"label": 1}', {"label": 1}),
+        ([item("I look", phase="commentary")], "I look", None),
+        ([item("a"), item("b")], "b", None),
+    ],
+)
+def test_several_messages(items: list[Any], expected: str, value: Any) -> None:
+    """As text the final one, with a schema the last that fits it; the body has them all."""
+    body = {"output": [{"type": "reasoning", "summary": []}, *items]}
+    assert answer(body, RESPONSES).output == expected
+    read = answer(body, RESPONSES, schema=SCHEMA)
+    status, output = ("succeeded", value) if value else ("invalid_output", expected)
+    assert (read.outcome.status, read.output) == (status, output)
+    assert answer(body, RESPONSES, "body").output == body
+
+
+@given(texts=st.lists(st.sampled_from(["", "x", '{"label": 1}', '{"label": 2}', '{"lab']), max_size=6))
+def test_which_message_is_taken(texts: list[str]) -> None:
+    """Whatever the order: the last that says something, and with a schema the last that fits."""
+    body = {"output": [item(value) for value in texts]}
+    said = [value for value in texts if value]
+    fits = [value for value in said if value.endswith("}")]
+    expected = said[-1] if said else "" if texts else None
+    assert answer(body, RESPONSES).output == expected
+    read = answer(body, RESPONSES, schema=SCHEMA)
+    assert read.output == (json.loads(fits[-1]) if fits else expected)
+
+
+@pytest.mark.parametrize(("kinds", "refused"), [("rt", False), ("tr", True), ("r", True)])
+def test_refusal_among_messages(kinds: str, refused: bool) -> None:
+    """The final message decides."""
+    refusal = message({"type": "refusal", "refusal": "I can't."})
+    body = {"output": [item('{"label": 1}') if kind == "t" else refusal for kind in kinds]}
+    for schema in (None, SCHEMA):
+        error = answer(body, RESPONSES, schema=schema).outcome.error
+        assert (error is not None and error.code == "refusal") is refused

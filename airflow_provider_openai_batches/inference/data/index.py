@@ -11,21 +11,17 @@ import msgspec
 from airflow_provider_openai_batches.api.endpoints import spec_of
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.data.job import read_ids, read_runs, row_of_default_id
-from airflow_provider_openai_batches.inference.data.results import (
-    AnswerReader,
-    body_of,
-    classify,
-    read_line,
-)
+from airflow_provider_openai_batches.inference.data.lines import body_of, classify, read_line
+from airflow_provider_openai_batches.inference.data.results import AnswerReader
 from airflow_provider_openai_batches.storage import as_path, open_binary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from airflow_provider_openai_batches.inference.data.job import Job, Shard
+    from airflow_provider_openai_batches.inference.data.lines import RawLine
     from airflow_provider_openai_batches.inference.data.outcomes import RowError
     from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
-    from airflow_provider_openai_batches.inference.data.results import RawLine
     from airflow_provider_openai_batches.storage import AnyPath
 
 # What is known about a row. A better state replaces a worse one, in whatever order the lines come.

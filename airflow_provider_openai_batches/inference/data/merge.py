@@ -13,6 +13,7 @@ from airflow_provider_openai_batches.api.endpoints import spec_of
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.data.index import INVALID, NOTHING
 from airflow_provider_openai_batches.inference.data.job import ROWS_FILE, RowId
+from airflow_provider_openai_batches.inference.data.lines import body_of, read_line
 from airflow_provider_openai_batches.inference.data.manifest import (
     MANIFEST_FILE,
     UNREADABLE_FILE,
@@ -21,13 +22,7 @@ from airflow_provider_openai_batches.inference.data.manifest import (
     Part,
 )
 from airflow_provider_openai_batches.inference.data.outcomes import MISSING, STATUSES, Outcome, RowError
-from airflow_provider_openai_batches.inference.data.results import (
-    Answer,
-    AnswerReader,
-    body_of,
-    read_line,
-    usage_of,
-)
+from airflow_provider_openai_batches.inference.data.results import Answer, AnswerReader, usage_of
 from airflow_provider_openai_batches.inference.data.writers import WRITERS
 from airflow_provider_openai_batches.storage import as_path, open_binary, remove, whole
 
