@@ -1,7 +1,8 @@
 """
 The endpoints that a batch can use: one record each, with all that differs in requests and answers.
 
-A new endpoint is one more record in :data:`SPECS`, and a struct and a reader if its answers have a new form.
+A new endpoint is one more record in :data:`SPECS`, and a struct and a reader in ``answers`` if its answers
+have a new form.
 
 https://developers.openai.com/api/docs/guides/batch
 """
@@ -12,51 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from airflow_provider_openai_batches.api.answers import (
+    AnyBody,
+    ChoicesBody,
+    EmbeddingsBody,
+    ImagesBody,
+    ModerationsBody,
+    ResponseBody,
+    read_chat,
+    read_completion,
+    read_embeddings,
+    read_raw,
+    read_response,
+)
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-
-class TokenDetails(msgspec.Struct, frozen=True, gc=False):
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
-
-
-class ReportedUsage(msgspec.Struct, frozen=True, gc=False):
-    """The token counts of a body, under the names that its endpoint uses."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    total_tokens: int | None = None
-    prompt_tokens_details: TokenDetails | None = None
-    completion_tokens_details: TokenDetails | None = None
-    input_tokens_details: TokenDetails | None = None
-    output_tokens_details: TokenDetails | None = None
-
-
-class AnyBody(msgspec.Struct, frozen=True, gc=False):
-    """The fields that the body of any answer may have."""
-
-    usage: ReportedUsage | None = None
-
-
-class Content(msgspec.Struct, frozen=True, gc=False):
-    """
-    The content of a body: ``texts`` if the endpoint returns text, ``output`` if it returns something else.
-
-    :param output: ``msgspec.Raw`` where JSON is passed on as it came.
-    :param finish_reason: why the answer ends where it ends, if the body says so.
-    :param drafts: further messages of the same answer, the last one first; a schema may fit one of them.
-    """
-
-    texts: list[str | None] | None = None
-    output: Any = None
-    refusal: str | None = None
-    finish_reason: str | None = None
-    drafts: list[str] = []
+    from airflow_provider_openai_batches.api.answers import Content
 
 
 class EndpointSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +48,7 @@ class EndpointSpec(msgspec.Struct, frozen=True, kw_only=True):
         file may have.
     :param schema_path: where in a body an output schema goes; empty if the endpoint takes none.
     :param schema_form: puts the schema and its name into the endpoint's own form.
+    :param length_field: the field of a body that says how long an answer may be.
     :param answer: the struct of an answer's body.
     :param read: reads it; returns None if the body does not have the form of the endpoint.
     :param can_fail_inside: whether a body can report a failure although the HTTP status is 200.
@@ -87,6 +63,7 @@ class EndpointSpec(msgspec.Struct, frozen=True, kw_only=True):
     count_inputs: Callable[[Any], int] | None = None
     schema_path: tuple[str, ...] = ()
     schema_form: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    length_field: str = ""
     answer: type[AnyBody] = AnyBody
     read: Callable[[Any], Content | None] | None = None
     can_fail_inside: bool = False
@@ -159,108 +136,6 @@ def _embedding_inputs(given: Any) -> int:
     return 1
 
 
-class _Message(msgspec.Struct, frozen=True, gc=False):
-    content: Any = None
-    refusal: str | None = None
-
-
-class _Choice(msgspec.Struct, frozen=True, gc=False):
-    message: _Message = _Message()
-    text: str | None = None
-    finish_reason: str | None = None
-
-
-class _Choices(AnyBody, frozen=True, gc=False):
-    choices: list[_Choice] = []
-
-
-def _read_chat(body: _Choices) -> Content | None:
-    if not body.choices:
-        return None
-    first = body.choices[0]
-    if len(body.choices) == 1:  # nearly always, and this saves a tenth of the time of a merge
-        return Content(
-            [_joined(first.message.content, "text")], None, first.message.refusal, first.finish_reason
-        )
-    refusal = next((choice.message.refusal for choice in body.choices if choice.message.refusal), None)
-    texts = [_joined(choice.message.content, "text") for choice in body.choices]
-    return Content(texts, None, refusal, first.finish_reason)
-
-
-def _read_completion(body: _Choices) -> Content | None:
-    return Content([choice.text for choice in body.choices]) if body.choices else None
-
-
-def _joined(content: Any, kind: str) -> str | None:
-    """Return a text that may be split: always by the responses endpoint, and by some servers in chats."""
-    if content is None or isinstance(content, str):
-        return content
-    texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == kind]
-    return "".join(map(str, texts)) if texts else None
-
-
-class _Item(msgspec.Struct, frozen=True, gc=False):
-    type: str | None = None
-    content: Any = None
-    phase: Any = None
-
-
-class _Incomplete(msgspec.Struct, frozen=True, gc=False):
-    reason: str | None = None
-
-
-class _Response(AnyBody, frozen=True, gc=False):
-    output: list[_Item] = []
-    incomplete_details: _Incomplete | None = None
-
-
-def _read_response(body: _Response) -> Content:
-    """Take the final message; some answers have a fragment of it, or comments, in messages before it."""
-    messages = [
-        (_joined(parts, "output_text"), _refusal(parts), item.phase == "commentary")
-        for item in body.output
-        if item.type == "message" and isinstance(item.content, list)
-        if (parts := [part for part in item.content if isinstance(part, dict)])
-    ]
-    # The last one that says something, and a comment only if there is nothing else; the sort is stable.
-    messages.sort(key=lambda message: (bool(message[0] or message[1]), not message[2]))
-    text, refusal, _ = messages.pop() if messages else (None, None, False)
-    reason = body.incomplete_details.reason if body.incomplete_details else None
-    return Content([text], None, refusal, reason, [text for text, _, _ in reversed(messages) if text])
-
-
-def _refusal(parts: list[dict[str, Any]]) -> str | None:
-    return next((part.get("refusal") for part in parts if part.get("type") == "refusal"), None)
-
-
-class _Embedding(msgspec.Struct, frozen=True, gc=False):
-    embedding: msgspec.Raw
-    index: int = 0
-
-
-class _Embeddings(AnyBody, frozen=True, gc=False):
-    data: list[_Embedding] = []
-
-
-def _read_embeddings(body: _Embeddings) -> Content | None:
-    if not body.data:
-        return None
-    vectors = [item.embedding for item in sorted(body.data, key=lambda item: item.index)]
-    return Content(output=vectors[0] if len(vectors) == 1 else vectors)
-
-
-class _Images(AnyBody, frozen=True, gc=False):
-    data: msgspec.Raw = msgspec.Raw(b"")
-
-
-class _Moderations(AnyBody, frozen=True, gc=False):
-    results: msgspec.Raw = msgspec.Raw(b"")
-
-
-def _raw(value: msgspec.Raw) -> Content | None:
-    return Content(output=value) if value else None
-
-
 _ALL = (
     EndpointSpec(
         path="chat/completions",
@@ -270,8 +145,9 @@ _ALL = (
         model_required=True,
         schema_path=("response_format",),
         schema_form=lambda schema: {"type": "json_schema", "json_schema": schema},
-        answer=_Choices,
-        read=_read_chat,
+        length_field="max_completion_tokens",
+        answer=ChoicesBody,
+        read=read_chat,
     ),
     EndpointSpec(
         path="responses",
@@ -279,8 +155,9 @@ _ALL = (
         content_fields=("input", "prompt", "previous_response_id", "conversation"),
         schema_path=("text", "format"),
         schema_form=lambda schema: {"type": "json_schema", **schema},
-        answer=_Response,
-        read=_read_response,
+        length_field="max_output_tokens",
+        answer=ResponseBody,
+        read=read_response,
         can_fail_inside=True,
     ),
     EndpointSpec(
@@ -289,8 +166,8 @@ _ALL = (
         content_fields=("input",),
         model_required=True,
         count_inputs=_embedding_inputs,
-        answer=_Embeddings,
-        read=_read_embeddings,
+        answer=EmbeddingsBody,
+        read=read_embeddings,
         gives_vectors=True,
     ),
     EndpointSpec(
@@ -298,24 +175,25 @@ _ALL = (
         prompt_field="prompt",
         content_fields=("prompt",),
         model_required=True,
-        answer=_Choices,
-        read=_read_completion,
+        length_field="max_tokens",
+        answer=ChoicesBody,
+        read=read_completion,
     ),
     EndpointSpec(
         path="moderations",
         prompt_field="input",
         content_fields=("input",),
-        answer=_Moderations,
-        read=lambda body: _raw(body.results),
+        answer=ModerationsBody,
+        read=lambda body: read_raw(body.results),
     ),
     EndpointSpec(
         path="images/generations",
         prompt_field="prompt",
         content_fields=("prompt",),
-        answer=_Images,
-        read=lambda body: _raw(body.data),
+        answer=ImagesBody,
+        read=lambda body: read_raw(body.data),
     ),
-    EndpointSpec(path="images/edits", answer=_Images, read=lambda body: _raw(body.data)),
+    EndpointSpec(path="images/edits", answer=ImagesBody, read=lambda body: read_raw(body.data)),
     EndpointSpec(path="videos", prompt_field="prompt", content_fields=("prompt",)),
 )
 SPECS = {spec.path: spec for spec in _ALL}

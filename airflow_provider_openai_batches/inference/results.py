@@ -227,6 +227,7 @@ def summary_of(manifest: Manifest, output_uri: str) -> dict[str, Any]:
         "output_uri": output_uri,
         "rows": manifest.rows,
         "counts": manifest.counts,
+        "truncated": manifest.truncated,
         "usage": msgspec.to_builtins(manifest.usage),
         "parts": [part.file for part in manifest.parts[:SHOWN]],
         "parts_total": len(manifest.parts),

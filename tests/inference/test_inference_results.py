@@ -68,7 +68,7 @@ def test_embeddings_as_parquet(server: DevServer, out: Path) -> None:
     }
     summary = run_task(job(out, requests=rows(5), keep_columns=["text"], **given))
     table = pq.read_table(out / summary["parts"][0])
-    assert table.column_names == ["custom_id", "text", "status", "output", "usage", "error"]
+    assert table.column_names == ["custom_id", "text", "status", "output", "usage", "error", "finish_reason"]
     assert str(table.schema.field("output").type) == "list<element: float>"
     assert table.num_rows == 5
 

@@ -50,6 +50,7 @@ def test_manifest(tmp_path: Path) -> None:
         "missing": 0,
     }
     assert written["errors"] == {"invalid": {"count": 1, "message": "no", "custom_id": "row-1"}}
+    assert written["truncated"] == 0
     assert written["usage"]["total_tokens"] == 5
     assert written["batches"][0]["batch_id"] == "batch_1"
     assert written["parts"][0]["file"] == "part-00000.jsonl"
@@ -98,3 +99,11 @@ def test_directory_that_cannot_be_written(tmp_path: Path, target: Any) -> None:
     """Found before anything is spent."""
     with pytest.raises(InvalidInputError, match=r"The output directory .*out cannot be written"):
         check_target(target(tmp_path), "digest")
+
+
+def test_manifest_of_an_earlier_version(tmp_path: Path) -> None:
+    """It does not say how many answers were cut off, and is read all the same."""
+    manifest = msgspec.to_builtins(made(tmp_path))
+    del manifest["truncated"]
+    write_json(tmp_path / "out" / MANIFEST_FILE, manifest)
+    assert read_json(tmp_path / "out" / MANIFEST_FILE, Manifest, "{}") == made(tmp_path)

@@ -42,6 +42,7 @@ def test_row(tmp_path: Path) -> None:
         ("output", "A"),
         ("usage", TOKENS),
         ("error", None),
+        ("finish_reason", None),
     ]
     assert second == {
         "custom_id": "b",
@@ -51,6 +52,7 @@ def test_row(tmp_path: Path) -> None:
         "output": None,
         "usage": None,
         "error": {"code": "batch_expired", "message": "It was batch_expired."},
+        "finish_reason": None,
     }
     assert merged.counts == {
         "succeeded": 1,
@@ -256,3 +258,21 @@ def test_strings_are_paths(tmp_path: Path) -> None:
     index.add(job.shards[0], [str(write_lines(tmp_path / "output.jsonl", [answered("row-0", chat("A"))]))])
     merge(index, str(tmp_path / "out"))
     assert read_parts(tmp_path / "out")[0]["output"] == "A"
+
+
+def test_cut_answers_are_counted(tmp_path: Path) -> None:
+    """Those that have a text, and those that have none; all others have no mark."""
+    job = prepare(tmp_path, ["a", "b", "c", "d"])
+    contents = {"row-0": ("half", "length"), "row-1": ("", "length"), "row-2": ("whole", "stop")}
+    lines = []
+    for custom_id, (content, reason) in contents.items():
+        body = chat(content)
+        body["choices"][0]["finish_reason"] = reason
+        lines.append(answered(custom_id, body))
+    merged = merge(noted(tmp_path, job, lines), tmp_path / "out")
+    assert merged.truncated == 2
+    rows = read_parts(tmp_path / "out")
+    assert [row["finish_reason"] for row in rows] == ["length", "length", None, None]
+    assert [row["status"] for row in rows] == ["succeeded", "failed", "succeeded", "missing"]
+    assert merged.errors["truncated"].count == 1
+    assert merged.usage.total_tokens == 15

@@ -48,7 +48,15 @@ def test_rows(tmp_path: Path) -> None:
     ]
     kept = {"i": "int64", "f": "double", "s": "string", "b": "bool"} | dict.fromkeys(columns[4:], "string")
     assert {name: str(first.schema.field(name).type) for name in columns} == kept
-    assert first.column_names == ["custom_id", *columns, "status", "output", "usage", "error"]
+    assert first.column_names == [
+        "custom_id",
+        *columns,
+        "status",
+        "output",
+        "usage",
+        "error",
+        "finish_reason",
+    ]
     (row,) = first.to_pylist()
     assert (row["mixed"], row["big"], row["json"], row["f"]) == ("1", str(2**63), '{"x":[1]}', 1.0)
     assert (row["output"], row["usage"]["total_tokens"], row["error"]) == ("A", 5, None)
@@ -109,3 +117,13 @@ def test_without_pyarrow(monkeypatch: pytest.MonkeyPatch) -> None:
     check_output("text", "jsonl")
     with pytest.raises(InvalidInputError, match=r"install airflow-provider-openai-batches\[parquet\]"):
         check_output("text", "parquet")
+
+
+def test_cut_answer(tmp_path: Path) -> None:
+    """It has the same mark as in JSON lines."""
+    body = chat("half")
+    body["choices"][0]["finish_reason"] = "length"
+    job = prepare(tmp_path, ["a", "b"])
+    lines = [answered("row-0", body), answered("row-1", chat("whole"))]
+    merge(noted(tmp_path, job, lines), tmp_path / "out", output_format="parquet")
+    assert tables(tmp_path / "out")[0]["finish_reason"].to_pylist() == ["length", None]

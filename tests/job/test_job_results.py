@@ -457,3 +457,95 @@ def test_refusal_among_messages(kinds: str, refused: bool) -> None:
     for schema in (None, SCHEMA):
         error = answer(body, RESPONSES, schema=schema).outcome.error
         assert (error is not None and error.code == "refusal") is refused
+
+
+def ended(kind: str, content: str | None, reason: str | None, **more: Any) -> dict[str, Any]:
+    """A body whose answer ends for this reason."""
+    if kind == RESPONSES:
+        body: dict[str, Any] = {"output": [] if content is None else [item(content)], "status": "completed"}
+        if reason is not None:
+            body |= {"status": "incomplete", "incomplete_details": {"reason": reason}}
+    elif kind == "completions":
+        body = {"choices": [{"text": content, "finish_reason": reason}]}
+    else:
+        body = {"choices": [{"message": {"content": content, **more}, "finish_reason": reason}]}
+    return body | {"usage": USAGE}
+
+
+CUT = [
+    (CHAT, "length", "raise max_completion_tokens"),
+    (CHAT, "content_filter", "content filter"),
+    (CHAT, "max_tokens", "raise max_completion_tokens"),
+    ("completions", "length", "raise max_tokens"),
+    (RESPONSES, "max_output_tokens", "raise max_output_tokens"),
+    (RESPONSES, "content_filter", "content filter"),
+]
+
+
+@pytest.mark.parametrize(("kind", "reason", "way_out"), CUT)
+@pytest.mark.parametrize("content", ["", " \n", None])
+@pytest.mark.parametrize("output", ["text", "body"])
+def test_empty_because_cut_off(
+    kind: str, reason: str, way_out: str, content: str | None, output: str
+) -> None:
+    """It is a failure that says what to do; its tokens were paid for, and a whole body is kept."""
+    body = ended(kind, content, reason)
+    for schema in (None, SCHEMA) if kind != "completions" else (None,):
+        read = answer(body, kind, output, schema)
+        assert (read.outcome.status, read.outcome.retryable, read.finish_reason) == ("failed", False, reason)
+        assert read.outcome.error is not None
+        assert read.outcome.error.code == "truncated"
+        assert way_out in read.outcome.error.message
+        assert (read.usage, read.output) == (TOKENS, body if output == "body" else None)
+
+
+@pytest.mark.parametrize(("kind", "reason", "way_out"), CUT)
+def test_text_that_is_cut_off(kind: str, reason: str, way_out: str) -> None:
+    """It has a mark; with a schema that it does not match its error says why, and what to do."""
+    body = ended(kind, "half", reason)
+    read = answer(body, kind)
+    assert (read.outcome.status, read.output, read.finish_reason) == ("succeeded", "half", reason)
+    assert answer(body, kind, "body").finish_reason == reason
+    if kind != "completions":
+        error = answer(body, kind, schema=SCHEMA).outcome.error
+        assert error is not None
+        assert error.message.startswith(f"the answer was cut off ({reason}): ")
+        assert way_out in error.message
+        good = answer(ended(kind, '{"label": 1}', reason), kind, schema=SCHEMA)
+        assert (good.outcome.status, good.finish_reason) == ("succeeded", reason)
+
+
+def test_incomplete_without_a_reason() -> None:
+    """The status alone says that something is missing."""
+    for content, status in (("", "failed"), ("half", "succeeded")):
+        read = answer({"output": [item(content)], "status": "incomplete"}, RESPONSES)
+        assert (read.outcome.status, read.finish_reason) == (status, "incomplete")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        ended(CHAT, "", "stop"),
+        ended(CHAT, "whole", "stop"),
+        ended(CHAT, "whole", None),
+        ended(CHAT, "calls follow", "tool_calls"),
+    ],
+)
+def test_answer_that_is_not_cut_off(body: Any) -> None:
+    """Short, even empty, is not cut off."""
+    read = answer(body)
+    assert (read.outcome.status, read.finish_reason) == ("succeeded", None)
+
+
+def test_calls_beside_an_empty_text() -> None:
+    """What was cut off is not the text; the whole body keeps the calls."""
+    body = ended(CHAT, None, "length", tool_calls=[{"id": "t"}])
+    read = answer(body, output="body")
+    assert (read.outcome.status, read.output, read.finish_reason) == ("succeeded", body, "length")
+
+
+def test_one_choice_of_several_is_cut_off() -> None:
+    """It marks the row."""
+    first, second = ended(CHAT, "whole", "stop"), ended(CHAT, "", "length")
+    read = answer({"choices": first["choices"] + second["choices"]})
+    assert (read.outcome.status, read.output, read.finish_reason) == ("succeeded", ["whole", ""], "length")

@@ -24,7 +24,10 @@ def result(number: int) -> dict[str, Any]:
     message = {"role": "assistant", "content": "an answer"}
     response: dict[str, Any] = {"status_code": 400, "body": {"error": error}}
     if number == 0:
-        response = {"status_code": 200, "body": {"choices": [{"index": 0, "message": message}]}}
+        response = {
+            "status_code": 200,
+            "body": {"choices": [{"message": message, "finish_reason": "length"}]},
+        }
     return {"id": f"r{number}", "custom_id": f"k{number}", "response": response, "error": None}
 
 
@@ -47,6 +50,7 @@ def test_many_codes_and_long_messages_make_a_small_summary(server: DevServer, tm
     summary = run_task(operator)
     assert summary["counts"]["succeeded"] == 1
     assert summary["errors_total"] == FAILED
+    assert summary["truncated"] == 1
     assert 5 <= len(summary["errors"]) <= FAILED / 2
     for code, group in summary["errors"].items():
         assert group["message"].startswith(f"message {code[5:8]} mmm")

@@ -34,6 +34,7 @@ class Merged(msgspec.Struct):
     :param usage: the tokens of all answers that were paid for, including those that are not used.
     :param errors: the errors by code.
     :param scan: what the downloaded files held.
+    :param truncated: how many rows have an answer that was cut off, whatever their status.
     """
 
     parts: list[Part] = []
@@ -41,6 +42,7 @@ class Merged(msgspec.Struct):
     usage: Usage = msgspec.field(default_factory=Usage)
     errors: dict[str, ErrorGroup] = {}
     scan: Scan = msgspec.field(default_factory=Scan)
+    truncated: int = 0
 
 
 class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,5 +73,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     batches: list[BatchRecord]
     errors: dict[str, ErrorGroup]
     scan: Scan
+    truncated: int = 0
     times: dict[str, str] = {}
     version: int = VERSION

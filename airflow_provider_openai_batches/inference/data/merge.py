@@ -131,6 +131,8 @@ class _Results(msgspec.Struct):
                 counts[outcome.status] += 1
                 if answer.usage is not None:
                     usage.add(answer.usage)
+                if answer.finish_reason is not None:
+                    self.merged.truncated += 1
                 if outcome.error is not None:
                     self._count(outcome.error, row)
             yield rows, answers

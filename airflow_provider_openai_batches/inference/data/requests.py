@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _Renderer: TypeAlias = Callable[[Mapping[str, Any]], Any]
 
-RESULT_COLUMNS = ("custom_id", "status", "output", "usage", "error")
+RESULT_COLUMNS = ("custom_id", "status", "output", "usage", "error", "finish_reason")
 _MAPPINGS = (dict, Mapping)  # dict first: a check against an abstract class takes four times as long
 MAX_CUSTOM_ID = 512  # characters; the service documents no limit, but anything longer is not an id
 _TOKEN = re.compile(r"(\{\{|\}\}|\{[^{}]+\}|[{}])")

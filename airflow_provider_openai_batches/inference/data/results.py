@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from airflow_provider_openai_batches.api.endpoints import AnyBody, Content
+from airflow_provider_openai_batches.api.answers import CUT_OFF, AnyBody, Content
 from airflow_provider_openai_batches.api.retry import UNREADABLE
 from airflow_provider_openai_batches.inference.data.lines import body_of, classify, read_line
 from airflow_provider_openai_batches.inference.data.outcomes import SUCCEEDED, Outcome, RowError
 from airflow_provider_openai_batches.inference.data.tolerant import clean, read_json
 
 if TYPE_CHECKING:
-    from airflow_provider_openai_batches.api.endpoints import EndpointSpec, ReportedUsage
+    from airflow_provider_openai_batches.api.answers import ReportedUsage
+    from airflow_provider_openai_batches.api.endpoints import EndpointSpec
     from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
 
 _EMPTY = Content()
-_CUT_OFF = frozenset({"length", "max_output_tokens"})
 
 
 class Usage(msgspec.Struct, gc=False):
@@ -65,11 +65,17 @@ def usage_of(body: msgspec.Raw) -> Usage | None:
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
-    """What a row gets; ``output`` is ``msgspec.Raw``, at any depth, where JSON is passed on as it came."""
+    """
+    What a row gets.
+
+    :param output: ``msgspec.Raw``, at any depth, where JSON is passed on as it came.
+    :param finish_reason: why the answer was cut off; None if it was not.
+    """
 
     outcome: Outcome
     output: Any
     usage: Usage | None
+    finish_reason: str | None = None
 
 
 _Body = TypeVar("_Body")
@@ -139,17 +145,34 @@ class AnswerReader:
         whole = clean(body) if self._whole and body else None
         if content.refusal:
             return Answer(Outcome("failed", error=RowError("refusal", content.refusal)), whole, usage)
+        cut = content.finish_reason if content.finish_reason in CUT_OFF else None
+        if cut is not None and content.is_empty:
+            problem = f"The answer is empty, because it was cut off ({cut}): {self._way_out(cut)}"
+            return Answer(Outcome("failed", error=RowError("truncated", problem)), whole, usage, cut)
         output = content.output if content.texts is None else _one_or_all(content.texts)
         if type(output) is msgspec.Raw:
             output = clean(output)
+        outcome = SUCCEEDED
         if self._schema is not None:
-            output, problem = _checked(content, self._schema, output)
-            if problem is not None:
-                invalid = Outcome("invalid_output", error=RowError("invalid_output", problem))
-                return Answer(invalid, whole or output, usage)
+            output, outcome = self._checked(content, self._schema, output, cut)
         elif output is None and whole is None:
-            return Answer(_no_text(content), None, usage)
-        return Answer(SUCCEEDED, whole or output, usage)
+            outcome = _no_text(content)
+        return Answer(outcome, whole or output, usage, cut)
+
+    def _checked(
+        self, content: Content, schema: OutputSchema, output: Any, cut: str | None
+    ) -> tuple[Any, Outcome]:
+        output, problem = _value(content, schema, output)
+        if problem is None:
+            return output, SUCCEEDED
+        if cut is not None:
+            problem = f"the answer was cut off ({cut}): {problem}; {self._way_out(cut)}"
+        return output, Outcome("invalid_output", error=RowError("invalid_output", problem))
+
+    def _way_out(self, cut: str) -> str:
+        if cut == "content_filter":
+            return "the service's content filter stopped it"
+        return f"raise {self._spec.length_field}, which counts the tokens of the reasoning too"
 
     def _decoded(self, body: msgspec.Raw) -> Any:
         try:
@@ -167,7 +190,7 @@ class AnswerReader:
             return None
 
 
-def _checked(content: Content, schema: OutputSchema, output: Any) -> tuple[Any, str | None]:
+def _value(content: Content, schema: OutputSchema, output: Any) -> tuple[Any, str | None]:
     """Return the values and None, or the output as it is and what is wrong with it."""
     values = []
     for text in content.texts or [None]:
@@ -177,8 +200,7 @@ def _checked(content: Content, schema: OutputSchema, output: Any) -> tuple[Any, 
                 value, draft_problem = schema.check(draft)
                 if draft_problem is None:
                     return value, None
-            reason = content.finish_reason
-            return output, f"the answer was cut off ({reason}): {problem}" if reason in _CUT_OFF else problem
+            return output, problem
         values.append(value)
     return _one_or_all(values), None
 

@@ -1,4 +1,7 @@
-"""Parts as JSON lines: ``custom_id``, the kept columns, ``status``, ``output``, ``usage``, ``error``."""
+"""
+Parts as JSON lines: ``custom_id``, the kept columns, ``status``, ``output``, ``usage``, ``error``,
+``finish_reason``.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ class _Tail(msgspec.Struct, frozen=True, gc=False):
     output: Any
     usage: Usage | None
     error: RowError | None
+    finish_reason: str | None
 
 
 _encode_lines = msgspec.json.Encoder().encode_lines
@@ -49,7 +53,13 @@ class _JsonLinesPart:
     def write(self, rows: list[bytes], answers: list[Answer]) -> None:
         tails = _encode_lines(
             [
-                _Tail(answer.outcome.status, answer.output, answer.usage, answer.outcome.error)
+                _Tail(
+                    answer.outcome.status,
+                    answer.output,
+                    answer.usage,
+                    answer.outcome.error,
+                    answer.finish_reason,
+                )
                 for answer in answers
             ]
         ).splitlines(keepends=True)

@@ -60,6 +60,7 @@ class ParquetWriter:
                 ("output", output),
                 ("usage", arrow.struct([(name, arrow.int64()) for name in Usage.__struct_fields__])),
                 ("error", arrow.struct([("code", arrow.string()), ("message", arrow.string())])),
+                ("finish_reason", arrow.string()),
             ]
         )
 
@@ -90,7 +91,8 @@ class _ParquetPart:
         usage, error = (
             part and msgspec.structs.asdict(part) for part in (answer.usage, answer.outcome.error)
         )
-        self._rows.append((kept["custom_id"], *values, answer.outcome.status, output, usage, error))
+        own = (answer.outcome.status, output, usage, error, answer.finish_reason)
+        self._rows.append((kept["custom_id"], *values, *own))
         self._bytes += len(row) + _size(output)
         if len(self._rows) >= _GROUP_ROWS or self._bytes >= _GROUP_BYTES:
             self.flush()
