@@ -6,7 +6,9 @@ https://developers.openai.com/api/reference/overview
 
 from __future__ import annotations
 
-from typing import Any
+import base64
+import binascii
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
@@ -14,19 +16,23 @@ import msgspec
 CUT_OFF = frozenset({"length", "max_tokens", "max_output_tokens", "content_filter", "incomplete"})
 
 
+# More than anybody pays for, and less than what a column of integers holds.
+_Tokens: TypeAlias = Annotated[int, msgspec.Meta(le=1 << 53)]
+
+
 class TokenDetails(msgspec.Struct, frozen=True, gc=False):
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
+    cached_tokens: _Tokens | None = None
+    reasoning_tokens: _Tokens | None = None
 
 
 class ReportedUsage(msgspec.Struct, frozen=True, gc=False):
     """The token counts of a body, under the names that its endpoint uses."""
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    total_tokens: int | None = None
+    prompt_tokens: _Tokens | None = None
+    completion_tokens: _Tokens | None = None
+    input_tokens: _Tokens | None = None
+    output_tokens: _Tokens | None = None
+    total_tokens: _Tokens | None = None
     prompt_tokens_details: TokenDetails | None = None
     completion_tokens_details: TokenDetails | None = None
     input_tokens_details: TokenDetails | None = None
@@ -46,6 +52,7 @@ class Content(msgspec.Struct, frozen=True, gc=False):
     :param output: ``msgspec.Raw`` where JSON is passed on as it came.
     :param finish_reason: why the answer ends where it ends, if the body says so; of several choices that of
         one that was cut off, if there is one.
+    :param problem: what is wrong with an output that is there but is of no use.
     :param calls: whether the body holds something else than texts, such as tool calls.
     :param drafts: further messages of the same answer, the last one first; a schema may fit one of them.
     """
@@ -56,6 +63,7 @@ class Content(msgspec.Struct, frozen=True, gc=False):
     finish_reason: str | None = None
     drafts: tuple[str, ...] = ()
     calls: bool = False
+    problem: str | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -111,8 +119,11 @@ def _joined(content: Any, kind: str) -> str | None:
     """Return a text that may be split: always by the responses endpoint, and by some servers in chats."""
     if content is None or isinstance(content, str):
         return content
-    texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == kind]
-    return "".join(map(str, texts)) if texts else None
+    if not isinstance(content, list):  # a server that has read the JSON which the model wrote
+        return msgspec.json.encode(content).decode()
+    found = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == kind]
+    texts = [text for text in found if isinstance(text, str)]
+    return "".join(texts) if texts else None
 
 
 class _Item(msgspec.Struct, frozen=True, gc=False):
@@ -151,7 +162,8 @@ def read_response(body: ResponseBody) -> Content:
 
 
 def _refusal(parts: list[dict[str, Any]]) -> str | None:
-    return next((part.get("refusal") for part in parts if part.get("type") == "refusal"), None)
+    found = next((part.get("refusal") for part in parts if part.get("type") == "refusal"), None)
+    return str(found) if found else None
 
 
 class _Embedding(msgspec.Struct, frozen=True, gc=False):
@@ -167,7 +179,36 @@ def read_embeddings(body: EmbeddingsBody) -> Content | None:
     if not body.data:
         return None
     vectors = [item.embedding for item in sorted(body.data, key=lambda item: item.index)]
-    return Content(output=vectors[0] if len(vectors) == 1 else vectors)
+    problem = next(filter(None, map(_problem_of, vectors)), None)
+    return Content(output=vectors[0] if len(vectors) == 1 else vectors, problem=problem)
+
+
+def _problem_of(vector: msgspec.Raw) -> str | None:
+    """Say why JSON is neither a list of numbers nor the base64 of 4-byte floats, None if it is."""
+    data = bytes(vector)
+    # Nearly always: it is JSON, so a list without any of these signs holds numbers, and none is too large if no
+    # exponent is positive. That is found out in a fraction of the time of decoding them.
+    is_plain = (
+        data[:1] == b"[" and not any(sign in data for sign in _NOT_IN_NUMBERS) and data.count(b"[") == 1
+    )
+    if is_plain and data.count(b"e") == data.count(b"e-"):
+        return None if data.strip(b"[] \t\r") else "The embedding is an empty list"
+    try:
+        value = msgspec.json.decode(vector, type=list[float] | str)
+        size = (
+            len(base64.b64decode(value, validate=True))
+            if isinstance(value, str)
+            else _FLOAT_BYTES * len(value)
+        )
+    except (ValueError, binascii.Error, RecursionError):
+        return f"The embedding is neither numbers nor base64: {data[:80].decode('utf-8', 'replace')}"
+    if size % _FLOAT_BYTES:
+        return f"The embedding is cut off: {size} bytes are not a whole number of 4-byte floats"
+    return None if size else "The embedding is empty"
+
+
+_NOT_IN_NUMBERS = (b'"', b"n", b"t", b"f", b"{", b"E")
+_FLOAT_BYTES = 4
 
 
 class ImagesBody(AnyBody, frozen=True, gc=False):
@@ -178,5 +219,16 @@ class ModerationsBody(AnyBody, frozen=True, gc=False):
     results: msgspec.Raw = msgspec.Raw(b"")
 
 
+_NOTHING = frozenset({b"null", b"[]", b"{}", b'""'})
+
+
+def is_nothing(value: msgspec.Raw) -> bool:
+    """Whether JSON is there but says nothing."""
+    data = memoryview(value)
+    return len(data) <= len(b"null") and bytes(data) in _NOTHING
+
+
 def read_raw(value: msgspec.Raw) -> Content | None:
+    if is_nothing(value):
+        return Content(output=value, problem=f"The answer holds no result, but {bytes(value).decode()}")
     return Content(output=value) if value else None

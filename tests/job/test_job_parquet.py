@@ -127,3 +127,29 @@ def test_cut_answer(tmp_path: Path) -> None:
     lines = [answered("row-0", body), answered("row-1", chat("whole"))]
     merge(noted(tmp_path, job, lines), tmp_path / "out", output_format="parquet")
     assert tables(tmp_path / "out")[0]["finish_reason"].to_pylist() == ["length", None]
+
+
+@pytest.mark.parametrize("inputs", ["a", ["a", "b"]])
+def test_no_success_is_null(tmp_path: Path, inputs: Any) -> None:
+    """A vector that is not one is null, and its row has failed and says why."""
+    good = [0.5]
+    bad: tuple[Any, ...] = ([0.1, None], [], None, "AACAPw", {}, [[1]])
+    job = prepare(tmp_path, [{"input": inputs}] * (len(bad) + 1), endpoint=EMBEDDINGS)
+    lines = [answered(f"row-{number}", vectors(value)) for number, value in enumerate((*bad, good))]
+    merge(noted(tmp_path, job, lines), tmp_path / "out", output_format="parquet")
+    (table,) = tables(tmp_path / "out")
+    assert table["status"].to_pylist() == ["failed"] * len(bad) + ["succeeded"]
+    assert all(error["code"] == "no_value" for error in table["error"].to_pylist()[:-1])
+    assert table["output"].to_pylist()[-1] == (good if inputs == "a" else [good])
+
+
+def test_odd_values_fit_their_columns(tmp_path: Path) -> None:
+    """Numbers of tokens that no column holds, and a refusal that is no text."""
+    refusal = {"type": "refusal", "refusal": {"why": "x"}}
+    job = prepare(tmp_path, ["a", "b"], endpoint="/v1/responses")
+    lines = [
+        answered("row-0", {"output": [{"type": "message", "content": [refusal]}]}),
+        answered("row-1", {"output": [], "usage": {"input_tokens": 2**63, "total_tokens": 2**70}}),
+    ]
+    merge(noted(tmp_path, job, lines), tmp_path / "out", output_format="parquet")
+    assert tables(tmp_path / "out")[0]["status"].to_pylist() == ["failed", "failed"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from http import HTTPStatus
 from typing import Any
@@ -348,7 +349,7 @@ def test_body_of_no_known_form(kind: str, body: Any) -> None:
         assert read.output == body
     else:
         assert read.output == 7
-    assert answer(body, kind, "body").outcome.status == "succeeded"
+    assert answer(body, kind, "body").outcome.status == ("succeeded" if body else "failed")
 
 
 def test_what_compatible_servers_write_differently() -> None:
@@ -549,3 +550,96 @@ def test_one_choice_of_several_is_cut_off() -> None:
     first, second = ended(CHAT, "whole", "stop"), ended(CHAT, "", "length")
     read = answer({"choices": first["choices"] + second["choices"]})
     assert (read.outcome.status, read.output, read.finish_reason) == ("succeeded", ["whole", ""], "length")
+
+
+def vector(*values: Any) -> dict[str, Any]:
+    return {"data": [{"embedding": value, "index": n} for n, value in enumerate(values)], "usage": USAGE}
+
+
+def packed(size: int) -> str:
+    return base64.b64encode(b"\0" * size).decode()
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "code"),
+    [
+        ("embeddings", vector([0.1, None]), "no_value"),
+        ("embeddings", vector([]), "no_value"),
+        ("embeddings", vector(None), "no_value"),
+        ("embeddings", vector(""), "no_value"),
+        ("embeddings", vector({}), "no_value"),
+        ("embeddings", vector(7), "no_value"),
+        ("embeddings", vector([0.1, True]), "no_value"),
+        ("embeddings", vector([0.1, [0.2]]), "no_value"),
+        ("embeddings", vector([0.1, "x"]), "no_value"),
+        ("embeddings", vector(packed(7)), "no_value"),
+        ("embeddings", vector(packed(8)[:-3]), "no_value"),
+        ("embeddings", vector([0.1], [None]), "no_value"),
+        ("moderations", {"results": None}, "no_value"),
+        ("moderations", {"results": []}, "no_value"),
+        ("images/generations", {"data": []}, "no_value"),
+        ("videos", None, "no_value"),
+        ("videos", {}, "no_value"),
+        (CHAT, chat([{"type": "text", "text": None}]), "no_text"),
+        (CHAT, chat([{"type": "text", "text": 7}]), "no_text"),
+        (CHAT, chat([]), "no_text"),
+        (CHAT, {"choices": chat(None)["choices"] * 2}, "no_text"),
+        ("completions", {"choices": [{"text": None}] * 2}, "no_text"),
+        (RESPONSES, {"output": [message({"type": "output_text", "text": None})]}, "no_text"),
+    ],
+)
+def test_success_without_a_value(kind: str, body: Any, code: str) -> None:
+    """It is a failure that says why; what it has cost is counted."""
+    read = answer(body, kind)
+    assert read.outcome.error is not None
+    assert (read.outcome.status, read.outcome.retryable, read.outcome.error.code) == ("failed", False, code)
+    assert read.usage == (TOKENS if body and "usage" in body else None)
+
+
+@pytest.mark.parametrize("output", ["text", "body"])
+def test_value_that_is_enough(output: str) -> None:
+    """One text of several, and every number that a vector can hold."""
+    several = {"choices": chat("a")["choices"] + chat(None)["choices"]}
+    assert answer(several, output=output).outcome.status == "succeeded"
+    for value in ([0], [1e-7, -2.5e3, 1e30], [1e20], packed(8)):
+        assert answer(vector(value), "embeddings", output).outcome.status == "succeeded"
+
+
+@given(values=st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32) | st.integers(-9, 9)))
+def test_vector_of_numbers(values: list[float]) -> None:
+    """Any numbers are a value, and none are not; in one vector and in several."""
+    for body in (vector(values), vector([1], values)):
+        read = answer(body, "embeddings")
+        assert read.outcome.status == ("succeeded" if values else "failed")
+
+
+@given(
+    value=st.recursive(
+        st.none() | st.booleans() | st.text(max_size=5) | st.floats(allow_nan=False, allow_infinity=False),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    )
+)
+def test_vector_of_anything(value: Any) -> None:
+    """What succeeds is what Parquet can hold."""
+    read = answer(vector(value), "embeddings")
+    is_numbers = isinstance(value, list) and value and all(type(number) is float for number in value)
+    if read.outcome.status == "succeeded" and not is_numbers:
+        assert isinstance(value, str)
+        assert len(base64.b64decode(value)) % 4 == 0
+    if is_numbers:
+        assert read.outcome.status == "succeeded"
+
+
+@pytest.mark.parametrize("number", [b"1e400", b"1E400", b"1e+400"])
+def test_number_that_is_too_large(number: bytes) -> None:
+    """Parquet would have a null there."""
+    line = answered("a", vector([0.5])).replace(b"0.5", number)
+    for flag in (True, False):
+        read = AnswerReader(spec_of("/v1/embeddings")).read_line(line, answered=flag)
+        assert (read.outcome.status, read.outcome.error and read.outcome.error.code) == ("failed", "no_value")
+
+
+def test_content_that_a_server_has_read() -> None:
+    """JSON that is no longer in a text is put into one again."""
+    assert answer(chat({"label": 1}), schema=SCHEMA).output == {"label": 1}
+    assert answer(chat(7)).output == "7"

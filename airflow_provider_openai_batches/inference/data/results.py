@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from airflow_provider_openai_batches.api.answers import CUT_OFF, AnyBody, Content
+from airflow_provider_openai_batches.api.answers import CUT_OFF, AnyBody, Content, is_nothing
 from airflow_provider_openai_batches.api.retry import UNREADABLE
 from airflow_provider_openai_batches.inference.data.lines import body_of, classify, read_line
 from airflow_provider_openai_batches.inference.data.outcomes import SUCCEEDED, Outcome, RowError
@@ -131,6 +131,9 @@ class AnswerReader:
 
     def read(self, body: msgspec.Raw) -> Answer:
         """Read the body of a successful answer. It never raises: a body of an unknown form is kept whole."""
+        if self._whole and is_nothing(body):
+            error = RowError("no_value", f"The answer has no body, but {bytes(body).decode()}")
+            return Answer(Outcome("failed", error=error), body, None)
         return self._answer(self._decoded(body), body)
 
     def _answer(self, decoded: Any, body: msgspec.Raw | None) -> Answer:
@@ -155,8 +158,8 @@ class AnswerReader:
         outcome = SUCCEEDED
         if self._schema is not None:
             output, outcome = self._checked(content, self._schema, output, cut)
-        elif output is None and whole is None:
-            outcome = _no_text(content)
+        elif whole is None and type(output) is not str:
+            outcome = _outcome_of(content, output)
         return Answer(outcome, whole or output, usage, cut)
 
     def _checked(
@@ -205,11 +208,15 @@ def _value(content: Content, schema: OutputSchema, output: Any) -> tuple[Any, st
     return _one_or_all(values), None
 
 
-def _no_text(content: Content) -> Outcome:
-    why = f" ({content.finish_reason})" if content.finish_reason else ""
-    return Outcome(
-        "failed", error=RowError("no_text", f"The answer has no text{why}; output='body' keeps it")
-    )
+def _outcome_of(content: Content, output: Any) -> Outcome:
+    """Make sure that there is a value where the row says that it succeeded."""
+    if content.problem is not None:
+        return Outcome("failed", error=RowError("no_value", content.problem))
+    if output is None or (content.texts and not any(text is not None for text in content.texts)):
+        why = f" ({content.finish_reason})" if content.finish_reason else ""
+        problem = f"The answer has no text{why}; output='body' keeps it"
+        return Outcome("failed", error=RowError("no_text", problem))
+    return SUCCEEDED
 
 
 def _one_or_all(values: list[Any]) -> Any:
