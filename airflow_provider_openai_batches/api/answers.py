@@ -186,7 +186,7 @@ def read_embeddings(body: EmbeddingsBody) -> Content | None:
 def _problem_of(vector: msgspec.Raw) -> str | None:
     """Say why JSON is neither a list of numbers nor the base64 of 4-byte floats, None if it is."""
     data = bytes(vector)
-    # Nearly always: it is JSON, so a list without any of these signs holds numbers, and none is too large if no
+    # Nearly always: it is JSON, so a list without any of these signs holds numbers; none is too large if no
     # exponent is positive. That is found out in a fraction of the time of decoding them.
     is_plain = (
         data[:1] == b"[" and not any(sign in data for sign in _NOT_IN_NUMBERS) and data.count(b"[") == 1

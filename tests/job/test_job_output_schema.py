@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import enum
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
 import jsonschema
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jobkit import answered, chat, noted, prepare, read_parts
 from pydantic import (
     BaseModel,
@@ -282,3 +285,37 @@ def test_model_reads_and_writes_what_is_not_quite_json() -> None:
         "note": "Infinity",
         "number": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("divisor", "text", "fits"),
+    [
+        (0.01, "19.99", True),
+        (0.01, "1.1", True),
+        (0.01, "19.999", False),
+        (0.1, "0.3", True),
+        (1e-9, "123456.000000001", True),
+        (0.01, "1e300", True),
+        (5, "15", True),
+        (5, "15.0", True),
+        (5, "16", False),
+        (0.01, "-0.07", True),
+        (3, "123456789012345678901234567890", True),
+        (0.01, '"19.999"', True),
+        (0.01, "true", True),
+    ],
+)
+def test_multiple_of(divisor: float, text: str, fits: bool) -> None:
+    """Decimals are compared as decimals; what is no number is not asked."""
+    error = OutputSchema({"multipleOf": divisor}).check(text)[1]
+    assert error == (None if fits else f"$: {text} is not a multiple of {divisor}")
+
+
+@given(count=st.integers(-(10**9), 10**9), digits=st.integers(0, 6), off=st.integers(0, 9))
+def test_multiple_of_any_decimal(count: int, digits: int, off: int) -> None:
+    """A number with so many digits after the point is a multiple of its last place."""
+    number = Decimal(count).scaleb(-digits)
+    schema = OutputSchema({"multipleOf": float(Decimal(1).scaleb(-digits))})
+    assert schema.check(f"{number:f}")[1] is None
+    more = number + Decimal(off).scaleb(-digits - 1)
+    assert (schema.check(f"{more:f}")[1] is None) is (off == 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -114,6 +115,7 @@ def _schema_reader(schema: dict[str, Any]) -> Callable[[str], Any]:
         for name in ("jsonschema.exceptions", "jsonschema.validators", "referencing")
     )
     kind = validators.validator_for(schema, default=validators.Draft202012Validator)
+    kind = validators.extend(kind, {"multipleOf": _multiple_of(exceptions.ValidationError)})
     try:
         kind.check_schema(schema)
     except exceptions.SchemaError as error:
@@ -130,6 +132,17 @@ def _schema_reader(schema: dict[str, Any]) -> Callable[[str], Any]:
         return value
 
     return read
+
+
+def _multiple_of(error_class: Callable[[str], Exception]) -> Callable[..., Iterator[Exception]]:
+    """Return a check that takes numbers as they are written: 19.99 is a multiple of 0.01, its float not."""
+
+    def check(_validator: Any, divisor: Any, value: Any, _schema: Any) -> Iterator[Exception]:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if is_number and (Fraction(str(value)) / Fraction(str(divisor))).denominator != 1:
+            yield error_class(f"{value!r} is not a multiple of {divisor}")
+
+    return check
 
 
 def _check_references(schema: dict[str, Any], referencing: Any) -> None:
