@@ -61,6 +61,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
     :param output_format: ``"jsonl"`` or ``"parquet"``.
     :param output_schema: a JSON schema or a pydantic model: it goes into each request, and each answer is
         checked. An answer that does not match gets the status ``invalid_output``, and its text as output.
+    :param strict: hold the model to the schema; False sends schemas that strict mode refuses as they are.
     :param retry_invalid: ask again for answers that do not match.
     :param max_requests_per_batch: at most 50,000.
     :param max_bytes_per_batch: at most 200,000,000.
@@ -123,6 +124,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         output: str = "text",
         output_format: str = "jsonl",
         output_schema: Any = None,
+        strict: bool = True,
         retry_invalid: bool = False,
         max_requests_per_batch: int = models.MAX_REQUESTS,
         max_bytes_per_batch: int = models.MAX_FILE_BYTES,
@@ -156,6 +158,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         self.output_kind = output  # the base class uses the names output and dry_run
         self.output_format = output_format
         self.output_schema = output_schema
+        self.strict = strict
         self.retry_invalid = retry_invalid
         self.max_requests_per_batch = max_requests_per_batch
         self.max_bytes_per_batch = max_bytes_per_batch
@@ -303,7 +306,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
             ),
             "output": self.output_kind,
             "limits": limits,
-            "schema": None if self.output_schema is None else OutputSchema(self.output_schema),
+            "schema": OutputSchema.of(self.output_schema, strict=self.strict),
             "deadline_seconds": self.batch_timeout,
         }
         return Settings(**{**same, **other})

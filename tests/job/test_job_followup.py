@@ -124,7 +124,7 @@ def test_rejected_batch(tmp_path: Path) -> None:
 
 def test_invalid_answers_are_asked_again_if_wanted(tmp_path: Path) -> None:
     """A better answer replaces the first one, a worse one does not; both were paid for."""
-    schema = OutputSchema({"type": "object"})
+    schema = OutputSchema({"type": "object"}, strict=False)
     job = prepare(tmp_path, ["a", "b"], schema=schema)
     lines = [answered("row-0", chat("no")), answered("row-1", chat("bad"))]
     assert noted(tmp_path, job, lines).unfinished == 0

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jobkit import answered, chat, noted, prepare, read_parts
 from pydantic import (
+    AnyUrl,
     BaseModel,
     ConfigDict,
     Field,
@@ -74,21 +75,23 @@ def decoded(value: Any) -> Any:
 
 
 def test_chat_form() -> None:
-    """The endpoint's own form, with a name that the service accepts; a dict is sent unchanged."""
-    (request,) = requests_from(["x"], endpoint="/v1/chat/completions", model="m", schema=OutputSchema(LABEL))
+    """The endpoint's own form, with a name that the service accepts; not strict, a dict is unchanged."""
+    schema = OutputSchema(LABEL, strict=False)
+    (request,) = requests_from(["x"], endpoint="/v1/chat/completions", model="m", schema=schema)
     assert decoded(request.body["response_format"]) == {
         "type": "json_schema",
-        "json_schema": {"name": "a_label_", "schema": LABEL, "strict": True},
+        "json_schema": {"name": "a_label_", "schema": LABEL, "strict": False},
     }
 
 
 def test_responses_form() -> None:
     """The other settings under ``text`` are kept."""
     body = {"input": "x", "text": {"verbosity": "low"}}
-    (request,) = requests_from([body], endpoint="/v1/responses", model="m", schema=OutputSchema(LABEL, "n"))
+    schema = OutputSchema(LABEL, "n")
+    (request,) = requests_from([body], endpoint="/v1/responses", model="m", schema=schema)
     assert decoded(request.body["text"]) == {
         "verbosity": "low",
-        "format": {"type": "json_schema", "name": "n", "schema": LABEL, "strict": True},
+        "format": {"type": "json_schema", "name": "n", "schema": schema.schema, "strict": True},
     }
 
 
@@ -307,7 +310,7 @@ def test_model_reads_and_writes_what_is_not_quite_json() -> None:
 )
 def test_multiple_of(divisor: float, text: str, fits: bool) -> None:
     """Decimals are compared as decimals; what is no number is not asked."""
-    error = OutputSchema({"multipleOf": divisor}).check(text)[1]
+    error = OutputSchema({"multipleOf": divisor}, strict=False).check(text)[1]
     assert error == (None if fits else f"$: {text} is not a multiple of {divisor}")
 
 
@@ -315,7 +318,189 @@ def test_multiple_of(divisor: float, text: str, fits: bool) -> None:
 def test_multiple_of_any_decimal(count: int, digits: int, off: int) -> None:
     """A number with so many digits after the point is a multiple of its last place."""
     number = Decimal(count).scaleb(-digits)
-    schema = OutputSchema({"multipleOf": float(Decimal(1).scaleb(-digits))})
+    schema = OutputSchema({"multipleOf": float(Decimal(1).scaleb(-digits))}, strict=False)
     assert schema.check(f"{number:f}")[1] is None
     more = number + Decimal(off).scaleb(-digits - 1)
     assert (schema.check(f"{more:f}")[1] is None) is (off == 0)
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+    lives: int
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+    tricks: set[str]
+
+
+class Zoo(BaseModel):
+    pet: Cat | Dog = Field(discriminator="kind")
+    place: tuple[float, str]
+    site: AnyUrl
+
+
+def test_model_that_is_mended() -> None:
+    """A discriminated union, a set, a tuple and a URL keep their meaning: the model checks the answer."""
+    schema = OutputSchema(Zoo)
+    found = nodes(schema.schema)
+    assert not {"oneOf", "discriminator", "uniqueItems", "prefixItems"} & {
+        key for node in found for key in node
+    }
+    properties = schema.schema["properties"]
+    assert properties["pet"]["anyOf"] == [{"$ref": "#/$defs/Cat"}, {"$ref": "#/$defs/Dog"}]
+    assert properties["place"]["items"] == {"anyOf": [{"type": "number"}, {"type": "string"}]}
+    assert (properties["place"]["minItems"], properties["place"]["maxItems"]) == (2, 2)
+    assert "format" not in properties["site"]
+    good = '{"pet": {"kind": "cat", "lives": 9}, "place": [1, "a"], "site": "https://example.org"}'
+    assert schema.check(good)[1] is None
+    for wrong in (
+        good.replace("cat", "dog"),
+        good.replace('[1, "a"]', '["a", 1]'),
+        good.replace("https", ""),
+    ):
+        assert schema.check(wrong)[1] is not None
+
+
+def with_field(field: dict[str, Any], **root: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {"a": {"type": "object", "properties": {"b": field}, "required": ["b"]}},
+        "required": ["a"],
+        **root,
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "sent", "wrong"),
+    [
+        (
+            {"oneOf": [{"type": "integer"}, {"type": "number"}]},
+            {"anyOf": [{"type": "integer"}, {"type": "number"}]},
+            "1",
+        ),
+        (
+            {"type": "array", "items": {"type": "integer"}, "uniqueItems": True},
+            {"type": "array", "items": {"type": "integer"}},
+            "[1, 1]",
+        ),
+        (
+            {"prefixItems": [{"type": "integer"}, {"type": "integer"}], "items": False},
+            {"type": "array", "items": {"type": "integer"}, "maxItems": 2},
+            "[1, 2, 3]",
+        ),
+        ({"type": "string", "pattern": "^(?!x)"}, {"type": "string"}, '"xy"'),
+        ({"type": "string", "pattern": "^y"}, {"type": "string", "pattern": "^y"}, '"xy"'),
+        ({"type": "string", "format": "uri"}, {"type": "string"}, None),
+        ({"type": "string", "format": "date"}, {"type": "string", "format": "date"}, None),
+        ({"enum": ["x", 1, None]}, {"enum": ["x", 1, None], "type": ["string", "integer", "null"]}, '"y"'),
+        ({"const": True}, {"const": True, "type": "boolean"}, "false"),
+        ({"type": "string", "not": {"const": "x"}}, {"type": "string"}, '"x"'),
+    ],
+)
+def test_dict_that_is_mended(field: dict[str, Any], sent: dict[str, Any], wrong: str | None) -> None:
+    """The service gets what it takes, and the answer is checked against what was given."""
+    given = with_field(field)
+    before = msgspec.json.encode(given)
+    schema = OutputSchema(given)
+    assert schema.schema["properties"]["a"]["properties"]["b"] == sent
+    assert schema.schema["additionalProperties"] is False
+    assert msgspec.json.encode(given) == before
+    if wrong is not None:
+        assert schema.check(f'{{"a": {{"b": {wrong}}}}}')[1] is not None
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        (with_field({}), r"output_schema\.a\.b has no type"),
+        (with_field({"description": "anything"}), r"output_schema\.a\.b has no type"),
+        (with_field({"type": "array", "items": {}}), r"output_schema\.a\.b\[\] has no type"),
+        (with_field({"type": "array", "items": True}), r"output_schema\.a\.b\[\] is True"),
+        (with_field({"type": "array"}), r"output_schema\.a\.b does not say what its items are"),
+        (with_field({"type": "object"}), r"output_schema\.a\.b allows keys of any name"),
+        (with_field({"type": ["object", "null"]}), r"output_schema\.a\.b allows keys of any name"),
+        (
+            with_field({"type": "object", "properties": {}, "additionalProperties": {"type": "string"}}),
+            r"output_schema\.a\.b allows keys of any name",
+        ),
+        (
+            with_field({"type": "object", "properties": {"c": {"type": "string"}}}),
+            r"output_schema\.a\.b\.c is not in 'required'",
+        ),
+        (with_field({"allOf": [{"type": "string"}]}), r"output_schema\.a\.b has an allOf"),
+        (with_field({"$ref": "#/$defs/x"}, **{"$defs": {"x": {}}}), r"output_schema\.\$defs\.x has no type"),
+        ({"type": "array", "items": {"type": "string"}}, "output_schema is not an object"),
+        ({"anyOf": [{"type": "object"}]}, "output_schema is not an object"),
+        ({"type": "object", "additionalProperties": True}, "output_schema allows keys of any name"),
+    ],
+)
+def test_dict_that_strict_mode_refuses(schema: dict[str, Any], message: str) -> None:
+    """Found before anything is spent, with the field; without strict mode it is sent as it is."""
+    with pytest.raises(InvalidInputError, match=message) as caught:
+        OutputSchema(schema)
+    assert "strict=False" in str(caught.value)
+    assert OutputSchema(schema, strict=False).schema == schema
+
+
+def test_model_that_strict_mode_refuses() -> None:
+    """Its fields may hold anything, so the service would refuse each request."""
+
+    class Loose(BaseModel):
+        anything: Any
+
+    class Loosely(BaseModel):
+        things: list[Any]
+
+    with pytest.raises(InvalidInputError, match=r"Loose\.anything has no type"):
+        OutputSchema(Loose)
+    with pytest.raises(InvalidInputError, match=r"Loosely\.things\[\] has no type"):
+        OutputSchema(Loosely)
+    assert OutputSchema(Loose, strict=False).check('{"anything": [1]}')[1] is None
+
+
+LEAVES = st.sampled_from(
+    [
+        {"type": "string", "format": "uri"},
+        {"type": "integer"},
+        {"enum": ["x"]},
+        {"const": 1},
+        {},
+        {"title": "t"},
+    ]
+)
+
+
+def wider(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    names = st.dictionaries(st.sampled_from(["type", "items", "oneOf", "a"]), inner, max_size=3)
+    return st.one_of(
+        st.lists(inner, min_size=1, max_size=2).map(lambda kinds: {"oneOf": kinds}),
+        inner.map(lambda items: {"type": "array", "items": items, "uniqueItems": True}),
+        st.lists(inner, min_size=1, max_size=2).map(lambda kinds: {"prefixItems": kinds}),
+        names.map(lambda fields: {"type": "object", "properties": fields, "required": list(fields)}),
+        names.map(lambda fields: {"properties": fields}),
+    )
+
+
+def schemas_in(node: dict[str, Any]) -> list[dict[str, Any]]:
+    inner = [*node.get("properties", {}).values(), *node.get("anyOf", []), *filter(None, [node.get("items")])]
+    return [node] + [found for child in inner for found in schemas_in(child)]
+
+
+@given(field=st.recursive(LEAVES, wider, max_leaves=8))
+def test_strict_form_of_any_schema(field: dict[str, Any]) -> None:
+    """It is refused with a place and a way out, or every part of it is what the service takes."""
+    try:
+        schema = OutputSchema(with_field(field))
+    except InvalidInputError:
+        with pytest.raises(InvalidInputError, match=r"^output_schema\.a\.b.*strict=False"):
+            OutputSchema(with_field(field))
+        return
+    for node in schemas_in(schema.schema):
+        assert node.keys() & {"type", "anyOf", "$ref"}
+        assert not node.keys() & {"oneOf", "prefixItems", "uniqueItems"}
+        assert "format" not in node
+        if node.get("type") == "object":
+            assert (node["additionalProperties"], node["required"]) == (False, list(node["properties"]))
+        if node.get("type") == "array":
+            assert isinstance(node["items"], dict)

@@ -20,7 +20,7 @@ from airflow_provider_openai_batches.inference.data.output_schema import OutputS
 from airflow_provider_openai_batches.inference.data.results import Answer, AnswerReader, Usage, usage_of
 
 CHAT, RESPONSES = "chat/completions", "responses"
-SCHEMA = OutputSchema({"type": "object", "required": ["label"]})
+SCHEMA = OutputSchema({"type": "object", "required": ["label"]}, strict=False)
 TOKENS = Usage(3, 0, 2, 0, 5)
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from airflow_provider_openai_batches.api.endpoints import SPECS
 from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.inference.data.strict_schema import strict_form
 from airflow_provider_openai_batches.inference.data.tolerant import read_json
 
 if TYPE_CHECKING:
@@ -30,16 +31,19 @@ _NO_NUMBER = re.compile("NaN|Infinity")  # a model may be configured to write th
 
 class OutputSchema:
     """
-    A JSON schema (a dict, sent as it is) or a pydantic model (its schema is sent in the form of strict mode).
+    A JSON schema (a dict) or a pydantic model; it is sent in the form of strict mode.
 
     :param schema: the dict or the class.
+    :param strict: whether the service holds the model to the schema; if not, it is sent as it is, and only
+        the answers are checked.
     :param name: what the schema is called at the service; default: the class's name or the schema's title.
     :raises InvalidInputError: if it is neither, is not a valid JSON schema, or has no strict form.
     """
 
-    def __init__(self, schema: Any, name: str | None = None) -> None:
-        if isinstance(schema, type) and hasattr(schema, "model_json_schema"):
-            self.schema, self._read = _strict_schema(schema), _model_reader(schema)
+    def __init__(self, schema: Any, name: str | None = None, *, strict: bool = True) -> None:
+        is_model = isinstance(schema, type) and hasattr(schema, "model_json_schema")
+        if is_model:
+            self.schema, self._read = schema.model_json_schema(), _model_reader(schema)
             title = schema.__name__
         elif isinstance(schema, dict):
             self.schema, self._read = schema, _schema_reader(schema)
@@ -47,11 +51,19 @@ class OutputSchema:
         else:
             raise InvalidInputError(f"output_schema must be a dict or a pydantic model, not {schema!r:.80}")
         self.name = re.sub(r"[^a-zA-Z0-9_-]+", "_", str(name or title or "output"))[:_MAX_NAME]
-        form = {"name": self.name, "schema": self.schema, "strict": True}
+        if strict:
+            where = title if is_model else "output_schema"
+            self.schema = strict_form(self.schema, where, is_model=is_model)
+        form = {"name": self.name, "schema": self.schema, "strict": strict}
         # Encoded once, not with each row.
         self._forms = {
             path: _encoded(spec.schema_form(form)) for path, spec in SPECS.items() if spec.schema_path
         }
+
+    @classmethod
+    def of(cls, schema: Any, *, strict: bool = True) -> OutputSchema | None:
+        """Return the schema, or None for None."""
+        return None if schema is None else cls(schema, strict=strict)
 
     def check_endpoint(self, spec: EndpointSpec) -> None:
         """
@@ -165,38 +177,3 @@ def _nodes(node: Any) -> Iterator[dict[str, Any]]:
         yield node
     for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
         yield from _nodes(child)
-
-
-def _strict_schema(model: Any) -> dict[str, Any]:
-    """Return the schema of a pydantic model as strict mode wants it: nothing optional, no additional keys."""
-    schema: dict[str, Any] = model.model_json_schema()
-    if "$ref" in schema:  # a model that contains itself; the root has to be an object
-        schema |= schema["$defs"][schema.pop("$ref").removeprefix("#/$defs/")]
-    if schema.get("type") != "object":
-        raise InvalidInputError(f"{model.__name__} is not an object: strict output needs a model with fields")
-    strict: dict[str, Any] = _strict(schema, model.__name__)
-    return strict
-
-
-def _strict(node: Any, where: str) -> Any:
-    if isinstance(node, list):
-        return [_strict(item, where) for item in node]
-    if not isinstance(node, dict):
-        return node
-    strict: dict[str, Any] = {}
-    for key, value in node.items():
-        if key in {"properties", "$defs"}:
-            strict[key] = {name: _strict(child, f"{where}.{name}") for name, child in value.items()}
-        elif key in {"enum", "const", "examples"}:
-            strict[key] = value
-        elif key != "default":  # every property is required, so a default says nothing
-            strict[key] = _strict(value, where)
-    if "$ref" in strict and len(strict) > 1:  # no other keyword, such as a description, is allowed next to it
-        strict["anyOf"] = [{"$ref": strict.pop("$ref")}]
-    if node.get("type") == "object":
-        if node.get("additionalProperties"):
-            raise InvalidInputError(
-                f"{where} allows keys of any name, which strict output does not: name its fields"
-            )
-        strict |= {"additionalProperties": False, "required": list(node.get("properties", {}))}
-    return strict
