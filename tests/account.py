@@ -71,6 +71,7 @@ class Room:
         if polled := self.polled.get(shown.id):
             self.seen.add(shown.id)
             polled.interval, polled.due = 60.0, NEVER
+            self.lister.saw(shown)
 
     async def retrieve(self, batch_id: str) -> None:
         self.account.asked += 1

@@ -9,6 +9,9 @@ those that are not on the chart yet.
 No round takes more requests than retrieving each batch would. To make up for a page that shows no awaited
 batch, a batch that was never polled is first polled an interval later.
 
+Batches newer than all that the list showed are looked for once more, because a list can lag. That walk alone
+may take two requests too many, once.
+
 https://developers.openai.com/api/reference/resources/batches/methods/list
 """
 

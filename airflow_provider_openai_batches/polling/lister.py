@@ -25,6 +25,7 @@ WALK_AGAIN_AFTER = 60.0
 WALK_AGAIN_AT_LAST = 3_600.0
 # After this many windows in a row that did not come, the list is at fault, and all of it is forgotten.
 BROKEN_AFTER = 3
+NEVER = float("inf")
 
 
 class Polled(Protocol):
@@ -52,10 +53,13 @@ class Lister:
         self._polled = polled
         self._deliver = deliver
         self._chart = Chart()
-        self._unlisted: set[str] = set()
+        # Batches that the list did not show, and the time from which on they would have to be created, in Unix
+        # seconds, to be shown later: a list can lag.
+        self._unlisted: dict[str, float] = {}
         self._walk_at = 0.0
         self._walk_pause = WALK_AGAIN_AFTER
         self._failed_windows = 0
+        self._newest = NEVER
 
     async def ask(self, now: float) -> None:
         """
@@ -71,7 +75,12 @@ class Lister:
     def forget(self, batch_id: str) -> None:
         """Forget a batch that nobody waits for any more."""
         self._chart.forget(batch_id)
-        self._unlisted.discard(batch_id)
+        self._unlisted.pop(batch_id, None)
+
+    def saw(self, batch: Batch) -> None:
+        """Look once more for a batch that turns out to be newer than all that the list showed."""
+        if (batch.created_at or 0) > self._unlisted.get(batch.id, NEVER):
+            del self._unlisted[batch.id]
 
     def _windows(self, now: float) -> list[Window]:
         """Return the pages that save requests, for batches that are due or nearly due."""
@@ -101,7 +110,7 @@ class Lister:
         for batch_id in expected:
             if batch_id in self._polled and batch_id not in shown:
                 self._chart.forget(batch_id)
-                self._unlisted.add(batch_id)
+                self._unlisted[batch_id] = NEVER
 
     def _lose(self, window: Window) -> None:
         self._failed_windows += 1
@@ -138,7 +147,9 @@ class Lister:
             self._walk_later()
             return
         self._walk_pause = WALK_AGAIN_AFTER
-        self._unlisted.update(one for one in walk.left if one in self._polled)
+        for one in walk.left:
+            if one in self._polled:  # a second walk in vain is the last one
+                self._unlisted[one] = self._newest if self._polled[one].interval is None else NEVER
         payers = [self._polled[one] for one in walk.payers if one in self._polled]
         for polled in [one for one in payers if one.interval is None][: max(walk.lost, 0)]:
             polled.schedule()  # its first look comes an interval later
@@ -155,6 +166,8 @@ class Lister:
                 raise
             return None
         self._chart.note(page, after, self._polled)
+        if after is None:
+            self._newest = next((batch.created_at or NEVER for batch in page.data), NEVER)
         for batch in shown_on(page):
             self._deliver(batch)
         return page

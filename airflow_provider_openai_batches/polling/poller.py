@@ -324,6 +324,8 @@ class Poller:
         self._drop(polled, [waiter for waiter in polled.waiters if batch.id not in waiter.wait.pending])
         if polled.waiters:
             polled.schedule()
+        if self._lister:
+            self._lister.saw(batch)
 
 
 _pollers: dict[LoopAndConnection, Poller] = {}
