@@ -53,8 +53,8 @@ class Lister:
         self._polled = polled
         self._deliver = deliver
         self._chart = Chart()
-        # Batches that the list did not show, and the time from which on they would have to be created, in Unix
-        # seconds, to be shown later: a list can lag.
+        # Batches that the list did not show. One that was created after the time beside it, in Unix seconds, may
+        # be shown later, because a list can lag.
         self._unlisted: dict[str, float] = {}
         self._walk_at = 0.0
         self._walk_pause = WALK_AGAIN_AFTER
