@@ -53,7 +53,7 @@ class Lister:
         self._polled = polled
         self._deliver = deliver
         self._chart = Chart()
-        # Batches that the list did not show. One that was created after the time beside it, in Unix seconds, may
+        # Batches that the list did not show. One that was created after the time beside it (Unix seconds) may
         # be shown later, because a list can lag.
         self._unlisted: dict[str, float] = {}
         self._walk_at = 0.0
