@@ -296,6 +296,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
             max_bytes=self.max_bytes_per_batch,
             max_embedding_inputs=self.max_embedding_inputs_per_batch,
         )
+        given = self.output_schema
         same = {name: getattr(self, name) for name in Settings.__struct_fields__ if name in self.__dict__}
         other = {
             "spec": BatchSpec(
@@ -306,7 +307,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
             ),
             "output": self.output_kind,
             "limits": limits,
-            "schema": OutputSchema.of(self.output_schema, strict=self.strict),
+            "schema": given if given is None else OutputSchema(given, strict=self.strict),
             "deadline_seconds": self.batch_timeout,
         }
         return Settings(**{**same, **other})

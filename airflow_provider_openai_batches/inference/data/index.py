@@ -11,7 +11,7 @@ import msgspec
 from airflow_provider_openai_batches.api.endpoints import spec_of
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.data.job import read_ids, read_runs, row_of_default_id
-from airflow_provider_openai_batches.inference.data.lines import body_of, classify, read_line
+from airflow_provider_openai_batches.inference.data.lines import body_of, classify, decode_line, read_line
 from airflow_provider_openai_batches.inference.data.results import AnswerReader
 from airflow_provider_openai_batches.storage import as_path, open_binary
 
@@ -93,7 +93,11 @@ class ResultIndex:
         with open_binary(path) as lines:
             for data in lines:
                 length = len(data)
-                line = read_line(data)
+                line: RawLine | None
+                try:  # nearly always; what is odd about the rest takes longer to read
+                    line = decode_line(data)
+                except (ValueError, RecursionError):
+                    line = read_line(data)
                 if line is not None:
                     if line.is_cut:
                         self._keep_aside(scan, number, offset, length)

@@ -48,13 +48,13 @@ class CutLine(RawLine, frozen=True, gc=False):
     is_cut: ClassVar[bool] = True
 
 
-_decode_line = msgspec.json.Decoder(RawLine).decode
+decode_line = msgspec.json.Decoder(RawLine).decode
 
 
 def read_line(data: bytes) -> RawLine | None:
     """Read one line, tolerantly; None if it does not say whose it is."""
     try:
-        return _decode_line(data)
+        return decode_line(data)
     except (ValueError, RecursionError):
         pass
     try:

@@ -60,11 +60,6 @@ class OutputSchema:
             path: _encoded(spec.schema_form(form)) for path, spec in SPECS.items() if spec.schema_path
         }
 
-    @classmethod
-    def of(cls, schema: Any, *, strict: bool = True) -> OutputSchema | None:
-        """Return the schema, or None for None."""
-        return None if schema is None else cls(schema, strict=strict)
-
     def check_endpoint(self, spec: EndpointSpec) -> None:
         """
         Make sure that the endpoint takes a schema.
