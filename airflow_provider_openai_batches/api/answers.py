@@ -200,7 +200,7 @@ def _problem_of(vector: msgspec.Raw) -> str | None:
             if isinstance(value, str)
             else _FLOAT_BYTES * len(value)
         )
-    except (ValueError, binascii.Error, RecursionError):
+    except (ValueError, msgspec.MsgspecError, binascii.Error, RecursionError):
         return f"The embedding is neither numbers nor base64: {data[:80].decode('utf-8', 'replace')}"
     if size % _FLOAT_BYTES:
         return f"The embedding is cut off: {size} bytes are not a whole number of 4-byte floats"

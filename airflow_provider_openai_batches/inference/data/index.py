@@ -96,7 +96,7 @@ class ResultIndex:
                 line: RawLine | None
                 try:  # nearly always; what is odd about the rest takes longer to read
                     line = decode_line(data)
-                except (ValueError, RecursionError):
+                except (ValueError, msgspec.MsgspecError, RecursionError):
                     line = read_line(data)
                 if line is not None:
                     if line.is_cut:

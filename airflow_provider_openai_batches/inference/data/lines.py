@@ -55,7 +55,7 @@ def read_line(data: bytes) -> RawLine | None:
     """Read one line, tolerantly; None if it does not say whose it is."""
     try:
         return decode_line(data)
-    except (ValueError, RecursionError):
+    except (ValueError, msgspec.MsgspecError, RecursionError):
         pass
     try:
         return _salvage(read_json(data))
@@ -148,7 +148,7 @@ def classify(line: RawLine, spec: EndpointSpec) -> Outcome:
 def _holds_answer(response: RawResponse, spec: EndpointSpec) -> bool:
     try:
         content = spec.read and spec.read(msgspec.json.decode(body_of(response), type=spec.answer))
-    except (ValueError, RecursionError):
+    except (ValueError, msgspec.MsgspecError, RecursionError):
         return False
     return bool(content and (any(content.texts or ()) or content.output is not None))
 
@@ -166,7 +166,11 @@ _decode_status = msgspec.json.Decoder(_Status).decode
 def _outcome_inside(response: RawResponse) -> Outcome:
     try:
         body = _decode_status(body_of(response))
-    except (ValueError, RecursionError):  # not an object, or with bytes that only a tolerant reader takes
+    except (
+        ValueError,
+        msgspec.MsgspecError,
+        RecursionError,
+    ):  # not an object, or with odd bytes
         fields = _readable(body_of(response))
         body = _Status(fields.get("status"), fields.get("error")) if isinstance(fields, dict) else _Status()
     if body.status != "failed" and (response.status_code is not None or not body.error):

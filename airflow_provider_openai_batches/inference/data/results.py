@@ -59,7 +59,7 @@ def usage_of(body: msgspec.Raw) -> Usage | None:
     """Return the tokens that a body of any endpoint reports, None if it reports none."""
     try:
         reported = msgspec.json.decode(body, type=AnyBody).usage
-    except (ValueError, RecursionError):
+    except (ValueError, msgspec.MsgspecError, RecursionError):
         return None
     return None if reported is None else _usage(reported)
 
@@ -180,7 +180,7 @@ class AnswerReader:
     def _decoded(self, body: msgspec.Raw) -> Any:
         try:
             return self._decode(body)
-        except (ValueError, RecursionError):
+        except (ValueError, msgspec.MsgspecError, RecursionError):
             pass
         try:  # compatible servers: numbers as text, null for an empty list, a usage of their own
             fields = read_json(body)
@@ -189,7 +189,7 @@ class AnswerReader:
             except msgspec.ValidationError:
                 kept = {key: value for key, value in fields.items() if key != "usage" and value is not None}
                 return self._lenient(msgspec.json.encode(kept))
-        except (ValueError, RecursionError, AttributeError):
+        except (ValueError, msgspec.MsgspecError, RecursionError, AttributeError):
             return None
 
 

@@ -33,7 +33,7 @@ def read_json(data: bytes | msgspec.Raw | str) -> Any:
     """
     try:
         return msgspec.json.decode(data)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
         problem = error
     text = data if isinstance(data, str) else bytes(data).decode("utf-8", "replace")
     try:
@@ -45,7 +45,7 @@ def read_json(data: bytes | msgspec.Raw | str) -> Any:
             parse_constant=lambda _name: None,
         )
         return msgspec.json.decode(_SURROGATE.sub("\ufffd", json.dumps(value, ensure_ascii=False)))
-    except (ValueError, RecursionError):
+    except (ValueError, msgspec.MsgspecError, RecursionError):
         raise UnreadableError(str(problem)) from problem
 
 
