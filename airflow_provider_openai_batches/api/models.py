@@ -17,6 +17,8 @@ import msgspec
 T = TypeVar("T", bound=msgspec.Struct)
 
 TERMINAL_STATUSES = frozenset({"completed", "failed", "expired", "cancelled"})
+# The ends that can leave answers, which are paid for.
+_WITH_ANSWERS = frozenset({"completed", "expired", "cancelled"})
 MAX_REQUESTS = 50_000
 MAX_FILE_BYTES = 200_000_000
 MAX_EMBEDDING_INPUTS = 50_000
@@ -111,17 +113,41 @@ class Batch(msgspec.Struct, frozen=True):
         """Whether it completed with at least one success, as far as the service counts them."""
         if self.status != "completed":
             return False
-        return self.counts.completed > 0 or self.counts.total == 0
+        counts = self.counts
+        # The counts can lag behind the status too.
+        lag = self.output_file_id is not None and counts.failed < counts.total
+        return counts.completed > 0 or counts.total == 0 or lag
 
     @property
     def lacks_files(self) -> bool:
-        """Whether it completed and does not name its files yet: their ids can lag behind the status."""
-        if self.status != "completed" or self.request_counts is None:
+        """
+        Whether it is over and may have answers in a file that it does not name yet.
+
+        File ids and counts can lag behind the status. A batch that failed, or that was cancelled before it
+        ran, has no answers, and where every request failed the error file has all that there is.
+        """
+        if self.output_file_id or self.status not in _WITH_ANSWERS:
             return False
-        has_neither = not (self.error_file_id or self.output_file_id)
-        return (self.counts.completed > 0 and not self.output_file_id) or (
-            self.counts.failed > 0 and has_neither
+        counts = self.counts
+        if self.status == "completed":
+            return counts.total == 0 or counts.failed < counts.total or not self.error_file_id
+        may_have_run = (
+            self.status == "expired" or self.in_progress_at is not None or self.request_counts is None
         )
+        has_run = counts.total > 0 or may_have_run
+        return counts.completed > 0 or (has_run and not self.error_file_id)
+
+    @property
+    def may_have_answers(self) -> bool:
+        """Whether it ended early and names answers, which are paid for."""
+        return self.status in {"expired", "cancelled"} and bool(
+            self.output_file_id or self.counts.completed > 0
+        )
+
+    @property
+    def ended_at(self) -> int | None:
+        """When it completed, expired or was cancelled, in Unix seconds; None if the service does not say."""
+        return self.completed_at or self.expired_at or self.cancelled_at
 
     @property
     def counts(self) -> BatchRequestCounts:

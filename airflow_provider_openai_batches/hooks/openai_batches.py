@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
 # How far the clocks of Airflow and the service may differ, in seconds.
 CLOCK_SKEW = 900
-# Pauses in seconds between looks at a completed batch whose file ids lag behind its status.
+# Pauses in seconds between looks at a batch that is over and whose file ids lag behind its status.
 SETTLING_PAUSES = (1, 2, 4, 8, 15, 30)
+# What a batch does not name so many seconds after its end, it does not have.
+SETTLED_AFTER = 3600
 
 
 class OpenAIBatchesHook(BaseHook):
@@ -61,6 +63,7 @@ class OpenAIBatchesHook(BaseHook):
         self.openai_conn_id = openai_conn_id
         self._recovery_seconds = recovery_seconds
         self._stopped = False
+        self._settled: set[str] = set()
         self.sleep = sleep
         self._config: ClientConfig | None = None
         self._session: BatchesSession | None = None
@@ -193,11 +196,22 @@ class OpenAIBatchesHook(BaseHook):
         return _created_since(self.iter_batches(), since)
 
     def settled(self, batch: Batch) -> Batch:
-        """Return the batch once its file ids have caught up with its status, or as it is after a minute."""
-        for pause in SETTLING_PAUSES:
+        """
+        Return the batch once its file ids have caught up with its status, or as it is after a minute.
+
+        A batch that has no files is waited for once, and not at all an hour after its end.
+        """
+        ended_at = batch.ended_at
+        is_new = batch.id not in self._settled and (
+            ended_at is None or time.time() - ended_at < SETTLED_AFTER
+        )
+        for pause in SETTLING_PAUSES if is_new else ():
             if not batch.lacks_files:
                 break
-            self.log.info("Batch %s is completed but does not name its files yet; asking again", batch.id)
+            self._settled.add(batch.id)
+            self.log.info(
+                "Batch %s is %s but does not name its files yet; asking again", batch.id, batch.status
+            )
             self.sleep(pause)
             batch = self.retrieve_batch(batch.id)
         return batch
