@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from airflow_provider_openai_batches.idempotency.keys import key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from airflow_provider_openai_batches.api.models import Batch
     from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
@@ -20,15 +20,20 @@ MAX_AGE = 30 * 24 * 3600
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
 
 
-def is_usable(batch: Batch) -> bool:
-    """Whether a task may take this batch as its own: it still runs, or it has results."""
-    return batch.can_be_cancelled or batch.is_good
+# Which batch of a key a task takes as its own, the best first: one with all results, one that runs, one that
+# ended early with answers, one that may do so.
+_CHOICE: tuple[Callable[[Batch], bool], ...] = (
+    lambda batch: batch.is_good,
+    lambda batch: batch.can_be_cancelled,
+    lambda batch: batch.may_have_answers,
+    lambda batch: batch.status == "cancelling",
+)
 
 
 def choose(batches: Iterable[Batch], key: str) -> Batch | None:
-    """Return the batch with this key that may be used: a completed one before one that still runs."""
-    mine = [batch for batch in batches if key_of(batch) == key and is_usable(batch)]
-    return min(mine, key=lambda batch: batch.status != "completed", default=None)
+    """Return the batch with this key that is not to be replaced: it has answers, or may get some."""
+    mine = [batch for batch in batches if key_of(batch) == key]
+    return next((batch for fits in _CHOICE for batch in mine if fits(batch)), None)
 
 
 class Ledger:
@@ -89,6 +94,11 @@ class Ledger:
             return self.since
         patience = self._service.recovery_seconds
         return time.time() - patience if self._waited < patience else None
+
+    def settle(self, key: str) -> None:
+        """Wait for what the batches with this key do not name yet."""
+        for batch in self.with_key(key):
+            self.note(self._service.settled(batch))
 
     def note(self, batch: Batch) -> None:
         """Note the state of a batch that the service has just returned."""

@@ -166,7 +166,11 @@ class Submitter:
         return self.task.key(input_digest + self._salt, shard)
 
     def find(self, key: str) -> Batch | None:
-        """Return the batch that an earlier try made of the same input, if it can be used."""
+        """
+        Return the batch that an earlier try made of the same input; None if it has no answers and gets none.
+
+        It may have ended early, with answers that are paid for.
+        """
         if self.ledger is None:
             return None
         batch = self._usable(self.ledger, key)
@@ -183,7 +187,10 @@ class Submitter:
         return batch
 
     def _usable(self, ledger: Ledger, key: str) -> Batch | None:
-        return choose(ledger.batches, key) if self._reuse else None
+        if not self._reuse:
+            return None
+        ledger.settle(key)
+        return choose(ledger.batches, key)
 
     def cancel_outdated(self, keys: set[str]) -> None:
         """Cancel the batches that earlier tries left running, if this try no longer asks for them."""

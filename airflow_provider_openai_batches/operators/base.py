@@ -69,6 +69,17 @@ def raise_unless_good(hook: OpenAIBatchesHook, batch: Batch) -> None:
         raise error
 
 
+def has_answers(hook: OpenAIBatchesHook, batch: Batch) -> bool:
+    """Whether a batch that ended early has answers: some services name an output file that is empty."""
+    if not batch.may_have_answers or batch.counts.completed > 0:
+        return batch.may_have_answers
+    try:
+        return bool(hook.first_lines(str(batch.output_file_id), 1))
+    except OpenAIBatchesError as failure:
+        hook.log.warning("The answers of batch %s cannot be read: %s", batch.id, failure)
+        return True
+
+
 def store_link(context: Context, hook: OpenAIBatchesHook, batch_id: str) -> None:
     """Store the link to a batch at once, so that the button is there while the task waits."""
     if link := hook.config.batch_link(batch_id):
@@ -116,11 +127,11 @@ class WaitingOperator(BatchOperator):
         self._batch_ids: list[str] = []
         self._ti: Any = None
 
-    def wait_for(self, context: Context, batch_ids: list[str]) -> Any:
-        """Wait for batches, then continue in :meth:`execute_complete`."""
+    def wait_for(self, context: Context, batch_ids: list[str], method_name: str = "execute_complete") -> Any:
+        """Wait for batches, then go on in :meth:`execute_complete`, or in another method like it."""
         self._batch_ids = batch_ids
         end_time = None if self.batch_timeout is None else time.time() + self.batch_timeout
-        return self._wait(context, self._trigger(batch_ids, end_time))
+        return self._wait(context, self._trigger(batch_ids, end_time), method_name)
 
     def _trigger(self, batch_ids: list[str], end_time: float | None) -> OpenAIBatchTrigger:
         from airflow_provider_openai_batches.triggers.openai_batches import (  # noqa: PLC0415 - not when a DAG is parsed
@@ -135,12 +146,14 @@ class WaitingOperator(BatchOperator):
             cancel_on_kill=self.cancel_on_kill,
         )
 
-    def _wait(self, context: Context, trigger: OpenAIBatchTrigger) -> Any:
+    def _wait(
+        self, context: Context, trigger: OpenAIBatchTrigger, method_name: str = "execute_complete"
+    ) -> Any:
         self.end_if_killed()
         if self.deferrable:
-            self.defer(trigger=trigger, method_name="execute_complete")
+            self.defer(trigger=trigger, method_name=method_name)
         self.hook.close()
-        return self.execute_complete(context, asyncio.run(first_event(trigger)))
+        return getattr(self, method_name)(context, asyncio.run(first_event(trigger)))
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Continue when the wait has ended."""

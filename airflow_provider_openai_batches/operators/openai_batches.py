@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from airflow.providers.common.compat.sdk import AirflowFailException
+
 from airflow_provider_openai_batches import storage
 from airflow_provider_openai_batches.api import validation
 from airflow_provider_openai_batches.api.models import plain
 from airflow_provider_openai_batches.api.validation import result_file_name
-from airflow_provider_openai_batches.exceptions import BatchTimeout, InvalidInputError, OpenAIBatchesError
+from airflow_provider_openai_batches.exceptions import (
+    BatchError,
+    BatchTimeout,
+    InvalidInputError,
+    OpenAIBatchesError,
+)
 from airflow_provider_openai_batches.idempotency.ledger import Ledger
 from airflow_provider_openai_batches.idempotency.submit import BatchSpec, Submitter
 from airflow_provider_openai_batches.links import OpenAIBatchLink
 from airflow_provider_openai_batches.operators.base import (
     BatchOperator,
     WaitingOperator,
+    began,
+    has_answers,
     raise_unless_good,
     search_since,
     store_link,
@@ -27,6 +36,13 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_openai_batches.api.models import Batch
+
+# What to do with a batch that ended early with some of its answers.
+WAY_OUT = (
+    "\nNo try sends the file again, because these answers would be paid for twice. Download them with "
+    "OpenAIDownloadBatchResultsOperator, and submit a file with the other lines; or set reuse=False to send "
+    "all of it again. OpenAIBatchInferenceOperator asks again only for what has no answer, by itself."
+)
 
 
 class OpenAICreateBatchOperator(WaitingOperator):
@@ -53,9 +69,10 @@ class OpenAICreateBatchOperator(WaitingOperator):
     :return: the batch as a dict; its id is in the XCom ``batch_id`` from the moment it exists.
     :raises InvalidInputError: if an argument or the file is not valid, before anything is sent.
     :raises BatchFailed: if the service rejects the file, or every request failed.
-    :raises BatchExpired: if the window ended first.
-    :raises BatchCancelled: if somebody cancelled it.
-    :raises BatchTimeout: if the batch still runs at the end of ``batch_timeout``.
+    :raises BatchExpired: if the window ended before there was any answer.
+    :raises BatchCancelled: if somebody cancelled it before there was any answer.
+    :raises AirflowFailException: if it ended so with answers. They are paid for, so no try sends them again.
+    :raises BatchTimeout: if ``batch_timeout`` passed.
     """
 
     template_fields: Sequence[str] = (
@@ -107,10 +124,18 @@ class OpenAICreateBatchOperator(WaitingOperator):
             )
 
     def execute(self, context: Context) -> Any:
+        return self._start(context, search_since(context))
+
+    def execute_replacement(self, context: Context, event: dict[str, Any]) -> Any:
+        """Go on when a batch that was being cancelled is over: without answers it is replaced."""
+        if event["status"] != "finished":
+            return self.execute_complete(context, event)
+        return self._start(context, began(context))
+
+    def _start(self, context: Context, since: float | None) -> Any:
         self._check_source()
         self.ready_to_be_killed(context)
         task = task_identity(context)
-        since = search_since(context)
         ledger = None if since is None else Ledger(self.hook, task, since)
         self._submitter = Submitter(self.hook, task, ledger, self.log, reuse=self.reuse)
         self.end_if_killed()
@@ -125,11 +150,13 @@ class OpenAICreateBatchOperator(WaitingOperator):
         self._batch_ids = [batch.id]
         context["ti"].xcom_push("batch_id", batch.id)
         store_link(context, self.hook, batch.id)
+        if batch.is_over:
+            return self.finish(context, [self.hook.settled(batch)])
+        if batch.status == "cancelling":
+            return self.wait_for(context, [batch.id], "execute_replacement")
         if not self.wait_for_completion:
             self.end_if_killed()
             return batch.to_dict()
-        if batch.is_over:
-            return self.finish(context, [self.hook.settled(batch)])
         return self.wait_for(context, [batch.id])
 
     def _check_input(self) -> str:
@@ -145,7 +172,8 @@ class OpenAICreateBatchOperator(WaitingOperator):
     def _submit(self, submitter: Submitter, spec: BatchSpec, digest: str) -> Batch:
         key = submitter.key(digest)
         submitter.cancel_outdated({key})
-        if batch := submitter.find(key):
+        batch = submitter.find(key)
+        if batch and (not batch.may_have_answers or has_answers(self.hook, batch)):
             return batch
         if self.input_file is None:
             return submitter.submit_file_id(spec, key, str(self.input_file_id))
@@ -153,7 +181,12 @@ class OpenAICreateBatchOperator(WaitingOperator):
 
     def finish(self, context: Context, batches: list[Batch]) -> dict[str, Any]:  # noqa: ARG002 - as the base
         batch = batches[0]
-        raise_unless_good(self.hook, batch)
+        try:
+            raise_unless_good(self.hook, batch)
+        except BatchError as error:
+            if self.reuse and has_answers(self.hook, batch):
+                raise AirflowFailException(f"{error}{WAY_OUT}") from error
+            raise
         self.log.info(
             "Batch %s completed: %d of %d requests succeeded, %d failed",
             batch.id,

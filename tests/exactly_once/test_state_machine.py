@@ -70,6 +70,7 @@ class TaskLife(RuleBasedStateMachine):
         self.try_number = 0
         self.version = 0
         self.waits_for: str | None = None
+        self.goes_on_in = ""
         self.over = False
 
     # -- what the task does ----------------------------------------------------------------------------
@@ -86,19 +87,20 @@ class TaskLife(RuleBasedStateMachine):
         usable = {id_ for id_, (version, status) in before.items() if version == self.version} & {
             id_ for id_, (_, status) in before.items() if status in RUNNING | {"completed"}
         }
+        cancelling = {id_ for id_, entry in before.items() if entry == (self.version, "cancelling")}
         taken = None
         try:
             taken = operator.execute(self.context(operator))["id"]
             self.over = True
         except TaskDeferred as deferral:
             (taken,) = deferral.trigger.batch_ids
-            self.waits_for = taken
+            self.waits_for, self.goes_on_in = taken, deferral.method_name
         except (OpenAIBatchesError, ProcessGoneError):
             pass
         new = self.batches().keys() - before.keys()
-        assert len(new) <= (0 if usable else 1)
+        assert len(new) <= (0 if usable or cancelling else 1)
         if taken:
-            assert taken in (usable or new)
+            assert taken in (usable or new or cancelling)
 
     def context(self, operator: OpenAICreateBatchOperator) -> Any:
         context = task_context(operator, try_number=self.try_number)
@@ -188,16 +190,19 @@ class TaskLife(RuleBasedStateMachine):
     def its_batch_ends(self, status: str) -> None:
         assert self.waits_for
         ended = self.batches()[self.waits_for][1]
-        if ended in RUNNING:
+        if ended == "cancelling":
+            status = "cancelled"
+        if ended in RUNNING | {"cancelling"}:
             self.server.force(self.waits_for, status=status, after=1.0 if status == "completed" else 0.0)
         else:  # it did before, and the task waits again because the batch could not be retrieved
             status = ended
         event = {"status": "finished", "message": "", "batches": {self.waits_for: status}}
         operator = self.operator()
         try:
-            result = operator.execute_complete(self.context(operator), event)
+            result = getattr(operator, self.goes_on_in)(self.context(operator), event)
         except TaskDeferred as deferral:
             (self.waits_for,) = deferral.trigger.batch_ids
+            self.goes_on_in = deferral.method_name
         except OpenAIBatchesError:
             self.waits_for = None
             assert status != "completed"

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import TaskDeferred
+from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 from support import request_lines, run_task, task_context
 
 from airflow_provider_openai_batches.exceptions import BatchFailed, InvalidInputError, OpenAIBatchesError
@@ -70,21 +70,68 @@ def test_a_completed_batch_is_used(server: DevServer, task: Make) -> None:
 
 
 @pytest.mark.parametrize("status", ["cancelled", "failed", "expired"])
-def test_a_batch_that_ended_badly_is_replaced(server: DevServer, task: Make, status: str) -> None:
+def test_a_batch_that_ended_without_answers_is_replaced(server: DevServer, task: Make, status: str) -> None:
     """The same file, a new batch."""
     server.settings(freeze=True)
     first = submit(task())
-    server.force(first, status=status)
+    server.force(first, status=status, after=0.0)
     assert submit(task(), try_number=2) != first
     assert requests(server, "upload_file", "create_batch") == [1, 2]
 
 
-def test_a_batch_that_is_being_cancelled_is_replaced(server: DevServer, task: Make) -> None:
-    """Nobody can use what it will end with."""
+@pytest.mark.parametrize("wait", [True, False])
+@pytest.mark.parametrize("status", ["cancelled", "expired"])
+def test_what_a_batch_answered_before_it_ended_is_never_sent_again(
+    server: DevServer, task: Make, status: str, *, wait: bool
+) -> None:
+    """The first try fails for good, each later one too, and both say what to do."""
+    server.settings(freeze=True)
+    first = submit(task())
+    server.force(first, status=status, after=0.5)
+    event = {"status": "finished", "message": "", "batches": {first: status}}
+    with pytest.raises(AirflowFailException, match="reuse=False to send all of it again"):
+        task().execute_complete(task_context(task()), event)
+    again = task(wait_for_completion=wait)
+    with pytest.raises(AirflowFailException, match=f"{first}.*\n.*OpenAIDownloadBatchResultsOperator"):
+        again.execute(task_context(again, try_number=2))
+    assert requests(server, "upload_file", "create_batch") == [1, 1]
+
+
+def test_an_expired_batch_is_sent_again_by_a_task_that_wants_that(server: DevServer, task: Make) -> None:
+    """reuse=False, as the message says."""
+    server.settings(freeze=True)
+    first = submit(task())
+    server.force(first, status="expired", after=0.5)
+    assert submit(task(reuse=False), try_number=2) != first
+
+
+def test_an_empty_output_file_holds_no_answer(
+    server: DevServer, task: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As some services name one for a batch that has none."""
+    server.settings(freeze=True)
+    first = submit(task())
+    server.force(first, status="expired", after=0.0)
+    server.force(first, output_file_id="file-empty")
+    monkeypatch.setattr(OpenAIBatchesHook, "first_lines", lambda *_: [])
+    assert submit(task(), try_number=2) != first
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_batch_that_is_being_cancelled_is_waited_for(server: DevServer, task: Make, *, wait: bool) -> None:
+    """Until it is over nobody knows what it answers; without answers it is replaced in the same try."""
     server.settings(freeze=True)
     first = submit(task())
     OpenAIBatchesHook().cancel_batch(first)
-    assert submit(task(), try_number=2) != first
+    operator, context = task(wait_for_completion=wait), task_context(task(), try_number=2)
+    with pytest.raises(TaskDeferred) as deferral:
+        operator.execute(context)
+    assert deferral.value.trigger.batch_ids == [first]
+    server.force(first, status="cancelled", after=0.0)
+    event = {"status": "finished", "message": "", "batches": {first: "cancelled"}}
+    resumed = getattr(task(wait_for_completion=False), deferral.value.method_name)
+    assert resumed(context, event)["id"] != first
+    assert requests(server, "upload_file", "create_batch") == [1, 2]
 
 
 def test_a_batch_whose_requests_all_failed_is_replaced(server: DevServer, task: Make, tmp_path: Path) -> None:
