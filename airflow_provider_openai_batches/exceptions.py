@@ -88,6 +88,10 @@ class CreateUncertainError(OpenAIBatchesError):
     """The service may or may not have stored the batch, and the list could not be read to find out."""
 
 
+class UnknownBatchError(OpenAIBatchesError):
+    """The service may have stored the batch, and nothing that it gives back says which one it is."""
+
+
 class BatchError(OpenAIBatchesError):
     """
     A batch ended without usable results, or did not end in time.

@@ -258,7 +258,18 @@ def _has_id(item: Any) -> bool:
 def _fit(value: Any, kind: Any) -> Any:
     if isinstance(value, float):
         value = int(value)
+    if kind == dict[str, str] | None and isinstance(value, dict):
+        return _texts(value)
     try:
         return msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError:
         return None
+
+
+def _texts(pairs: dict[str, Any]) -> dict[str, str]:
+    """Keep the pairs of a batch's metadata, whatever the values of others are; null is none."""
+    return {
+        name: value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        for name, value in pairs.items()
+        if value is not None
+    }

@@ -64,6 +64,7 @@ class OpenAIBatchesHook(BaseHook):
         self._recovery_seconds = recovery_seconds
         self._stopped = False
         self._settled: set[str] = set()
+        self._uploaded: set[str] = set()
         self.sleep = sleep
         self._config: ClientConfig | None = None
         self._session: BatchesSession | None = None
@@ -154,9 +155,10 @@ class OpenAIBatchesHook(BaseHook):
         that this one carries in its metadata (a one-time key unless the caller gives ``airflow_key``).
 
         :param output_expires_after: seconds, or ``{"anchor": "created_at", "seconds": …}``.
-        :param older: ids of batches that already carry the same ``airflow_key``, and are not this one.
-        :raises InvalidInputError: if an argument is not valid, before anything is sent.
-        :raises CreateUncertainError: if it remains unknown whether the batch was stored.
+        :param older: ids of batches that carry the same ``airflow_key`` already, and are not this one.
+        :raises InvalidInputError: before anything is sent.
+        :raises CreateUncertainError: if it cannot be found out whether the batch was stored.
+        :raises UnknownBatchError: if a batch was stored and cannot be recognized.
         :raises APIError: if the service refuses it.
         """
         tagged = {KEY: one_time_key(), **(metadata or {})}
@@ -171,6 +173,8 @@ class OpenAIBatchesHook(BaseHook):
             sleep=self.sleep,
             log=self.log,
             older=older,
+            input_file_id=input_file_id,
+            is_own_file=input_file_id in self._uploaded,
         )
         return creation.run(tagged[KEY])
 
@@ -257,7 +261,9 @@ class OpenAIBatchesHook(BaseHook):
                 reply = self.session.send_once(protocol.upload_file(), body, body.content_type)
                 return protocol.read_file(reply)
 
-            return self.session.retrying("upload_file")(send)
+            uploaded: File = self.session.retrying("upload_file")(send)
+        self._uploaded.add(uploaded.id)
+        return uploaded
 
     def retrieve_file(self, file_id: str) -> File:
         """Retrieve what the service knows about a file."""

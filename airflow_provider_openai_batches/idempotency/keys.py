@@ -109,6 +109,23 @@ def key_of(batch: Batch) -> str | None:
     return (batch.metadata or {}).get(KEY)
 
 
+def file_name(key: str) -> str:
+    """Return the name of the input file that is uploaded for the batch with this key."""
+    return f"airflow-{key}.jsonl"
+
+
+def signed(batch: Batch, filename: str | None) -> Batch:
+    """
+    Return a batch with the key that it was created with, where the service gives no metadata back.
+
+    :param filename: of its input file, which has the same key.
+    """
+    key = (filename or "").removeprefix("airflow-").removesuffix(".jsonl")
+    if key_of(batch) is not None or file_name(key) != filename:
+        return batch
+    return msgspec.structs.replace(batch, metadata={**(batch.metadata or {}), KEY: key})
+
+
 def _digest(*parts: str) -> str:
     # Encoded as JSON, because ("a", "bc") and ("ab", "c") must differ.
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]

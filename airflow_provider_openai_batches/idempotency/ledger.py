@@ -6,7 +6,7 @@ import time
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from airflow_provider_openai_batches.idempotency.keys import key_of
+from airflow_provider_openai_batches.idempotency.keys import key_of, signed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -48,6 +48,8 @@ class Ledger:
         self._service = service
         self._task = task
         self._found: dict[str, Batch] | None = None
+        self._unknown: dict[str, Batch] = {}
+        self._gives_metadata = False
         self._waited, self._pause = 0.0, FIRST_PAUSE
 
     @property
@@ -103,17 +105,38 @@ class Ledger:
     def note(self, batch: Batch) -> None:
         """Note the state of a batch that the service has just returned."""
         if self._found is not None:
-            self._found[batch.id] = batch
+            self._found[batch.id] = self._signed(batch)
+
+    def unknown(self, input_file_id: str) -> list[str]:
+        """Return ids of the batches that this task may have made of this file, as far as anybody can tell."""
+        if self._gives_metadata:
+            return []
+        return [batch.id for batch in self._unknown.values() if batch.input_file_id in {None, input_file_id}]
 
     def _read(self, since: float) -> dict[str, Batch]:
-        listed = self._service.iter_batches_since(since)
+        listed = list(self._service.iter_batches_since(since))
+        self._gives_metadata = self._gives_metadata or any(batch.metadata for batch in listed)
+        listed = [self._signed(batch) for batch in listed]
+        self._unknown |= {batch.id: batch for batch in listed if key_of(batch) is None}
         return {batch.id: batch for batch in listed if self._task.owns(batch)}
 
-    @cached_property
+    def _signed(self, batch: Batch) -> Batch:
+        """Find the key of a batch in the name of its input file, where the service gives no metadata back."""
+        if self._gives_metadata or key_of(batch) is not None or batch.input_file_id is None:
+            return batch
+        return signed(
+            batch, next((name for name, ids in self._ids.items() if batch.input_file_id in ids), None)
+        )
+
+    @property
     def files(self) -> dict[str, str]:
         """Ids of the input files that earlier tries uploaded, by name."""
-        found: dict[str, str] = {}
+        return {name: ids[0] for name, ids in self._ids.items()}
+
+    @cached_property
+    def _ids(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
         for file in self._service.iter_files_since(self.since):
             if file.filename and file.status != "error":
-                found.setdefault(file.filename, file.id)
+                found.setdefault(file.filename, []).append(file.id)
         return found

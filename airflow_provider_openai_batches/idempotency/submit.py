@@ -20,9 +20,16 @@ from airflow_provider_openai_batches.exceptions import (
     OpenAIBatchesError,
     TaskKilled,
     TransportError,
+    UnknownBatchError,
 )
 from airflow_provider_openai_batches.idempotency.cancel import CANCEL_SECONDS, SEARCH_SECONDS, Canceller
-from airflow_provider_openai_batches.idempotency.keys import KEY, METADATA_KEYS, key_of, one_time_key
+from airflow_provider_openai_batches.idempotency.keys import (
+    KEY,
+    METADATA_KEYS,
+    file_name,
+    key_of,
+    one_time_key,
+)
 from airflow_provider_openai_batches.idempotency.ledger import FIRST_PAUSE, LONGEST_PAUSE, choose
 from airflow_provider_openai_batches.observability import metrics
 
@@ -36,6 +43,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.idempotency.service import Service
 
 FILE_ATTEMPTS = 4
+SHOWN = 5  # ids in an error
 
 
 class Creation:
@@ -45,8 +53,10 @@ class Creation:
     :param send: sends the create, and itself repeats what may be repeated at once.
     :param batches_since: lists the batches created at a Unix time or later, newest first.
     :param patience: seconds for which a batch is looked for, because a list may lag behind.
-    :param max_attempts: how many times the create is sent at most.
-    :param older: ids of batches with the same key that existed before: this create did not make them.
+    :param max_attempts: how often the create is sent at the most.
+    :param older: ids of batches with the same key that were there before: this create did not make them.
+    :param input_file_id: of the create. Where the service gives no metadata back, this is the second key.
+    :param is_own_file: whether the file was uploaded for this batch, so that no other one is made of it.
     """
 
     def __init__(
@@ -59,6 +69,8 @@ class Creation:
         sleep: Callable[[float], None],
         log: Log,
         older: Collection[str] = (),
+        input_file_id: str | None = None,
+        is_own_file: bool = False,
     ) -> None:
         self._send = send
         self._batches_since = batches_since
@@ -67,13 +79,15 @@ class Creation:
         self._sleep = sleep
         self._log = log
         self._older = frozenset(older)
+        self._file_id, self._is_own_file = input_file_id, is_own_file
 
     def run(self, key: str) -> Batch:
         """
         Return the batch, which carries ``key``.
 
         :raises APIError: if the service refuses it.
-        :raises CreateUncertainError: if it remains unknown whether the batch was stored.
+        :raises CreateUncertainError: if it cannot be found out whether the batch was stored.
+        :raises UnknownBatchError: if a batch was stored, and nothing says whether it is this one.
         """
         for attempt in range(1, self._max_attempts + 1):
             started = time.time()
@@ -101,9 +115,9 @@ class Creation:
         """Look for the batch until patience ends; None only if the last list was complete and lacked it."""
         waited, pause = 0.0, FIRST_PAUSE
         while True:
+            unknown: list[str] = []
             try:
-                listed = self._batches_since(started)
-                batch = next((b for b in listed if key_of(b) == key and b.id not in self._older), None)
+                batch = self._find(key, self._batches_since(started), unknown)
             except OpenAIBatchesError as error:
                 if waited >= self._patience:
                     raise CreateUncertainError(
@@ -112,10 +126,39 @@ class Creation:
                         f"looks for it; by hand, look for a batch with metadata {KEY}={key}."
                     ) from error
                 batch = None
+            if batch is None and unknown and waited >= self._patience:
+                raise unknown_batch(unknown)
             if batch or waited >= self._patience:
                 return batch
             self._sleep(pause)
             waited, pause = waited + pause, min(pause * 2, LONGEST_PAUSE)
+
+    def _find(self, key: str, listed: Iterable[Batch], unknown: list[str]) -> Batch | None:
+        """Return the batch with the key, and collect those that may be it as far as anybody can tell."""
+        gives_metadata = False
+        for batch in listed:
+            gives_metadata = gives_metadata or bool(batch.metadata)
+            if batch.id in self._older:
+                continue
+            if key_of(batch) == key:
+                return batch
+            if key_of(batch) is None and batch.input_file_id in {None, self._file_id}:
+                if batch.input_file_id and self._is_own_file:
+                    return batch
+                unknown.append(batch.id)
+        if gives_metadata:  # then this one would have its key
+            unknown.clear()
+        return None
+
+
+def unknown_batch(batch_ids: list[str]) -> UnknownBatchError:
+    which = ", ".join(batch_ids[:SHOWN])
+    return UnknownBatchError(
+        f"A batch of this task may be stored already, and it may be any of {which}: the service gives no "
+        "metadata back, and no input file that was uploaded for one batch alone. Nothing was sent again. "
+        "Look at these batches; if none of them is this task's, set reuse=False for one try. With input_file "
+        "instead of input_file_id each batch has a file of its own."
+    )
 
 
 class BatchSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -206,6 +249,8 @@ class Submitter:
     def submit_file_id(self, spec: BatchSpec, key: str, input_file_id: str) -> Batch:
         """Create the batch of a file that was already uploaded."""
         older = [batch.id for batch in self.ledger.with_key(key)] if self.ledger else []
+        if self.ledger and self._reuse and (unknown := self.ledger.unknown(input_file_id)):
+            raise unknown_batch(unknown)
         self.pending[key] = time.time()
         try:
             batch = self.service.create_batch(
@@ -240,7 +285,7 @@ class Submitter:
         expires_after: int | Mapping[str, Any] | None = None,
     ) -> Batch:
         """Upload a file, or find it where an earlier try left it, and create its batch."""
-        name = f"airflow-{key}.jsonl"
+        name = file_name(key)
         if known := self._known_file(key, name):
             try:
                 self._log.info("Input file %s of an earlier try is used again", known)
