@@ -101,9 +101,9 @@ def _config() -> dict[str, Any]:
             "options": {
                 "deployment_id": {
                     "description": (
-                        "Identifies this Airflow in the keys of its batches, so that two deployments that "
-                        "share an API key never use each other's batches. If it is empty, Airflow's own "
-                        "[api] base_url is used.\n"
+                        "Names this Airflow in the keys of its batches, so that two deployments on one API "
+                        "key never take each other's. Set it to the same on all nodes of one Airflow. Empty: "
+                        "[api] base_url, and a later try also goes by DAG, run, task and input.\n"
                     ),
                     "version_added": "0.1.0",
                     "type": "string",

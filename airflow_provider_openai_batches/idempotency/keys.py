@@ -28,6 +28,10 @@ TASK_ID = "airflow_task_id"
 MAP_INDEX = "airflow_map_index"
 # The names of the pairs that the provider adds to a batch's metadata.
 METADATA_KEYS = (KEY, DAG_ID, RUN_ID, TASK_ID, MAP_INDEX)
+# Begins the id of a deployment that was given none. The rest is a guess, which may differ between workers.
+UNNAMED = "unnamed:"
+# Ends the first half of its keys, so that no deployment with an id is taken for it.
+_UNNAMED_MARK = "u"
 # Longer numbers are not map indexes, and Python refuses to read those of thousands of digits.
 MAX_MAP_INDEX_DIGITS = 9
 
@@ -44,10 +48,36 @@ class TaskIdentity(msgspec.Struct, frozen=True):
     @property
     def task_key(self) -> str:
         """The first half of the keys of all its batches."""
-        return _digest(self.deployment_id, self.dag_id, self.run_id, self.task_id, str(self.map_index))
+        digest = self._key_of_first_release
+        return digest[:-1] + _UNNAMED_MARK if self._is_unnamed else digest
+
+    @property
+    def _is_unnamed(self) -> bool:
+        return self.deployment_id.startswith(UNNAMED)
+
+    @property
+    def _key_of_first_release(self) -> str:
+        """The first half as it was before deployments without an id were told from the others."""
+        names = self.dag_id, self.run_id, self.task_id, str(self.map_index)
+        return _digest(self.deployment_id.removeprefix(UNNAMED), *names)
 
     def owns(self, batch: Batch) -> bool:
         return (key_of(batch) or "").startswith(f"{self.task_key}-")
+
+    def renamed(self, batch: Batch) -> Batch | None:
+        """
+        Return a batch that this task made under another guess at its deployment's id, with its present key.
+
+        A deployment without an id goes by the readable names. Should they be another one's, then both asked
+        the same, and have the same answers.
+        """
+        half, _, asked = (key_of(batch) or "").partition("-")
+        names = self.dag_id, self.run_id, self.task_id, self.map_index
+        was_unnamed = half.endswith(_UNNAMED_MARK) or half == self._key_of_first_release
+        if not self._is_unnamed or not was_unnamed or Origin.of(batch) != Origin(*names):
+            return None
+        metadata = {**(batch.metadata or {}), KEY: f"{self.task_key}-{asked}"}
+        return msgspec.structs.replace(batch, metadata=metadata)
 
     def key(self, input_digest: str, shard: int = 0) -> str:
         """

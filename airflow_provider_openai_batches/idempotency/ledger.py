@@ -50,6 +50,8 @@ class Ledger:
         self._found: dict[str, Batch] | None = None
         self._unknown: dict[str, Batch] = {}
         self._gives_metadata = False
+        # Ids of batches that were made under another guess at the deployment's id.
+        self.renamed: set[str] = set()
         self._waited, self._pause = 0.0, FIRST_PAUSE
 
     @property
@@ -64,7 +66,11 @@ class Ledger:
 
     def outdated(self, keys: set[str]) -> list[Batch]:
         """Return the batches that still run although the task no longer asks for them under these keys."""
-        return [batch for batch in self.batches if batch.can_be_cancelled and key_of(batch) not in keys]
+        return [
+            batch
+            for batch in self.batches
+            if batch.can_be_cancelled and key_of(batch) not in keys and batch.id not in self.renamed
+        ]
 
     @property
     def seen(self) -> frozenset[str]:
@@ -105,7 +111,10 @@ class Ledger:
     def note(self, batch: Batch) -> None:
         """Note the state of a batch that the service has just returned."""
         if self._found is not None:
-            self._found[batch.id] = self._signed(batch)
+            signed_batch = self._signed(batch)
+            self._found[batch.id] = (
+                self._task.renamed(signed_batch) or signed_batch if batch.id in self.renamed else signed_batch
+            )
 
     def unknown(self, input_file_id: str) -> list[str]:
         """Return ids of the batches that this task may have made of this file, as far as anybody can tell."""
@@ -118,7 +127,14 @@ class Ledger:
         self._gives_metadata = self._gives_metadata or any(batch.metadata for batch in listed)
         listed = [self._signed(batch) for batch in listed]
         self._unknown |= {batch.id: batch for batch in listed if key_of(batch) is None}
-        return {batch.id: batch for batch in listed if self._task.owns(batch)}
+        found = {batch.id: batch for batch in listed if self._task.owns(batch)}
+        renamed = {
+            batch.id: mine
+            for batch in listed
+            if batch.id not in found and (mine := self._task.renamed(batch)) is not None
+        }
+        self.renamed |= renamed.keys()
+        return found | renamed
 
     def _signed(self, batch: Batch) -> Batch:
         """Find the key of a batch in the name of its input file, where the service gives no metadata back."""

@@ -221,6 +221,12 @@ class Submitter:
             self.cancel_outdated(self._asked)
             batch = self._usable(self.ledger, key)
         if batch:
+            if batch.id in self.ledger.renamed:
+                self._log.warning(
+                    "Batch %s was made where [openai_batches] deployment_id and [api] base_url were not as "
+                    "they are here. Set deployment_id, to the same on all nodes of this Airflow",
+                    batch.id,
+                )
             metrics.batch_adopted(batch)
             self._log.info(
                 "Batch %s of an earlier try is %s: it is used, nothing is sent", batch.id, batch.status

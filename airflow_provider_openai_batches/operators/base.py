@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from airflow_provider_openai_batches.compat.supervisor import task_state
 from airflow_provider_openai_batches.exceptions import BatchTimeout, OpenAIBatchesError, TaskKilled
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 from airflow_provider_openai_batches.idempotency import cancel
-from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
+from airflow_provider_openai_batches.idempotency.keys import UNNAMED, TaskIdentity
 from airflow_provider_openai_batches.links import OpenAIBatchLink
 from airflow_provider_openai_batches.observability import metrics
 
@@ -28,9 +29,12 @@ if TYPE_CHECKING:
 
 
 def deployment_id() -> str:
-    """Return a name that tells this Airflow's batches from those of another one on the same API key."""
-    chosen = conf.get("openai_batches", "deployment_id", fallback="")
-    return str(chosen or conf.get("api", "base_url", fallback=""))
+    """Return what tells this Airflow's batches from those of another one on the same API key."""
+    if chosen := conf.get("openai_batches", "deployment_id", fallback=""):
+        return str(chosen)
+    guesses = (("api", "base_url"), ("core", "execution_api_server_url"))
+    urls = (conf.get(section, option, fallback="") for section, option in guesses)
+    return f"{UNNAMED}{next(filter(None, urls), socket.gethostname())}"
 
 
 def task_identity(context: Context) -> TaskIdentity:

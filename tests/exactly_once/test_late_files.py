@@ -29,7 +29,7 @@ class Looks:
 
     def __init__(self, *answers: Batch) -> None:
         self.hook = OpenAIBatchesHook(sleep=self.pause)
-        self.hook.retrieve_batch = self.answer  # type: ignore[method-assign]
+        self.hook.retrieve_batch = self.answer  # type: ignore[assignment, method-assign]
         self.answers, self.paused = list(answers), 0.0
 
     def pause(self, seconds: float) -> None:

@@ -12,6 +12,7 @@ from support import request_lines, run_task, task_context
 from airflow_provider_openai_batches.exceptions import BatchFailed, InvalidInputError, OpenAIBatchesError
 from airflow_provider_openai_batches.hooks.openai_batches import CLOCK_SKEW, OpenAIBatchesHook
 from airflow_provider_openai_batches.idempotency.ledger import MAX_AGE
+from airflow_provider_openai_batches.operators.base import deployment_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -270,6 +271,60 @@ def test_two_deployments_leave_each_other_alone(
     monkeypatch.setenv("AIRFLOW__OPENAI_BATCHES__DEPLOYMENT_ID", "")
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example")
     assert submit(task(), try_number=2) not in {staging, production}
+
+
+@pytest.mark.parametrize("second", ["", "https://new.example"])
+@pytest.mark.parametrize("first", ["", "https://old.example"])
+def test_an_airflow_without_an_id_does_not_lose_its_batch(
+    server: DevServer,
+    task: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    *,
+    first: str,
+    second: str,
+) -> None:
+    """A worker that lacks [api] base_url, or a new address between two tries."""
+    server.settings(freeze=True)
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", first)
+    batch_id = submit(task())
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", second)
+    assert submit(task(), try_number=2) == batch_id
+    assert ("Set deployment_id, to the same on all nodes" in logged(capsys, caplog)) is (first != second)
+    assert requests(server, "create_batch", "cancel_batch") == [1, 0]
+    assert submit(task(task_id="other"), try_number=2) != batch_id
+    assert submit(task(), run_id="another", try_number=2) != batch_id
+    server.force(batch_id, status="failed")
+    replaced = submit(task(), try_number=3)
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", first)
+    assert submit(task(), try_number=4) == replaced
+
+
+def test_a_batch_that_only_has_the_names_is_not_cancelled(
+    server: DevServer, task: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With another input it may be another Airflow's."""
+    server.settings(freeze=True)
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://old.example")
+    submit(task())
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://new.example")
+    (tmp_path / "in.jsonl").write_bytes(request_lines(4))
+    submit(task(), try_number=2)
+    assert requests(server, "create_batch", "cancel_batch") == [2, 0]
+
+
+def test_two_airflows_with_neither_option_have_keys_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nodes of one reach its API server at one address; failing that, it is one machine."""
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "")
+    ids = {deployment_id()}
+    monkeypatch.setattr("socket.gethostname", lambda: "another")
+    ids.add(deployment_id())
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTION_API_SERVER_URL", "https://api.example/execution/")
+    ids.add(deployment_id())
+    monkeypatch.setenv("AIRFLOW__OPENAI_BATCHES__DEPLOYMENT_ID", "production")
+    assert deployment_id() == "production"
+    assert len(ids) == 3
 
 
 def test_each_mapped_task_has_its_own_batch(server: DevServer, task: Make) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from airflow_provider_openai_batches.api.models import TERMINAL_STATUSES, Batch, BatchRequestCounts
 from airflow_provider_openai_batches.api.validation import check_metadata
 from airflow_provider_openai_batches.idempotency import keys
-from airflow_provider_openai_batches.idempotency.keys import Origin, TaskIdentity
+from airflow_provider_openai_batches.idempotency.keys import UNNAMED, Origin, TaskIdentity
 from airflow_provider_openai_batches.idempotency.ledger import Ledger, choose
 
 TASK = TaskIdentity("prod", "dag", "run", "task", 3)
@@ -78,7 +78,7 @@ def test_a_completed_batch_is_chosen_before_a_running_one() -> None:
     assert chosen.status == "completed"
 
 
-@given(st.sampled_from(["cancelling", *sorted(TERMINAL_STATUSES - {"completed"})]))
+@given(st.sampled_from(sorted(TERMINAL_STATUSES - {"completed"})))
 def test_what_ended_badly_is_not_used(status: str) -> None:
     """A new one is asked for instead."""
     assert choose([batch(status)], "k") is None
@@ -120,3 +120,21 @@ class Listing:
 
     def iter_batches_since(self, since: float) -> list[Batch]:
         return self.batches
+
+
+@given(first=st.text("ab", max_size=3), second=st.text("ab", max_size=3), named=st.booleans())
+def test_a_deployment_without_an_id_knows_its_batches_by_their_names(
+    first: str, second: str, *, named: bool
+) -> None:
+    """And never those of a deployment with an id, nor does such a one know its own."""
+    prefix = "" if named else UNNAMED
+    made_by = TaskIdentity(f"{prefix}{first}", "dag", "run", "task")
+    made = Batch("batch_1", "completed", metadata=made_by.metadata(made_by.key("digest")))
+    now = TaskIdentity(f"{UNNAMED}{second}", "dag", "run", "task")
+    found = now.renamed(made)
+    if found is not None:
+        assert found.metadata == now.metadata(now.key("digest"))
+    # The same address without a mark is that of the first release.
+    assert (found is not None) is (not named or first == second)
+    assert TaskIdentity(first, "dag", "run", "task").renamed(made) is None
+    assert TaskIdentity(f"{UNNAMED}{second}", "dag", "run", "other").renamed(made) is None
