@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
     from airflow_provider_openai_batches.api.models import Batch
     from airflow_provider_openai_batches.triggers.openai_batches import OpenAIBatchTrigger
+
+# The trigger ends the wait at the execution_timeout, and the operator then sees to the batch. If no triggerer
+# runs, Airflow fails the task so much later.
+AIRFLOW_WAITS = timedelta(minutes=5)
 
 
 def deployment_id() -> str:
@@ -90,6 +95,16 @@ def store_link(context: Context, hook: OpenAIBatchesHook, batch_id: str) -> None
         context["ti"].xcom_push(OpenAIBatchLink().xcom_key, link)
 
 
+def time_left(operator: BaseOperator, context: Context) -> timedelta | None:
+    """Return what is left of the ``execution_timeout`` of this try; Airflow leaves that to a deferral."""
+    if operator.execution_timeout is None:
+        return None
+    now = datetime.now(UTC)
+    began_at = getattr(context["ti"], "start_date", None) or now
+    left: timedelta = operator.execution_timeout - (now - began_at)
+    return left
+
+
 class BatchOperator(BaseOperator):
     """An operator that uses an Airflow connection to the service."""
 
@@ -108,9 +123,10 @@ class WaitingOperator(BatchOperator):
     """
     An operator that may wait for batches.
 
-    :param deferrable: wait in the triggerer; if False, wait in the worker and hold its slot.
-    :param poll_interval: seconds between two polls of the batch.
-    :param batch_timeout: seconds to wait at most; default: an hour past the batch's ``expires_at``.
+    :param deferrable: wait in the triggerer, or hold the worker's slot.
+    :param poll_interval: seconds between two looks at the batch.
+    :param batch_timeout: seconds to wait at the most; default: an hour past the batch's ``expires_at``. The
+        ``execution_timeout`` ends the wait of a deferred task in the same way.
     :param cancel_on_kill: cancel the batch when the task is stopped for good.
     """
 
@@ -155,7 +171,12 @@ class WaitingOperator(BatchOperator):
     ) -> Any:
         self.end_if_killed()
         if self.deferrable:
-            self.defer(trigger=trigger, method_name=method_name)
+            left = time_left(self, context)
+            if left is not None:
+                limit = time.time() + left.total_seconds()
+                trigger.end_time = limit if trigger.end_time is None else min(limit, trigger.end_time)
+                left = max(left, timedelta()) + AIRFLOW_WAITS
+            self.defer(trigger=trigger, method_name=method_name, timeout=left)
         self.hook.close()
         return getattr(self, method_name)(context, asyncio.run(first_event(trigger)))
 
@@ -178,6 +199,12 @@ class WaitingOperator(BatchOperator):
         for batch in batches:
             metrics.batch_over(batch)
         return self.finish(context, batches)
+
+    @property
+    def most_seconds(self) -> float | None:
+        """What ``batch_timeout``, and for a deferred task ``execution_timeout``, allow for one try."""
+        most = self.execution_timeout.total_seconds() if self.execution_timeout and self.deferrable else None
+        return min((each for each in (most, self.batch_timeout) if each is not None), default=None)
 
     def on_timeout(self, event: dict[str, Any]) -> None:
         """End a task whose deadline passed."""

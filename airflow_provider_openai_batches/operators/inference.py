@@ -308,7 +308,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
             "output": self.output_kind,
             "limits": limits,
             "schema": given if given is None else OutputSchema(given, strict=self.strict),
-            "deadline_seconds": self.batch_timeout,
+            "deadline_seconds": self.most_seconds,
         }
         return Settings(**{**same, **other})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from airflow_provider_openai_batches.api.validation import check_id, check_inter
 from airflow_provider_openai_batches.exceptions import BatchError, OpenAIBatchesError
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 from airflow_provider_openai_batches.links import OpenAIBatchLink
-from airflow_provider_openai_batches.operators.base import raise_unless_good, store_link
+from airflow_provider_openai_batches.operators.base import raise_unless_good, store_link, time_left
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +76,7 @@ class OpenAIBatchSensor(BaseSensorOperator):
         batch = self._look()
         if batch is not None and batch.is_over:
             return self._finish(batch)
-        return self._defer(time.time() + self.timeout)
+        return self._defer(context, time.time() + self.timeout)
 
     def poke(self, context: Context) -> PokeReturnValue:  # noqa: ARG002 - Airflow's signature
         batch = self._look()
@@ -95,11 +96,12 @@ class OpenAIBatchSensor(BaseSensorOperator):
         self.log.info("Batch %s is %s", batch.id, batch.status)
         return batch
 
-    def _defer(self, end_time: float | None) -> None:
+    def _defer(self, context: Context, end_time: float | None) -> None:
         from airflow_provider_openai_batches.triggers.openai_batches import (  # noqa: PLC0415 - not when a DAG is parsed
             OpenAIBatchTrigger,
         )
 
+        left = time_left(self, context)
         self.defer(
             trigger=OpenAIBatchTrigger(
                 openai_conn_id=self.openai_conn_id,
@@ -109,11 +111,12 @@ class OpenAIBatchSensor(BaseSensorOperator):
             ),
             method_name="execute_complete",
             kwargs={"end_time": end_time},
+            timeout=None if left is None else max(left, timedelta()),
         )
 
     def execute_complete(
         self,
-        context: Context,  # noqa: ARG002 - Airflow's signature
+        context: Context,
         event: dict[str, Any],
         end_time: float | None = None,
     ) -> Any:
@@ -123,7 +126,7 @@ class OpenAIBatchSensor(BaseSensorOperator):
         if event["status"] == "timeout":
             return self._fail(AirflowSensorTimeout(event["message"]))
         batch = self._look()
-        return self._finish(batch) if batch is not None else self._defer(end_time)
+        return self._finish(batch) if batch is not None else self._defer(context, end_time)
 
     def _finish(self, batch: Batch) -> dict[str, Any]:
         batch = self.hook.settled(batch)
