@@ -12,7 +12,7 @@ import httpx
 import tenacity
 
 from airflow_provider_openai_batches.api import protocol, retry
-from airflow_provider_openai_batches.exceptions import TransportError
+from airflow_provider_openai_batches.exceptions import APIError, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -69,9 +69,21 @@ class AsyncBatchesClient:
         return await self._send(protocol.list_batches(after, limit), protocol.read_page)
 
     async def cancel_batch(self, batch_id: str) -> Batch:
-        """``POST /batches/{batch_id}/cancel``."""
+        """``POST /batches/{batch_id}/cancel``; after a 5xx one look tells whether the batch is over."""
         request = protocol.cancel_batch(batch_id)
-        return await self._send(request, protocol.read_batch, self.config.max_attempts)
+
+        async def attempt() -> Batch:
+            try:
+                return protocol.read_batch(await self._send_once(request))
+            except APIError as error:
+                if not retry.is_server_error(error.status):
+                    raise
+                batch = protocol.read_batch(await self._send_once(protocol.retrieve_batch(batch_id)))
+                if batch.can_be_cancelled:
+                    raise
+                return batch
+
+        return await self._repeat(request, attempt, self.config.max_attempts)
 
     async def retrieve_file(self, file_id: str) -> File:
         """``GET /files/{file_id}``."""
@@ -115,13 +127,16 @@ class AsyncBatchesClient:
         read: Callable[[protocol.HttpReply], T],
         attempts: int | None = None,
     ) -> T:
-        policy = retry.policy(request.operation, attempts or self.max_attempts, log)
-        retrying = tenacity.AsyncRetrying(sleep=self._sleep, **policy)
-
         async def attempt() -> T:
             return read(await self._send_once(request))
 
-        result: T = await retrying(attempt)
+        return await self._repeat(request, attempt, attempts or self.max_attempts)
+
+    async def _repeat(
+        self, request: protocol.HttpRequest, attempt: Callable[[], Awaitable[T]], attempts: int
+    ) -> T:
+        policy = retry.policy(request.operation, attempts, log)
+        result: T = await tenacity.AsyncRetrying(sleep=self._sleep, **policy)(attempt)
         return result
 
     async def _send_once(self, request: protocol.HttpRequest) -> protocol.HttpReply:

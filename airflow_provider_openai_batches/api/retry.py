@@ -125,6 +125,11 @@ def is_file_not_ready(error: BaseException) -> bool:
     return error.param == "input_file_id" or "file" in (error.message or "").lower()
 
 
+def may_be_over(error: APIError) -> bool:
+    """Whether a cancel may be refused because its batch is over: some services answer 500 then."""
+    return error.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT} or is_server_error(error.status)
+
+
 def is_unusable(error: APIError) -> bool:
     """Whether the service refuses what a request names, such as a file that is gone."""
     return error.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND}

@@ -205,10 +205,8 @@ class OpenAIBatchesHook(BaseHook):
 
         A batch that has no files is waited for once, and not at all an hour after its end.
         """
-        ended_at = batch.ended_at
-        is_new = batch.id not in self._settled and (
-            ended_at is None or time.time() - ended_at < SETTLED_AFTER
-        )
+        age = time.time() - (batch.ended_at or time.time())
+        is_new = batch.id not in self._settled and age < SETTLED_AFTER
         for pause in SETTLING_PAUSES if is_new else ():
             if not batch.lacks_files:
                 break
@@ -226,15 +224,20 @@ class OpenAIBatchesHook(BaseHook):
 
         :raises APIError: if there is no such batch.
         """
-        try:
-            return self.session.send(protocol.cancel_batch(batch_id), protocol.read_batch)
-        except APIError as error:
-            if error.status not in {HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT}:
-                raise
-            batch = self.retrieve_batch(batch_id)
-            if batch.can_be_cancelled:
-                raise
-            return batch
+        request = protocol.cancel_batch(batch_id)
+
+        def send() -> Batch:
+            try:
+                return protocol.read_batch(self.session.send_once(request))
+            except APIError as error:
+                if not retry.may_be_over(error):
+                    raise
+                batch = protocol.read_batch(self.session.send_once(protocol.retrieve_batch(batch_id)))
+                if batch.can_be_cancelled:
+                    raise
+                return batch
+
+        return self.session.retrying(request.operation)(send)
 
     # -- files ---------------------------------------------------------------------------------------------
 

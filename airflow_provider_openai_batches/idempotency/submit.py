@@ -217,6 +217,11 @@ class Submitter:
         if self.ledger is None:
             return None
         batch = self._usable(self.ledger, key)
+        if batch is None:
+            self._log.info(
+                "No batch of an earlier try can be used; looking for %.0f s, because the list may lag",
+                self.service.recovery_seconds,
+            )
         while batch is None and self.ledger.look_again():
             self.cancel_outdated(self._asked)
             batch = self._usable(self.ledger, key)

@@ -199,6 +199,23 @@ def test_a_try_that_finds_nothing_goes_on_when_the_list_had_its_time(server: Dev
     assert requests(server, "upload_file", "create_batch", "list_batches") == [1, 1, 2]
 
 
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_try_that_looks_for_a_batch_says_so(
+    server: DevServer,
+    task: Make,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    *,
+    ended: bool,
+) -> None:
+    """Half a minute of silence after an expired batch looks like a task that hangs."""
+    server.settings(freeze=True)
+    if ended:
+        server.force(submit(task()), status="expired", after=0.0)
+    submit(task(), try_number=2)
+    assert logged(capsys, caplog).count("looking for 0 s, because the list may lag") == 1
+
+
 def test_without_reuse_every_try_submits_anew(
     server: DevServer, task: Make, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
