@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from functools import cache
+from importlib import import_module
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +27,7 @@ READ_SECONDS = 30.0
 GATHER_SECONDS = 0.2
 # A task that was cleared has no state.
 NO_STATE = "none"
+_STATES = "airflow.sdk.execution_time.task_runner"
 
 _open: set[asyncio.Task[Any]] = set()
 _asking: dict[tuple[Any, ...], asyncio.Task[dict[str, str | None]]] = {}
@@ -132,11 +135,22 @@ async def atask_state(ti: Any, seconds: float) -> str | None:
         return None
 
 
+@cache
+def warm_up() -> None:
+    """
+    Load, once and in the background, what a question for a task's state needs.
+
+    It takes a fresh triggerer ten seconds and more, which a kill does not have.
+    """
+    threading.Thread(target=import_module, args=[_STATES], daemon=True, name="warm up").start()
+
+
 def ask_for_states(dag_id: str, run_id: str, task_id: str) -> dict[str, str | None]:
     """Return the states of a task in a run; those of mapped tasks are called ``task_id_map_index``."""
-    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance  # noqa: PLC0415 - only at a kill
-
-    runs = RuntimeTaskInstance.get_task_states(dag_id=dag_id, task_ids=[task_id], run_ids=[run_id])
+    # Not before a kill, or before the first wait of a triggerer.
+    runs = import_module(_STATES).RuntimeTaskInstance.get_task_states(
+        dag_id=dag_id, task_ids=[task_id], run_ids=[run_id]
+    )
     states: dict[str, str | None] = runs.get(run_id, {})
     return states
 

@@ -11,6 +11,7 @@ import tenacity
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_openai_batches.api.validation import check_id, check_interval
+from airflow_provider_openai_batches.compat.supervisor import warm_up
 from airflow_provider_openai_batches.exceptions import APIError, InvalidInputError, OpenAIBatchesError
 from airflow_provider_openai_batches.idempotency.cancel import TRIGGER_CANCEL_SECONDS, TRIGGER_REQUEST_SECONDS
 from airflow_provider_openai_batches.polling.progress import JobProgress
@@ -104,7 +105,9 @@ class OpenAIBatchTrigger(BaseTrigger):
         # Imported here, because operators import this module too, and do not need the async client.
         from airflow_provider_openai_batches.polling.poller import Waiter  # noqa: PLC0415
 
-        self.logger()  # makes one for the class; one for each of ten thousand triggers takes 20 MB
+        self.logger()  # makes one for the class; one for each of ten thousand triggers is 20 MB
+        if self.cancel_on_kill and self._is_in_a_triggerer:
+            warm_up()
         settled = time.monotonic() + (SETTLED_AFTER if self._is_in_a_triggerer else 0.0)
         try:
             wait = self._wait = self._begin()

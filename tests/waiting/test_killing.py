@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from waiting_room import Waiting, run, seed, until
+from waiting_room import Waiting, run, seed, stop, until
 
 from airflow_provider_openai_batches.compat import supervisor as compat
 from airflow_provider_openai_batches.compat.supervisor import uncut
@@ -243,3 +244,44 @@ def test_a_question_is_not_cut_off() -> None:
 
     run(asks)
     assert sorted(ends) == ["cancelled", "heard", "late"]
+
+
+@pytest.mark.parametrize(("in_a_triggerer", "cancels_on_kill"), [(True, True), (True, False), (False, True)])
+def test_the_first_wait_of_a_triggerer_loads_what_a_kill_needs(
+    server: DevServer,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    in_a_triggerer: bool,
+    cancels_on_kill: bool,
+) -> None:
+    """Once, in the background, and only where a kill may ask for a state."""
+    loaded: list[str] = []
+    monkeypatch.setattr(compat, "import_module", loaded.append)
+    monkeypatch.setattr(compat, "_STATES", "what asks for states")
+    compat.warm_up.cache_clear()
+    waits = [Waiting([name], cancel_on_kill=cancels_on_kill) for name in seed(server, 2)]
+    for number, one in enumerate(waits):
+        one.trigger.trigger_id = number if in_a_triggerer else None
+
+    async def begin() -> None:
+        for one in waits:
+            one.start()
+        await until(lambda: all(one.lines for one in waits))
+        stop(waits)
+        for one in waits:
+            await one.ended()
+
+    run(begin)
+    compat.warm_up.cache_clear()
+    assert loaded == (["what asks for states"] if in_a_triggerer and cancels_on_kill else [])
+
+
+def test_a_question_for_a_state_loads_the_same_module() -> None:
+    """What is loaded before is what a kill asks; on each Airflow it has the method."""
+    code = (
+        "import sys; from airflow_provider_openai_batches.compat import supervisor; supervisor.warm_up();"
+        "import threading; [t.join() for t in threading.enumerate() if t.daemon];"
+        "print(hasattr(sys.modules[supervisor._STATES].RuntimeTaskInstance, 'get_task_states'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "True"
