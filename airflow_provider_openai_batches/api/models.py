@@ -109,6 +109,10 @@ class Batch(msgspec.Struct, frozen=True):
         return not self.is_over and self.status != "cancelling"
 
     @property
+    def is_being_cancelled(self) -> bool:
+        return self.status == "cancelling"
+
+    @property
     def is_good(self) -> bool:
         """Whether it completed with at least one success, as far as the service counts them."""
         if self.status != "completed":

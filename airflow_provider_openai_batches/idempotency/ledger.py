@@ -26,7 +26,7 @@ _CHOICE: tuple[Callable[[Batch], bool], ...] = (
     lambda batch: batch.is_good,
     lambda batch: batch.can_be_cancelled,
     lambda batch: batch.may_have_answers,
-    lambda batch: batch.status == "cancelling",
+    lambda batch: batch.is_being_cancelled,
 )
 
 

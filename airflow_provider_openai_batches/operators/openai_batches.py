@@ -152,7 +152,7 @@ class OpenAICreateBatchOperator(WaitingOperator):
         store_link(context, self.hook, batch.id)
         if batch.is_over:
             return self.finish(context, [self.hook.settled(batch)])
-        if batch.status == "cancelling":
+        if batch.is_being_cancelled:
             return self.wait_for(context, [batch.id], "execute_replacement")
         if not self.wait_for_completion:
             self.end_if_killed()
