@@ -14,6 +14,7 @@ from airflow_provider_openai_batches.api.retry import is_passing
 from airflow_provider_openai_batches.exceptions import (
     APIError,
     CreateUncertainError,
+    InvalidInputError,
     OpenAIBatchesError,
     TransportError,
 )
@@ -105,10 +106,11 @@ class Runner:
             directory are checked before the first row is read.
         """
         settings, place = self.settings, self.workspace
-        job, digest, results_digest, manifest = self._write(requests)
+        job, digest, results_digest, manifest = self._write(requests, is_claimed=True)
         if manifest is not None and settings.reuse:
             self._log.info("%s already holds the results of this job: nothing is sent", place.output)
             place.discard()
+            place.claim.release()
             if place.open(place.name_of(digest)):  # the try that wrote them died before it had cleaned up
                 self._clean_up(Records.load(place.kept))
             return summary_of(manifest, str(place.output))
@@ -122,7 +124,7 @@ class Runner:
 
     def rehearse(self, requests: Iterable[Request]) -> dict[str, Any]:
         """Write the request files, and say how large the job is; nothing is sent."""
-        job, digest, *_ = self._write(requests)
+        job, digest, *_ = self._write(requests, is_claimed=False)
         self.workspace.keep(job, digest)
         self._log.info("A dry run, nothing is sent; rows: %d, files: %d", job.rows, len(job.shards_of(0)))
         return dry_run_summary(job, str(self.workspace.output), str(self.workspace.kept))
@@ -137,7 +139,9 @@ class Runner:
         self._begin(records)
         return True
 
-    def _write(self, requests: Iterable[Request]) -> tuple[Job, str, str, Manifest | None]:
+    def _write(
+        self, requests: Iterable[Request], *, is_claimed: bool
+    ) -> tuple[Job, str, str, Manifest | None]:
         """Return the job, its digest, its results' digest, and the manifest that is there already."""
         from airflow_provider_openai_batches.inference.data.shards import write_shards  # noqa: PLC0415 - not on a resume
 
@@ -145,8 +149,10 @@ class Runner:
         settings.spec.check()
         check_output(settings.output, settings.output_format)
         check_target(output)
-        folder = self.workspace.begin()
+        if is_claimed:
+            self.workspace.claim.take(self._clock(), overwrite=settings.overwrite)
         try:
+            folder = self.workspace.begin()
             job = write_shards(
                 requests,
                 folder,
@@ -180,6 +186,7 @@ class Runner:
         """
         submitter, records, since = self.submitter, self.records, self.records.since
         submitter.ledger = None if since is None else Ledger(submitter.service, submitter.task, since)
+        self._hold()
         try:
             return self._advance()
         except CreateUncertainError as error:
@@ -193,6 +200,21 @@ class Runner:
         finally:
             records.save(self.workspace.local)
             self.workspace.store([RECORDS_FILE])
+
+    def _hold(self) -> None:
+        """
+        Keep the output directory for as long as the batches may run.
+
+        :raises InvalidInputError: if another task has it now; what still runs is cancelled.
+        """
+        place, now = self.workspace, self._clock()
+        try:
+            if not place.claim.is_there:  # somebody deleted it, or another task has finished here since
+                check_target(place.output, self.records.digest, overwrite=self.settings.overwrite)
+            place.claim.extend(now, max([now, *(record.deadline for record in self.records.active)]))
+        except InvalidInputError as error:
+            ended = ", ".join(self.cancel())
+            raise InvalidInputError(f"{error}. Cancelled: {ended or 'nothing was running'}.") from error
 
     def heard(self, statuses: Mapping[str, str]) -> bool:
         """
@@ -230,6 +252,7 @@ class Runner:
                 submissions.submit(self.job.shards, self._room())
                 records.since = None  # no batch is unknown now
                 if not any(record.is_over for record in records.active) and (wait := self._next_wait()):
+                    self._hold()
                     return wait
             elif records.rejected or not self._begin_next_round():
                 submissions.cancel_outdated(self.job.shards)
@@ -305,6 +328,7 @@ class Runner:
         :return: a summary.
         :raises BatchFailed: if a batch was rejected, or too many rows have no valid answer.
         """
+        self._hold()
         manifest = self._results.finish(self.job, self._index, self._clock())
         self.submitter.service.note_outputs(self.workspace.output)
         self._clean_up(self.records)

@@ -16,16 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_openai_batches import storage
 from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.inference.claim import ClaimFile
 from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FILE
 from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
     from airflow_provider_openai_batches.inference.data.job import Job, Shard
 
 FOLDER = "_job"
 _PROBE_FILE = ".airflow-write-check"
+_OWNER_ALONE = 0o700  # prompts and answers are in there
 
 
 class Workspace:
@@ -34,9 +37,15 @@ class Workspace:
 
     :param output_uri: the directory of the results.
     :param owner: names the task; the files of other tasks in the same directory are left alone.
+    :param task: whose names stand in the claim on the directory.
     """
 
-    def __init__(self, output_uri: Any, owner: str) -> None:
+    def __init__(
+        self,
+        output_uri: Any,
+        owner: str,
+        task: TaskIdentity | None = None,
+    ) -> None:
         path = storage.as_path(output_uri)
         plain = storage.local(path)
         self.output = plain or path
@@ -45,6 +54,7 @@ class Workspace:
         self._is_local = plain is not None
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._local: Path | None = None
+        self.claim = ClaimFile(self._root, owner, task)
         self.name = ""
 
     @property
@@ -63,7 +73,8 @@ class Workspace:
         """Return an empty directory of this machine for the files of a new job."""
         if self._is_local:
             self._local = self._root / f".{self._owner}-{uuid.uuid4().hex}"
-            self._local.mkdir(parents=True)
+            self._root.mkdir(parents=True, exist_ok=True, mode=_OWNER_ALONE)
+            self._local.mkdir(mode=_OWNER_ALONE)
         else:
             self._local = self._new_temporary()
         return self._local
@@ -120,10 +131,18 @@ class Workspace:
         """Remove the files that were begun and are not to be kept."""
         if self._local is not None:
             shutil.rmtree(self._local, ignore_errors=True)
+        if self.claim.is_new:
+            self.claim.release()
+        self._remove_if_empty()
 
     def clear(self) -> None:
         """Remove all files of the job, which is complete."""
-        self._remove(self.kept)
+        if self.name:
+            self._remove(self.kept)
+        self.claim.release()
+        self._remove_if_empty()
+
+    def _remove_if_empty(self) -> None:
         try:
             if not any(self._root.iterdir()):
                 self._root.rmdir()

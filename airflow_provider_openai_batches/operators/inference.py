@@ -42,9 +42,10 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
     Rows and prompts are data and are never rendered: only ids, URIs, SQL and connection ids are templated.
 
     :param endpoint: for example ``/v1/responses`` or ``/v1/embeddings``. (templated)
-    :param output_uri: a directory for the results, as a path or any URI of Airflow's object storage. All
-        workers must be able to reach it: until a job is done, the files needed to continue it are kept there,
-        in ``_job/``. (templated)
+    :param output_uri: a directory for the results, as a path or any URI of Airflow's object storage. Each
+        task needs its own: ``s3://bucket/{{ run_id }}``, and in mapped tasks ``…/{{ ti.map_index }}``.
+        All workers must be able to reach it: until a job is done, the files needed to continue it are kept
+        there, in ``_job/``. (templated)
     :param requests: prompts, request bodies or whole request lines; with ``body``, rows. Any iterable, or the
         output of another task. Give exactly one of ``requests``, ``input_uri`` and ``sql``.
     :param input_uri: files of rows: JSONL and CSV (also gzipped), Parquet, and ``.txt`` and ``.md``, each of
@@ -284,7 +285,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         ledger = None if since is None else Ledger(self.hook, task, since)
         self._submitter = Submitter(self.hook, task, ledger, self.log)
         self.end_if_killed()
-        workspace = Workspace(self.output_uri, task.task_key[:12])
+        workspace = Workspace(self.output_uri, task.task_key[:12], task=task)
         return Runner(self._settings(), workspace, self._submitter, self.log, since=since)
 
     def _settings(self) -> Settings:

@@ -11,7 +11,8 @@ from airflow.providers.common.compat.sdk import TaskDeferred
 from inferencekit import Crash, MortalHook, MortalOperator, again, job, results, rows, waits
 from support import fresh, run_task, task_context
 
-from airflow_provider_openai_batches.exceptions import TaskKilled
+from airflow_provider_openai_batches.exceptions import InvalidInputError, TaskKilled
+from airflow_provider_openai_batches.storage import as_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -223,3 +224,104 @@ def test_a_crash_while_input_files_are_deleted(server: DevServer, out: Path) -> 
     good(out, server)
     once_too_often = 1  # the first one, before the crash; that it is gone already is no error
     assert server.stats()["requests"]["delete_file"] == len(server.batches()) + once_too_often
+
+
+@pytest.mark.parametrize("place", ["disk", "store"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_second_task_is_refused_in_a_directory(
+    server: DevServer, out: Path, place: str, *, overwrite: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mapped tasks with one output_uri: the second reads no row and sends nothing, the first finishes."""
+    monkeypatch.setattr("airflow_provider_openai_batches.inference.claim.task_state", lambda *_: "deferred")
+    uri = f"memory://claims/{out.parent.name}" if place == "store" else str(out)
+    first = job(uri, requests=rows(3), overwrite=overwrite)
+    waiting = waits(first, map_index=0)
+    next(waiting)
+    before = server.stats()["requests"]
+    second = job(uri, requests=iter(()), overwrite=overwrite)
+    said = r"Task t\[0\] of DAG dag, run run, has been writing .*map_index.*overwrite=True"
+    with pytest.raises(InvalidInputError, match=said):
+        run_task(second, task_context(second, map_index=1))
+    assert server.stats()["requests"] == before
+    list(waiting)
+    found = as_path(uri)
+    assert sorted(path.name for path in found.iterdir()) == ["manifest.json", "part-00000.jsonl"]
+
+
+def test_the_claim_of_a_task_that_is_over(
+    server: DevServer, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another task takes the directory, and the first one, should it go on all the same, writes nothing."""
+    server.settings(freeze=True)
+    states = {"now": "failed"}
+    monkeypatch.setattr(
+        "airflow_provider_openai_batches.inference.claim.task_state", lambda *_: states["now"]
+    )
+    first = job(out, requests=rows(3))
+    deferral = deferred(first, map_index=0)
+    server.settings(freeze=False)
+    second = job(out, requests=rows(2))
+    gone_on = task_context(first, map_index=0)
+    waiting = waits(second, map_index=1)
+    next(waiting)
+    event = {"status": "finished", "message": "", "batches": dict.fromkeys(deferral.trigger.batch_ids, "")}
+    resumed = fresh(first)
+    with pytest.raises(InvalidInputError, match=r"Task t\[1\] .*Cancelled: batch_\w+ is"):
+        resumed.execute_complete(gone_on, event, **(deferral.kwargs or {}))
+    list(waiting)
+    assert len(results(out)) == 2
+    with pytest.raises(InvalidInputError, match="holds the results of another job"):
+        fresh(first).execute_complete(gone_on, event, **(deferral.kwargs or {}))
+    assert len(results(out)) == 2
+
+
+@pytest.mark.parametrize(
+    ("state", "overwrite", "days", "is_taken"),
+    [
+        (None, False, 0, False),
+        (None, True, 0, True),
+        (None, False, 2, False),
+        (None, False, 3, True),
+        ("failed", False, 0, True),
+        ("removed", False, 0, True),
+        ("running", True, 0, False),
+        ("up_for_retry", False, 0, False),
+        ("running", True, 3, True),
+    ],
+)
+def test_who_may_take_a_claim(  # noqa: PLR0917 - a table
+    server: DevServer,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    state: str | None,
+    overwrite: bool,
+    days: int,
+    is_taken: bool,
+) -> None:
+    """Whose task is known to be over, whose time is up, or with overwrite=True whose state is unknown."""
+    server.settings(freeze=True)
+    monkeypatch.setattr("airflow_provider_openai_batches.inference.claim.task_state", lambda *_: state)
+    deferred(job(out, requests=rows(3)), map_index=0)
+    claim = out / "_job" / "owner.json"
+    told = json.loads(claim.read_bytes())
+    claim.write_text(json.dumps({**told, "until": told["until"] - days * 86_400}))
+    second = job(out, requests=rows(2), overwrite=overwrite)
+    if is_taken:
+        deferred(second, map_index=1)
+        assert json.loads(claim.read_bytes())["map_index"] == 1
+    else:
+        with pytest.raises(InvalidInputError, match="has been writing"):
+            deferred(second, map_index=1)
+        assert json.loads(claim.read_bytes())["map_index"] == 0
+
+
+def test_a_claim_that_another_airflow_made_is_not_asked_about(
+    server: DevServer, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here its task does not exist, which says nothing."""
+    server.settings(freeze=True)
+    monkeypatch.setattr("airflow_provider_openai_batches.inference.claim.task_state", lambda *_: "removed")
+    deferred(job(out, requests=rows(3)))
+    monkeypatch.setenv("AIRFLOW__OPENAI_BATCHES__DEPLOYMENT_ID", "another")
+    with pytest.raises(InvalidInputError, match="has been writing"):
+        run_task(job(out, requests=rows(3)))
