@@ -13,6 +13,7 @@ import msgspec
 
 from airflow_provider_openai_batches.api.models import is_over
 from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
+from airflow_provider_openai_batches.inference.data.job import is_bare_name
 from airflow_provider_openai_batches.inference.data.outcomes import RowError  # noqa: TC001 - msgspec reads the annotation
 from airflow_provider_openai_batches.polling.wait import GRACE, UNKNOWN_WINDOW
 from airflow_provider_openai_batches.storage import open_binary, whole
@@ -248,6 +249,8 @@ class Records(msgspec.Struct):
             return None
         try:
             with open_binary(path) as handle:
-                return msgspec.json.decode(handle.read(), type=cls)
+                records = msgspec.json.decode(handle.read(), type=cls)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None
+        names = [name for record in records.by_shard.values() for name in record.files or ()]
+        return records if all(map(is_bare_name, names)) else None
