@@ -11,6 +11,7 @@ from airflow_provider_openai_batches.exceptions import BatchTimeout, InvalidInpu
 from airflow_provider_openai_batches.idempotency.ledger import Ledger
 from airflow_provider_openai_batches.idempotency.submit import BatchSpec, Submitter
 from airflow_provider_openai_batches.inference.settings import COUNTS, Settings
+from airflow_provider_openai_batches.operators import inference_faults
 from airflow_provider_openai_batches.operators.base import (
     WaitingOperator,
     first_event,
@@ -44,8 +45,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
     :param endpoint: for example ``/v1/responses`` or ``/v1/embeddings``. (templated)
     :param output_uri: a directory for the results, as a path or any URI of Airflow's object storage. Each
         task needs its own: ``s3://bucket/{{ run_id }}``, and in mapped tasks ``…/{{ ti.map_index }}``.
-        All workers must be able to reach it: until a job is done, the files needed to continue it are kept
-        there, in ``_job/``. (templated)
+        All workers must reach it: until a job is done, its own files are there, in ``_job/``. (templated)
     :param requests: prompts, request bodies or whole request lines; with ``body``, rows. Any iterable, or the
         output of another task. Give exactly one of ``requests``, ``input_uri`` and ``sql``.
     :param input_uri: files of rows: JSONL and CSV (also gzipped), Parquet, and ``.txt`` and ``.md``, each of
@@ -204,9 +204,11 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
             if getattr(self, name) is not None:
                 validation.check_expiry(getattr(self, name), name)
 
+    @inference_faults.no_retry_of_bad_input()
     def execute(self, context: Context) -> Any:
         return self._start(context, search_since(context))
 
+    @inference_faults.no_retry_of_bad_input()
     def execute_complete(
         self, context: Context, event: dict[str, Any], name: str = "", until: float | None = None
     ) -> Any:
@@ -285,6 +287,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         ledger = None if since is None else Ledger(self.hook, task, since)
         self._submitter = Submitter(self.hook, task, ledger, self.log)
         self.end_if_killed()
+        inference_faults.warn_of_local_output(self.output_uri, self.log)
         workspace = Workspace(self.output_uri, task.task_key[:12], task=task)
         return Runner(self._settings(), workspace, self._submitter, self.log, since=since)
 
