@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,8 @@ def rows_of_query(sql: str, conn_id: str) -> Iterator[dict[str, Any]]:
             )
         while rows:
             for row in rows:
-                yield dict(zip(names, row, strict=True))
+                # Some connections are set up for cursors whose rows are dicts.
+                yield dict(row) if isinstance(row, Mapping) else dict(zip(names, row, strict=True))
             rows = cursor.fetchmany(SQL_CHUNK)
 
 

@@ -11,6 +11,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from inferencekit import job, rows
 from support import run_task
 
+from airflow_provider_openai_batches import storage
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference import workspace
 
@@ -55,8 +56,7 @@ def test_an_output_that_cannot_be_written(
     def fail(*_: Any) -> None:
         raise cause
 
-    real = workspace.storage
-    broken = SimpleNamespace(as_path=real.as_path, local=real.local, open_binary=fail)
+    broken = SimpleNamespace(as_path=storage.as_path, local=storage.local, open_binary=fail)
     monkeypatch.setattr(workspace, "storage", broken)
     with pytest.raises(InvalidInputError, match="cannot be written") as raised:
         run_task(job(out, requests=rows(1)))

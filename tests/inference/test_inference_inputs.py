@@ -244,3 +244,25 @@ def test_rows_are_never_rendered(server: DevServer, out: Path) -> None:
     before = operator.requests
     operator.render_template_fields(task_context(operator))
     assert operator.requests is before
+
+
+@pytest.mark.parametrize("factory", ["dicts", "rows", "tuples"])
+def test_a_query_whose_cursor_gives_dicts(
+    server: DevServer, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch, factory: str
+) -> None:
+    """Some connections are set up so: the values are asked about, not the names of the columns."""
+
+    def as_dict(cursor: sqlite3.Cursor, row: tuple[Any, ...]) -> dict[str, Any]:
+        return dict(zip([column[0] for column in cursor.description], row, strict=True))
+
+    def connect(_conn_id: str) -> sqlite3.Connection:
+        connection = sqlite3.connect(tmp_path / "db.sqlite")
+        connection.row_factory = {"dicts": as_dict, "rows": sqlite3.Row, "tuples": None}[factory]
+        return connection
+
+    table(tmp_path / "db.sqlite", 3, monkeypatch)
+    monkeypatch.setattr("airflow_provider_openai_batches.inference.query._connect", connect)
+    sql = "SELECT id, text FROM places ORDER BY id"
+    run_task(job(out, sql=sql, sql_conn_id="db", body=TEXT, keep_columns=["id"]))
+    assert echoes(out) == ["t0", "t1", "t2"]
+    assert [row["id"] for row in results(out)] == [0, 1, 2]

@@ -12,6 +12,7 @@ import msgspec
 from airflow_provider_openai_batches.api.endpoints import spec_of
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.data.job import default_id
+from airflow_provider_openai_batches.inference.data.readers.frames import rows_of_table
 
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.endpoints import EndpointSpec
@@ -55,6 +56,7 @@ def requests_from(
 
     :param rows: without ``body``: prompts, request bodies (sent as they are), or whole request lines
         (``custom_id``, ``url``, ``body``); with ``body``: rows.
+        A pandas or Polars data frame and an Arrow table give a dict for each of their rows.
     :param endpoint: for example ``/v1/chat/completions``.
     :param body: a template (see :class:`BodyTemplate`) or a callable that takes a row; either gives a request
         body, or a prompt. It must always give the same for the same row: a batch is found again by its bytes.
@@ -65,6 +67,8 @@ def requests_from(
     :raises InvalidInputError: at once if the arguments do not fit together; while iterating, naming the row,
         if a row cannot become a request.
     """
+    table = None if isinstance(rows, list | Mapping) else rows_of_table(rows)
+    rows = rows if table is None else table
     if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
         raise InvalidInputError(
             f"the rows of a job must be a list or an iterator, not a {type(rows).__name__}"
