@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from airflow_provider_openai_batches.api.validation import result_file_name
-from airflow_provider_openai_batches.exceptions import BatchFailed
+from airflow_provider_openai_batches.exceptions import APIError, BatchFailed, OpenAIBatchesError
 from airflow_provider_openai_batches.inference.data.index import ResultIndex
 from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FILE
 from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, BatchRecord, Manifest
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.settings import Settings
     from airflow_provider_openai_batches.inference.workspace import Workspace
 
+_GONE = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
 TOKEN_LIMIT = "token_limit_exceeded"  # noqa: S105 - a code of the service
 # XCom values are stored in Airflow's database: lists are cut here, and complete in the manifest.
 SHOWN = 50
@@ -140,9 +142,9 @@ class JobResults:
             return self._note_rejection(record, batch)
         names = []
         if batch.output_file_id:
-            names.append(self._download(batch.output_file_id, result_file_name(batch.id, "output")))
+            names.append(self._download(batch, batch.output_file_id, "output"))
         if batch.error_file_id:
-            names.append(self._download(batch.error_file_id, result_file_name(batch.id, "errors")))
+            names.append(self._download(batch, batch.error_file_id, "errors"))
         record.files = names
         self._log.info(
             "Shard %d: batch %s is %s, %d of %d requests were answered",
@@ -155,10 +157,22 @@ class JobResults:
         self._records.recover()
         return False
 
-    def _download(self, file_id: str, name: str) -> str:
-        if not self._workspace.has(name):  # a file that is there is complete
-            self._submitter.service.download_file(file_id, self._workspace.local / name)
-            self._workspace.store([name])
+    def _download(self, batch: Batch, file_id: str, kind: str) -> str:
+        place, name = self._workspace, result_file_name(batch.id, kind)
+        if place.has(name):  # a file that is there is complete
+            return name
+        try:
+            self._submitter.service.download_file(file_id, place.local / name)
+        except APIError as error:
+            if error.status not in _GONE:
+                raise
+            raise OpenAIBatchesError(
+                f"Batch {batch.id} is {batch.status}, but its {kind} file {file_id} is gone from the service "
+                f"({error}): it was deleted, or it expired. If you have a copy, save it as "
+                f"{place.kept / name} and clear the task. Without one, reuse=False asks for every row, "
+                "and pays for it, again."
+            ) from error
+        place.store([name])
         return name
 
     def _note_rejection(self, record: Record, batch: Batch) -> bool:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 from inferencekit import Crash, MortalHook, MortalOperator, again, job, results, rows, waits
-from support import fresh, run_task, task_context
+from support import fresh, run_task, task_context, until
 
-from airflow_provider_openai_batches.exceptions import InvalidInputError, TaskKilled
+from airflow_provider_openai_batches.exceptions import InvalidInputError, OpenAIBatchesError, TaskKilled
 from airflow_provider_openai_batches.storage import as_path
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from airflow_provider_openai_batches.devserver import DevServer
 
 FAULTS = {1: "fail:429*1", 4: "fail:500*2", 7: "fail:503*1", 9: "fail:400"}
@@ -325,3 +325,31 @@ def test_a_claim_that_another_airflow_made_is_not_asked_about(
     monkeypatch.setenv("AIRFLOW__OPENAI_BATCHES__DEPLOYMENT_ID", "another")
     with pytest.raises(InvalidInputError, match="has been writing"):
         run_task(job(out, requests=rows(3)))
+
+
+@pytest.mark.parametrize("field", ["output_file_id", "error_file_id"])
+@pytest.mark.parametrize("way", ["a copy", "reuse=False"])
+def test_a_result_file_that_is_gone(server: DevServer, out: Path, field: str, way: str) -> None:
+    """The error names the batch and the file, and both ways out lead out."""
+    operator = job(out, requests=rows(3, {1: "fail:400"}))
+    waiting = waits(operator)
+    next(waiting)
+    until(lambda: server.batches()[0]["status"] == "completed")
+    batch = server.batches()[0]
+    with httpx.Client(
+        base_url=server.base_url, headers={"Authorization": "Bearer k"}, trust_env=False
+    ) as http:
+        copy = http.get(f"/files/{batch[field]}/content").content
+        http.delete(f"/files/{batch[field]}").raise_for_status()
+    with pytest.raises(
+        OpenAIBatchesError, match=f"{batch['id']} is completed.*{batch[field]} is gone"
+    ) as raised:
+        list(waiting)
+    place = str(raised.value).partition("save it as ")[2].partition(" and clear")[0]
+    if way == "a copy":
+        Path(place).write_bytes(copy)
+        again(operator)
+        assert len(server.batches()) == 1
+    else:
+        again(operator, reuse=False)
+    assert [row["status"] for row in results(out)] == ["succeeded", "failed", "succeeded"]
