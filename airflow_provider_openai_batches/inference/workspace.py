@@ -9,9 +9,7 @@ directory and copies whole files to the store.
 from __future__ import annotations
 
 import shutil
-import tempfile
 import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_openai_batches import storage
@@ -19,9 +17,11 @@ from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.claim import ClaimFile
 from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FILE, is_bare_name
 from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, Manifest
+from airflow_provider_openai_batches.inference.scratch import Scratch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
     from airflow_provider_openai_batches.inference.data.job import Job, Shard
@@ -52,7 +52,7 @@ class Workspace:
         self._root = self.output / FOLDER
         self._owner = owner
         self._is_local = plain is not None
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._temporary: Scratch | None = None
         self._local: Path | None = None
         self.claim = ClaimFile(self._root, owner, task)
         self.name = ""
@@ -154,13 +154,13 @@ class Workspace:
     def close(self) -> None:
         """Remove the temporary directory."""
         if self._temporary is not None:
-            self._temporary.cleanup()
+            self._temporary.close()
             self._temporary = None
 
     def _new_temporary(self) -> Path:
         self.close()
-        self._temporary = tempfile.TemporaryDirectory(prefix="openai-batches-", ignore_cleanup_errors=True)
-        return Path(self._temporary.name)
+        self._temporary = Scratch()
+        return self._temporary.path
 
     def _move(self, *, is_known: bool) -> None:
         if is_known:

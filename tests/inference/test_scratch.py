@@ -1,0 +1,72 @@
+"""The temporary directory of a process that was killed goes with the next job; that of a live one stays."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_openai_batches.inference.scratch import PREFIX, Scratch
+from airflow_provider_openai_batches.inference.workspace import Workspace
+
+PROGRAM = """
+from airflow_provider_openai_batches.inference.workspace import Workspace
+place = Workspace("memory://scratch/out", "me")
+print(place.begin(), flush=True)
+input()
+"""
+
+
+def age(directory: Path, seconds: float = 3_600) -> None:
+    moment = directory.stat().st_mtime - seconds
+    os.utime(directory, (moment, moment))
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    return tmp_path
+
+
+def test_the_scratch_of_a_killed_process(folder: Path) -> None:
+    """While it lives, its files are in use, however old; once it is killed, the next job removes them."""
+    command = [sys.executable, "-c", PROGRAM]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        left = Path(process.stdout.readline().strip())
+        (left / "shard-00000.jsonl").write_text("prompts")
+        age(left)
+        other = Workspace("memory://scratch/other", "you")
+        other.begin()
+        other.close()
+        assert (left / "shard-00000.jsonl").exists()
+        process.kill()
+    age(folder / left.name)
+    other.begin()
+    other.close()
+    assert not left.exists()
+    assert (left.parent, left.name.startswith(PREFIX)) == (folder, True)
+
+
+def test_what_is_not_removed(folder: Path) -> None:
+    """A directory that is young and has no lock yet, a link, and what others call something else."""
+    young, other, link = folder / f"{PREFIX}young", folder / "openai-batches-x", folder / f"{PREFIX}link"
+    young.mkdir()
+    other.mkdir()
+    age(other)
+    link.symlink_to(other)
+    scratch = Scratch()
+    assert young.exists()
+    assert other.exists()
+    assert link.exists()
+    assert oct(scratch.path.stat().st_mode & 0o777) == "0o700"
+    scratch.close()
+    assert not scratch.path.exists()
+    age(young)
+    Scratch().close()
+    assert not young.exists()
