@@ -12,12 +12,13 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 from starlette.types import ASGIApp
 
 from airflow_provider_openai_batches.devserver import limits, params
 from airflow_provider_openai_batches.devserver.control import ControlRoutes
 from airflow_provider_openai_batches.devserver.errors import ApiError, error_body
-from airflow_provider_openai_batches.devserver.gateway import Gateway
+from airflow_provider_openai_batches.devserver.gateway import ASKED_PATH, Gateway
 from airflow_provider_openai_batches.devserver.service import BatchService
 from airflow_provider_openai_batches.devserver.store import StoredFile
 from airflow_provider_openai_batches.devserver.uploads import MultipartUpload
@@ -120,9 +121,17 @@ async def _on_api_error(_request: Request, error: Exception) -> Response:
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    text = f"Invalid URL ({request.method} {request.url.path}): {error.detail}"
+    path = request.scope.get(ASKED_PATH, request.url.path)
+    text = f"Invalid URL ({request.method} {path}): {error.detail}"
     body = msgspec.json.encode(error_body(error.status_code, text, code="unknown_url"))
-    return Response(body, status_code=error.status_code, media_type=JSON)
+    headers = {"Allow": _methods(request)} if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED else None
+    return Response(body, status_code=error.status_code, media_type=JSON, headers=headers)
+
+
+def _methods(request: Request) -> str:
+    """All methods of a path; each of them is a route of its own."""
+    found = [route for route in request.app.routes if route.matches(request.scope)[0] != Match.NONE]
+    return ", ".join(sorted({method for route in found for method in route.methods}))
 
 
 async def _on_disconnect(_request: Request, _error: Exception) -> Response:
@@ -131,7 +140,7 @@ async def _on_disconnect(_request: Request, _error: Exception) -> Response:
 
 def create_app(service: BatchService) -> ASGIApp:
     """The whole server: the API behind its gateway, and the control routes."""
-    app = FastAPI(openapi_url=None)
+    app = FastAPI(openapi_url=None, redirect_slashes=False)
     Routes(service).add_to(app)
     ControlRoutes(service).add_to(app)
     app.add_exception_handler(ApiError, _on_api_error)

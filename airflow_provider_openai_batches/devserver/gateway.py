@@ -46,6 +46,10 @@ def operation(method: str, path: str) -> str:
     return OPERATIONS.get((method, collection, "ID" * bool(item) + slash + verb), "unknown")
 
 
+# Where the path stands as the client wrote it, with its prefix.
+ASKED_PATH = "devserver.asked_path"
+
+
 class Gateway:
     def __init__(self, app: ASGIApp, service: BatchService) -> None:
         self._app = app
@@ -62,8 +66,8 @@ class Gateway:
         if prefix is None:
             text = f"Invalid URL ({scope['method']} {path})"
             return await refuse(send, HTTPStatus.NOT_FOUND, text, code="unknown_url")
-        path = path[len(prefix) - 1 :]
-        scope = {**scope, "path": path, "raw_path": path.encode()}
+        asked, path = path, path[len(prefix) - 1 :]
+        scope = {**scope, "path": path, "raw_path": path.encode(), ASKED_PATH: asked}
         name = operation(scope["method"], path)
         reply = _Reply(send, self._service.tally)
         self._service.tally.begin(name)

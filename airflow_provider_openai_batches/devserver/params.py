@@ -101,9 +101,19 @@ def read_upload(filename: str | None, fields: Mapping[str, str]) -> tuple[str, s
         for name, text in fields.items()
         if name.startswith(prefix)
     }
+    if "expires_after" in fields:  # some clients send the object as one part
+        policy = _json_object("expires_after", fields["expires_after"])
+        return filename, purpose, read_expiry("expires_after", policy)
     if policy:
         return filename, purpose, read_expiry("expires_after", policy)
     return filename, purpose, DEFAULT_EXPIRY_SECONDS if purpose == "batch" else None
+
+
+def _json_object(name: str, text: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.DecodeError:
+        raise invalid(name, f"Invalid type for '{name}': expected an object.", "invalid_type") from None
 
 
 def read_expiry(name: str, policy: Mapping[str, Any]) -> int:

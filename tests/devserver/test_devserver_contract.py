@@ -134,3 +134,40 @@ def test_keys(server: DevServer, api: Api) -> None:
     assert "wrong-key" not in answer.text
     assert api.http.get("/batches", headers={"authorization": "Bearer right"}).status_code == 200
     assert json.loads(*server.environment.values())["password"] == "right"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "allowed"),
+    [
+        ("GET", "/batches/", 404, None),
+        ("POST", "/files/", 404, None),
+        ("PUT", "/batches", 405, "GET, POST"),
+        ("PUT", "/files/file-x", 405, "DELETE, GET"),
+        ("DELETE", "/batches/b/cancel", 405, "POST"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["/v1", "/openai/v1", "/openai"])
+def test_a_url_that_is_refused_is_named_whole(  # noqa: PLR0917 - a table
+    server: DevServer, prefix: str, method: str, path: str, status: int, allowed: str | None
+) -> None:
+    """With its prefix; a slash too many leads nowhere else, and a wrong method is told the right ones."""
+    root = server.base_url.removesuffix("/v1")
+    answer = httpx.request(method, f"{root}{prefix}{path}", headers={"api-key": "k"})
+    assert (answer.status_code, answer.headers.get("allow")) == (status, allowed)
+    assert f"({method} {prefix}{path})" in answer.json()["error"]["message"]
+
+
+def test_an_expiry_as_one_part(api: Api) -> None:
+    """Some clients send the object as JSON."""
+    file = api.upload(b"x", expires_after='{"anchor": "created_at", "seconds": 3600}')
+    assert file["expires_at"] - file["created_at"] == 3_600
+    for text, param in (
+        ('{"anchor": "created_at", "seconds": 5}', "expires_after.seconds"),
+        ("{}", "expires_after.anchor"),
+        ("[1]", "expires_after"),
+        ("soon", "expires_after"),
+    ):
+        answer = api.http.post(
+            "/files", data={"purpose": "batch", "expires_after": text}, files={"file": ("f", b"x")}
+        )
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
