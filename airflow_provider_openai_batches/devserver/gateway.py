@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from http import HTTPStatus
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -46,8 +48,26 @@ def operation(method: str, path: str) -> str:
     return OPERATIONS.get((method, collection, "ID" * bool(item) + slash + verb), "unknown")
 
 
+_LOOPBACK_NAME = re.compile(r"127(\.\d{1,3}){3}|::1")
 # Where the path stands as the client wrote it, with its prefix.
 ASKED_PATH = "devserver.asked_path"
+
+
+def _is_foreign(scope: Scope) -> bool:
+    """Whether a browser sends this for another site's page, or for a name that leads here by a trick."""
+    headers = dict(scope["headers"])
+    origin, host = headers.get(b"origin"), headers.get(b"host", b"")
+    if origin is not None and not _is_local(origin):
+        return True
+    return scope["server"][0].startswith(LOOPBACK) and not _is_local(b"//" + host)
+
+
+def _is_local(url: bytes) -> bool:
+    try:
+        name = urlsplit(url.decode("latin-1")).hostname or ""
+    except ValueError:
+        return False
+    return name == "localhost" or bool(_LOOPBACK_NAME.fullmatch(name))
 
 
 class Gateway:
@@ -56,6 +76,9 @@ class Gateway:
         self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and _is_foreign(scope):
+            text = "Another site's page may not use the dev server. Use its own address, such as 127.0.0.1."
+            return await refuse(send, HTTPStatus.FORBIDDEN, text)
         path = scope["path"]
         if path.startswith(CONTROL):
             if not scope["client"][0].startswith(LOOPBACK):

@@ -171,3 +171,24 @@ def test_an_expiry_as_one_part(api: Api) -> None:
             "/files", data={"purpose": "batch", "expires_after": text}, files={"file": ("f", b"x")}
         )
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_refused"),
+    [
+        ({"host": "evil.example"}, True),
+        ({"host": "127.0.0.1.evil.example"}, True),
+        ({"host": "[::1"}, True),
+        ({"origin": "https://evil.example"}, True),
+        ({"origin": "null"}, True),
+        ({"host": "localhost:8089"}, False),
+        ({"host": "[::1]:8089"}, False),
+        ({"origin": "http://127.0.0.1:9"}, False),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/batches", "/_dev/stats"])
+def test_another_sites_page(server: DevServer, path: str, headers: dict[str, str], is_refused: bool) -> None:
+    """Neither a page of another site nor a name that was pointed at this machine uses the server."""
+    root = server.base_url.removesuffix("/v1")
+    answer = httpx.get(root + path, headers={"api-key": "k", **headers})
+    assert answer.status_code == (403 if is_refused else 200)

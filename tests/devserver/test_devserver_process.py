@@ -118,7 +118,7 @@ def test_data_dir(tmp_path: Path, api: Api) -> None:
 def test_many_connections(server: DevServer) -> None:
     """A thousand clients can be connected at the same time."""
     url = httpx.URL(server.base_url)
-    request = b"GET /v1/batches HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer k\r\n\r\n"
+    request = b"GET /v1/batches HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer k\r\n\r\n"
     connections = [socket.create_connection((url.host, url.port), timeout=10) for _ in range(1000)]
     try:
         for connection in connections:

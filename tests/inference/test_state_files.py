@@ -53,3 +53,9 @@ def test_a_bare_name_leads_nowhere_else(name: str) -> None:
 def test_the_name_of_a_jobs_directory_is_one_too(tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text("{}")
     assert not Workspace(tmp_path / "out", "me").open("../..")
+
+
+def test_prompts_are_readable_by_their_owner_alone(server: DevServer, out: Path) -> None:
+    next(waits(job(out, requests=rows(1))))
+    for folder in [out / "_job", *(path for path in (out / "_job").iterdir() if path.is_dir())]:
+        assert oct(folder.stat().st_mode & 0o777) == "0o700"
