@@ -36,7 +36,7 @@ def wire(server: DevServer, request: str) -> bytes:
 
 def post_batch(server: DevServer, params: dict[str, Any]) -> bytes:
     body = json.dumps(params)
-    head = "POST /v1/batches HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer k\r\n"
+    head = "POST /v1/batches HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer k\r\n"
     return wire(server, f"{head}Content-Length: {len(body)}\r\n\r\n{body}")
 
 
