@@ -146,7 +146,7 @@ def read_json(path: AnyPath, kind: type[T], trouble: str) -> T | None:
     try:
         with open_binary(path) as file:
             return msgspec.json.decode(file.read(), type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInputError(f"{path} {trouble.format(error)}") from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,9 +14,11 @@ import tenacity
 
 from airflow_provider_openai_batches.api import protocol, retry
 from airflow_provider_openai_batches.exceptions import APIError, TransportError
+from airflow_provider_openai_batches.api.body import ACCEPTED, Bounded, Decoder
+from airflow_provider_openai_batches.api.retry import is_success
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from airflow_provider_openai_batches.api.config import ClientConfig
     from airflow_provider_openai_batches.api.models import Batch, BatchPage, File
@@ -99,24 +102,20 @@ class AsyncBatchesClient:
         :raises APIError: if the service answered with an error.
         """
         request = protocol.download_file(file_id)
-        url = f"{self.config.base_url}{request.path}"
-        headers = {"Range": f"bytes=0-{size - 1}"}
         start = b""
-        try:
-            async with self._http.stream("GET", url, headers=headers) as answer:
-                async for chunk in answer.aiter_bytes():
-                    start += chunk
+        async with self._answer(request, {"Range": f"bytes=0-{size - 1}"}, "identity") as answer:
+            # An empty file has no first byte, for which some servers answer 416.
+            if answer.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                return b""
+            if not is_success(answer.status_code):
+                await self._reply(answer)
+            decoder = Decoder(answer.headers.get("content-encoding"))
+            async for piece in answer.aiter_raw():
+                for decoded in decoder.feed(piece):
+                    start += decoded
                     if len(start) >= size:
-                        break
-        except httpx.HTTPError as error:
-            raise TransportError(protocol.no_answer(self.config, request, error)) from None
-        # Some servers answer 416 for an empty file, because it has no first byte.
-        if answer.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return b""
-        reply = protocol.HttpReply(answer.status_code, answer.headers, start)
-        if failed := protocol.failure(reply, self.config, time.time()):
-            raise failed
-        return start[:size]
+                        return start[:size]
+        return start
 
     async def aclose(self) -> None:
         await self._http.aclose()
@@ -140,16 +139,43 @@ class AsyncBatchesClient:
         return result
 
     async def _send_once(self, request: protocol.HttpRequest) -> protocol.HttpReply:
-        url = f"{self.config.base_url}{request.path}"
-        headers = {"Content-Type": "application/json"} if request.json else None
+        headers = {"Content-Type": "application/json"} if request.json else {}
+        async with self._answer(request, headers, ACCEPTED) as answer:
+            return await self._reply(answer)
+
+    @asynccontextmanager
+    async def _answer(
+        self, request: protocol.HttpRequest, headers: dict[str, str], encoding: str
+    ) -> AsyncIterator[httpx.Response]:
+        """Yield an answer whose body is read within the time for a whole answer."""
         try:
-            answer = await self._http.request(
-                request.method, url, params=request.params, content=request.json, headers=headers
-            )
+            async with (
+                asyncio.timeout(self.config.answer_seconds),
+                self._http.stream(
+                    request.method,
+                    f"{self.config.base_url}{request.path}",
+                    params=request.params,
+                    content=request.json,
+                    headers={**headers, "Accept-Encoding": encoding},
+                ) as answer,
+            ):
+                yield answer
         except httpx.HTTPError as error:
             sent = not isinstance(error, NOT_SENT)
             raise TransportError(protocol.no_answer(self.config, request, error), sent=sent) from None
-        reply = protocol.HttpReply(answer.status_code, answer.headers, answer.content)
-        if failed := protocol.failure(reply, self.config, time.time()):
-            raise failed
+        except TimeoutError:
+            raise TransportError(protocol.too_slow(self.config, request)) from None
+
+    async def _reply(self, answer: httpx.Response) -> protocol.HttpReply:
+        """
+        Read a body, within the bounds of an answer that is JSON.
+
+        :raises APIError: if the answer is an error.
+        """
+        body = Bounded(answer.headers.get("content-encoding"), is_error=not is_success(answer.status_code))
+        async for piece in answer.aiter_raw():
+            if not body.feed(piece):
+                break
+        reply = protocol.HttpReply(answer.status_code, answer.headers, body.whole())
+        protocol.raise_failure(reply, self.config, time.time())
         return reply

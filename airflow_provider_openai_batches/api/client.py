@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+import threading
 import time
 import uuid
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar
 import tenacity
 
 from airflow_provider_openai_batches.api import protocol, retry
+from airflow_provider_openai_batches.api.body import ACCEPTED, Bounded, Decoder, Watchdog
 from airflow_provider_openai_batches.exceptions import TaskKilled, TransportError
 
 if TYPE_CHECKING:
@@ -51,6 +54,9 @@ class BatchesSession:
         self.http.headers.update(config.headers)
         # Otherwise an entry for the host in .netrc would replace the key.
         self.http.auth = _unchanged
+        self._current = threading.local()
+        for scheme in ("https://", "http://"):
+            self.http.mount(scheme, _watched_adapter(self._current))
 
     def send(
         self,
@@ -81,11 +87,12 @@ class BatchesSession:
         if request.operation in SPENDING:
             data = _Withheld(data, lambda: self._refuse_if_stopped(request))
         headers = {"Content-Type": content_type} if data is not None else {}
+        headers["Accept-Encoding"] = ACCEPTED
         with self._answer(request, data=data, headers=headers) as answer:
-            return protocol.HttpReply(answer.status_code, answer.headers, answer.content)
+            return answer.reply(is_error=False)
 
     @contextmanager
-    def stream(self, request: protocol.HttpRequest, offset: int) -> Iterator[requests.Response]:
+    def stream(self, request: protocol.HttpRequest, offset: int) -> Iterator[Answer]:
         """
         Yield an answer to read piece by piece, from byte ``offset`` on if the service can do that.
 
@@ -94,54 +101,104 @@ class BatchesSession:
         headers = {"Accept-Encoding": "identity"}
         if offset:
             headers["Range"] = f"bytes={offset}-"
-        with self._answer(request, headers=headers, stream=True) as answer:
-            try:
-                yield answer
-            except self._network_errors as error:
-                raise self._lost(request, error) from None
+        with self._answer(request, headers=headers) as answer:
+            yield answer
 
     @property
     def _network_errors(self) -> tuple[type[Exception], ...]:
         import requests  # noqa: PLC0415 - not before a session is made
+        from urllib3.exceptions import HTTPError  # noqa: PLC0415 - likewise
 
-        return (requests.RequestException,)
+        return (requests.RequestException, HTTPError)
 
     @contextmanager
-    def _answer(self, request: protocol.HttpRequest, **kwargs: Any) -> Iterator[requests.Response]:
+    def _answer(self, request: protocol.HttpRequest, **kwargs: Any) -> Iterator[Answer]:
         self._refuse_if_stopped(request)
-        params = {**self.config.params, **request.params}
-        timeouts = (self.config.connect_timeout, self.config.timeout)
+        watchdog = self._current.watchdog = Watchdog(self.config.answer_seconds)
         try:
-            answer = self.http.request(
+            response = self.http.request(
                 request.method,
                 f"{self.config.base_url}{request.path}",
-                params=params,
-                timeout=timeouts,
+                params={**self.config.params, **request.params},
+                timeout=(self.config.connect_timeout, self.config.timeout),
                 allow_redirects=False,
+                stream=True,
                 **kwargs,
             )
+            with response:
+                answer = Answer(response, watchdog)
+                if not retry.is_success(answer.status_code):
+                    protocol.raise_failure(answer.reply(is_error=True), self.config, time.time())
+                yield answer
+            if watchdog.has_cut:
+                raise self._too_slow(request)
         except self._network_errors as error:
-            raise self._lost(request, error) from None
-        with answer:
-            self._raise_for_status(request, answer)
-            yield answer
+            raise (self._too_slow(request) if watchdog.has_cut else self._lost(request, error)) from None
+        finally:
+            watchdog.stop()
+            self._current.watchdog = None
 
     def _refuse_if_stopped(self, request: protocol.HttpRequest) -> None:
         if self.stopped and request.operation in SPENDING:
             raise TaskKilled(f"The task is being stopped: {request.operation} was not sent.")
 
-    def _raise_for_status(self, request: protocol.HttpRequest, answer: requests.Response) -> None:
-        if retry.is_success(answer.status_code):
-            return
-        try:
-            reply = protocol.HttpReply(answer.status_code, answer.headers, answer.content)
-        except self._network_errors as error:
-            raise self._lost(request, error) from None
-        if failed := protocol.failure(reply, self.config, time.time()):
-            raise failed
+    def _too_slow(self, request: protocol.HttpRequest) -> TransportError:
+        return TransportError(protocol.too_slow(self.config, request))
 
     def _lost(self, request: protocol.HttpRequest, error: Exception) -> TransportError:
         return TransportError(protocol.no_answer(self.config, request, error), sent=not _never_sent(error))
+
+
+class Answer:
+    """An answer whose body has not been read yet."""
+
+    def __init__(self, response: requests.Response, watchdog: Watchdog) -> None:
+        self.status_code = response.status_code
+        self.headers = response.headers
+        self._raw = response.raw
+        self._watchdog = watchdog
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the body as it travels, perhaps compressed; each piece has to arrive in time."""
+        for piece in self._raw.stream(PIECE, decode_content=False):
+            self._watchdog.feed()
+            yield piece
+
+    def iter_lines(self) -> Iterator[bytes]:
+        """Yield the lines, as far as the body is of a size that can be held."""
+        body = Bounded(self.headers.get("Content-Encoding"), is_error=True)
+        all(body.feed(piece) for piece in self.pieces())
+        yield from body.whole().splitlines()
+
+    def reply(self, *, is_error: bool) -> protocol.HttpReply:
+        """Read the whole body, within the bounds of an answer that is JSON."""
+        body = Bounded(self.headers.get("Content-Encoding"), is_error=is_error)
+        all(body.feed(piece) for piece in self._raw.stream(PIECE, decode_content=False))
+        return protocol.HttpReply(self.status_code, self.headers, body.whole())
+
+
+def _watched_adapter(current: threading.local) -> Any:
+    """Return an adapter whose connections tell the watchdog of their thread when a request was sent."""
+    from requests.adapters import HTTPAdapter  # noqa: PLC0415 - not before a session is made
+
+    @functools.cache
+    def watched(kind: Any) -> Any:
+        class Watched(kind):  # type: ignore[misc]
+            def getresponse(self) -> Any:
+                if watchdog := getattr(current, "watchdog", None):
+                    watchdog.watch(self.sock)
+                return super().getresponse()
+
+        return Watched
+
+    class WatchedAdapter(HTTPAdapter):
+        def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+            pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+            if "ConnectionCls" not in vars(pool):
+                pool.ConnectionCls = watched(pool.ConnectionCls)
+            return pool
+
+    return WatchedAdapter()
 
 
 class _Withheld:
@@ -227,6 +284,7 @@ class Download:
         self._request = protocol.download_file(file_id)
         self._sink = sink
         self._log = log
+        self._is_compressed = False
         self.written = 0
 
     def run(self) -> int:
@@ -234,34 +292,44 @@ class Download:
         Download the whole file.
 
         :return: the size in bytes.
-        :raises TransportError: if repeated attempts bring no new bytes.
+        :raises TransportError: if attempt after attempt brings next to nothing.
         """
         self._session.retrying(self._request.operation)(self._attempt)
         return self.written
 
     def _attempt(self) -> None:
-        """Continue as long as each connection brings new bytes; one that brings none is a failed attempt."""
+        """Continue while each connection brings a piece; one that brings less is a failed attempt."""
         while True:
             before = self.written
             try:
                 self._receive()
             except TransportError as error:
-                if self.written == before:
+                if self.written - before < PIECE:
                     raise
                 self._log.warning("download broke at byte %d, continuing there: %s", self.written, error)
             else:
                 return
 
     def _receive(self) -> None:
-        with self._session.stream(self._request, self.written) as answer:
-            position = _position(answer, self.written)
-            announced = answer.headers.get("Content-Length")
-            end = position + int(announced) if announced and announced.isdigit() else None
-            for chunk in answer.iter_content(PIECE):
-                self._write(chunk, position)
-                position += len(chunk)
-        if end is not None and position != end:
-            raise TransportError(f"{self._request.path} ended at byte {position} of {end}.")
+        # Of a compressed answer a range cannot be decoded.
+        asked = 0 if self._is_compressed else self.written
+        with self._session.stream(self._request, asked) as answer:
+            start = received = _position(answer, asked)
+            decoder = Decoder(answer.headers.get("Content-Encoding"))
+            self._is_compressed = decoder.is_needed
+            if decoder.is_needed and start:
+                raise TransportError(f"{self._request.path} goes on compressed: it is asked for as a whole.")
+            position = start
+            for piece in answer.pieces():
+                received += len(piece)
+                for chunk in decoder.feed(piece):
+                    self._write(chunk, position)
+                    position += len(chunk)
+        announced = answer.headers.get("Content-Length", "")
+        if announced.isdigit() and received != start + int(announced):
+            end = start + int(announced)
+            raise TransportError(f"{self._request.path} ended at byte {received} of {end}.")
+        decoder.finish()
 
     def _write(self, chunk: bytes, position: int) -> None:
         """Skip what is already written: a service that ignores ``Range`` starts over."""
@@ -270,7 +338,7 @@ class Download:
         self.written += len(new)
 
 
-def _position(answer: requests.Response, asked: int) -> int:
+def _position(answer: Answer, asked: int) -> int:
     """Return the byte at which the answer starts (RFC 9110, 14.4)."""
     if answer.status_code != HTTPStatus.PARTIAL_CONTENT:
         return 0

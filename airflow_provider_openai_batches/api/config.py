@@ -43,8 +43,8 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     :param base_url: without a slash at its end.
     :param headers: sent with every request; the key is among them.
     :param params: query parameters of every request (Azure's ``api-version``).
-    :param connect_timeout: seconds to wait for a connection.
-    :param timeout: seconds to wait for the next bytes of an answer.
+    :param connect_timeout: seconds for a connection to be made.
+    :param timeout: seconds between two bytes of an answer; a whole one may take twice as long.
     :param console_url: where people look at batches; the batch's id is appended.
     :param max_attempts: how many times a request that may be repeated is sent at most.
     """
@@ -79,6 +79,11 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
         for secret in sorted(filter(None, secrets), key=len, reverse=True):
             text = text.replace(secret, "***")
         return text
+
+    @property
+    def answer_seconds(self) -> float:
+        """How long a whole answer may take; of a file, each piece."""
+        return 2 * self.timeout
 
     def batch_link(self, batch_id: str) -> str | None:
         """Return the address of a batch in the service's console; None if no console is known."""
@@ -133,7 +138,7 @@ def _extra(conn: ConnectionLike) -> dict[str, Any]:
     """Return the extra, with the official provider's ``openai_client_kwargs`` under this provider's names."""
     try:
         extra = dict(conn.extra_dejson or {})
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _bad(conn, "extra is not a JSON object") from None
     theirs = extra.pop("openai_client_kwargs", None)
     if not theirs:
@@ -234,7 +239,7 @@ def _text_map(conn: ConnectionLike, extra: dict[str, Any], field: str) -> dict[s
     if isinstance(value, str):
         try:
             value = msgspec.json.decode(value)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
             value = None
     if not isinstance(value, dict):
         raise _bad(conn, f"extra field {field!r} is not a JSON object of strings")

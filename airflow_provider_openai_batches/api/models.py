@@ -19,6 +19,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 TERMINAL_STATUSES = frozenset({"completed", "failed", "expired", "cancelled"})
 # The ends that can leave answers, which are paid for.
 _WITH_ANSWERS = frozenset({"completed", "expired", "cancelled"})
+# What reading JSON can raise: the last one for a document that is nested too deeply.
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 MAX_REQUESTS = 50_000
 MAX_FILE_BYTES = 200_000_000
 MAX_EMBEDDING_INPUTS = 50_000

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from airflow_provider_openai_batches.api.models import ResultLine
+from airflow_provider_openai_batches.api.models import UNREADABLE, ResultLine
 from airflow_provider_openai_batches.exceptions import BatchCancelled, BatchError, BatchExpired, BatchFailed
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def describe_errors(lines: Iterable[bytes]) -> list[str]:
 def _describe(line: bytes) -> str | None:
     try:
         result = msgspec.json.decode(line, type=ResultLine, strict=False)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
     if result.error:
         return f"{result.custom_id}: {result.error.code}: {result.error.message}"

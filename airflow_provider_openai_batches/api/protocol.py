@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from airflow_provider_openai_batches.api.models import Batch, BatchPage, File, FilePage, read
+from airflow_provider_openai_batches.api.models import UNREADABLE, Batch, BatchPage, File, FilePage, read
 from airflow_provider_openai_batches.api.retry import is_redirect, is_success
 from airflow_provider_openai_batches.api.validation import (
     MAX_PAGE,
@@ -184,7 +184,7 @@ def _read(reply: HttpReply, kind: type[T]) -> T:
     """
     try:
         return read(reply.body, kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise TransportError(
             f"HTTP {reply.status}, but the answer is not a {kind.__name__} ({error}): "
             f"{_excerpt(reply.body)!r}. If this does not go away, check the connection's base URL."
@@ -211,6 +211,12 @@ def failure(reply: HttpReply, config: ClientConfig, now: float) -> APIError | No
     )
 
 
+def raise_failure(reply: HttpReply, config: ClientConfig, now: float) -> None:
+    """:raises APIError: if the answer is an error."""
+    if failed := failure(reply, config, now):
+        raise failed
+
+
 def no_answer(config: ClientConfig, request: HttpRequest, error: Exception) -> str:
     """Return the message for a request that got no answer."""
     words = config.redact(str(error) or "no reason given")
@@ -219,11 +225,19 @@ def no_answer(config: ClientConfig, request: HttpRequest, error: Exception) -> s
     )
 
 
+def too_slow(config: ClientConfig, request: HttpRequest) -> str:
+    """Say that a request's answer came byte by byte, or not to its end."""
+    return (
+        f"{request.method} {request.path}: the answer from {config.base_url} was not complete after "
+        f"{config.answer_seconds:g} s, twice the connection's timeout"
+    )
+
+
 def _error_of(reply: HttpReply) -> tuple[str, str | None, str | None]:
     """Return message, code and param of an error, in OpenAI's form or that of another server or a proxy."""
     try:
         document = msgspec.json.decode(reply.body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         document = None
     if not isinstance(document, dict):
         return _hint(reply, _excerpt(reply.body)), None, None

@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from airflow_provider_openai_batches.api.endpoints import SPECS
-from airflow_provider_openai_batches.api.models import MAX_EMBEDDING_INPUTS, MAX_FILE_BYTES, MAX_REQUESTS
+from airflow_provider_openai_batches.api.models import (
+    MAX_EMBEDDING_INPUTS,
+    MAX_FILE_BYTES,
+    MAX_REQUESTS,
+    UNREADABLE,
+)
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 
 if TYPE_CHECKING:
@@ -213,7 +218,7 @@ class _Checker:
     def _check(self, number: int, text: bytes) -> None:
         try:
             line = self._decoder.decode(text)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise self._refused(number, _what_is_wrong(text, error)) from None
         if not line.custom_id:
             raise self._refused(number, "custom_id is empty")
