@@ -55,7 +55,7 @@ def _connection_type() -> dict[str, Any]:
             "relabeling": {"password": "API key", "host": "Base URL"},
             "placeholders": {
                 "host": "https://api.openai.com/v1",
-                "password": "if empty: OPENAI_API_KEY of the worker and triggerer",
+                "password": "empty: OPENAI_API_KEY of the worker and triggerer, for api.openai.com",
             },
         },
         "conn-fields": {
@@ -81,6 +81,11 @@ def _connection_type() -> dict[str, Any]:
             },
             "api_version": _field("API version", "Azure's api-version parameter, where it needs one."),
             "console_url": _field("Console URL", "Where people look at batches; the batch's id is appended."),
+            "use_environment_key": {
+                "label": "Use OPENAI_API_KEY",
+                "description": "Send the key of the environment to this host; api.openai.com gets it anyway.",
+                "schema": {"type": ["boolean", "null"], "default": False},
+            },
             "allow_http": {
                 "label": "Allow plain http",
                 "description": "Send the key unencrypted, even to another host.",

@@ -18,7 +18,9 @@ from airflow_provider_openai_batches.exceptions import InvalidConnectionError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-DEFAULT_BASE_URL = "https://api.openai.com/v1"
+# The one host that gets OPENAI_API_KEY without being named for it in a connection.
+OPENAI_HOST = "api.openai.com"
+DEFAULT_BASE_URL = f"https://{OPENAI_HOST}/v1"
 DEFAULT_CONSOLE_URL = "https://platform.openai.com/batches"
 DEFAULT_CONN_ID = "openai_batches_default"
 
@@ -94,7 +96,8 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
         """
         Read an Airflow connection.
 
-        :param environ: where ``OPENAI_API_KEY`` is looked up when the connection has no key.
+        :param environ: where ``OPENAI_API_KEY`` is looked up when the connection has no key and leads to
+            OpenAI, or says ``use_environment_key``.
         :raises InvalidConnectionError: if the connection has no key, a bad URL or a bad field.
         """
         return _read(conn, environ)
@@ -107,7 +110,8 @@ def _is_sensitive(name: str) -> bool:
 def _read(conn: ConnectionLike, environ: Mapping[str, str]) -> ClientConfig:
     extra = _extra(conn)
     azure = _choice(conn, extra, "api_type", ("openai", "azure")) == "azure"
-    api_key = _api_key(conn, extra, environ)
+    base_url = _base_url(conn, extra)
+    api_key = _api_key(conn, extra, base_url, environ)
     headers = {"api-key": api_key} if azure else {"Authorization": f"Bearer {api_key}"}
     for field, header in (("organization", "OpenAI-Organization"), ("project", "OpenAI-Project")):
         if extra.get(field):
@@ -116,7 +120,6 @@ def _read(conn: ConnectionLike, environ: Mapping[str, str]) -> ClientConfig:
     params = _text_map(conn, extra, "params")
     if extra.get("api_version"):
         params["api-version"] = str(extra["api_version"])
-    base_url = _base_url(conn, extra)
     console_url = str(
         extra.get("console_url") or (DEFAULT_CONSOLE_URL if base_url == DEFAULT_BASE_URL else "")
     )
@@ -157,13 +160,21 @@ def _bad(conn: ConnectionLike, what: str) -> InvalidConnectionError:
     return InvalidConnectionError(f"Connection {conn.conn_id!r}: {what}.")
 
 
-def _api_key(conn: ConnectionLike, extra: dict[str, Any], environ: Mapping[str, str]) -> str:
-    key = str(extra.get("api_key") or conn.password or environ.get("OPENAI_API_KEY") or "").strip()
+def _api_key(conn: ConnectionLike, extra: dict[str, Any], base_url: str, environ: Mapping[str, str]) -> str:
+    key = str(extra.get("api_key") or conn.password or "").strip()
+    is_openai = base_url.startswith("https://") and urlsplit(base_url).hostname == OPENAI_HOST
+    if not key and (is_openai or _is_true(extra.get("use_environment_key"))):
+        key = (environ.get("OPENAI_API_KEY") or "").strip()
+        elsewhere = "set OPENAI_API_KEY where Airflow's workers and triggerer run"
+    else:
+        elsewhere = (
+            f"set the extra field 'use_environment_key' to true if {urlsplit(base_url).hostname} may have the "
+            f"key in OPENAI_API_KEY, which goes to {OPENAI_HOST} alone otherwise"
+        )
     if not key:
         raise _bad(
             conn,
-            "it has no API key. Put the key into the connection's password (API key) field, "
-            "or set OPENAI_API_KEY where Airflow's workers and triggerer run",
+            f"it has no API key. Put the key into the connection's password (API key) field, or {elsewhere}",
         )
     if not key.isascii() or not key.isprintable() or " " in key:
         raise _bad(
@@ -185,11 +196,7 @@ def _base_url(conn: ConnectionLike, extra: dict[str, Any]) -> str:
         raise _bad(conn, f"the base URL {url!r} is not an http or https address, such as {DEFAULT_BASE_URL}")
     if parts.query or parts.fragment or parts.username:
         raise _bad(conn, "the base URL must have no user, query or fragment; use the extra field 'params'")
-    if (
-        parts.scheme == "http"
-        and not _is_loopback(host)
-        and extra.get("allow_http") not in {True, "true", "True"}
-    ):
+    if parts.scheme == "http" and not _is_loopback(host) and not _is_true(extra.get("allow_http")):
         raise _bad(
             conn,
             f"the base URL {url!r} is plain http, so the API key would be sent unencrypted. Use https, "
@@ -212,6 +219,10 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def _is_true(value: object) -> bool:
+    return value in {True, "true", "True"} if isinstance(value, bool | str) else False
 
 
 def _choice(conn: ConnectionLike, extra: dict[str, Any], field: str, choices: tuple[str, ...]) -> str:

@@ -80,6 +80,47 @@ def test_the_environment_serves_where_the_connection_has_no_key() -> None:
 
 
 @pytest.mark.parametrize(
+    ("host", "extra", "gets_it"),
+    [
+        (None, {}, True),
+        ("https://api.openai.com/v1", {}, True),
+        ("https://API.OpenAI.com:443/v1/", {}, True),
+        ("api.openai.com", {}, True),
+        ("http://api.openai.com/v1", {"allow_http": True}, False),
+        ("https://gateway.example/v1", {}, False),
+        ("https://api.openai.com.evil.example/v1", {}, False),
+        ("https://evil.example/api.openai.com/v1", {}, False),
+        ("https://r.openai.azure.com/openai/v1", {"api_type": "azure"}, False),
+        ("http://127.0.0.1:8089/v1", {}, False),
+        ("https://gateway.example/v1", {"use_environment_key": False}, False),
+        ("https://gateway.example/v1", {"use_environment_key": "no"}, False),
+        ("https://gateway.example/v1", {"use_environment_key": [1]}, False),
+        ("https://gateway.example/v1", {"use_environment_key": True}, True),
+        ("https://gateway.example/v1", {"use_environment_key": "true"}, True),
+    ],
+)
+def test_the_key_of_the_environment_goes_to_openai_alone(
+    host: str | None, extra: dict[str, Any], *, gets_it: bool
+) -> None:
+    """Whoever may edit a connection could otherwise send it anywhere."""
+    environ = {"OPENAI_API_KEY": "sk-env"}
+    if gets_it:
+        assert read(extra, environ, password=None, host=host).api_key == "sk-env"
+    else:
+        with pytest.raises(InvalidConnectionError, match=r"no API key.*password.*use_environment_key"):
+            read(extra, environ, password=None, host=host)
+
+
+@pytest.mark.parametrize("field", ["base_url", "host"])
+def test_the_official_connection_gets_no_key_of_the_environment_for_another_host(field: str) -> None:
+    """Its base URL may be in openai_client_kwargs."""
+    url = "https://gateway.example/v1"
+    extra = {"openai_client_kwargs": {"base_url": url}} if field == "base_url" else {}
+    with pytest.raises(InvalidConnectionError, match=r"gateway\.example may have"):
+        read(extra, {"OPENAI_API_KEY": "sk-env"}, password=None, host=url if not extra else None)
+
+
+@pytest.mark.parametrize(
     ("uri", "base_url"),
     [
         ("openai-batches://:k@", "https://api.openai.com/v1"),

@@ -288,7 +288,8 @@ def test_the_key_is_masked_wherever_it_comes_from(server: DevServer, monkeypatch
     from airflow.providers.common.compat.sdk import redact
 
     monkeypatch.setenv("OPENAI_API_KEY", "sk-from-the-environment")
-    monkeypatch.setenv("AIRFLOW_CONN_KEYLESS", connection(server, key=""))
+    keyless = json.loads(connection(server, key="")) | {"extra": {"use_environment_key": True}}
+    monkeypatch.setenv("AIRFLOW_CONN_KEYLESS", json.dumps(keyless))
     ids = seed(server, 1)
 
     async def waits() -> None:
