@@ -52,6 +52,7 @@ class AsyncBatchesClient:
         self.config = config
         self.max_attempts = max_attempts or config.max_attempts
         self._sleep = sleep
+        config.redact_log("httpx")
         self._http = httpx.AsyncClient(
             headers=config.headers,
             params=config.params,
@@ -108,7 +109,7 @@ class AsyncBatchesClient:
             if answer.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 return b""
             if not is_success(answer.status_code):
-                await self._reply(answer)
+                await self._reply(request, answer)
             decoder = Decoder(answer.headers.get("content-encoding"))
             async for piece in answer.aiter_raw():
                 for decoded in decoder.feed(piece):
@@ -141,7 +142,7 @@ class AsyncBatchesClient:
     async def _send_once(self, request: protocol.HttpRequest) -> protocol.HttpReply:
         headers = {"Content-Type": "application/json"} if request.json else {}
         async with self._answer(request, headers, ACCEPTED) as answer:
-            return await self._reply(answer)
+            return await self._reply(request, answer)
 
     @asynccontextmanager
     async def _answer(
@@ -164,9 +165,9 @@ class AsyncBatchesClient:
             sent = not isinstance(error, NOT_SENT)
             raise TransportError(protocol.no_answer(self.config, request, error), sent=sent) from None
         except TimeoutError:
-            raise TransportError(protocol.too_slow(self.config, request)) from None
+            raise protocol.too_slow(self.config, request) from None
 
-    async def _reply(self, answer: httpx.Response) -> protocol.HttpReply:
+    async def _reply(self, request: protocol.HttpRequest, answer: httpx.Response) -> protocol.HttpReply:
         """
         Read a body, within the bounds of an answer that is JSON.
 
@@ -176,6 +177,6 @@ class AsyncBatchesClient:
         async for piece in answer.aiter_raw():
             if not body.feed(piece):
                 break
-        reply = protocol.HttpReply(answer.status_code, answer.headers, body.whole())
+        reply = protocol.reply(request, self.config, answer.status_code, answer.headers, body.whole())
         protocol.raise_failure(reply, self.config, time.time())
         return reply

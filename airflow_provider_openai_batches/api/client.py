@@ -54,6 +54,7 @@ class BatchesSession:
         self.http.headers.update(config.headers)
         # Otherwise an entry for the host in .netrc would replace the key.
         self.http.auth = _unchanged
+        config.redact_log("urllib3.connectionpool")
         self._current = threading.local()
         for scheme in ("https://", "http://"):
             self.http.mount(scheme, _watched_adapter(self._current))
@@ -86,10 +87,9 @@ class BatchesSession:
         data: Any = body if body is not None else request.json
         if request.operation in SPENDING:
             data = _Withheld(data, lambda: self._refuse_if_stopped(request))
-        headers = {"Content-Type": content_type} if data is not None else {}
-        headers["Accept-Encoding"] = ACCEPTED
+        headers = {"Accept-Encoding": ACCEPTED} | ({} if data is None else {"Content-Type": content_type})
         with self._answer(request, data=data, headers=headers) as answer:
-            return answer.reply(is_error=False)
+            return answer.reply(request)
 
     @contextmanager
     def stream(self, request: protocol.HttpRequest, offset: int) -> Iterator[Answer]:
@@ -126,14 +126,17 @@ class BatchesSession:
                 **kwargs,
             )
             with response:
-                answer = Answer(response, watchdog)
+                answer = Answer(response, watchdog, self.config)
                 if not retry.is_success(answer.status_code):
-                    protocol.raise_failure(answer.reply(is_error=True), self.config, time.time())
+                    failed = answer.reply(request, is_error=True)
+                    protocol.raise_failure(failed, self.config, time.time())
                 yield answer
             if watchdog.has_cut:
-                raise self._too_slow(request)
+                raise protocol.too_slow(self.config, request)
         except self._network_errors as error:
-            raise (self._too_slow(request) if watchdog.has_cut else self._lost(request, error)) from None
+            raise (
+                protocol.too_slow(self.config, request) if watchdog.has_cut else self._lost(request, error)
+            ) from None
         finally:
             watchdog.stop()
             self._current.watchdog = None
@@ -142,9 +145,6 @@ class BatchesSession:
         if self.stopped and request.operation in SPENDING:
             raise TaskKilled(f"The task is being stopped: {request.operation} was not sent.")
 
-    def _too_slow(self, request: protocol.HttpRequest) -> TransportError:
-        return TransportError(protocol.too_slow(self.config, request))
-
     def _lost(self, request: protocol.HttpRequest, error: Exception) -> TransportError:
         return TransportError(protocol.no_answer(self.config, request, error), sent=not _never_sent(error))
 
@@ -152,14 +152,15 @@ class BatchesSession:
 class Answer:
     """An answer whose body has not been read yet."""
 
-    def __init__(self, response: requests.Response, watchdog: Watchdog) -> None:
+    def __init__(self, response: requests.Response, watchdog: Watchdog, config: ClientConfig) -> None:
         self.status_code = response.status_code
         self.headers = response.headers
         self._raw = response.raw
         self._watchdog = watchdog
+        self._config = config
 
     def pieces(self) -> Iterator[bytes]:
-        """Yield the body as it travels, perhaps compressed; each piece has to arrive in time."""
+        """Yield the body as it comes, perhaps compressed; each piece has to arrive in time."""
         for piece in self._raw.stream(PIECE, decode_content=False):
             self._watchdog.feed()
             yield piece
@@ -168,13 +169,13 @@ class Answer:
         """Yield the lines, as far as the body is of a size that can be held."""
         body = Bounded(self.headers.get("Content-Encoding"), is_error=True)
         all(body.feed(piece) for piece in self.pieces())
-        yield from body.whole().splitlines()
+        yield from self._config.redact(body.whole().decode("utf-8", "replace")).encode().splitlines()
 
-    def reply(self, *, is_error: bool) -> protocol.HttpReply:
+    def reply(self, request: protocol.HttpRequest, *, is_error: bool = False) -> protocol.HttpReply:
         """Read the whole body, within the bounds of an answer that is JSON."""
         body = Bounded(self.headers.get("Content-Encoding"), is_error=is_error)
         all(body.feed(piece) for piece in self._raw.stream(PIECE, decode_content=False))
-        return protocol.HttpReply(self.status_code, self.headers, body.whole())
+        return protocol.reply(request, self._config, self.status_code, self.headers, body.whole())
 
 
 def _watched_adapter(current: threading.local) -> Any:

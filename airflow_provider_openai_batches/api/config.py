@@ -7,9 +7,15 @@ its ``openai_client_kwargs``).
 
 from __future__ import annotations
 
+import base64
+import functools
+import json
+import logging
+import re
 from ipaddress import ip_address
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, quote_plus, urlsplit
 
 import msgspec
 
@@ -21,6 +27,9 @@ if TYPE_CHECKING:
 # The one host that gets OPENAI_API_KEY without being named for it in a connection.
 OPENAI_HOST = "api.openai.com"
 DEFAULT_BASE_URL = f"https://{OPENAI_HOST}/v1"
+# Shorter secrets are found as whole words alone, and shorter base64 is not looked for.
+MIN_PART = 4
+MIN_BASE64 = 8
 DEFAULT_CONSOLE_URL = "https://platform.openai.com/batches"
 DEFAULT_CONN_ID = "openai_batches_default"
 
@@ -64,23 +73,27 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
         return f"ClientConfig(base_url={self.base_url!r})"
 
     @property
-    def secrets(self) -> list[str]:
-        """The values that must not appear in a message or a log."""
-        return [self.api_key, *(value for name, value in self.headers.items() if _is_sensitive(name))]
+    def secrets(self) -> tuple[str, ...]:
+        """What must not appear in a message: the key, and whatever goes along with each request."""
+        values = (self.api_key, *self.headers.values(), *self.params.values())
+        return tuple(dict.fromkeys(filter(None, values)))
 
-    def redact(self, text: str, *, every_setting: bool = False) -> str:
-        """
-        Return the text with every secret of the connection replaced by ``***``.
+    @property
+    def masks(self) -> list[str]:
+        """What must not appear in any log: the secrets as they are, encoded for URLs, and in base64."""
+        version = self.params.get("api-version")  # a date, which may stand in the logs of others
+        secrets = [secret for secret in self.secrets if secret != version]
+        forms = [(secret, quote(secret, safe=""), quote_plus(secret)) for secret in secrets]
+        return list(dict.fromkeys([*chain(*forms), *chain(*map(_in_base64, secrets))]))
 
-        :param every_setting: also replace the values of all headers and query parameters, for people who are
-            not allowed to read the connection.
-        """
-        secrets = self.secrets
-        if every_setting:
-            secrets += [*self.headers.values(), *self.params.values()]
-        for secret in sorted(filter(None, secrets), key=len, reverse=True):
-            text = text.replace(secret, "***")
-        return text
+    def redact(self, text: str) -> str:
+        """Return the text with the connection's secrets replaced by ``***``, also where they are encoded."""
+        return _pattern(self.secrets).sub("***", text)
+
+    def redact_log(self, name: str) -> None:
+        """From now on, redact what a logger of an HTTP library says: it logs URLs with all parameters."""
+        _redacting.patterns.add(_pattern(self.secrets))
+        logging.getLogger(name).addFilter(_redacting)
 
     @property
     def answer_seconds(self) -> float:
@@ -103,8 +116,53 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
         return _read(conn, environ)
 
 
-def _is_sensitive(name: str) -> bool:
-    return any(word in name.lower() for word in ("auth", "key", "token", "secret", "cookie"))
+@functools.lru_cache(64)
+def _pattern(secrets: tuple[str, ...]) -> re.Pattern[str]:
+    """Find secrets in text: as they are, encoded for a URL or as a JSON string, and within base64."""
+    forms = []
+    for secret in sorted(secrets, key=len, reverse=True):
+        found = "".join(map(_any_form, secret))
+        # A very short value is part of many words.
+        forms.append(found if len(secret) >= MIN_PART else f"(?<![A-Za-z0-9]){found}(?![A-Za-z0-9])")
+    cores = sorted({core for secret in secrets for core in _in_base64(secret)}, key=len, reverse=True)
+    forms += ["".join(map(_any_form, core)) for core in cores]
+    return re.compile("|".join(forms) or "(?!)")
+
+
+def _any_form(sign: str) -> str:
+    """Return a pattern for one character, whatever a library has made of it."""
+    if sign.isascii() and sign.isalnum():
+        return sign
+    in_url = "".join(f"%(?:25)*{byte:02x}" for byte in sign.encode("utf-8", "replace"))
+    in_json = json.dumps(sign)[1:-1]
+    others = {" ": r"|\+", "+": "|-", "/": "|_"}.get(sign, "")  # forms, and the base64 of URLs
+    return rf"(?:\\*{re.escape(sign)}|(?i:{in_url})|{re.escape(in_json)}{others})"
+
+
+def _in_base64(secret: str) -> set[str]:
+    """Return what base64 makes of a secret, whatever precedes and follows it; none of a short one."""
+    data = secret.encode("utf-8", "replace")
+    cores = set()
+    for before in range(3):
+        encoded = base64.b64encode(bytes(before) + data).decode()
+        cores.add(encoded[-(-before * 8 // 6) : (before + len(data)) * 8 // 6])
+    return {core for core in cores if len(core) >= MIN_BASE64}
+
+
+class _Redacting(logging.Filter):
+    def __init__(self) -> None:
+        super().__init__()
+        self.patterns: set[re.Pattern[str]] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        for pattern in list(self.patterns):
+            text = pattern.sub("***", text)
+        record.msg, record.args = text, ()
+        return True
+
+
+_redacting = _Redacting()
 
 
 def _read(conn: ConnectionLike, environ: Mapping[str, str]) -> ClientConfig:
@@ -124,7 +182,8 @@ def _read(conn: ConnectionLike, environ: Mapping[str, str]) -> ClientConfig:
         extra.get("console_url") or (DEFAULT_CONSOLE_URL if base_url == DEFAULT_BASE_URL else "")
     )
     if console_url and not console_url.startswith(("https://", "http://")):
-        raise _bad(conn, f"extra field 'console_url' is {console_url!r}; it must be an http or https address")
+        shown = _without_secrets(console_url)
+        raise _bad(conn, f"extra field 'console_url' is {shown!r}; it must be an http or https address")
     return ClientConfig(
         base_url=base_url,
         api_key=api_key,
@@ -168,8 +227,8 @@ def _api_key(conn: ConnectionLike, extra: dict[str, Any], base_url: str, environ
         elsewhere = "set OPENAI_API_KEY where Airflow's workers and triggerer run"
     else:
         elsewhere = (
-            f"set the extra field 'use_environment_key' to true if {urlsplit(base_url).hostname} may have the "
-            f"key in OPENAI_API_KEY, which goes to {OPENAI_HOST} alone otherwise"
+            f"set the extra field 'use_environment_key' to true if {urlsplit(base_url).hostname} may have "
+            f"the key in OPENAI_API_KEY, which goes to {OPENAI_HOST} alone otherwise"
         )
     if not key:
         raise _bad(
@@ -185,24 +244,32 @@ def _api_key(conn: ConnectionLike, extra: dict[str, Any], base_url: str, environ
 
 def _base_url(conn: ConnectionLike, extra: dict[str, Any]) -> str:
     url = str(extra.get("base_url") or conn.host or DEFAULT_BASE_URL).strip()
+    shown = _without_secrets(url)
     try:
         url = (url if "://" in url else _from_host(conn, url.rstrip("/"))).rstrip("/")
         parts = urlsplit(url)
         host = parts.hostname
         _ = parts.port
-    except ValueError as error:
-        raise _bad(conn, f"the base URL {url!r} cannot be read: {error}") from None
-    if parts.scheme not in {"http", "https"} or not host:
-        raise _bad(conn, f"the base URL {url!r} is not an http or https address, such as {DEFAULT_BASE_URL}")
-    if parts.query or parts.fragment or parts.username:
+    except ValueError:
+        raise _bad(conn, f"the base URL {shown!r} cannot be read: check its host and port") from None
+    if "@" in url or parts.query or parts.fragment:
         raise _bad(conn, "the base URL must have no user, query or fragment; use the extra field 'params'")
+    if parts.scheme not in {"http", "https"} or not host:
+        raise _bad(
+            conn, f"the base URL {shown!r} is not an http or https address, such as {DEFAULT_BASE_URL}"
+        )
     if parts.scheme == "http" and not _is_loopback(host) and not _is_true(extra.get("allow_http")):
         raise _bad(
             conn,
-            f"the base URL {url!r} is plain http, so the API key would be sent unencrypted. Use https, "
-            "or set the extra field 'allow_http' to true if you trust the network",
+            f"the base URL {shown!r} is plain http, so the API key would be sent unencrypted. Use https, "
+            "or set the extra field 'allow_http' to true if the network is yours",
         )
     return url
+
+
+def _without_secrets(url: str) -> str:
+    """Return a URL to show: without what may be a password in it, wherever it was put."""
+    return re.sub(r"(?s)[?#].*", "?***", re.sub(r"(?s)^([^/@]*//)?.*@", r"\1***@", url))
 
 
 def _from_host(conn: ConnectionLike, host: str) -> str:

@@ -14,8 +14,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
+from msgspec.structs import replace
 
-from airflow_provider_openai_batches.api.models import UNREADABLE, Batch, BatchPage, File, FilePage, read
+from airflow_provider_openai_batches.api.models import (
+    UNREADABLE,
+    Batch,
+    BatchErrors,
+    BatchPage,
+    File,
+    FilePage,
+    read,
+)
 from airflow_provider_openai_batches.api.retry import is_redirect, is_success
 from airflow_provider_openai_batches.api.validation import (
     MAX_PAGE,
@@ -29,7 +38,7 @@ from airflow_provider_openai_batches.api.validation import (
 from airflow_provider_openai_batches.exceptions import APIError, TransportError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from airflow_provider_openai_batches.api.config import ClientConfig
 
@@ -37,21 +46,33 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One call: ``operation`` is the API reference's name for it, ``path`` follows the base URL."""
+    """
+    One call: ``operation`` is the API reference's name for it, ``path`` follows the base URL.
+
+    :param asks_for: the id of the batch or file that the answer must be of.
+    """
 
     operation: str
     method: str
     path: str
     params: dict[str, str] = {}
     json: bytes | None = None
+    asks_for: str | None = None
 
 
 class HttpReply(msgspec.Struct, frozen=True):
-    """An answer; header names are looked up in any case."""
+    """
+    An answer; the names of ``headers`` are looked up whatever their case.
+
+    :param asked_for: the id in its request.
+    :param redact: takes the connection's secrets out of what is said of the answer.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    asked_for: str | None = None
+    redact: Callable[[str], str] = str
 
 
 # -- requests ------------------------------------------------------------------------------------------------
@@ -156,8 +177,15 @@ def multipart(fields: Mapping[str, str], filename: str, boundary: str) -> tuple[
 # -- replies -------------------------------------------------------------------------------------------------
 
 
+def reply(
+    request: HttpRequest, config: ClientConfig, status: int, headers: Mapping[str, str], body: bytes
+) -> HttpReply:
+    """Put together what a client received."""
+    return HttpReply(status, headers, body, request.asks_for, config.redact)
+
+
 def read_batch(reply: HttpReply) -> Batch:
-    return _read(reply, Batch)
+    return _with_clean_errors(_read(reply, Batch), reply)
 
 
 def read_file(reply: HttpReply) -> File:
@@ -165,7 +193,8 @@ def read_file(reply: HttpReply) -> File:
 
 
 def read_page(reply: HttpReply) -> BatchPage:
-    return _read(reply, BatchPage)
+    page = _read(reply, BatchPage)
+    return replace(page, data=[_with_clean_errors(batch, reply) for batch in page.data])
 
 
 def read_file_page(reply: HttpReply) -> FilePage:
@@ -186,8 +215,9 @@ def _read(reply: HttpReply, kind: type[T]) -> T:
         return read(reply.body, kind)
     except UNREADABLE as error:
         raise TransportError(
-            f"HTTP {reply.status}, but the answer is not a {kind.__name__} ({error}): "
-            f"{_excerpt(reply.body)!r}. If this does not go away, check the connection's base URL."
+            f"HTTP {reply.status}, but the answer is no {kind.__name__} ({reply.redact(str(error))}): "
+            f"{_excerpt(reply.body, reply.redact)!r}. "
+            "If this does not pass, check the connection's base URL."
         ) from None
 
 
@@ -200,15 +230,37 @@ def failure(reply: HttpReply, config: ClientConfig, now: float) -> APIError | No
     """
     if is_success(reply.status):
         return None
-    message, code, param = _error_of(reply)
+    message, code, param = _error_of(reply, config.redact)
     return APIError(
         config.redact(message),
         status=reply.status,
-        code=code,
-        param=param,
-        request_id=reply.headers.get("x-request-id"),
+        code=_redacted(code, config),
+        param=_redacted(param, config),
+        request_id=_redacted(reply.headers.get("x-request-id"), config),
         retry_after=retry_after(reply.headers.get("retry-after"), now),
     )
+
+
+def _with_clean_errors(batch: Batch, reply: HttpReply) -> Batch:
+    """Redact what a batch's errors say, which becomes a task's error."""
+    if not batch.error_items:
+        return batch
+    items = [
+        replace(
+            item,
+            **{
+                name: reply.redact(text)
+                for name in ("code", "message", "param")
+                if (text := getattr(item, name))
+            },
+        )
+        for item in batch.error_items
+    ]
+    return replace(batch, errors=BatchErrors(items))
+
+
+def _redacted(value: str | None, config: ClientConfig) -> str | None:
+    return None if value is None else config.redact(value)
 
 
 def raise_failure(reply: HttpReply, config: ClientConfig, now: float) -> None:
@@ -225,27 +277,27 @@ def no_answer(config: ClientConfig, request: HttpRequest, error: Exception) -> s
     )
 
 
-def too_slow(config: ClientConfig, request: HttpRequest) -> str:
+def too_slow(config: ClientConfig, request: HttpRequest) -> TransportError:
     """Say that a request's answer came byte by byte, or not to its end."""
-    return (
+    return TransportError(
         f"{request.method} {request.path}: the answer from {config.base_url} was not complete after "
         f"{config.answer_seconds:g} s, twice the connection's timeout"
     )
 
 
-def _error_of(reply: HttpReply) -> tuple[str, str | None, str | None]:
-    """Return message, code and param of an error, in OpenAI's form or that of another server or a proxy."""
+def _error_of(reply: HttpReply, redact: Callable[[str], str]) -> tuple[str, str | None, str | None]:
+    """Return message, code and param, from OpenAI's form of an error or another server's or proxy's."""
     try:
         document = msgspec.json.decode(reply.body)
     except UNREADABLE:
         document = None
     if not isinstance(document, dict):
-        return _hint(reply, _excerpt(reply.body)), None, None
+        return _hint(reply, _excerpt(reply.body, redact)), None, None
     error = document.get("error") or document.get("detail") or document.get("message") or document
     if not isinstance(error, dict):
-        return _hint(reply, error if isinstance(error, str) else _text(error)), None, None
+        return _hint(reply, error if isinstance(error, str) else _text(error, redact)), None, None
     code = error.get("code") or error.get("type")
-    message = error.get("message") or _text(error)
+    message = error.get("message") or _text(error, redact)
     return _hint(reply, str(message)), _optional(code), _optional(error.get("param"))
 
 
@@ -253,14 +305,15 @@ def _optional(value: object) -> str | None:
     return None if value is None or value == "" else str(value)
 
 
-def _text(value: object) -> str:
-    return msgspec.json.encode(value).decode()[:500]
+def _text(value: object, redact: Callable[[str], str]) -> str:
+    return redact(msgspec.json.encode(value).decode())[:500]  # in this order: no half a secret is left
 
 
-def _excerpt(body: bytes) -> str:
+def _excerpt(body: bytes, redact: Callable[[str], str]) -> str:
     """Return the first words of a page, without its markup."""
-    text = body[:2_000].decode("utf-8", "replace")
-    return " ".join(re.sub(r"(?s)<(style|script).*?</\1>|<[^>]*>", " ", text).split())[:200]
+    text = body[:4_000].decode("utf-8", "replace")
+    words = " ".join(re.sub(r"(?s)<(style|script).*?</\1>|<[^>]*>", " ", text).split())
+    return redact(words)[:200]
 
 
 def _hint(reply: HttpReply, message: str) -> str:

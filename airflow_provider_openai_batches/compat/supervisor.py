@@ -45,8 +45,8 @@ def read_config(conn_id: str, lookup: Callable[[str], Any]) -> ClientConfig:
     from airflow.providers.common.compat.sdk import mask_secret  # noqa: PLC0415 - not when a DAG is parsed
 
     config = ClientConfig.from_connection(lookup(conn_id), os.environ)
-    for secret in config.secrets:
-        mask_secret(secret)
+    for text in config.masks:
+        mask_secret(text)
     return config
 
 

@@ -98,7 +98,7 @@ def _refused(error: APIError, conn_id: str, config: ClientConfig) -> HTTPExcepti
         return failure(
             HTTPStatus.CONFLICT, "The batch is over or being cancelled: there is nothing left to cancel."
         )
-    words = config.redact(error.message, every_setting=True)[:MAX_WORDS]
+    words = config.redact(error.message)[:MAX_WORDS]
     if is_passing(error):
         return failure(
             HTTPStatus.SERVICE_UNAVAILABLE,

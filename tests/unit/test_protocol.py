@@ -5,6 +5,7 @@ from __future__ import annotations
 from email.utils import formatdate
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -144,9 +145,48 @@ def test_no_body_breaks_the_reading_of_an_error(body: bytes) -> None:
     assert failure(500, body).status == 500
 
 
-def test_a_key_that_the_service_repeats_is_redacted() -> None:
-    """Some servers echo the key that they refuse."""
-    assert "sk-secret" not in str(failure(401, b'{"error":{"message":"wrong key sk-secret given"}}'))
+SECRET = "sk-secret"
+
+
+@pytest.mark.parametrize("field", ["message", "code", "type", "param"])
+def test_a_key_that_the_service_repeats_is_redacted(field: str) -> None:
+    """Some servers echo the key that they refuse, in whatever field."""
+    error = failure(401, msgspec.json.encode({"error": {field: f"wrong {SECRET}"}}), {"x-request-id": SECRET})
+    shown = [str(error), error.message, error.code, error.param, error.request_id, repr(error)]
+    assert SECRET not in " ".join(map(str, shown))
+    assert f"{field if field != 'type' else 'code'} wrong ***" in str(error) or "wrong ***" in error.message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f"<p>{'x ' * 95}wrong {SECRET}</p>",
+        f'{{"x": "{"x" * 485}{SECRET}"}}',
+        f'{{"error": {{"x": "{"x" * 485}{SECRET}"}}}}',
+        f'["{SECRET}"]',
+    ],
+)
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_key_is_redacted_before_an_answer_is_shortened(body: str, status: int) -> None:
+    """Half a key is a key's half too many."""
+    request = protocol.retrieve_batch("batch_1")
+    reply = protocol.reply(request, CONFIG, status, {}, body.encode())
+    if status == 200:
+        with pytest.raises(TransportError) as caught:
+            protocol.read_batch(reply)
+        assert "sk-" not in str(caught.value)
+    else:
+        assert "sk-" not in str(protocol.failure(reply, CONFIG, 0.0))
+
+
+def test_the_errors_of_a_batch_are_redacted() -> None:
+    """They become the error of a task."""
+    items = [{"code": SECRET, "message": f"no {SECRET}", "param": SECRET, "line": 3}, {"code": "c"}]
+    document = {"id": "batch_1", "status": "failed", "errors": {"data": items}}
+    reply = protocol.reply(protocol.retrieve_batch("batch_1"), CONFIG, 200, {}, msgspec.json.encode(document))
+    page = protocol.reply(protocol.list_batches(), CONFIG, 200, {}, msgspec.json.encode({"data": [document]}))
+    for batch in (protocol.read_batch(reply), *protocol.read_page(page).data):
+        assert list(map(str, batch.error_items)) == ["***, line 3, param ***: no ***", "c: no message"]
 
 
 @pytest.mark.parametrize(
