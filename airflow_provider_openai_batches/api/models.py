@@ -10,6 +10,7 @@ https://developers.openai.com/api/reference/resources/batches
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,6 +20,21 @@ T = TypeVar("T", bound=msgspec.Struct)
 TERMINAL_STATUSES = frozenset({"completed", "failed", "expired", "cancelled"})
 # The ends that can leave answers, which are paid for.
 _WITH_ANSWERS = frozenset({"completed", "expired", "cancelled"})
+# Other servers' words, in small letters, for what OpenAI calls otherwise.
+_OTHER_WORDS = {
+    "canceled": "cancelled",
+    "canceling": "cancelling",
+    "complete": "completed",
+    "succeeded": "completed",
+    "success": "completed",
+    "error": "failed",
+    "timeout": "expired",
+    "progress": "in_progress",
+    "processing": "in_progress",
+    "running": "in_progress",
+}
+# Times above these are nanoseconds, microseconds, milliseconds: as seconds, they are after the year 5137.
+_SMALLER_UNITS = ((10**17, 10**9), (10**14, 10**6), (10**11, 10**3))
 # What reading JSON can raise: the last one for a document that is nested too deeply.
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 MAX_REQUESTS = 50_000
@@ -29,6 +45,16 @@ MAX_EMBEDDING_INPUTS = 50_000
 def is_over(status: str) -> bool:
     """Whether a batch with this status has ended; an unknown status counts as not ended."""
     return status in TERMINAL_STATUSES
+
+
+def status_of(word: str) -> str:
+    """Return OpenAI's word for a status, whatever its spelling; an unknown one in small letters."""
+    plain_word = word.strip().lower().replace("-", "_").replace(" ", "_")
+    return _OTHER_WORDS.get(plain_word, plain_word)
+
+
+def _in_seconds(time: int) -> int:
+    return next((time // unit for least, unit in _SMALLER_UNITS if time > least), time)
 
 
 class BatchRequestCounts(msgspec.Struct, frozen=True):
@@ -70,6 +96,12 @@ class BatchUsage(msgspec.Struct, frozen=True):
     total_tokens: int | None = 0
 
 
+def _convert_times(found: msgspec.Struct) -> None:
+    for field in found.__struct_fields__:
+        if field.endswith("_at") and (time := getattr(found, field)) and time > _SMALLER_UNITS[-1][0]:
+            msgspec.structs.force_setattr(found, field, _in_seconds(time))
+
+
 class Batch(msgspec.Struct, frozen=True):
     """A batch; all times are Unix seconds."""
 
@@ -100,6 +132,9 @@ class Batch(msgspec.Struct, frozen=True):
         for field in ("input_file_id", "output_file_id", "error_file_id"):
             if getattr(self, field) == "":  # some servers send this for "none"
                 msgspec.structs.force_setattr(self, field, None)
+        if (status := status_of(self.status)) != self.status:
+            msgspec.structs.force_setattr(self, "status", status)
+        _convert_times(self)
 
     @property
     def is_over(self) -> bool:
@@ -180,6 +215,9 @@ class File(msgspec.Struct, frozen=True):
     expires_at: int | None = None
     object: str | None = "file"
 
+    def __post_init__(self) -> None:
+        _convert_times(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values, for XCom."""
         return plain(self)
@@ -243,12 +281,14 @@ def _salvage(document: Any, kind: type[T]) -> T:
     """Read the fields one by one, and leave out those that do not fit."""
     if not isinstance(document, dict):
         raise msgspec.ValidationError(f"Expected an object, got {type(document).__name__}")
-    kept = {}
+    kept: dict[str, Any] = {}
     for field in msgspec.structs.fields(kind):
         value = document.get(field.encode_name)
         if field.name == "data" and kind in _LISTED and isinstance(value, list):
             kept["data"] = [_salvage(item, _LISTED[kind]) for item in value if _has_id(item)]
-        elif value is not None and (fitted := _fit(value, field.type)) is not None:
+        elif field.name == "metadata" and isinstance(value, dict):
+            kept["metadata"] = {key: _as_text(item) for key, item in value.items() if item is not None}
+        elif value is not None and (fitted := _fit(value, field.type, field.name)) is not None:
             kept[field.name] = fitted
     return msgspec.convert(msgspec.to_builtins(kept), kind, strict=False)
 
@@ -261,21 +301,28 @@ def _has_id(item: Any) -> bool:
     return isinstance(item, dict) and isinstance(item.get("id"), str) and item["id"] != ""
 
 
-def _fit(value: Any, kind: Any) -> Any:
-    if isinstance(value, float):
-        value = int(value)
-    if kind == dict[str, str] | None and isinstance(value, dict):
-        return _texts(value)
+def _fit(value: Any, kind: Any, name: str) -> Any:
+    if name.endswith("_at") and isinstance(value, str):
+        value = _time_in(value)
     try:
-        return msgspec.convert(value, kind, strict=False)
-    except msgspec.ValidationError:
+        return msgspec.convert(int(value) if isinstance(value, float) else value, kind, strict=False)
+    except (msgspec.ValidationError, OverflowError):
         return None
 
 
-def _texts(pairs: dict[str, Any]) -> dict[str, str]:
-    """Keep the pairs of a batch's metadata, whatever the values of others are; null is none."""
-    return {
-        name: value if isinstance(value, str) else msgspec.json.encode(value).decode()
-        for name, value in pairs.items()
-        if value is not None
-    }
+def _time_in(text: str) -> float | str:
+    """Return the Unix seconds of a time in ISO 8601; without a zone it is UTC."""
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        time = datetime.fromisoformat(text.strip())
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return text
+
+
+def _as_text(value: Any) -> str:
+    """Return a value of metadata as text; one that is not must not hide the others."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

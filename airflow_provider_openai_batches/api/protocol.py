@@ -7,7 +7,6 @@ Operations: https://developers.openai.com/api/reference/resources/batches and ..
 
 from __future__ import annotations
 
-import re
 from email.utils import parsedate_to_datetime
 from math import isfinite
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +15,7 @@ from urllib.parse import quote
 import msgspec
 from msgspec.structs import replace
 
+from airflow_provider_openai_batches.api.errors import error_of, excerpt, status_within
 from airflow_provider_openai_batches.api.models import (
     UNREADABLE,
     Batch,
@@ -209,14 +209,20 @@ def _read(reply: HttpReply, kind: type[T]) -> T:
     """
     Read a successful answer.
 
-    :raises TransportError: if it is not a valid ``kind``: half a body, a proxy's page, another API.
+    :raises TransportError: if it is not what it should be: half a body, a proxy's page, another API.
+    :raises APIError: if it is an error, although its status is that of a success.
     """
+    if status := status_within(reply.body):
+        message, code, param = error_of(reply.body, reply.redact)
+        clean_code, clean_param = (part and reply.redact(part) for part in (code, param))
+        said = f"{reply.redact(message)} (in an answer with HTTP {reply.status})"
+        raise APIError(said, status=status, code=clean_code, param=clean_param)
     try:
         return read(reply.body, kind)
     except UNREADABLE as error:
         raise TransportError(
             f"HTTP {reply.status}, but the answer is no {kind.__name__} ({reply.redact(str(error))}): "
-            f"{_excerpt(reply.body, reply.redact)!r}. "
+            f"{excerpt(reply.body, reply.redact)!r}. "
             "If this does not pass, check the connection's base URL."
         ) from None
 
@@ -230,7 +236,9 @@ def failure(reply: HttpReply, config: ClientConfig, now: float) -> APIError | No
     """
     if is_success(reply.status):
         return None
-    message, code, param = _error_of(reply, config.redact)
+    message, code, param = error_of(reply.body, config.redact)
+    if is_redirect(reply.status):
+        message += " (redirects are not followed: check the connection's base URL)"
     return APIError(
         config.redact(message),
         status=reply.status,
@@ -283,44 +291,6 @@ def too_slow(config: ClientConfig, request: HttpRequest) -> TransportError:
         f"{request.method} {request.path}: the answer from {config.base_url} was not complete after "
         f"{config.answer_seconds:g} s, twice the connection's timeout"
     )
-
-
-def _error_of(reply: HttpReply, redact: Callable[[str], str]) -> tuple[str, str | None, str | None]:
-    """Return message, code and param, from OpenAI's form of an error or another server's or proxy's."""
-    try:
-        document = msgspec.json.decode(reply.body)
-    except UNREADABLE:
-        document = None
-    if not isinstance(document, dict):
-        return _hint(reply, _excerpt(reply.body, redact)), None, None
-    error = document.get("error") or document.get("detail") or document.get("message") or document
-    if not isinstance(error, dict):
-        return _hint(reply, error if isinstance(error, str) else _text(error, redact)), None, None
-    code = error.get("code") or error.get("type")
-    message = error.get("message") or _text(error, redact)
-    return _hint(reply, str(message)), _optional(code), _optional(error.get("param"))
-
-
-def _optional(value: object) -> str | None:
-    return None if value is None or value == "" else str(value)
-
-
-def _text(value: object, redact: Callable[[str], str]) -> str:
-    return redact(msgspec.json.encode(value).decode())[:500]  # in this order: no half a secret is left
-
-
-def _excerpt(body: bytes, redact: Callable[[str], str]) -> str:
-    """Return the first words of a page, without its markup."""
-    text = body[:4_000].decode("utf-8", "replace")
-    words = " ".join(re.sub(r"(?s)<(style|script).*?</\1>|<[^>]*>", " ", text).split())
-    return redact(words)[:200]
-
-
-def _hint(reply: HttpReply, message: str) -> str:
-    message = message or "no message"
-    if is_redirect(reply.status):
-        return f"{message} (redirects are not followed: check the connection's base URL)"
-    return message
 
 
 def retry_after(value: str | None, now: float) -> float | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta, timezone
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -88,6 +90,74 @@ def test_numbers_as_text_and_fractions_are_understood() -> None:
     """Compatible servers send times as text or with a fraction."""
     batch = read(b'{"id":"b","created_at":"1711","expires_at":1712.6}', Batch)
     assert (batch.created_at, batch.expires_at) == (1711, 1712)
+
+
+@pytest.mark.parametrize(
+    ("word", "status"),
+    [
+        ("COMPLETED", "completed"),
+        ("Completed", "completed"),
+        ("succeeded", "completed"),
+        ("CANCELED", "cancelled"),
+        ("canceling", "cancelling"),
+        ("FAILED", "failed"),
+        ("Expired", "expired"),
+        ("PROGRESS", "in_progress"),
+        ("IN_PROGRESS", "in_progress"),
+        ("In Progress", "in_progress"),
+        ("in-progress", "in_progress"),
+        ("VALIDATING", "validating"),
+        ("scheduling", "scheduling"),
+    ],
+)
+def test_statuses_in_other_spellings(word: str, status: str) -> None:
+    """In a batch, and in a page of batches that has odd fields."""
+    assert read(msgspec.json.encode({"id": "b", "status": word}), Batch).status == status
+    page = {"data": [{"id": "b", "status": word, "created_at": []}]}
+    assert read(msgspec.json.encode(page), BatchPage).data[0].status == status
+    assert Batch("b", word).is_over is (status in {"completed", "cancelled", "failed", "expired"})
+
+
+@given(st.sampled_from(["completed", "failed", "expired", "cancelled", "in_progress"]), st.data())
+def test_no_mixture_of_capitals_hides_an_end(status: str, data: st.DataObject) -> None:
+    word = "".join(data.draw(st.sampled_from([sign, sign.upper()])) for sign in status)
+    assert Batch("b", word).status == status
+
+
+TIMES = st.datetimes(datetime(2001, 1, 1), datetime(2100, 1, 1)).map(  # noqa: DTZ001 - the zone is added
+    lambda time: time.replace(microsecond=0, tzinfo=UTC)
+)
+
+
+@pytest.mark.parametrize("kind", [Batch, File])
+@given(time=TIMES, odd=st.booleans())
+def test_times_in_every_form_are_seconds(kind: type[Batch | File], time: datetime, *, odd: bool) -> None:
+    """Seconds, parts of seconds and ISO texts, also beside a field that cannot be read."""
+    seconds = int(time.timestamp())
+    forms = [seconds, str(seconds), seconds + 0.25, f"{seconds}.5", time.isoformat()]
+    forms += [time.isoformat().replace("+00:00", "Z"), time.isoformat(" ").removesuffix("+00:00")]
+    forms += [time.astimezone(timezone(timedelta(hours=-7))).isoformat()]
+    forms += [seconds * unit + unit // 2 for unit in (10**3, 10**6, 10**9)]
+    for form in forms:
+        document = {"id": "x", "created_at": form, "expires_at": form} | ({"object": []} if odd else {})
+        found = read(msgspec.json.encode(document), kind)
+        assert (found.created_at, found.expires_at) == (seconds, seconds), form
+
+
+@given(st.dictionaries(st.text(max_size=8), st.text(max_size=8) | JSON, max_size=6))
+def test_one_odd_value_of_metadata_does_not_hide_the_other_pairs(pairs: dict[str, object]) -> None:
+    """A batch is found again by one of them."""
+    document = {"id": "b", "metadata": {**pairs, "airflow_key": "k-1", "n": 3, "none": None, "list": [1]}}
+    for batch in (
+        read(msgspec.json.encode(document), Batch),
+        read(msgspec.json.encode({"data": [document]}), BatchPage).data[0],
+    ):
+        assert batch.metadata is not None
+        assert (batch.metadata["airflow_key"], batch.metadata["n"]) == ("k-1", "3")
+        assert "none" not in batch.metadata
+        own = {"airflow_key", "n", "none", "list"}
+        texts = {key: value for key, value in pairs.items() if isinstance(value, str) and key not in own}
+        assert {**texts, **batch.metadata} == batch.metadata
 
 
 def test_a_file_is_read() -> None:

@@ -14,7 +14,12 @@ from airflow_provider_openai_batches.api import protocol
 from airflow_provider_openai_batches.api.config import ClientConfig
 from airflow_provider_openai_batches.api.protocol import HttpReply
 from airflow_provider_openai_batches.api.retry import may_repeat
-from airflow_provider_openai_batches.exceptions import APIError, InvalidInputError, TransportError
+from airflow_provider_openai_batches.exceptions import (
+    APIError,
+    InvalidInputError,
+    OpenAIBatchesError,
+    TransportError,
+)
 
 OPERATIONS = [
     "create_batch",
@@ -172,7 +177,7 @@ def test_a_key_is_redacted_before_an_answer_is_shortened(body: str, status: int)
     request = protocol.retrieve_batch("batch_1")
     reply = protocol.reply(request, CONFIG, status, {}, body.encode())
     if status == 200:
-        with pytest.raises(TransportError) as caught:
+        with pytest.raises(OpenAIBatchesError) as caught:
             protocol.read_batch(reply)
         assert "sk-" not in str(caught.value)
     else:
@@ -238,6 +243,40 @@ def test_a_page_instead_of_json_is_no_answer() -> None:
     """A 200 with a proxy's page says nothing about the batch."""
     with pytest.raises(TransportError, match=r"not a Batch .*Sign in.*base URL"):
         protocol.read_batch(HttpReply(200, {}, b"<html>Sign in</html>"))
+
+
+READERS = [protocol.read_batch, protocol.read_page, protocol.read_file, protocol.read_file_page]
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b'{"error":{"message":"slow down","code":429}}', 429),
+        (b'{"error":{"message":"x"},"status":"503"}', 503),
+        (b'{"error":{"message":"x","status_code":404}}', 404),
+        (b'{"error":{"message":"No such batch: batch_1"}}', 404),
+        (b'{"error":"Batch not found"}', 404),
+        (b'{"error":{"code":"invalid_api_key","message":"x"}}', 401),
+        (b'{"error":{"code":"rate_limit_exceeded","message":"x"}}', 429),
+        (b'{"error":{"type":"server_error"}}', 503),
+        (b'{"id":null,"error":{"message":"who knows"},"data":null}', 400),
+    ],
+)
+def test_an_error_that_comes_as_a_success_is_an_error(reader: Any, body: bytes, status: int) -> None:
+    """A list that is an error must not look empty: what is searched there would be paid again."""
+    with pytest.raises(APIError, match=r"in an answer with HTTP 200") as caught:
+        reader(HttpReply(200, {}, body))
+    assert caught.value.status == status
+
+
+@pytest.mark.parametrize("error", ["null", "{}", '{"message": "two rows failed"}', '"x"'])
+def test_a_batch_with_an_error_of_its_own_is_a_batch(error: str) -> None:
+    """Some servers have that field in each batch, and in each page."""
+    body = f'{{"id":"batch_1","status":"failed","error":{error}}}'
+    assert protocol.read_batch(HttpReply(200, {}, body.encode())).status == "failed"
+    page = f'{{"data":[{body}],"error":{error}}}'
+    assert len(protocol.read_page(HttpReply(200, {}, page.encode())).data) == 1
 
 
 @given(st.text(), st.dictionaries(st.from_regex(r"[a-z_]+", fullmatch=True), st.text("ab", max_size=3)))
