@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from airflow_provider_openai_batches.api.endpoints import SPECS
+from airflow_provider_openai_batches.api.endpoints import SPECS, spec_of
 from airflow_provider_openai_batches.api.models import (
     MAX_EMBEDDING_INPUTS,
     MAX_FILE_BYTES,
@@ -47,6 +47,14 @@ def check_id(value: object, field: str) -> str:
     return value
 
 
+def is_id(value: str) -> bool:
+    """Whether a service's id would pass :func:`check_id`."""
+    try:
+        return bool(check_id(value, "id"))
+    except InvalidInputError:
+        return False
+
+
 def result_file_name(batch_id: str, kind: str) -> str:
     """
     Return the name of a batch's downloaded file.
@@ -58,12 +66,15 @@ def result_file_name(batch_id: str, kind: str) -> str:
 
 
 def check_endpoint(endpoint: object) -> str:
-    """Refuse anything but a path like ``/v1/responses``; compatible servers have more than OpenAI."""
-    if (
-        not isinstance(endpoint, str)
-        or not re.fullmatch(r"/v1(/[A-Za-z0-9_.-]+)+", endpoint)
-        or "/." in endpoint
-    ):
+    """
+    Refuse what is not a path like ``/v1/responses``; unknown ones pass, compatible servers have more.
+
+    Azure has those of OpenAI without ``/v1`` too.
+    """
+    is_path = isinstance(endpoint, str) and (
+        re.fullmatch(r"/v1(/[A-Za-z0-9_.-]+)+", endpoint) or endpoint.removeprefix("/") in SPECS
+    )
+    if not isinstance(endpoint, str) or not is_path or "/." in endpoint or not endpoint.startswith("/"):
         raise InvalidInputError(
             f"endpoint is {endpoint!r}; it must be a path such as '/v1/responses', '/v1/chat/completions' "
             "or '/v1/embeddings'."
@@ -194,8 +205,7 @@ class _Checker:
     def __init__(self, endpoint: str, name: str) -> None:
         self._endpoint = endpoint
         self._name = name
-        spec = SPECS.get(endpoint.removeprefix("/v1/"))
-        self._count_inputs = spec and spec.count_inputs
+        self._count_inputs = spec_of(endpoint).count_inputs
         self._decoder = msgspec.json.Decoder(_Line)
         self._first_line_of: dict[str, int] = {}
         self._inputs = 0
@@ -203,7 +213,7 @@ class _Checker:
 
     def run(self, lines: Iterable[bytes]) -> InputSummary:
         digest, size, number = hashlib.sha256(), 0, 0
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(_bounded(lines), 1):
             digest.update(line)
             size += len(line)
             if size > MAX_FILE_BYTES:
@@ -216,6 +226,8 @@ class _Checker:
         return InputSummary(number, size, digest.hexdigest(), self._model)
 
     def _check(self, number: int, text: bytes) -> None:
+        if trouble := _trouble_with_bytes(text, is_first=number == 1):
+            raise self._refused(number, trouble)
         try:
             line = self._decoder.decode(text)
         except UNREADABLE as error:
@@ -251,6 +263,43 @@ class _Checker:
 
     def _refused(self, number: int, what: str) -> InvalidInputError:
         return InvalidInputError(f"{self._name}, line {number}: {what}.")
+
+
+def _bounded(lines: Iterable[bytes]) -> Iterable[bytes]:
+    """Return the lines of a file, none longer than a whole file may be: there may be no line ends in it."""
+    file: Any = lines
+    return iter(lambda: file.readline(MAX_FILE_BYTES + 1), b"") if hasattr(lines, "readline") else lines
+
+
+# How files begin that are not UTF-8 text, or not as the service wants it.
+_STARTS = (
+    (b"\xef\xbb\xbf", "the file begins with a byte order mark (BOM); save it as UTF-8 without one"),
+    (b"\xff\xfe", "the file is UTF-16; save it as UTF-8"),
+    (b"\xfe\xff", "the file is UTF-16; save it as UTF-8"),
+    (b"\x1f\x8b", "the file is compressed with gzip; decompress it first"),
+    (b"PK\x03\x04", "the file is a zip archive; unpack it first"),
+    (b"PAR1", "the file is Parquet; it must be JSONL, one request a line"),
+)
+
+
+def _trouble_with_bytes(text: bytes, *, is_first: bool) -> str | None:
+    """Say why a line cannot be UTF-8 text; the service would refuse the file, or misread its letters."""
+    for start, trouble in _STARTS if is_first else ():
+        if text.startswith(start):
+            return trouble
+    if text.isascii() and b"\0" not in text:
+        return None
+    if b"\0" in text:
+        return "the line has NUL bytes: is the file UTF-16? Save it as UTF-8"
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        byte = text[error.start]
+        return (
+            f"byte {error.start + 1} of the line (0x{byte:02x}) is not UTF-8: is the file Latin-1 or "
+            "Windows-1252? Save it as UTF-8"
+        )
+    return None
 
 
 def _what_is_wrong(text: bytes, error: Exception) -> str:
