@@ -34,6 +34,7 @@ from airflow_provider_openai_batches.api.validation import (
     check_limit,
     check_metadata,
     check_text,
+    is_id,
 )
 from airflow_provider_openai_batches.exceptions import APIError, TransportError
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.config import ClientConfig
 
 T = TypeVar("T", bound=msgspec.Struct)
+Named = TypeVar("Named", Batch, File)
 
 
 class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,7 +105,7 @@ def create_batch(
 def retrieve_batch(batch_id: str) -> HttpRequest:
     """``GET /batches/{batch_id}``."""
     path = f"/batches/{quote(check_id(batch_id, 'batch_id'), safe='')}"
-    return HttpRequest(operation="retrieve_batch", method="GET", path=path)
+    return HttpRequest(operation="retrieve_batch", method="GET", path=path, asks_for=batch_id)
 
 
 def list_batches(after: str | None = None, limit: int = 20) -> HttpRequest:
@@ -117,7 +119,7 @@ def list_batches(after: str | None = None, limit: int = 20) -> HttpRequest:
 def cancel_batch(batch_id: str) -> HttpRequest:
     """``POST /batches/{batch_id}/cancel``."""
     path = f"/batches/{quote(check_id(batch_id, 'batch_id'), safe='')}/cancel"
-    return HttpRequest(operation="cancel_batch", method="POST", path=path)
+    return HttpRequest(operation="cancel_batch", method="POST", path=path, asks_for=batch_id)
 
 
 def upload_file() -> HttpRequest:
@@ -128,7 +130,7 @@ def upload_file() -> HttpRequest:
 def retrieve_file(file_id: str) -> HttpRequest:
     """``GET /files/{file_id}``."""
     path = f"/files/{quote(check_id(file_id, 'file_id'), safe='')}"
-    return HttpRequest(operation="retrieve_file", method="GET", path=path)
+    return HttpRequest(operation="retrieve_file", method="GET", path=path, asks_for=file_id)
 
 
 def list_files(purpose: str = "batch", after: str | None = None, limit: int = MAX_PAGE) -> HttpRequest:
@@ -185,20 +187,22 @@ def reply(
 
 
 def read_batch(reply: HttpReply) -> Batch:
-    return _with_clean_errors(_read(reply, Batch), reply)
+    return _with_clean_errors(_checked(_read(reply, Batch), reply), reply)
 
 
 def read_file(reply: HttpReply) -> File:
-    return _read(reply, File)
+    return _checked(_read(reply, File), reply)
 
 
 def read_page(reply: HttpReply) -> BatchPage:
     page = _read(reply, BatchPage)
-    return replace(page, data=[_with_clean_errors(batch, reply) for batch in page.data])
+    batches = [_with_clean_errors(batch, reply) for batch in page.data if is_id(batch.id)]
+    return replace(page, data=batches)
 
 
 def read_file_page(reply: HttpReply) -> FilePage:
-    return _read(reply, FilePage)
+    page = _read(reply, FilePage)
+    return replace(page, data=[file for file in page.data if is_id(file.id)])
 
 
 def read_nothing(reply: HttpReply) -> None:
@@ -247,6 +251,22 @@ def failure(reply: HttpReply, config: ClientConfig, now: float) -> APIError | No
         request_id=_redacted(reply.headers.get("x-request-id"), config),
         retry_after=retry_after(reply.headers.get("retry-after"), now),
     )
+
+
+def _checked(found: Named, reply: HttpReply) -> Named:
+    """
+    Return an object whose id can be a path or a file's name, and is the one that was asked for.
+
+    :raises TransportError: if it is not.
+    """
+    shown = reply.redact(found.id)[:200]
+    if not is_id(found.id):
+        raise TransportError(
+            f"HTTP {reply.status}, but the answer is no {type(found).__name__}: its id is {shown!r}"
+        )
+    if reply.asked_for not in {None, found.id}:
+        raise TransportError(f"The service was asked for {reply.asked_for!r}, and answered with {shown!r}.")
+    return found
 
 
 def _with_clean_errors(batch: Batch, reply: HttpReply) -> Batch:
@@ -302,6 +322,6 @@ def retry_after(value: str | None, now: float) -> float | None:
     except ValueError:
         try:
             seconds = parsedate_to_datetime(value).timestamp() - now
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
     return max(0.0, seconds) if isfinite(seconds) else None

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_openai_batches.api import protocol
 from airflow_provider_openai_batches.api.config import ClientConfig
+from airflow_provider_openai_batches.api.endpoints import SPECS
 from airflow_provider_openai_batches.api.protocol import HttpReply
 from airflow_provider_openai_batches.api.retry import may_repeat
 from airflow_provider_openai_batches.exceptions import (
@@ -69,12 +70,34 @@ def test_an_id_cannot_change_the_path(value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["", None, "/v2/x", "v1/responses", "/v1/", "/v1", "/v1/../x", "/v1/a?b", "https://x/v1/a"]
+    "endpoint",
+    [
+        "",
+        None,
+        "/v2/x",
+        "v1/responses",
+        "/v1/",
+        "/v1",
+        "/v1/../x",
+        "/v1/a?b",
+        "https://x/v1/a",
+        "/rerank",
+        "/",
+        "responses",
+        "/responses/",
+        "//responses",
+    ],
 )
 def test_an_endpoint_that_is_no_path_is_refused(endpoint: Any) -> None:
     """The message shows what one looks like."""
     with pytest.raises(InvalidInputError, match=r"endpoint is .*'/v1/responses'"):
         protocol.create_batch("file-1", endpoint)
+
+
+@pytest.mark.parametrize("path", SPECS)
+def test_azures_endpoints_need_no_version(path: str) -> None:
+    """As its older samples have them."""
+    assert f'"endpoint":"/{path}"'.encode() in (protocol.create_batch("file-1", f"/{path}").json or b"")
 
 
 def test_an_unknown_well_formed_endpoint_passes() -> None:
@@ -202,6 +225,9 @@ def test_the_errors_of_a_batch_are_redacted() -> None:
         ("-1", 0.0),
         (formatdate(1060, usegmt=True), 60.0),
         ("soon", None),
+        ("Fri, 31 Dec 99999 23:59:59 GMT", None),
+        (f"Fri, 31 Dec {'9' * 30} 23:59:59 GMT", None),
+        ("9" * 400, None),
         ("", None),
         (None, None),
         ("nan", None),
@@ -211,6 +237,19 @@ def test_the_errors_of_a_batch_are_redacted() -> None:
 def test_retry_after_is_read(value: str | None, seconds: float | None) -> None:
     """In seconds and as a date; nonsense is ignored."""
     assert protocol.retry_after(value, now=1000.0) == seconds
+
+
+@given(
+    st.text()
+    | st.from_regex(
+        r"(Mon|Fri), [0-9]{1,30} (Jan|Dec) [0-9]{1,30} [0-9]{1,20}:[0-9]{2}:[0-9]{2} (GMT|[+-][0-9]{1,12})",
+        fullmatch=True,
+    )
+)
+def test_no_retry_after_is_an_error(value: str) -> None:
+    """Whatever a host sends there."""
+    seconds = protocol.retry_after(value, now=1000.0)
+    assert seconds is None or seconds >= 0
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -243,6 +282,39 @@ def test_a_page_instead_of_json_is_no_answer() -> None:
     """A 200 with a proxy's page says nothing about the batch."""
     with pytest.raises(TransportError, match=r"not a Batch .*Sign in.*base URL"):
         protocol.read_batch(HttpReply(200, {}, b"<html>Sign in</html>"))
+
+
+ODD_IDS = ["../evil", "/etc/evil", "a\\b", "..", ".", " ", "", "a b", "a\0", "a\nb", "None"]
+
+
+@pytest.mark.parametrize("odd", ODD_IDS)
+@pytest.mark.parametrize("reader", [protocol.read_batch, protocol.read_file])
+def test_an_id_that_leads_elsewhere_is_no_answer(reader: Any, odd: str) -> None:
+    """It becomes a path at the service, and the name of a file."""
+    with pytest.raises(TransportError, match=r"the answer is no (Batch|File)"):
+        reader(HttpReply(200, {}, msgspec.json.encode({"id": odd})))
+
+
+@pytest.mark.parametrize("reader", [protocol.read_page, protocol.read_file_page])
+def test_an_id_that_leads_elsewhere_does_not_hide_the_others(reader: Any) -> None:
+    body = msgspec.json.encode({"data": [{"id": odd} for odd in [*ODD_IDS, "good_1"]], "has_more": True})
+    assert [item.id for item in reader(HttpReply(200, {}, body)).data] == ["good_1"]
+
+
+@pytest.mark.parametrize(
+    ("build", "reader"),
+    [
+        (protocol.retrieve_batch, protocol.read_batch),
+        (protocol.cancel_batch, protocol.read_batch),
+        (protocol.retrieve_file, protocol.read_file),
+    ],
+)
+def test_an_answer_is_of_what_was_asked_for(build: Any, reader: Any) -> None:
+    """Another batch's end must not pass for one's own."""
+    request = build("id_1")
+    assert reader(protocol.reply(request, CONFIG, 200, {}, b'{"id":"id_1"}')).id == "id_1"
+    with pytest.raises(TransportError, match="asked for 'id_1'"):
+        reader(protocol.reply(request, CONFIG, 200, {}, b'{"id":"id_2"}'))
 
 
 READERS = [protocol.read_batch, protocol.read_page, protocol.read_file, protocol.read_file_page]
