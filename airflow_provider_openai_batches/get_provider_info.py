@@ -55,7 +55,7 @@ def _connection_type() -> dict[str, Any]:
             "relabeling": {"password": "API key", "host": "Base URL"},
             "placeholders": {
                 "host": "https://api.openai.com/v1",
-                "password": "empty: OPENAI_API_KEY of the worker and triggerer, for api.openai.com",
+                "password": "if empty: OPENAI_API_KEY of the worker and triggerer, for api.openai.com",
             },
         },
         "conn-fields": {

@@ -105,7 +105,7 @@ class AsyncBatchesClient:
         request = protocol.download_file(file_id)
         start = b""
         async with self._answer(request, {"Range": f"bytes=0-{size - 1}"}, "identity") as answer:
-            # An empty file has no first byte, for which some servers answer 416.
+            # Some servers answer 416 for an empty file, because it has no first byte.
             if answer.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 return b""
             if not is_success(answer.status_code):

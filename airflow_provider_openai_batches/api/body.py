@@ -106,7 +106,7 @@ class Bounded:
     def _too_large(self) -> TransportError:
         return TransportError(
             f"The answer is larger than {self._limit:,} bytes, so it does not come from a Batch API. "
-            "If this does not pass, check the connection's base URL."
+            "If this does not go away, check the connection's base URL."
         )
 
     def whole(self) -> bytes:

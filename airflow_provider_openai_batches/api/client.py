@@ -92,7 +92,7 @@ class BatchesSession:
             return answer.reply(request)
 
     @contextmanager
-    def stream(self, request: protocol.HttpRequest, offset: int) -> Iterator[Answer]:
+    def stream(self, request: protocol.HttpRequest, offset: int) -> Iterator[OpenAnswer]:
         """
         Yield an answer to read piece by piece, from byte ``offset`` on if the service can do that.
 
@@ -112,7 +112,7 @@ class BatchesSession:
         return (requests.RequestException, HTTPError)
 
     @contextmanager
-    def _answer(self, request: protocol.HttpRequest, **kwargs: Any) -> Iterator[Answer]:
+    def _answer(self, request: protocol.HttpRequest, **kwargs: Any) -> Iterator[OpenAnswer]:
         self._refuse_if_stopped(request)
         watchdog = self._current.watchdog = Watchdog(self.config.answer_seconds)
         try:
@@ -126,7 +126,7 @@ class BatchesSession:
                 **kwargs,
             )
             with response:
-                answer = Answer(response, watchdog, self.config)
+                answer = OpenAnswer(response, watchdog, self.config)
                 if not retry.is_success(answer.status_code):
                     failed = answer.reply(request, is_error=True)
                     protocol.raise_failure(failed, self.config, time.time())
@@ -149,7 +149,7 @@ class BatchesSession:
         return TransportError(protocol.no_answer(self.config, request, error), sent=not _never_sent(error))
 
 
-class Answer:
+class OpenAnswer:
     """An answer whose body has not been read yet."""
 
     def __init__(self, response: requests.Response, watchdog: Watchdog, config: ClientConfig) -> None:
@@ -293,13 +293,13 @@ class Download:
         Download the whole file.
 
         :return: the size in bytes.
-        :raises TransportError: if attempt after attempt brings next to nothing.
+        :raises TransportError: if repeated attempts bring next to nothing.
         """
         self._session.retrying(self._request.operation)(self._attempt)
         return self.written
 
     def _attempt(self) -> None:
-        """Continue while each connection brings a piece; one that brings less is a failed attempt."""
+        """Continue as long as each connection brings a piece; one that brings less is a failed attempt."""
         while True:
             before = self.written
             try:
@@ -339,7 +339,7 @@ class Download:
         self.written += len(new)
 
 
-def _position(answer: Answer, asked: int) -> int:
+def _position(answer: OpenAnswer, asked: int) -> int:
     """Return the byte at which the answer starts (RFC 9110, 14.4)."""
     if answer.status_code != HTTPStatus.PARTIAL_CONTENT:
         return 0

@@ -54,8 +54,8 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     :param base_url: without a slash at its end.
     :param headers: sent with every request; the key is among them.
     :param params: query parameters of every request (Azure's ``api-version``).
-    :param connect_timeout: seconds for a connection to be made.
-    :param timeout: seconds between two bytes of an answer; a whole one may take twice as long.
+    :param connect_timeout: seconds to wait for a connection.
+    :param timeout: seconds to wait for the next bytes of an answer; a whole one may take twice as long.
     :param console_url: where people look at batches; the batch's id is appended.
     :param max_attempts: how many times a request that may be repeated is sent at most.
     """
@@ -74,7 +74,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must not appear in a message: the key, and whatever goes along with each request."""
+        """The values that must not appear in a message: the key, headers and parameters of each request."""
         values = (self.api_key, *self.headers.values(), *self.params.values())
         return tuple(dict.fromkeys(filter(None, values)))
 
@@ -262,7 +262,7 @@ def _base_url(conn: ConnectionLike, extra: dict[str, Any]) -> str:
         raise _bad(
             conn,
             f"the base URL {shown!r} is plain http, so the API key would be sent unencrypted. Use https, "
-            "or set the extra field 'allow_http' to true if the network is yours",
+            "or set the extra field 'allow_http' to true if you trust the network",
         )
     return url
 

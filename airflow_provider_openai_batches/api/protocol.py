@@ -64,7 +64,7 @@ class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 class HttpReply(msgspec.Struct, frozen=True):
     """
-    An answer; the names of ``headers`` are looked up whatever their case.
+    An answer; header names are looked up in any case.
 
     :param asked_for: the id in its request.
     :param redact: takes the connection's secrets out of what is said of the answer.
@@ -213,7 +213,7 @@ def _read(reply: HttpReply, kind: type[T]) -> T:
     """
     Read a successful answer.
 
-    :raises TransportError: if it is not what it should be: half a body, a proxy's page, another API.
+    :raises TransportError: if it is not a valid ``kind``: half a body, a proxy's page, another API.
     :raises APIError: if it is an error, although its status is that of a success.
     """
     if status := status_within(reply.body):
@@ -225,9 +225,9 @@ def _read(reply: HttpReply, kind: type[T]) -> T:
         return read(reply.body, kind)
     except UNREADABLE as error:
         raise TransportError(
-            f"HTTP {reply.status}, but the answer is no {kind.__name__} ({reply.redact(str(error))}): "
+            f"HTTP {reply.status}, but the answer is not a {kind.__name__} ({reply.redact(str(error))}): "
             f"{excerpt(reply.body, reply.redact)!r}. "
-            "If this does not pass, check the connection's base URL."
+            "If this does not go away, check the connection's base URL."
         ) from None
 
 
@@ -262,7 +262,7 @@ def _checked(found: Named, reply: HttpReply) -> Named:
     shown = reply.redact(found.id)[:200]
     if not is_id(found.id):
         raise TransportError(
-            f"HTTP {reply.status}, but the answer is no {type(found).__name__}: its id is {shown!r}"
+            f"HTTP {reply.status}, but the answer is not a {type(found).__name__}: its id is {shown!r}"
         )
     if reply.asked_for not in {None, found.id}:
         raise TransportError(f"The service was asked for {reply.asked_for!r}, and answered with {shown!r}.")

@@ -67,7 +67,7 @@ def result_file_name(batch_id: str, kind: str) -> str:
 
 def check_endpoint(endpoint: object) -> str:
     """
-    Refuse what is not a path like ``/v1/responses``; unknown ones pass, compatible servers have more.
+    Refuse anything but a path like ``/v1/responses``; compatible servers have more than OpenAI.
 
     Azure has those of OpenAI without ``/v1`` too.
     """

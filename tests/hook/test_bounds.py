@@ -183,8 +183,8 @@ def test_an_error_is_an_error_whatever_its_body(
 @pytest.mark.parametrize(
     ("head", "text", "said"),
     [
-        (b"\r\n", DEEP, "no Batch"),
-        (b"\r\n", b'{"id":' + b"[" * 100_000, "no Batch"),
+        (b"\r\n", DEEP, "not a Batch"),
+        (b"\r\n", b'{"id":' + b"[" * 100_000, "not a Batch"),
         (b"Content-Encoding: br\r\n\r\n", b"x", "compressed as 'br'"),
         (GZIP + b"\r\n", b"no gzip", "compression is broken"),
     ],

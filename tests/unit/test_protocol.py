@@ -291,7 +291,7 @@ ODD_IDS = ["../evil", "/etc/evil", "a\\b", "..", ".", " ", "", "a b", "a\0", "a\
 @pytest.mark.parametrize("reader", [protocol.read_batch, protocol.read_file])
 def test_an_id_that_leads_elsewhere_is_no_answer(reader: Any, odd: str) -> None:
     """It becomes a path at the service, and the name of a file."""
-    with pytest.raises(TransportError, match=r"the answer is no (Batch|File)"):
+    with pytest.raises(TransportError, match=r"the answer is not a (Batch|File)"):
         reader(HttpReply(200, {}, msgspec.json.encode({"id": odd})))
 
 
