@@ -13,9 +13,9 @@ import httpx
 import tenacity
 
 from airflow_provider_openai_batches.api import protocol, retry
-from airflow_provider_openai_batches.exceptions import APIError, TransportError
 from airflow_provider_openai_batches.api.body import ACCEPTED, Bounded, Decoder
 from airflow_provider_openai_batches.api.retry import is_success
+from airflow_provider_openai_batches.exceptions import APIError, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

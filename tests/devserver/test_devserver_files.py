@@ -112,7 +112,8 @@ def test_upload_that_breaks_off(server: DevServer, api: Api) -> None:
     """A connection that dies during an upload leaves nothing behind, and the server goes on."""
     host, port = httpx.URL(server.base_url).host, httpx.URL(server.base_url).port
     with socket.create_connection((host, port)) as connection:
-        head = "POST /v1/files HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer k\r\nContent-Length: 1000\r\n"
+        head = "POST /v1/files HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer k\r\n"
+        head += "Content-Length: 1000\r\n"
         text = head + "Content-Type: multipart/form-data; boundary=b\r\n\r\n" + part("file", "x" * 100, "f")
         connection.sendall(text.encode())
     assert api.upload(b"x")["bytes"] == 1
