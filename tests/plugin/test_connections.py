@@ -25,10 +25,10 @@ def masked(_database: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_every_secret_is_masked(connection: Define, masked: list[str]) -> None:
-    """The key, and headers that carry a secret."""
+    """The key, and the values of headers; some also in other forms, such as base64."""
     connection("full", extra={"headers": {"Cookie": "hush", "X-Team": "search"}})
     assert load_config("full").api_key == "sk-secret-1234567890"
-    assert set(masked) == {"sk-secret-1234567890", "Bearer sk-secret-1234567890", "hush"}
+    assert set(masked) >= {"sk-secret-1234567890", "Bearer sk-secret-1234567890", "hush"}
 
 
 def test_nobody_waits_long_for_a_page(connection: Define, masked: list[str]) -> None:
