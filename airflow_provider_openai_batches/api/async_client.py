@@ -119,7 +119,16 @@ class AsyncBatchesClient:
         return start
 
     async def aclose(self) -> None:
-        await self._http.aclose()
+        """Close all connections, whatever is cancelled meanwhile: httpx would leave the others open then."""
+        closing = asyncio.ensure_future(self._http.aclose())
+        cancelled: asyncio.CancelledError | None = None
+        while not closing.done():
+            try:
+                await asyncio.shield(closing)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled:
+            raise cancelled
 
     async def _send(
         self,

@@ -1,18 +1,27 @@
-"""Bounds on answers: bodies are decoded piece by piece up to a size, and have to arrive within a time."""
+"""
+Bodies: those of requests are sent piece by piece, those of answers are read within bounds.
+
+An answer is decoded piece by piece up to a size, and has to arrive within a time.
+"""
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
+import uuid
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
+from airflow_provider_openai_batches.api import protocol
 from airflow_provider_openai_batches.exceptions import TransportError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
+# A file is read in pieces of this size while it is uploaded.
+UPLOAD_BYTES = 1 << 20
 # A page of a hundred batches with all the metadata that they may have is about 6 MB at most.
 MAX_JSON_BYTES = 8 << 20
 MAX_ERROR_BYTES = 64 << 10
@@ -20,7 +29,58 @@ MAX_ERROR_BYTES = 64 << 10
 DECODED_BYTES = 256 << 10
 # What the clients ask for; no other compression is understood here.
 ACCEPTED = "gzip"
+# Compressions that a message may name; a header of another kind may hold anything.
+_KNOWN = frozenset({"br", "compress", "gzip", "zstd"})
 _EITHER_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
+
+
+class Withheld:
+    """
+    A body that is sent piece by piece, and not at all once the task is stopped.
+
+    A kill can come while the connection is still being made; without its body a request has no effect.
+    """
+
+    def __init__(self, body: Any, check: Callable[[], None]) -> None:
+        self._parts = [body] if isinstance(body, bytes) else body
+        self._length = len(body)
+        self._check = check
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[bytes]:
+        for part in self._parts:
+            self._check()
+            yield part
+
+
+class MultipartBody:
+    """
+    One file and some text fields, as a body that requests sends piece by piece.
+
+    :param source: a seekable binary file; it is read from its present position.
+    """
+
+    def __init__(self, source: IO[bytes], filename: str, fields: Mapping[str, str]) -> None:
+        boundary = uuid.uuid4().hex
+        head, tail = protocol.multipart(fields, filename, boundary)
+        start = source.tell()
+        self.content_type = f"multipart/form-data; boundary={boundary}"
+        self._length = len(head) + source.seek(0, os.SEEK_END) - start + len(tail)
+        self._parts: list[bytes | IO[bytes]] = [head, source, tail]
+        source.seek(start)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[bytes]:
+        for part in self._parts:
+            if isinstance(part, bytes):
+                yield part
+            else:
+                while chunk := part.read(UPLOAD_BYTES):
+                    yield chunk
 
 
 class Decoder:
@@ -38,7 +98,8 @@ class Decoder:
         if is_unknown and keeps_unknown:
             names = set()
         elif is_unknown:
-            raise TransportError(f"The answer is compressed as {encoding!r}, which was not asked for.")
+            kind = ", ".join(sorted(names & _KNOWN)) or "something unknown"
+            raise TransportError(f"The answer is compressed as {kind!r}, which was not asked for.")
         self.is_needed = bool(names)
         self._inflate = zlib.decompressobj(_EITHER_GZIP_OR_ZLIB)
         self._has_begun = False

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 import threading
 import time
-import uuid
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -15,11 +13,11 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar
 import tenacity
 
 from airflow_provider_openai_batches.api import protocol, retry
-from airflow_provider_openai_batches.api.body import ACCEPTED, Bounded, Decoder, Watchdog
+from airflow_provider_openai_batches.api.body import ACCEPTED, Bounded, Decoder, Watchdog, Withheld
 from airflow_provider_openai_batches.exceptions import TaskKilled, TransportError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
     import requests
 
@@ -30,8 +28,6 @@ T = TypeVar("T")
 HttpSession: TypeAlias = "requests.Session"
 # The operations that spend money or store something; a task that is being killed begins none of them.
 SPENDING = frozenset({"create_batch", "upload_file"})
-# A file is read in pieces of this size while it is uploaded.
-UPLOAD_BYTES = 1 << 20
 # Bytes; a broken connection loses one piece at most.
 PIECE = 64 * 1024
 
@@ -54,6 +50,8 @@ class BatchesSession:
         self.http.headers.update(config.headers)
         # Otherwise an entry for the host in .netrc would replace the key.
         self.http.auth = _unchanged
+        # No redirect is followed: it could take the headers to another host, and requests reads its body whole.
+        self.http.get_redirect_target = lambda _: None  # type: ignore[method-assign]
         config.redact_log("urllib3.connectionpool")
         self._current = threading.local()
         for scheme in ("https://", "http://"):
@@ -86,7 +84,7 @@ class BatchesSession:
         """Send a request once; ``body`` is streamed in place of the request's own JSON."""
         data: Any = body if body is not None else request.json
         if request.operation in SPENDING:
-            data = _Withheld(data, lambda: self._refuse_if_stopped(request))
+            data = Withheld(data, lambda: self._refuse_if_stopped(request))
         headers = {"Accept-Encoding": ACCEPTED} | ({} if data is None else {"Content-Type": content_type})
         with self._answer(request, data=data, headers=headers) as answer:
             return answer.reply(request)
@@ -202,55 +200,6 @@ def _watched_adapter(current: threading.local) -> Any:
     return WatchedAdapter()
 
 
-class _Withheld:
-    """
-    A body that is sent piece by piece, and not at all once the task is stopped.
-
-    A kill can come while the connection is still being made; without its body a request has no effect.
-    """
-
-    def __init__(self, body: Any, check: Callable[[], None]) -> None:
-        self._parts = [body] if isinstance(body, bytes) else body
-        self._length = len(body)
-        self._check = check
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[bytes]:
-        for part in self._parts:
-            self._check()
-            yield part
-
-
-class MultipartBody:
-    """
-    One file and some text fields, as a body that requests sends piece by piece.
-
-    :param source: a seekable binary file; it is read from its present position.
-    """
-
-    def __init__(self, source: IO[bytes], filename: str, fields: Mapping[str, str]) -> None:
-        boundary = uuid.uuid4().hex
-        head, tail = protocol.multipart(fields, filename, boundary)
-        start = source.tell()
-        self.content_type = f"multipart/form-data; boundary={boundary}"
-        self._length = len(head) + source.seek(0, os.SEEK_END) - start + len(tail)
-        self._parts: list[bytes | IO[bytes]] = [head, source, tail]
-        source.seek(start)
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[bytes]:
-        for part in self._parts:
-            if isinstance(part, bytes):
-                yield part
-            else:
-                while chunk := part.read(UPLOAD_BYTES):
-                    yield chunk
-
-
 def _unchanged(request: Any) -> Any:
     return request
 
@@ -261,15 +210,10 @@ def _never_sent(error: BaseException | None) -> bool:
 
     unsent = (urllib3_errors.NewConnectionError, urllib3_errors.ConnectTimeoutError)
     while error is not None:
-        reason = getattr(error, "reason", None)
-        nested = (
-            reason
-            if isinstance(reason, BaseException)
-            else next((arg for arg in getattr(error, "args", ()) if isinstance(arg, BaseException)), None)
-        )
         if isinstance(error, unsent):
             return True
-        error = nested
+        nested = (getattr(error, "reason", None), *error.args)
+        error = next((inner for inner in nested if isinstance(inner, BaseException)), None)
     return False
 
 

@@ -12,7 +12,8 @@ from msgspec.structs import replace
 
 from airflow_provider_openai_batches import storage
 from airflow_provider_openai_batches.api import protocol, retry
-from airflow_provider_openai_batches.api.client import BatchesSession, Download, MultipartBody
+from airflow_provider_openai_batches.api.body import MultipartBody
+from airflow_provider_openai_batches.api.client import BatchesSession, Download
 from airflow_provider_openai_batches.api.config import DEFAULT_CONN_ID, ClientConfig
 from airflow_provider_openai_batches.compat.supervisor import read_config
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError, TransportError

@@ -121,7 +121,11 @@ class TaskLife(RuleBasedStateMachine):
                 pending.pop()()
             answer = send(method, url, **kwargs)
             if struck and afterwards:
-                pending.pop()()
+                try:
+                    pending.pop()()
+                except ProcessGoneError:
+                    answer.close()  # as the system does with what a dead process had open
+                    raise
             return answer
 
         session.request = request  # type: ignore[assignment, method-assign]

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import gzip
 import io
 import logging
 import socketserver
 import threading
 import time
+import traceback
+import tracemalloc
 import zlib
+from base64 import b64encode
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,9 +85,9 @@ def host() -> Iterator[Callable[..., Host]]:
         one.server_close()
 
 
-def ask(kind: str, host: Host, timeout: float = 10.0) -> Any:
+def ask(kind: str, host: Host, timeout: float = 10.0, config: ClientConfig | None = None) -> Any:
     """Retrieve a batch with one of the two clients."""
-    config = host.config(timeout)
+    config = config or host.config(timeout)
     if kind == "requests":
         session = BatchesSession(config, logging.getLogger("test"), time.sleep)
         return session.send(protocol.retrieve_batch("batch_1"), protocol.read_batch)
@@ -318,3 +326,268 @@ def test_calls_of_ones_own_are_not_cut(host: Callable[..., Host]) -> None:
     with pytest.raises(OpenAIBatchesError):
         session.send(protocol.retrieve_batch("batch_1"), protocol.read_batch)
     assert session.http.get(session.config.base_url, timeout=5).json() == {}
+
+
+# -- connections ---------------------------------------------------------------------------------------------
+
+
+class KeepingAlive(socketserver.BaseRequestHandler):
+    """Answers as many requests as a connection brings, each with the next of the host's answers."""
+
+    def handle(self) -> None:
+        host: Any = self.server
+        while head := self.request.recv(65536):
+            host.heads.append(head)
+            answer = host.scripts[len(host.heads) % len(host.scripts)]
+            self.request.sendall(b"".join(answer))
+
+
+def framed(status: bytes, text: bytes, *, chunked: bool = False, more: bytes = b"") -> list[bytes]:
+    if chunked:
+        parts = b"".join(
+            b"%x\r\n%b\r\n" % (len(text[at : at + 7]), text[at : at + 7]) for at in range(0, len(text), 7)
+        )
+        return [
+            b"HTTP/1.1 ",
+            status,
+            b"\r\nTransfer-Encoding: chunked\r\n",
+            more,
+            b"\r\n",
+            parts,
+            b"0\r\n\r\n",
+        ]
+    return [b"HTTP/1.1 ", status, b"\r\nContent-Length: %d\r\n" % len(text), more, b"\r\n", text]
+
+
+BATCH = b'{"id":"batch_1","status":"completed"}'
+FRAMES = [
+    framed(b"200 OK", BATCH),
+    framed(b"200 OK", BATCH, chunked=True),
+    framed(b"200 OK", gzip.compress(BATCH), more=GZIP),
+    framed(b"200 OK", gzip.compress(BATCH), more=GZIP, chunked=True),
+    framed(b"404 No", b'{"error":{"message":"gone"}}'),
+    framed(b"500 No", b"", chunked=True),
+    framed(b"500 No", b""),
+    framed(b"200 OK", b"no batch"),
+    framed(b"302 Found", b"elsewhere", more=b"Location: http://127.0.0.2:9/v1\r\n"),
+]
+
+
+@CLIENTS
+def test_one_connection_serves_all_small_answers(
+    host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Each answer is read to its end, also one that is an error, so that the connection can be used again."""
+    one = host(*FRAMES)
+    connections = []
+    monkeypatch.setattr(one, "RequestHandlerClass", KeepingAlive)
+    accept = one.get_request
+    monkeypatch.setattr(one, "get_request", lambda: connections.append(accept()) or connections[-1])
+    request = protocol.retrieve_batch("batch_1")
+    if kind == "requests":
+        session = BatchesSession(one.config(10), logging.getLogger("test"), time.sleep)
+        for _ in range(20):
+            with contextlib.suppress(OpenAIBatchesError):
+                session.send(request, protocol.read_batch)
+        session.http.close()
+    else:
+
+        async def ask_often() -> None:
+            asking = AsyncBatchesClient(one.config(10))
+            for _ in range(20):
+                with contextlib.suppress(OpenAIBatchesError):
+                    await asking.retrieve_batch("batch_1")
+            await asking.aclose()
+
+        asyncio.run(ask_often())
+    assert len(one.heads) == 20
+    assert len(connections) == 1
+
+
+def open_sockets() -> int:
+    gc.collect()
+    return sum(link.startswith("socket:") for link in map(_target, Path("/proc/self/fd").iterdir()))
+
+
+def _target(descriptor: Path) -> str:
+    try:
+        return str(descriptor.readlink())
+    except OSError:  # that of the directory itself
+        return ""
+
+
+BAD_ENDS: dict[str, Callable[[], Iterable[bytes]]] = {
+    "whole": lambda: [OK + b"\r\n", BATCH],
+    "too large": lambda: [OK + b"\r\n", *[b" " * (1 << 20)] * 20],
+    "too large an error": lambda: [b"HTTP/1.1 500 No\r\n\r\n", b"x" * 1_000_000],
+    "too slow": lambda: drip(OK + b"\r\n", b" "),
+    "slow headers": lambda: drip(b"HTTP/1.1 200 OK\r\nX-A: ", b"a"),
+    "cut": lambda: [OK + b"Content-Length: 999\r\n\r\n", b"{"],
+    "no HTTP": lambda: [b"hello\r\n\r\n"],
+    "silent": lambda: [b""],
+    "odd compression": lambda: [OK + b"Content-Encoding: br\r\n\r\n", b"x"],
+    "broken compression": lambda: [OK + GZIP + b"\r\n", b"x" * 1000],
+    "redirect": lambda: [b"HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n", b"x" * 1_000_000],
+    "not a batch": lambda: [OK + b"\r\n", b"[]"],
+}
+
+
+@CLIENTS
+@pytest.mark.parametrize("end", BAD_ENDS)
+def test_no_end_of_an_answer_leaves_a_socket_open(host: Callable[..., Host], kind: str, end: str) -> None:
+    """The client of a kind stays open, as it does in a triggerer, and holds no connection that is of no use."""
+    one = host(BAD_ENDS[end]())
+    config = one.config(0.3)
+    request = protocol.retrieve_batch("batch_1")
+    before = open_sockets()
+    if kind == "requests":
+        session = BatchesSession(config, logging.getLogger("test"), time.sleep)
+        with contextlib.suppress(OpenAIBatchesError):
+            session.send(request, protocol.read_batch)
+        assert one.ended.wait(15)
+        assert _settled(before)
+        return
+
+    async def retrieve() -> None:
+        asking = AsyncBatchesClient(config)
+        before = open_sockets()
+        with contextlib.suppress(OpenAIBatchesError):
+            await asking.retrieve_batch("batch_1")
+        assert await asyncio.to_thread(one.ended.wait, 15)
+        assert await asyncio.to_thread(_settled, before)
+        await asking.aclose()
+
+    asyncio.run(retrieve())
+
+
+def _settled(count: int) -> bool:
+    """Whether there are as many sockets as before, once the host has noticed too."""
+    for _ in range(100):
+        if open_sockets() <= count:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_a_client_closes_all_its_connections_also_while_it_is_cancelled(host: Callable[..., Host]) -> None:
+    """A triggerer that ends cancels each task, and so does the last wait: twice in the middle of closing."""
+    one = host(FRAMES[0])
+    one.RequestHandlerClass = KeepingAlive
+
+    async def waits() -> None:
+        asking = AsyncBatchesClient(one.config(10))
+        before = open_sockets()
+        await asyncio.gather(*(asking.retrieve_batch("batch_1") for _ in range(5)))
+        assert open_sockets() > before
+        closing = asyncio.ensure_future(asking.aclose())
+        for _ in range(3):
+            await asyncio.sleep(0)
+            closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert await asyncio.to_thread(_settled, before)
+
+    asyncio.run(waits())
+
+
+@pytest.mark.parametrize("calls", range(1, 12))
+def test_a_request_that_is_cancelled_leaves_no_socket(host: Callable[..., Host], calls: int) -> None:
+    """At whatever step: while it connects, sends, waits or reads."""
+    one = host(drip(OK + b"\r\n", b" "))
+
+    async def waits() -> None:
+        asking = AsyncBatchesClient(one.config(10))
+        before = open_sockets()
+        request = asyncio.ensure_future(asking.retrieve_batch("batch_1"))
+        for _ in range(calls):
+            await asyncio.sleep(0 if calls < 8 else 0.02)
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        assert await asyncio.to_thread(_settled, before)
+        await asking.aclose()
+
+    asyncio.run(waits())
+
+
+# -- redirects -----------------------------------------------------------------------------------------------
+
+
+@CLIENTS
+@pytest.mark.parametrize(
+    "location", [b"http://127.0.0.1:%d/v1/x", b"//127.0.0.1:%d", b"\xff\xfe%d", b"http://[%d"]
+)
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_no_redirect_is_followed(host: Callable[..., Host], kind: str, location: bytes, status: int) -> None:
+    """The key stays with its host, the body is read within bounds, and an odd address is an error like others."""
+    other = host([OK + b"\r\n", BATCH])
+    head = b"HTTP/1.1 %d Moved\r\nLocation: " % status + location % other.server_address[1] + b"\r\n"
+    bomb = gzip.compress(b"\0" * 1_000_000)
+    with pytest.raises(OpenAIBatchesError):
+        ask(kind, host([head + GZIP + b"\r\n", bomb]))
+    assert not other.heads
+
+
+def test_the_body_of_a_redirect_is_read_in_bounds(host: Callable[..., Host]) -> None:
+    """The library would read it whole, and decompress it: a megabyte can hold a gigabyte."""
+    press = zlib.compressobj(9, zlib.DEFLATED, 31)
+    bomb = press.compress(b"\0" * (128 << 20)) + press.flush()
+    tracemalloc.start()
+    with pytest.raises(APIError, match="redirects are not followed"):
+        ask("requests", host([b"HTTP/1.1 302 Found\r\nLocation: /x\r\n" + GZIP + b"\r\n", bomb]))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16 << 20
+
+
+def test_calls_of_ones_own_follow_no_redirect_either(host: Callable[..., Host]) -> None:
+    """The library takes only one header away on the way to another host."""
+    other = host([OK + b"\r\n", b"{}"])
+    address = b"http://localhost:%d/" % other.server_address[1]
+    one = host([b"HTTP/1.1 302 Found\r\nLocation: " + address + b"\r\n\r\n"])
+    session = BatchesSession(one.config(10), logging.getLogger("test"), time.sleep)
+    assert session.http.get(session.config.base_url, timeout=5).status_code == 302
+    assert not other.heads
+
+
+# -- what a hostile host says --------------------------------------------------------------------------------
+
+
+@CLIENTS
+@pytest.mark.parametrize(
+    "form",
+    [lambda key: key, lambda key: quote(key, safe=""), lambda key: b64encode(b"x" + key.encode()).decode()],
+)
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'HTTP/1.1 400 No\r\n\r\n{"error":{"message":"KEY","code":"KEY","param":"KEY","type":"KEY"}}',
+        b'HTTP/1.1 400 No\r\n\r\n{"error":{"type":"KEY"}}',
+        b"HTTP/1.1 400 No\r\nx-request-id: KEY\r\n\r\nKEY",
+        b'HTTP/1.1 200 OK\r\n\r\n{"error":{"message":"KEY","code":"KEY","param":"KEY"}}',
+        b'HTTP/1.1 200 OK\r\n\r\n{"id":"KEY"}',
+        b'HTTP/1.1 200 OK\r\n\r\n{"id":"a/KEY"}',
+        b"HTTP/1.1 200 OK\r\n\r\nKEY",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: KEY\r\n\r\nx",
+        b"HTTP/1.1 302 Found\r\nLocation: http://KEY\r\n\r\nKEY",
+        b"HTTP/1.1 KEY\r\n\r\n",
+        b"KEY\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: KEY\r\nContent-Length: x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nKEY\r\n",
+    ],
+)
+def test_no_answer_brings_the_key_into_an_error(
+    host: Callable[..., Host], kind: str, form: Callable[[str], str], answer: bytes
+) -> None:
+    """In the text of the error, in its fields, and in the trace with all its causes."""
+    key = "sk-Ab/9+key_of=mine"
+    shown = form(key)
+    one = host([answer.replace(b"KEY", shown.encode())])
+    config = msgspec.structs.replace(one.config(5), api_key=key)
+    with pytest.raises(OpenAIBatchesError) as caught:
+        ask(kind, one, config=config)
+    error = caught.value
+    text = "".join(traceback.format_exception(error)) + repr(vars(error)) + str(error)
+    core = shown if form(key) != b64encode(b"x" + key.encode()).decode() else shown[3:-4]
+    assert core not in text
+    assert key not in text
