@@ -12,7 +12,7 @@ from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import jsonschema
 import pytest
@@ -36,7 +36,7 @@ class Sent(NamedTuple):
 
 
 class Recorder(BaseHTTPRequestHandler):
-    """Keeps each request, and answers everything with an object that has an id."""
+    """Keeps each request, and answers everything with an object that has the id which was asked for."""
 
     sent: ClassVar[list[Sent]]
     protocol_version = "HTTP/1.1"
@@ -46,7 +46,10 @@ class Recorder(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.sent.append(Sent(self.command, url.path, dict(parse_qsl(url.query)), headers, body))
-        answer = b'{"id": "x", "status": "completed", "data": [], "has_more": false}'
+        parts = url.path.removeprefix("/v1").split("/")
+        asked_for = unquote(parts[2]) if len(parts) > 2 else "x"
+        found = {"id": asked_for, "status": "completed", "data": [], "has_more": False}
+        answer = json.dumps(found).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
