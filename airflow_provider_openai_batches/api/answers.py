@@ -168,7 +168,7 @@ def _refusal(parts: list[dict[str, Any]]) -> str | None:
 
 class _Embedding(msgspec.Struct, frozen=True, gc=False):
     embedding: msgspec.Raw
-    index: int = 0
+    index: int | None = None
 
 
 class EmbeddingsBody(AnyBody, frozen=True, gc=False):
@@ -178,9 +178,26 @@ class EmbeddingsBody(AnyBody, frozen=True, gc=False):
 def read_embeddings(body: EmbeddingsBody) -> Content | None:
     if not body.data:
         return None
-    vectors = [item.embedding for item in sorted(body.data, key=lambda item: item.index)]
-    problem = next(filter(None, map(_problem_of, vectors)), None)
+    problem = _gap_in([item.index for item in body.data])
+    vectors = [item.embedding for item in sorted(body.data, key=lambda item: item.index or 0)]
+    problem = problem or next(filter(None, map(_problem_of, vectors)), None)
     return Content(output=vectors[0] if len(vectors) == 1 else vectors, problem=problem)
+
+
+def _gap_in(places: list[int | None]) -> str | None:
+    """Say which inputs have no embedding, None if each has one; some servers leave the places out, or at 0."""
+    if not any(places):
+        return None
+    known = {place for place in places if place is not None}
+    if len(known) == len(places) and known == set(range(len(places))):
+        return None
+    return (
+        f"The embeddings of some inputs are missing: there are {len(places)}, for the inputs {_some(known)}"
+    )
+
+
+def _some(places: set[int]) -> str:
+    return ", ".join(map(str, sorted(places)[:5])) + (", …" if len(places) > 5 else "")
 
 
 def _problem_of(vector: msgspec.Raw) -> str | None:
@@ -211,6 +228,9 @@ _NOT_IN_NUMBERS = (b'"', b"n", b"t", b"f", b"{", b"E")
 _FLOAT_BYTES = 4
 
 
+_NULL = msgspec.Raw(b"null")
+
+
 class ImagesBody(AnyBody, frozen=True, gc=False):
     data: msgspec.Raw = msgspec.Raw(b"")
 
@@ -226,6 +246,30 @@ def is_nothing(value: msgspec.Raw) -> bool:
     """Whether JSON is there but says nothing."""
     data = memoryview(value)
     return len(data) <= len(b"null") and bytes(data) in _NOTHING
+
+
+class _Image(msgspec.Struct, frozen=True, gc=False):
+    url: msgspec.Raw = _NULL
+    b64_json: msgspec.Raw = _NULL
+
+
+_decode_images = msgspec.json.Decoder(list[_Image]).decode
+
+
+def read_images(body: ImagesBody) -> Content | None:
+    """Take the list of images; each has its address or its data."""
+    content = read_raw(body.data)
+    if content is None or content.problem:
+        return content
+    try:
+        images = _decode_images(body.data)
+    except (ValueError, msgspec.MsgspecError, RecursionError):
+        return None
+    for number, image in enumerate(images, 1):
+        if is_nothing(image.url) and is_nothing(image.b64_json):
+            problem = f"Image {number} of {len(images)} has neither url nor b64_json"
+            return Content(output=body.data, problem=problem)
+    return content
 
 
 def read_raw(value: msgspec.Raw) -> Content | None:

@@ -23,6 +23,7 @@ from airflow_provider_openai_batches.api.answers import (
     read_chat,
     read_completion,
     read_embeddings,
+    read_images,
     read_raw,
     read_response,
 )
@@ -191,9 +192,9 @@ _ALL = (
         prompt_field="prompt",
         content_fields=("prompt",),
         answer=ImagesBody,
-        read=lambda body: read_raw(body.data),
+        read=read_images,
     ),
-    EndpointSpec(path="images/edits", answer=ImagesBody, read=lambda body: read_raw(body.data)),
+    EndpointSpec(path="images/edits", answer=ImagesBody, read=read_images),
     EndpointSpec(path="videos", prompt_field="prompt", content_fields=("prompt",)),
 )
 SPECS = {spec.path: spec for spec in _ALL}

@@ -362,6 +362,19 @@ def test_model_that_is_mended() -> None:
         assert schema.check(wrong)[1] is not None
 
 
+@pytest.mark.parametrize("pattern", ["[", "(?P<n>a)(?P<n>b)", r"\p{L}+", "*", "a{99999999999999999999}"])
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("draft", [{}, {"$schema": "http://json-schema.org/draft-07/schema#"}])
+def test_pattern_that_cannot_be_read(pattern: str, draft: dict[str, str], *, strict: bool) -> None:
+    """The answers could not be checked, after they were paid for."""
+    schema = with_field({"type": "string", "pattern": pattern}, **draft)
+    said = r"output_schema\.properties\.a\.properties\.b\.pattern is .*, which is no regular expression"
+    with pytest.raises(InvalidInputError, match=said):
+        OutputSchema(schema, strict=strict)
+    # A value is not a pattern.
+    OutputSchema(with_field({"type": "object", "enum": [{"pattern": pattern}]}), strict=False)
+
+
 def with_field(field: dict[str, Any], **root: Any) -> dict[str, Any]:
     return {
         "type": "object",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 from http import HTTPStatus
 from typing import Any
 
@@ -575,6 +576,15 @@ def packed(size: int) -> str:
         ("embeddings", vector(packed(7)), "no_value"),
         ("embeddings", vector(packed(8)[:-3]), "no_value"),
         ("embeddings", vector([0.1], [None]), "no_value"),
+        ("embeddings", {"data": [{"embedding": [1], "index": 1}]}, "no_value"),
+        ("embeddings", {"data": [{"embedding": [1], "index": n} for n in (0, 2)]}, "no_value"),
+        ("embeddings", {"data": [{"embedding": [1], "index": n} for n in (0, 1, 1)]}, "no_value"),
+        ("embeddings", {"data": [{"embedding": [1], "index": n} for n in (-1, 0)]}, "no_value"),
+        ("images/generations", {"data": [{}]}, "no_value"),
+        ("images/generations", {"data": [{"url": None, "revised_prompt": "p"}]}, "no_value"),
+        ("images/generations", {"data": [{"url": ""}]}, "no_value"),
+        ("images/edits", {"data": [{"url": "u"}, {"b64_json": None}]}, "no_value"),
+        ("images/edits", {"data": {"url": "u"}}, "unexpected_answer"),
         ("moderations", {"results": None}, "no_value"),
         ("moderations", {"results": []}, "no_value"),
         ("images/generations", {"data": []}, "no_value"),
@@ -603,6 +613,33 @@ def test_value_that_is_enough(output: str) -> None:
     assert answer(several, output=output).outcome.status == "succeeded"
     for value in ([0], [1e-7, -2.5e3, 1e30], [1e20], packed(8)):
         assert answer(vector(value), "embeddings", output).outcome.status == "succeeded"
+
+
+@given(count=st.integers(1, 9), lost=st.integers(0, 8), seed=st.randoms())
+def test_each_input_has_its_embedding(count: int, lost: int, seed: random.Random) -> None:
+    """In the order of the inputs, however the service orders them; a gap between them is a failure."""
+    data = vector(*([number] for number in range(1, count + 1)))["data"]
+    kept = [item for item in data if item["index"] != lost or lost >= count - 1]
+    seed.shuffle(kept)
+    read = answer({"data": kept}, "embeddings")
+    if len(kept) < count:
+        assert (read.outcome.status, read.outcome.error and read.outcome.error.code) == ("failed", "no_value")
+    else:
+        assert read.output == ([[n] for n in range(1, count + 1)] if count > 1 else [1])
+
+
+@pytest.mark.parametrize("places", [{}, {"index": 0}, {"index": None}])
+def test_embeddings_without_places(places: dict[str, Any]) -> None:
+    """Some servers do not say which input a vector is for: they come in the order of the inputs."""
+    read = answer({"data": [{"embedding": [n], **places} for n in (3, 1, 2)]}, "embeddings")
+    assert (read.outcome.status, read.output) == ("succeeded", [[3], [1], [2]])
+
+
+def test_images_are_kept_as_they_are() -> None:
+    """Each with an address or with data."""
+    data = [{"url": "u"}, {"b64_json": "aGk=", "url": None}]
+    read = answer({"data": data}, "images/generations")
+    assert (read.outcome.status, read.output) == ("succeeded", data)
 
 
 @given(values=st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32) | st.integers(-9, 9)))

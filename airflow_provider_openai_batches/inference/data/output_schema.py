@@ -117,17 +117,23 @@ def _plain(text: str) -> str:
 
 def _schema_reader(schema: dict[str, Any]) -> Callable[[str], Any]:
     # Imported here: only jobs with a schema pay for it.
-    exceptions, validators, referencing = (
+    exceptions, validators, formats, referencing = (
         importlib.import_module(name)
-        for name in ("jsonschema.exceptions", "jsonschema.validators", "referencing")
+        for name in ("jsonschema.exceptions", "jsonschema.validators", "jsonschema", "referencing")
     )
+    patterns = formats.FormatChecker(())
+    patterns.checks("regex", (re.error, OverflowError, RecursionError))(_is_pattern)
     kind = validators.validator_for(schema, default=validators.Draft202012Validator)
     kind = validators.extend(kind, {"multipleOf": _multiple_of(exceptions.ValidationError)})
     try:
-        kind.check_schema(schema)
+        kind.check_schema(schema, patterns)
     except exceptions.SchemaError as error:
         where = error.json_path.replace("$", "output_schema", 1)
-        raise InvalidInputError(f"{where} is not a valid JSON schema: {error.message:.300}") from error
+        if error.validator == "format":
+            said = f"{error.instance!r:.100}, which is no regular expression of Python's re ({error.cause})"
+        else:
+            said = f"not a valid JSON schema: {error.message:.300}"
+        raise InvalidInputError(f"{where} is {said}") from error
     _check_references(schema, referencing)
     validator = kind(schema, registry=referencing.Registry())  # its own registry never uses the network
 
@@ -139,6 +145,10 @@ def _schema_reader(schema: dict[str, Any]) -> Callable[[str], Any]:
         return value
 
     return read
+
+
+def _is_pattern(text: object) -> bool:
+    return not isinstance(text, str) or bool(re.compile(text))
 
 
 def _multiple_of(error_class: Callable[[str], Exception]) -> Callable[..., Iterator[Exception]]:
