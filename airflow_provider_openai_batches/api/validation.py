@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -23,7 +23,7 @@ from airflow_provider_openai_batches.api.models import (
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 FailOn = Literal["none", "any"] | float
 
@@ -33,6 +33,7 @@ MAX_METADATA_VALUE = 512
 MIN_EXPIRY = 3_600
 MAX_EXPIRY = 2_592_000
 MAX_PAGE = 100
+_READ_BYTES = 1 << 20
 
 
 def check_id(value: object, field: str) -> str:
@@ -188,13 +189,13 @@ class _Line(msgspec.Struct):
     method: str = "POST"
 
 
-def check_input(lines: Iterable[bytes], endpoint: str, name: str) -> InputSummary:
+def check_input(lines: IO[bytes] | Iterable[bytes], endpoint: str, name: str) -> InputSummary:
     """
     Read a whole input file, and refuse what the service would refuse later.
 
     https://developers.openai.com/api/docs/guides/batch#1-prepare-your-batch-file
 
-    :param lines: the file's lines with their line ends.
+    :param lines: the file, or its lines with their line ends.
     :param name: the file's name, for messages.
     :raises InvalidInputError: if the file is not valid; the message names file and line.
     """
@@ -211,9 +212,9 @@ class _Checker:
         self._inputs = 0
         self._model: str | None = None
 
-    def run(self, lines: Iterable[bytes]) -> InputSummary:
+    def run(self, lines: IO[bytes] | Iterable[bytes]) -> InputSummary:
         digest, size, number = hashlib.sha256(), 0, 0
-        for number, line in enumerate(_bounded(lines), 1):
+        for number, line in enumerate(lines_of(lines) if hasattr(lines, "read") else lines, 1):
             digest.update(line)
             size += len(line)
             if size > MAX_FILE_BYTES:
@@ -265,10 +266,24 @@ class _Checker:
         return InvalidInputError(f"{self._name}, line {number}: {what}.")
 
 
-def _bounded(lines: Iterable[bytes]) -> Iterable[bytes]:
-    """Return the lines of a file, none longer than a whole file may be: there may be no line ends in it."""
-    file: Any = lines
-    return iter(lambda: file.readline(MAX_FILE_BYTES + 1), b"") if hasattr(lines, "readline") else lines
+def lines_of(file: IO[bytes]) -> Iterator[bytes]:
+    """
+    Yield the lines of a file with their ends, the last one cut where it is longer than a whole file may be.
+
+    There may be no line ends in it, and ``readline()`` takes no size in the file objects of stores.
+    """
+    begun: list[bytes] = []
+    size = 0
+    while size <= MAX_FILE_BYTES and (piece := file.read(_READ_BYTES)):
+        *ends, rest = piece.split(b"\n")
+        for end in ends:
+            yield b"".join((*begun, end, b"\n"))
+            begun.clear()
+            size = 0
+        begun.append(rest)
+        size += len(rest)
+    if size:
+        yield b"".join(begun)
 
 
 # How files begin that are not UTF-8 text, or not as the service wants it.

@@ -435,7 +435,7 @@ BAD_ENDS: dict[str, Callable[[], Iterable[bytes]]] = {
 @CLIENTS
 @pytest.mark.parametrize("end", BAD_ENDS)
 def test_no_end_of_an_answer_leaves_a_socket_open(host: Callable[..., Host], kind: str, end: str) -> None:
-    """The client of a kind stays open, as it does in a triggerer, and holds no connection that is of no use."""
+    """The client of a kind stays open, as it does in a triggerer, and holds no useless connection."""
     one = host(BAD_ENDS[end]())
     config = one.config(0.3)
     request = protocol.retrieve_batch("batch_1")
@@ -519,7 +519,7 @@ def test_a_request_that_is_cancelled_leaves_no_socket(host: Callable[..., Host],
 )
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_no_redirect_is_followed(host: Callable[..., Host], kind: str, location: bytes, status: int) -> None:
-    """The key stays with its host, the body is read within bounds, and an odd address is an error like others."""
+    """The key stays with its host, the body is read within bounds, and an odd address is an error."""
     other = host([OK + b"\r\n", BATCH])
     head = b"HTTP/1.1 %d Moved\r\nLocation: " % status + location % other.server_address[1] + b"\r\n"
     bomb = gzip.compress(b"\0" * 1_000_000)

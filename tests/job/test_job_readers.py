@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import gzip
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -11,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from upath import UPath
 
+from airflow_provider_openai_batches.api import validation
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.inference.data.readers import read_rows
+from airflow_provider_openai_batches.inference.data.readers import jsonl, read_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,6 +42,22 @@ def test_gzip(tmp_path: Path, name: str) -> None:
     """A file with a second suffix .gz is unpacked."""
     content = b'{"a": "1"}\n' if "jsonl" in name else b"a\n1\n"
     assert list(read_rows(write(tmp_path / name, gzip.compress(content)))) == [{"a": "1"}]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.csv", "a.csv.gz"])
+def test_a_line_that_no_request_can_hold(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A megabyte of gzip can hold a gigabyte without a line end: it is refused before it fills the memory."""
+    for module in (validation, jsonl):
+        monkeypatch.setattr(module, "MAX_FILE_BYTES", 3_000_000)
+    content = b'{"a": "1"}\n' if "jsonl" in name else b"a\n"
+    content += b" " * 100_000_000
+    file = write(tmp_path / name, gzip.compress(content, 1) if name.endswith(".gz") else content)
+    tracemalloc.start()
+    with pytest.raises(InvalidInputError, match=r"a\.\S+, line 2: longer than 3,000,000 bytes"):
+        list(read_rows(file))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 30_000_000
 
 
 def test_parquet(tmp_path: Path) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-import random
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -19,6 +18,9 @@ from airflow_provider_openai_batches.inference.data.lines import body_of, classi
 from airflow_provider_openai_batches.inference.data.outcomes import RowError
 from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
 from airflow_provider_openai_batches.inference.data.results import Answer, AnswerReader, Usage, usage_of
+
+if TYPE_CHECKING:
+    import random
 
 CHAT, RESPONSES = "chat/completions", "responses"
 SCHEMA = OutputSchema({"type": "object", "required": ["label"]}, strict=False)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from airflow_provider_openai_batches.api.models import MAX_FILE_BYTES
 from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.inference.data.readers.jsonl import lines_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +36,7 @@ def read(handle: BinaryIO, file: AnyPath) -> Iterator[dict[str, Any]]:
 
 
 def _text_lines(handle: BinaryIO, file: AnyPath) -> Iterator[str]:
-    for number, line in enumerate(handle, start=1):
+    for number, line in enumerate(lines_of(handle, file), start=1):
         try:
             yield (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).decode()
         except UnicodeDecodeError as error:

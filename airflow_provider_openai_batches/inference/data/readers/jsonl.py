@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
+from airflow_provider_openai_batches.api import validation
+from airflow_provider_openai_batches.api.models import MAX_FILE_BYTES
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 
 if TYPE_CHECKING:
@@ -15,9 +17,24 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.storage import AnyPath
 
 
+def lines_of(handle: BinaryIO, file: AnyPath) -> Iterator[bytes]:
+    """
+    Yield the lines of a file; a small file of gzip can hold a line that does not fit into the memory.
+
+    :raises InvalidInputError: if a line is longer than a request file may be.
+    """
+    for number, line in enumerate(validation.lines_of(handle), start=1):
+        if len(line) > MAX_FILE_BYTES:
+            raise InvalidInputError(
+                f"{file}, line {number}: longer than {MAX_FILE_BYTES:,} bytes, more than a request file may "
+                "have: check that each row has a line of its own"
+            )
+        yield line
+
+
 def read(handle: BinaryIO, file: AnyPath) -> Iterator[dict[str, Any]]:
     decode = msgspec.json.Decoder().decode
-    for number, line in enumerate(handle, start=1):
+    for number, line in enumerate(lines_of(handle, file), start=1):
         document = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
         if document.isspace():
             continue
