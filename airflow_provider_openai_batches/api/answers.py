@@ -185,19 +185,12 @@ def read_embeddings(body: EmbeddingsBody) -> Content | None:
 
 
 def _gap_in(places: list[int | None]) -> str | None:
-    """Say which inputs have no embedding, None if each has one; some servers leave the places out, or at 0."""
-    if not any(places):
-        return None
+    """Say whether an input has no embedding; some servers leave the places out, or at 0."""
     known = {place for place in places if place is not None}
-    if len(known) == len(places) and known == set(range(len(places))):
+    if not any(known) or (len(known) == len(places) and known == set(range(len(places)))):
         return None
-    return (
-        f"The embeddings of some inputs are missing: there are {len(places)}, for the inputs {_some(known)}"
-    )
-
-
-def _some(places: set[int]) -> str:
-    return ", ".join(map(str, sorted(places)[:5])) + (", …" if len(places) > 5 else "")
+    shown = ", ".join(map(str, sorted(known)))
+    return f"Some inputs have no embedding: there are {len(places)}, for the inputs {shown:.40}"
 
 
 def _problem_of(vector: msgspec.Raw) -> str | None:

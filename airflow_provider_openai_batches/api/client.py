@@ -50,8 +50,8 @@ class BatchesSession:
         self.http.headers.update(config.headers)
         # Otherwise an entry for the host in .netrc would replace the key.
         self.http.auth = _unchanged
-        # No redirect is followed: it could take the headers to another host, and requests reads its body whole.
-        self.http.get_redirect_target = lambda _: None  # type: ignore[method-assign]
+        # No redirect is followed: it could lead the headers to another host, and its body is read whole.
+        self.http.get_redirect_target = _no_target  # type: ignore[method-assign]
         config.redact_log("urllib3.connectionpool")
         self._current = threading.local()
         for scheme in ("https://", "http://"):
@@ -202,6 +202,10 @@ def _watched_adapter(current: threading.local) -> Any:
 
 def _unchanged(request: Any) -> Any:
     return request
+
+
+def _no_target(resp: requests.Response) -> str | None:  # noqa: ARG001 - requests gives it by name or place
+    return None
 
 
 def _never_sent(error: BaseException | None) -> bool:

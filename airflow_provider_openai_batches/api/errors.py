@@ -29,7 +29,7 @@ _MEANINGS = (
 
 
 def error_of(body: bytes, redact: Redact) -> tuple[str, str | None, str | None]:
-    """Return message, code and param of an error; only what is shortened here is redacted."""
+    """Return message, code and param of an error, redacted."""
     try:
         document = msgspec.json.decode(body)
     except UNREADABLE:
@@ -38,10 +38,10 @@ def error_of(body: bytes, redact: Redact) -> tuple[str, str | None, str | None]:
         return excerpt(body, redact) or NO_MESSAGE, None, None
     error = document.get("error") or document.get("detail") or document.get("message") or document
     if not isinstance(error, dict):
-        return (error if isinstance(error, str) else _text(error, redact)) or NO_MESSAGE, None, None
+        return (redact(error) if isinstance(error, str) else _text(error, redact)) or NO_MESSAGE, None, None
     code = error.get("code") or error.get("type")
-    message = error.get("message") or _text(error, redact)
-    return str(message) or NO_MESSAGE, _optional(code), _optional(error.get("param"))
+    message = redact(str(error.get("message") or "")) or _text(error, redact)
+    return message or NO_MESSAGE, _optional(code, redact), _optional(error.get("param"), redact)
 
 
 def status_within(body: bytes) -> int | None:
@@ -83,8 +83,8 @@ def excerpt(body: bytes, redact: Redact) -> str:
     return redact(words)[:200]
 
 
-def _optional(value: object) -> str | None:
-    return None if value is None or value == "" else str(value)
+def _optional(value: object, redact: Redact) -> str | None:
+    return None if value is None or value == "" else redact(str(value))
 
 
 def _text(value: object, redact: Redact) -> str:

@@ -218,9 +218,8 @@ def _read(reply: HttpReply, kind: type[T]) -> T:
     """
     if status := status_within(reply.body):
         message, code, param = error_of(reply.body, reply.redact)
-        clean_code, clean_param = (part and reply.redact(part) for part in (code, param))
-        said = f"{reply.redact(message)} (in an answer with HTTP {reply.status})"
-        raise APIError(said, status=status, code=clean_code, param=clean_param)
+        said = f"{message} (in an answer with HTTP {reply.status})"
+        raise APIError(said, status=status, code=code, param=param)
     try:
         return read(reply.body, kind)
     except UNREADABLE as error:
@@ -243,12 +242,13 @@ def failure(reply: HttpReply, config: ClientConfig, now: float) -> APIError | No
     message, code, param = error_of(reply.body, config.redact)
     if is_redirect(reply.status):
         message += " (redirects are not followed: check the connection's base URL)"
+    request_id = reply.headers.get("x-request-id")
     return APIError(
-        config.redact(message),
+        message,
         status=reply.status,
-        code=_redacted(code, config),
-        param=_redacted(param, config),
-        request_id=_redacted(reply.headers.get("x-request-id"), config),
+        code=code,
+        param=param,
+        request_id=request_id and config.redact(request_id),
         retry_after=retry_after(reply.headers.get("retry-after"), now),
     )
 
@@ -285,10 +285,6 @@ def _with_clean_errors(batch: Batch, reply: HttpReply) -> Batch:
         for item in batch.error_items
     ]
     return replace(batch, errors=BatchErrors(items))
-
-
-def _redacted(value: str | None, config: ClientConfig) -> str | None:
-    return None if value is None else config.redact(value)
 
 
 def raise_failure(reply: HttpReply, config: ClientConfig, now: float) -> None:

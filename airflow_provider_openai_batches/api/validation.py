@@ -212,9 +212,10 @@ class _Checker:
         self._inputs = 0
         self._model: str | None = None
 
-    def run(self, lines: IO[bytes] | Iterable[bytes]) -> InputSummary:
+    def run(self, source: Any) -> InputSummary:
         digest, size, number = hashlib.sha256(), 0, 0
-        for number, line in enumerate(lines_of(lines) if hasattr(lines, "read") else lines, 1):
+        lines = lines_of(source) if hasattr(source, "read") else source
+        for number, line in enumerate(lines, 1):
             digest.update(line)
             size += len(line)
             if size > MAX_FILE_BYTES:

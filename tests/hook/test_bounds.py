@@ -379,10 +379,15 @@ def test_one_connection_serves_all_small_answers(
 ) -> None:
     """Each answer is read to its end, also one that is an error, so that the connection can be used again."""
     one = host(*FRAMES)
-    connections = []
-    monkeypatch.setattr(one, "RequestHandlerClass", KeepingAlive)
+    connections: list[Any] = []
     accept = one.get_request
-    monkeypatch.setattr(one, "get_request", lambda: connections.append(accept()) or connections[-1])
+
+    def count_and_accept() -> Any:
+        connections.append(accept())
+        return connections[-1]
+
+    monkeypatch.setattr(one, "RequestHandlerClass", KeepingAlive)
+    monkeypatch.setattr(one, "get_request", count_and_accept)
     request = protocol.retrieve_batch("batch_1")
     if kind == "requests":
         session = BatchesSession(one.config(10), logging.getLogger("test"), time.sleep)
