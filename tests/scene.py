@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
+
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.devserver import DevServer
 
 CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"
 HOUR = 3600
+# The deployment_id of the Airflow whose tasks made the batches.
+DEPLOYMENT = "production"
 
 
 def body(endpoint: str, model: str, quirk: str | None) -> dict[str, Any]:
@@ -45,15 +49,10 @@ def create(
     return str(answer.raise_for_status().json()["id"])
 
 
-def made_by(dag: str, run: str, task: str, index: int = -1) -> dict[str, str]:
+def made_by(dag: str, run: str, task: str, index: int = -1, deployment: str = DEPLOYMENT) -> dict[str, str]:
     """The metadata that this provider gives to a batch."""
-    return {
-        "airflow_key": f"{abs(hash((dag, run, task, index))):064x}",
-        "airflow_dag_id": dag,
-        "airflow_run_id": run,
-        "airflow_task_id": task,
-        "airflow_map_index": str(index),
-    }
+    identity = TaskIdentity(deployment, dag, run, task, index)
+    return identity.metadata(identity.key("input"))
 
 
 def scheduled(now: int, days: int, hour: int) -> str:

@@ -64,6 +64,15 @@ class TaskIdentity(msgspec.Struct, frozen=True):
     def owns(self, batch: Batch) -> bool:
         return (key_of(batch) or "").startswith(f"{self.task_key}-")
 
+    def made(self, batch: Batch) -> bool:
+        """Whether it made a batch under this id of its deployment, now or with the first release."""
+        halves = {self.task_key}
+        # The first release knew a deployment without an id by its URL alone, never by the name of a host.
+        if "://" in self.deployment_id:
+            halves.add(self._key_of_first_release)
+        half, dash, _ = (key_of(batch) or "").partition("-")
+        return bool(dash) and half in halves
+
     def renamed(self, batch: Batch) -> Batch | None:
         """
         Return a batch that this task made under another guess at its deployment's id, with its present key.
@@ -137,6 +146,19 @@ def one_time_key() -> str:
 
 def key_of(batch: Batch) -> str | None:
     return (batch.metadata or {}).get(KEY)
+
+
+def is_of(batch: Batch, deployment_id: str) -> bool:
+    """
+    Whether a batch's key proves that the task which its metadata names made it, in this deployment.
+
+    The names alone prove nothing: others who use the same API key may have a DAG of that name.
+    """
+    named = Origin.of(batch)
+    if not (named.dag_id and named.run_id and named.task_id):
+        return False
+    task = TaskIdentity(deployment_id, named.dag_id, named.run_id, named.task_id, named.map_index)
+    return task.made(batch)
 
 
 def file_name(key: str) -> str:

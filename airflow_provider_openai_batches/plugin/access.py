@@ -13,7 +13,8 @@ from airflow.api_fastapi.auth.managers.models.resource_details import (
 )
 
 from airflow_provider_openai_batches.compat.dag_tables import teams_by_dag
-from airflow_provider_openai_batches.idempotency.keys import Origin
+from airflow_provider_openai_batches.idempotency.keys import Origin, is_of
+from airflow_provider_openai_batches.operators.base import deployment_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,9 +28,11 @@ class Rights(msgspec.Struct, frozen=True):
     """
     What one user may do with some batches of one connection.
 
-    A batch whose DAG this Airflow knows belongs to that DAG. Any other batch belongs to the connection.
+    A batch belongs to its DAG if its key proves that this Airflow made it, and if it still knows that DAG.
+    Any other batch belongs to the connection: whoever has its API key can write a DAG's name into metadata.
     """
 
+    deployment_id: str
     known_dags: frozenset[str]
     readable_dags: frozenset[str]
     editable_dags: frozenset[str]
@@ -37,7 +40,7 @@ class Rights(msgspec.Struct, frozen=True):
     may_edit_connection: bool
 
     def knows_dag(self, batch: Batch) -> bool:
-        return Origin.of(batch).dag_id in self.known_dags
+        return is_of(batch, self.deployment_id) and Origin.of(batch).dag_id in self.known_dags
 
     def may_read(self, batch: Batch) -> bool:
         if self.knows_dag(batch):
@@ -53,7 +56,9 @@ class Rights(msgspec.Struct, frozen=True):
 def rights(user: Any, conn_id: str, batches: Iterable[Batch]) -> Rights:
     """What a user may do with these batches. Asks the auth manager and the metadata database; blocks."""
     manager = get_auth_manager()
-    teams = teams_by_dag(dag_id for batch in batches if (dag_id := Origin.of(batch).dag_id))
+    here = deployment_id()
+    own = [Origin.of(batch).dag_id for batch in batches if is_of(batch, here)]
+    teams = teams_by_dag(dag_id for dag_id in own if dag_id)
 
     def dags_that_allow(method: ResourceMethod, entity: DagAccessEntity | None) -> frozenset[str]:
         return frozenset(
@@ -69,6 +74,7 @@ def rights(user: Any, conn_id: str, batches: Iterable[Batch]) -> Rights:
 
     connection = ConnectionDetails(conn_id=conn_id)
     return Rights(
+        deployment_id=here,
         known_dags=frozenset(teams),
         readable_dags=dags_that_allow("GET", None),
         editable_dags=dags_that_allow("PUT", DagAccessEntity.TASK_INSTANCE),

@@ -17,6 +17,7 @@ import httpx
 import pytest
 import uvicorn
 from packaging import version
+from scene import DEPLOYMENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -121,12 +122,13 @@ def api(airflow_app: FastAPI) -> Iterator[Api]:
 
 
 @pytest.fixture
-def client(api: Api, server: DevServer) -> Iterator[httpx.Client]:
+def client(api: Api, server: DevServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpx.Client]:
     """A client of that app, not logged in; no answer of the service is cached."""
     from airflow_provider_openai_batches.plugin import OpenAIBatchesPlugin
     from airflow_provider_openai_batches.plugin.app import create_app
     from airflow_provider_openai_batches.plugin.clients import CachedClients
 
+    monkeypatch.setenv("AIRFLOW__OPENAI_BATCHES__DEPLOYMENT_ID", DEPLOYMENT)
     clients = CachedClients(seconds=0)
     OpenAIBatchesPlugin.fastapi_apps[0]["app"]._app = create_app(clients)
     with httpx.Client(base_url=api.url, trust_env=False, timeout=30) as http:

@@ -84,7 +84,8 @@ def airflow(
         )
         for name, host in hosts.items()
     }
-    with AirflowStack(work / "airflow", DAGS, {"UI_WORK": str(work), **connections}) as stack:
+    variables = {"UI_WORK": str(work), "AIRFLOW__OPENAI_BATCHES__DEPLOYMENT_ID": scene.DEPLOYMENT}
+    with AirflowStack(work / "airflow", DAGS, {**variables, **connections}) as stack:
         started = list(stack.processes.values())
         for dag_id in ("ask", "classify_reviews", "embed_products", "nightly_summaries"):
             stack.wait_for_dag(dag_id)
