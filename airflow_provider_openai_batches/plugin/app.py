@@ -12,7 +12,7 @@ Route                                   Asks the auth manager for
 ``POST /api/batches/{batch_id}/cancel`` reading the batch's DAG and editing its task instances
 ======================================  ==================================================================
 
-A batch without a DAG, or of a DAG that this Airflow does not know, is guarded by its connection instead.
+A batch that no DAG of this Airflow made, as its key shows, is guarded by its connection instead.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 from airflow.api_fastapi.auth.managers.models.resource_details import AccessView
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag, requires_access_view
-from airflow.api_fastapi.logging.decorators import action_logging
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 
-from airflow_provider_openai_batches.compat.dag_tables import run_began
+from airflow_provider_openai_batches.compat.dag_tables import audit, run_began
 from airflow_provider_openai_batches.exceptions import APIError, InvalidConnectionError, OpenAIBatchesError
 from airflow_provider_openai_batches.hooks.openai_batches import CLOCK_SKEW
 from airflow_provider_openai_batches.idempotency.keys import Origin
@@ -40,6 +40,7 @@ from airflow_provider_openai_batches.plugin import view
 from airflow_provider_openai_batches.plugin.access import rights
 from airflow_provider_openai_batches.plugin.clients import CachedClients
 from airflow_provider_openai_batches.plugin.connections import list_connections
+from airflow_provider_openai_batches.plugin.cursors import batch_before, cursor_after
 from airflow_provider_openai_batches.plugin.details import read_details
 from airflow_provider_openai_batches.plugin.http_errors import (
     answer_with_sentences,
@@ -47,7 +48,10 @@ from airflow_provider_openai_batches.plugin.http_errors import (
     failure,
     list_error,
     service_error,
+    too_fast,
+    unknown_cursor,
 )
+from airflow_provider_openai_batches.plugin.throttle import TooFastError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -115,10 +119,11 @@ async def list_batches(
     """
     One page of the list, newest first, without the batches that the user may not see.
 
+    :param after: the ``next`` of the page before.
     :param dag_id: show only batches of this DAG.
     :param run_id: show only batches of this run.
     """
-    async with _client(request, conn_id) as client:
+    async with _client(request, user, conn_id) as client:
         found = await _page(client, conn_id, after)
     began = await asyncio.to_thread(run_began, dag_id, run_id) if dag_id and run_id else None
     asked = [batch for batch in found.data if Origin.of(batch).is_within(dag_id, run_id)]
@@ -126,7 +131,7 @@ async def list_batches(
     return {
         "batches": [_row(batch, allowed) for batch in asked if allowed.may_read(batch)],
         "hidden": sum(not allowed.may_read(batch) for batch in asked),
-        "next": _cursor(found, began),
+        "next": _cursor(conn_id, found, began),
         "now": time.time(),
     }
 
@@ -134,7 +139,7 @@ async def list_batches(
 @api.get("/batches/{batch_id}")
 async def show_batch(request: Request, user: GetUserDep, conn_id: ConnId, batch_id: str) -> dict[str, Any]:
     """A batch with its times, errors, files and first failed requests."""
-    async with _client(request, conn_id) as client:
+    async with _client(request, user, conn_id) as client:
         batch = await client.batch(batch_id)
         allowed = await _allowed(user, conn_id, batch)
         shown = await read_details(client, batch)
@@ -154,67 +159,79 @@ def _same_site(request: Request) -> None:
         raise failure(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Send this as application/json.")
 
 
-@api.post(
-    "/batches/{batch_id}/cancel",
-    dependencies=[Depends(_same_site), Depends(action_logging("cancel_openai_batch"))],
-)
+@api.post("/batches/{batch_id}/cancel", dependencies=[Depends(_same_site)])
 async def cancel_batch(request: Request, user: GetUserDep, conn_id: ConnId, batch_id: str) -> dict[str, Any]:
     """Cancel a batch that is running; Airflow's audit log records who asked for it."""
-    async with _client(request, conn_id) as client:
+    async with _client(request, user, conn_id) as client:
         batch = await client.batch_now(batch_id)
         allowed = await _allowed(user, conn_id, batch)
         if not allowed.may_cancel(batch):
-            raise failure(
-                HTTPStatus.FORBIDDEN,
-                f"You may not cancel batch {batch_id}, because you may not edit the tasks of its DAG.",
-            )
+            what = _guard(batch, allowed, "edit the tasks of its DAG", f"edit connection {conn_id!r}")
+            raise failure(HTTPStatus.FORBIDDEN, f"You may not cancel batch {batch_id}, because {what}.")
         if not batch.can_be_cancelled:
             raise failure(
                 HTTPStatus.CONFLICT, f"Batch {batch_id} is {batch.status}: there is nothing left to cancel."
             )
+        # Before the cancel, because that may succeed although its answer is lost.
+        await asyncio.to_thread(_audit_cancel, user, conn_id, batch, allowed)
         batch = await client.cancel(batch_id)
     return {"batch": _row(batch, allowed), "now": time.time()}
 
 
 @asynccontextmanager
-async def _client(request: Request, conn_id: str) -> AsyncIterator[CachedClient]:
-    """The client of a connection. Its errors become answers with a sentence for the user."""
+async def _client(request: Request, user: Any, conn_id: str) -> AsyncIterator[CachedClient]:
+    """The client of a connection, for a user. Its errors become answers with a sentence for the user."""
     clients: CachedClients = request.app.state.clients
     try:
-        client = await clients.get(conn_id)
+        client = await clients.get(conn_id, str(user.get_id()))
     except (AirflowNotFoundException, InvalidConnectionError) as error:
         raise connection_error(error, conn_id) from None
+    except TooFastError as error:
+        raise too_fast(error, conn_id) from None
     try:
         yield client
     except OpenAIBatchesError as error:
         raise service_error(error, conn_id, client.config) from None
 
 
-async def _page(client: CachedClient, conn_id: str, after: str | None) -> BatchPage:
+async def _page(client: CachedClient, conn_id: str, cursor: str | None) -> BatchPage:
+    after = batch_before(conn_id, cursor) if cursor else None
+    if cursor and after is None:
+        raise unknown_cursor(conn_id, cursor)
     try:
         return await client.page(after)
     except APIError as error:
         raise list_error(error, conn_id, after) or error from None
 
 
-def _cursor(found: BatchPage, began: float | None) -> str | None:
+def _cursor(conn_id: str, found: BatchPage, began: float | None) -> str | None:
     """The cursor of the next page; None if the list has ended, or has gone back past the run's beginning."""
     if not found.has_more or not found.data:
         return None
     oldest = found.data[-1]
     if began and oldest.created_at and oldest.created_at < began - CLOCK_SKEW:
         return None
-    return found.last_id or oldest.id
+    return cursor_after(conn_id, found.last_id or oldest.id)
 
 
 async def _allowed(user: Any, conn_id: str, batch: Batch) -> Rights:
     allowed = await asyncio.to_thread(rights, user, conn_id, [batch])
     if not allowed.may_read(batch):
-        raise failure(
-            HTTPStatus.FORBIDDEN,
-            f"You may not see batch {batch.id}, because you may not read its DAG.",
-        )
+        what = _guard(batch, allowed, "read its DAG", f"read connection {conn_id!r}")
+        raise failure(HTTPStatus.FORBIDDEN, f"You may not see batch {batch.id}, because {what}.")
     return allowed
+
+
+def _guard(batch: Batch, allowed: Rights, of_dag: str, of_connection: str) -> str:
+    """Which right is missing, of those that guard a batch."""
+    if allowed.knows_dag(batch):
+        return f"you may not {of_dag}"
+    return f"no DAG of this Airflow is known to have made it, and you may not {of_connection}"
+
+
+def _audit_cancel(user: Any, conn_id: str, batch: Batch, allowed: Rights) -> None:
+    task = msgspec.structs.asdict(Origin.of(batch)) if allowed.knows_dag(batch) else None
+    audit("cancel_openai_batch", user, {"conn_id": conn_id, "batch_id": batch.id, "method": "POST"}, task)
 
 
 def _row(batch: Batch, allowed: Rights) -> dict[str, Any]:

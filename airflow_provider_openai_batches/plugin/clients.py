@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_openai_batches.api.async_client import AsyncBatchesClient
 from airflow_provider_openai_batches.plugin.cache import CallCache
 from airflow_provider_openai_batches.plugin.connections import load_config
+from airflow_provider_openai_batches.plugin.throttle import Throttle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from airflow_provider_openai_batches.api.config import ClientConfig
     from airflow_provider_openai_batches.api.models import Batch, BatchPage, File
@@ -22,47 +24,59 @@ FILE_START = 65_536
 
 class CachedClient:
     """
-    The service behind one connection.
+    The service behind one connection, for one user.
 
     :param seconds: how long an answer is kept and served to all viewers.
+    :raises TooFastError: from each method, if its requests come too fast.
     """
 
     def __init__(self, config: ClientConfig, seconds: float) -> None:
         self.config = config
         self._client = AsyncBatchesClient(config)
         self._cache = CallCache(seconds)
+        self._throttle = Throttle()
+        self.user = ""
+
+    def of(self, user: str) -> CachedClient:
+        """The same client, for another user."""
+        theirs = copy(self)
+        theirs.user = user
+        return theirs
 
     async def page(self, after: str | None) -> BatchPage:
-        page: BatchPage = await self._cache.get(
+        page: BatchPage = await self._cached(
             ("page", after), lambda: self._client.list_batches(after, PAGE_SIZE)
         )
         return page
 
     async def batch(self, batch_id: str) -> Batch:
-        batch: Batch = await self._cache.get(
-            ("batch", batch_id), lambda: self._client.retrieve_batch(batch_id)
-        )
+        batch: Batch = await self._cached(("batch", batch_id), lambda: self._client.retrieve_batch(batch_id))
         return batch
 
     async def batch_now(self, batch_id: str) -> Batch:
         """The batch as it is at this moment, not from the cache."""
-        return await self._client.retrieve_batch(batch_id)
+        batch: Batch = await self._throttle.paced(self.user, lambda: self._client.retrieve_batch(batch_id))()
+        return batch
 
     async def file(self, file_id: str) -> File:
-        file: File = await self._cache.get(("file", file_id), lambda: self._client.retrieve_file(file_id))
+        file: File = await self._cached(("file", file_id), lambda: self._client.retrieve_file(file_id))
         return file
 
     async def file_start(self, file_id: str) -> bytes:
-        start: bytes = await self._cache.get(
+        start: bytes = await self._cached(
             ("start", file_id), lambda: self._client.read_file_start(file_id, FILE_START)
         )
         return start
 
     async def cancel(self, batch_id: str) -> Batch:
+        """Cancel a batch that was retrieved before, and that this user may cancel."""
         try:
             return await self._client.cancel_batch(batch_id)
         finally:
             self._cache.clear()
+
+    async def _cached(self, key: tuple[str, str | None], call: Callable[[], Awaitable[Any]]) -> Any:
+        return await self._cache.get(key, self._throttle.paced(self.user, call))
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -79,23 +93,26 @@ class CachedClients:
         self._seconds = seconds
         self._load = load
         self._configs = CallCache(seconds)
+        self._lookups = Throttle()
         self._clients: dict[str, CachedClient] = {}
 
-    async def get(self, conn_id: str) -> CachedClient:
+    async def get(self, conn_id: str, user: str) -> CachedClient:
         """
-        The client of a connection.
+        The client of a connection, for a user.
 
         :raises AirflowNotFoundException: if there is no such connection.
         :raises InvalidConnectionError: if the connection cannot be used.
+        :raises TooFastError: if the user asks for too many connections.
         """
-        config: Any = await self._configs.get(conn_id, lambda: asyncio.to_thread(self._load, conn_id))
+        load = self._lookups.paced(user, lambda: asyncio.to_thread(self._load, conn_id))
+        config: Any = await self._configs.get(conn_id, load)
         known = self._clients.get(conn_id)
         if known is not None and known.config == config:
-            return known
+            return known.of(user)
         client = self._clients[conn_id] = CachedClient(config, self._seconds)
         if known is not None:
             await known.aclose()
-        return client
+        return client.of(user)
 
     async def aclose(self) -> None:
         for client in self._clients.values():

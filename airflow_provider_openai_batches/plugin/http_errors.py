@@ -7,6 +7,7 @@ A sentence never contains a key, a header or another setting of a connection.
 from __future__ import annotations
 
 import logging
+import math
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from airflow_provider_openai_batches.exceptions import (
     OpenAIBatchesError,
     TransportError,
 )
+from airflow_provider_openai_batches.plugin.throttle import TooFastError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
@@ -34,9 +36,20 @@ MAX_WORDS = 300
 _BAD_CURSOR = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY})
 
 
-def failure(status: HTTPStatus, sentence: str) -> HTTPException:
+def failure(status: HTTPStatus, sentence: str, headers: dict[str, str] | None = None) -> HTTPException:
     """An error answer. Its status is a plain number, because Airflow's access log shows it as it is given."""
-    return HTTPException(status.value, sentence)
+    return HTTPException(status.value, sentence, headers)
+
+
+def too_fast(error: TooFastError, conn_id: str) -> HTTPException:
+    """The answer for a request that would go to the service too soon after many others."""
+    seconds = str(math.ceil(error.seconds))
+    return failure(
+        HTTPStatus.TOO_MANY_REQUESTS,
+        f"This page sends no more requests for connection {conn_id!r} right now, because it sent many in the "
+        f"last seconds. Try again in {seconds} s.",
+        {"Retry-After": seconds},
+    )
 
 
 def connection_error(error: AirflowNotFoundException | InvalidConnectionError, conn_id: str) -> HTTPException:
@@ -58,6 +71,8 @@ def connection_error(error: AirflowNotFoundException | InvalidConnectionError, c
 
 def service_error(error: OpenAIBatchesError, conn_id: str, config: ClientConfig) -> HTTPException:
     """The answer for a request that was refused, here or by the service, or that got no answer."""
+    if isinstance(error, TooFastError):
+        return too_fast(error, conn_id)
     if isinstance(error, InvalidInputError):
         return failure(HTTPStatus.BAD_REQUEST, str(error))
     if isinstance(error, APIError):
@@ -65,6 +80,15 @@ def service_error(error: OpenAIBatchesError, conn_id: str, config: ClientConfig)
     if isinstance(error, TransportError):
         return _unreachable(error, conn_id)
     raise error
+
+
+def unknown_cursor(conn_id: str, cursor: str) -> HTTPException:
+    """The answer for a cursor that no page of the connection's list had."""
+    return failure(
+        HTTPStatus.BAD_REQUEST,
+        f"The list of connection {conn_id!r} cannot go on after {cursor!r}: no page of it had that cursor. "
+        "Reload the page.",
+    )
 
 
 def list_error(error: APIError, conn_id: str, after: str | None) -> HTTPException | None:

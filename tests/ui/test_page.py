@@ -222,6 +222,16 @@ def test_a_wrong_key(page: BatchesPage, account: Account) -> None:
     expect(page.notice).to_contain_text(f"refuses the API key of connection '{conn_id}'")
 
 
+def test_too_many_requests(page: BatchesPage) -> None:
+    """The page says so, and asks again when it may."""
+    page.expected = (*page.expected, "429")
+    answer = {"status": 429, "headers": {"Retry-After": "5"}, "json": {"detail": "Try again in 5 s."}}
+    page.page.route("**/openai-batches/api/batches?*", lambda route: route.fulfill(**answer), times=1)
+    page.open()
+    expect(page.notice).to_contain_text("Try again in 5 s.")
+    expect(page.rows.first).to_be_visible(timeout=30 * SECONDS)
+
+
 def test_an_unknown_connection(page: BatchesPage) -> None:
     """The page says so, and another one can be chosen."""
     page.expected = (*page.expected, "404")

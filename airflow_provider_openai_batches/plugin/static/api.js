@@ -1,9 +1,11 @@
 // Calls of the page's own routes. A failure becomes a Problem with a sentence to show.
 
 export class Problem extends Error {
-  constructor(status, sentence) {
+  /** @param {number} wait seconds after which to ask again, if the server says so */
+  constructor(status, sentence, wait = 0) {
     super(sentence);
     this.status = status;
+    this.wait = wait;
   }
 }
 
@@ -33,7 +35,7 @@ async function call(path, params = {}, options = {}) {
   }
   const sentence =
     typeof body.detail === "string" ? body.detail : `The server answered with HTTP ${answer.status}.`;
-  throw new Problem(answer.status, sentence);
+  throw new Problem(answer.status, sentence, Number(answer.headers.get("Retry-After")) || 0);
 }
 
 export const listConnections = () => call("connections");

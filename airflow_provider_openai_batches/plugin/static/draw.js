@@ -81,7 +81,7 @@ function message(list, shown, page) {
     return ["No connection yet", what, null, () => inAirflow("connections", "Open Admin → Connections")];
   }
   if (shown.length) {
-    return hidden && ["", `${number(hidden)} more belong to DAGs that you may not read.`];
+    return hidden && ["", `${number(hidden)} more belong to DAGs, or to a connection, that you may not read.`];
   }
   if (table.rows.size) {
     return [
@@ -90,7 +90,7 @@ function message(list, shown, page) {
       ["Clear the filter", page.clearFilter],
     ];
   }
-  if (hidden) return ["No batches to show", `${number(hidden)} belong to DAGs that you may not read.`];
+  if (hidden) return ["No batches to show", `${number(hidden)} belong to DAGs, or to a connection, that you may not read.`];
   if (page.run) {
     const other = "If the task uses another connection, choose it above.";
     return ["No batches of this run", `A batch appears here as soon as a task creates one. ${other}`];

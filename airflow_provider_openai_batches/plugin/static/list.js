@@ -139,7 +139,12 @@ export class BatchList {
     return true;
   }
 
-  schedule(seconds = this.problem ? RETRY_INTERVAL : this.runs ? INTERVAL : IDLE_INTERVAL) {
+  get interval() {
+    if (this.problem) return this.problem.wait || RETRY_INTERVAL;
+    return this.runs ? INTERVAL : IDLE_INTERVAL;
+  }
+
+  schedule(seconds = this.interval) {
     clearTimeout(this.timer);
     if (this.problem?.status === 401) return;
     this.timer = setTimeout(() => (document.hidden ? this.schedule() : this.refresh()), seconds * 1000);
