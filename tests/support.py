@@ -71,7 +71,8 @@ def run_task(operator: Any, context: Any = None) -> Any:
             if deferral is None:
                 return operator.execute(context)
             resumed, event = fresh(operator), asyncio.run(first_event(rebuilt(deferral.trigger)))
-            return getattr(resumed, deferral.method_name)(context, event=event, **(deferral.kwargs or {}))
+            known = {**(deferral.kwargs or {}), "event": event}
+            return resumed.resume_execution(deferral.method_name, known, context)
         except TaskDeferred as raised:
             deferral = raised
 

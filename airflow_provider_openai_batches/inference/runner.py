@@ -238,8 +238,10 @@ class Runner:
     @property
     def _limit(self) -> float | None:
         """When this try must end."""
-        seconds = self.settings.deadline_seconds
-        return None if seconds is None else self.records.started + seconds
+        seconds, limit = self.settings.deadline_seconds, self.settings.must_end
+        if seconds is None:
+            return limit
+        return min(self.records.started + seconds, float("inf") if limit is None else limit)
 
     def _advance(self) -> WaitFor | None:
         records, submissions = self.records, self._submissions

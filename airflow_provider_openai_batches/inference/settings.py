@@ -33,6 +33,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     :param spec: what each batch asks of the service.
     :param deadline_seconds: how long one try may take in total; None: as long as its batches may run.
+    :param must_end: the Unix time at which this try has to end in any case.
     """
 
     spec: BatchSpec
@@ -51,3 +52,4 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     input_expires_after: int | Mapping[str, Any] | None = None
     poll_interval: float = 60.0
     deadline_seconds: float | None = None
+    must_end: float | None = None

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
+from airflow.sdk.bases.operator import TriggerFailureReason
 
 from airflow_provider_openai_batches.api import outcome, retry
 from airflow_provider_openai_batches.api.config import DEFAULT_CONN_ID
@@ -28,9 +29,16 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.models import Batch
     from airflow_provider_openai_batches.triggers.openai_batches import OpenAIBatchTrigger
 
+    _Operator = BaseOperator
+else:
+    _Operator = object
+
 # The trigger ends the wait at the execution_timeout, and the operator then sees to the batch. If no triggerer
-# runs, Airflow fails the task so much later.
+# runs, Airflow ends the deferral so much later.
 AIRFLOW_WAITS = timedelta(minutes=5)
+# What a try knows when it is resumed: when it began, and when batch_timeout ends its wait (Unix seconds).
+# Airflow 3.0 and 3.1 give the time of the resumption as the task's start.
+_CARRIED = ("_try_began", "_wait_ends")
 
 
 def deployment_id() -> str:
@@ -95,14 +103,43 @@ def store_link(context: Context, hook: OpenAIBatchesHook, batch_id: str) -> None
         context["ti"].xcom_push(OpenAIBatchLink().xcom_key, link)
 
 
-def time_left(operator: BaseOperator, context: Context) -> timedelta | None:
-    """Return what is left of the ``execution_timeout`` of this try; Airflow leaves that to a deferral."""
-    if operator.execution_timeout is None:
-        return None
-    now = datetime.now(UTC)
-    began_at = getattr(context["ti"], "start_date", None) or now
-    left: timedelta = operator.execution_timeout - (now - began_at)
-    return left
+class TimeLimited(_Operator):
+    """Holds a deferred task to its ``execution_timeout``, which Airflow leaves to the operators."""
+
+    _try_began: float | None = None
+    _wait_ends: float | None = None
+
+    def must_end(self, context: Context) -> float | None:
+        """Return the Unix time at which the ``execution_timeout`` of this try is over."""
+        if self.execution_timeout is None:
+            return None
+        if self._try_began is None:
+            start = getattr(context["ti"], "start_date", None)
+            self._try_began = start.timestamp() if start else time.time()
+        return self._try_began + self.execution_timeout.total_seconds()
+
+    def defer_in_time(
+        self, context: Context, trigger: OpenAIBatchTrigger, method_name: str, **kwargs: Any
+    ) -> NoReturn:
+        """Defer, and be resumed with the event ``timeout`` when the ``execution_timeout`` is over."""
+        limit, timeout = self.must_end(context), None
+        if limit is not None:
+            trigger.end_time = limit if trigger.end_time is None else min(limit, trigger.end_time)
+            timeout = timedelta(seconds=max(0.0, limit - time.time())) + AIRFLOW_WAITS
+        carried = {name: getattr(self, name) for name in _CARRIED if getattr(self, name) is not None}
+        self.defer(trigger=trigger, method_name=method_name, kwargs={**kwargs, **carried}, timeout=timeout)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        kwargs = dict(next_kwargs or {})
+        for name in _CARRIED:
+            setattr(self, name, kwargs.pop(name, None))
+        if kwargs.get("error") == TriggerFailureReason.TRIGGER_TIMEOUT:
+            self.on_no_event(context)
+        return super().resume_execution(next_method, kwargs, context)
+
+    def on_no_event(self, context: Context) -> None:
+        """End a task whose deferral Airflow has ended, because no triggerer did so in time."""
+        raise NotImplementedError
 
 
 class BatchOperator(BaseOperator):
@@ -119,7 +156,7 @@ class BatchOperator(BaseOperator):
         return OpenAIBatchesHook(self.openai_conn_id)
 
 
-class WaitingOperator(BatchOperator):
+class WaitingOperator(TimeLimited, BatchOperator):
     """
     An operator that may wait for batches.
 
@@ -129,6 +166,8 @@ class WaitingOperator(BatchOperator):
         ``execution_timeout`` ends the wait of a deferred task in the same way.
     :param cancel_on_kill: cancel the batch when the task is stopped for good.
     """
+
+    cancel_on_timeout = False
 
     def __init__(
         self,
@@ -150,8 +189,8 @@ class WaitingOperator(BatchOperator):
     def wait_for(self, context: Context, batch_ids: list[str], method_name: str = "execute_complete") -> Any:
         """Wait for batches, then go on in :meth:`execute_complete`, or in another method like it."""
         self._batch_ids = batch_ids
-        end_time = None if self.batch_timeout is None else time.time() + self.batch_timeout
-        return self._wait(context, self._trigger(batch_ids, end_time), method_name)
+        self._wait_ends = None if self.batch_timeout is None else time.time() + self.batch_timeout
+        return self._wait(context, method_name)
 
     def _trigger(self, batch_ids: list[str], end_time: float | None) -> OpenAIBatchTrigger:
         from airflow_provider_openai_batches.triggers.openai_batches import (  # noqa: PLC0415 - not when a DAG is parsed
@@ -166,17 +205,11 @@ class WaitingOperator(BatchOperator):
             cancel_on_kill=self.cancel_on_kill,
         )
 
-    def _wait(
-        self, context: Context, trigger: OpenAIBatchTrigger, method_name: str = "execute_complete"
-    ) -> Any:
+    def _wait(self, context: Context, method_name: str = "execute_complete") -> Any:
         self.end_if_killed()
+        trigger = self._trigger(self._batch_ids, self._wait_ends)
         if self.deferrable:
-            left = time_left(self, context)
-            if left is not None:
-                limit = time.time() + left.total_seconds()
-                trigger.end_time = limit if trigger.end_time is None else min(limit, trigger.end_time)
-                left = max(left, timedelta()) + AIRFLOW_WAITS
-            self.defer(trigger=trigger, method_name=method_name, timeout=left)
+            self.defer_in_time(context, trigger, method_name)
         self.hook.close()
         return getattr(self, method_name)(context, asyncio.run(first_event(trigger)))
 
@@ -195,20 +228,23 @@ class WaitingOperator(BatchOperator):
             if not retry.may_repeat("retrieve_batch", error):
                 raise
             self.log.warning("The service became unavailable as the wait ended (%s); waiting again", error)
-            return self._wait(context, self._trigger(self._batch_ids, None))
+            return self._wait(context)
         for batch in batches:
             metrics.batch_over(batch)
         return self.finish(context, batches)
 
-    @property
-    def most_seconds(self) -> float | None:
-        """What ``batch_timeout``, and for a deferred task ``execution_timeout``, allow for one try."""
-        most = self.execution_timeout.total_seconds() if self.execution_timeout and self.deferrable else None
-        return min((each for each in (most, self.batch_timeout) if each is not None), default=None)
-
     def on_timeout(self, event: dict[str, Any]) -> None:
         """End a task whose deadline passed."""
         raise BatchTimeout(event["message"])
+
+    def on_no_event(self, context: Context) -> None:
+        self.ready_to_be_killed(context)
+        said = "The execution_timeout is over, and no triggerer has ended the wait. Is one running?"
+        if not self.cancel_on_timeout:
+            raise BatchTimeout(f"{said} Nothing is cancelled: what still runs is paid for.")
+        canceller = cancel.Canceller(self.hook, self.log)
+        canceller.find_and_cancel(task_identity(context), set(), began(context))
+        raise BatchTimeout(f"{said} What still runs is cancelled; the log names each batch.")
 
     def finish(self, context: Context, batches: list[Batch]) -> Any:  # noqa: ARG002 - for those that override it
         """Return the task's result when its batches have ended."""

@@ -223,7 +223,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
             runner.submitter.known.update(self._batch_ids)
             if runner.resume(name):
                 self._heard(runner, event, until)
-                return self._run(runner)
+                return self._run(context, runner)
         self.log.warning("The files of job %s are gone: reading the rows and finding the batches again", name)
         return self._start(context, context["dag_run"].run_after.timestamp())
 
@@ -233,19 +233,16 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
             if self.is_dry_run:
                 return runner.rehearse(requests)
             summary = runner.prepare(requests)
-            return self._run(runner) if summary is None else summary
+            return self._run(context, runner) if summary is None else summary
 
-    def _run(self, runner: Runner) -> Any:
+    def _run(self, context: Context, runner: Runner) -> Any:
         """Do what can be done and wait, until nothing is left to wait for."""
         while (wait := runner.advance()) is not None:
             self.end_if_killed()
             trigger = self._trigger_of(wait, runner.progress())
             if self.deferrable:
-                self.defer(
-                    trigger=trigger,
-                    method_name="execute_complete",
-                    kwargs={"name": runner.workspace.name, "until": wait.until},
-                )
+                known = {"name": runner.workspace.name, "until": wait.until}
+                self.defer_in_time(context, trigger, "execute_complete", **known)
             self.hook.close()
             self._heard(runner, asyncio.run(first_event(trigger)), wait.until)
         return runner.finish()
@@ -289,9 +286,9 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         self.end_if_killed()
         inference_faults.warn_of_local_output(self.output_uri, self.log)
         workspace = Workspace(self.output_uri, task.task_key[:12], task=task)
-        return Runner(self._settings(), workspace, self._submitter, self.log, since=since)
+        return Runner(self._settings(context), workspace, self._submitter, self.log, since=since)
 
-    def _settings(self) -> Settings:
+    def _settings(self, context: Context) -> Settings:
         from airflow_provider_openai_batches.inference.data.job import Limits  # noqa: PLC0415 - not when a DAG is parsed
         from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema  # noqa: PLC0415 - not when a DAG is parsed
 
@@ -312,7 +309,8 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
             "output": self.output_kind,
             "limits": limits,
             "schema": given if given is None else OutputSchema(given, strict=self.strict),
-            "deadline_seconds": self.most_seconds,
+            "deadline_seconds": self.batch_timeout,
+            "must_end": self.must_end(context) if self.deferrable else None,
         }
         return Settings(**{**same, **other})
 

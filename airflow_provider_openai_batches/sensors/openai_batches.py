@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +17,10 @@ from airflow.providers.common.compat.sdk import (
 from airflow_provider_openai_batches.api import retry
 from airflow_provider_openai_batches.api.config import DEFAULT_CONN_ID
 from airflow_provider_openai_batches.api.validation import check_id, check_interval
-from airflow_provider_openai_batches.exceptions import BatchError, OpenAIBatchesError
+from airflow_provider_openai_batches.exceptions import BatchError, BatchTimeout, OpenAIBatchesError
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 from airflow_provider_openai_batches.links import OpenAIBatchLink
-from airflow_provider_openai_batches.operators.base import raise_unless_good, store_link, time_left
+from airflow_provider_openai_batches.operators.base import TimeLimited, raise_unless_good, store_link
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,11 +30,12 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.models import Batch
 
 
-class OpenAIBatchSensor(BaseSensorOperator):
+class OpenAIBatchSensor(TimeLimited, BaseSensorOperator):
     """
     Wait until a batch has ended.
 
-    It fails at once, without using up retries, when the batch failed, expired or was cancelled.
+    It fails at once, without using up retries, when the batch failed, expired or was cancelled, or when
+    ``timeout`` has passed; after an ``execution_timeout`` it is retried, in every mode.
 
     :param batch_id: the batch's id. (templated)
     :param openai_conn_id: an Airflow connection of type ``openai_batches`` or ``openai``. (templated)
@@ -101,18 +101,13 @@ class OpenAIBatchSensor(BaseSensorOperator):
             OpenAIBatchTrigger,
         )
 
-        left = time_left(self, context)
-        self.defer(
-            trigger=OpenAIBatchTrigger(
-                openai_conn_id=self.openai_conn_id,
-                batch_ids=[self.batch_id],
-                poll_interval=self.poll_interval,
-                end_time=end_time,
-            ),
-            method_name="execute_complete",
-            kwargs={"end_time": end_time},
-            timeout=None if left is None else max(left, timedelta()),
+        trigger = OpenAIBatchTrigger(
+            openai_conn_id=self.openai_conn_id,
+            batch_ids=[self.batch_id],
+            poll_interval=self.poll_interval,
+            end_time=end_time,
         )
+        self.defer_in_time(context, trigger, "execute_complete", end_time=end_time)
 
     def execute_complete(
         self,
@@ -124,9 +119,15 @@ class OpenAIBatchSensor(BaseSensorOperator):
         if event["status"] == "error":
             return self._fail(AirflowFailException(event["message"]))
         if event["status"] == "timeout":
-            return self._fail(AirflowSensorTimeout(event["message"]))
+            limit = self.must_end(context)
+            is_its_own = limit is None or end_time is None or end_time <= limit
+            return self._fail((AirflowSensorTimeout if is_its_own else BatchTimeout)(event["message"]))
         batch = self._look()
         return self._finish(batch) if batch is not None else self._defer(context, end_time)
+
+    def on_no_event(self, context: Context) -> None:  # noqa: ARG002 - as the base
+        said = "The execution_timeout is over, and no triggerer has ended the wait. Is one running?"
+        self._fail(BatchTimeout(said))
 
     def _finish(self, batch: Batch) -> dict[str, Any]:
         batch = self.hook.settled(batch)
