@@ -138,6 +138,12 @@ async def _on_disconnect(_request: Request, _error: Exception) -> Response:
     return Response(status_code=HTTPStatus.BAD_REQUEST)  # the client is gone, so nobody reads it
 
 
+async def _on_failure(_request: Request, _error: Exception) -> Response:
+    """A fault of this server; its traceback is in the log."""
+    body = error_body(HTTPStatus.INTERNAL_SERVER_ERROR, "The dev server failed: see its log.")
+    return Response(msgspec.json.encode(body), HTTPStatus.INTERNAL_SERVER_ERROR, media_type=JSON)
+
+
 def create_app(service: BatchService) -> ASGIApp:
     """The whole server: the API behind its gateway, and the control routes."""
     app = FastAPI(openapi_url=None, redirect_slashes=False)
@@ -146,4 +152,5 @@ def create_app(service: BatchService) -> ASGIApp:
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    app.add_exception_handler(Exception, _on_failure)
     return Gateway(app, service)

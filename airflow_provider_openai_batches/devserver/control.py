@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Request, Response
 
-from airflow_provider_openai_batches.devserver.errors import ApiError
+from airflow_provider_openai_batches.devserver.errors import NOT_JSON, ApiError
 from airflow_provider_openai_batches.devserver.service import BatchService
 
 
@@ -66,7 +66,7 @@ class ControlRoutes:
 async def _read(request: Request, kind: type) -> Any:
     try:
         return msgspec.json.decode(await request.body(), type=kind)
-    except msgspec.DecodeError as error:
+    except NOT_JSON as error:
         raise ApiError(HTTPStatus.BAD_REQUEST, f"Invalid body: {error}") from None
 
 

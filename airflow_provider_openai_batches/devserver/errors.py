@@ -5,6 +5,11 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
+import msgspec
+
+# What decoding raises for what is not JSON, or is nested a thousand levels deep.
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 
 class ApiError(Exception):
     """

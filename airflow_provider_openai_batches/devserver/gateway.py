@@ -43,7 +43,9 @@ def operation(method: str, path: str) -> str:
 
     :param path: without its prefix.
     """
-    collection, _, rest = path.strip("/").partition("/")
+    if path.endswith("/"):
+        return "unknown"
+    collection, _, rest = path[1:].partition("/")
     item, slash, verb = rest.partition("/")
     return OPERATIONS.get((method, collection, "ID" * bool(item) + slash + verb), "unknown")
 

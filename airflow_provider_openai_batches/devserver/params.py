@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from airflow_provider_openai_batches.devserver.endpoints import ENDPOINTS
-from airflow_provider_openai_batches.devserver.errors import ApiError, invalid
+from airflow_provider_openai_batches.devserver.errors import NOT_JSON, ApiError, invalid
 from airflow_provider_openai_batches.devserver.limits import (
     DEFAULT_EXPIRY_SECONDS,
     MAX_EXPIRY_SECONDS,
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
+MAX_DIGITS = 9
 REQUIRED = ("input_file_id", "endpoint", "completion_window")
 OPTIONAL = ("metadata", "output_expires_after")
 
@@ -34,7 +35,7 @@ def read_create(body: bytes) -> dict[str, Any]:
     """
     try:
         params = msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except NOT_JSON:
         raise ApiError(HTTPStatus.BAD_REQUEST, "The body of the request is not valid JSON.") from None
     if not isinstance(params, dict):
         raise ApiError(HTTPStatus.BAD_REQUEST, "The body of the request must be a JSON object.")
@@ -92,7 +93,9 @@ def read_upload(filename: str | None, fields: Mapping[str, str]) -> tuple[str, s
     """
     if filename is None:
         raise invalid("file", "Missing required parameter: 'file'.", "missing_required_parameter")
-    purpose = fields.get("purpose", "")
+    purpose = fields.get("purpose")
+    if purpose is None:
+        raise invalid("purpose", "Missing required parameter: 'purpose'.", "missing_required_parameter")
     if purpose not in PURPOSES:
         raise invalid("purpose", f"'{purpose}' is not one of {list(PURPOSES)}.")
     prefix = "expires_after["
@@ -112,7 +115,7 @@ def read_upload(filename: str | None, fields: Mapping[str, str]) -> tuple[str, s
 def _json_object(name: str, text: str) -> dict[str, Any]:
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
-    except msgspec.DecodeError:
+    except NOT_JSON:
         raise invalid(name, f"Invalid type for '{name}': expected an object.", "invalid_type") from None
 
 
@@ -121,8 +124,8 @@ def read_expiry(name: str, policy: Mapping[str, Any]) -> int:
     if policy.get("anchor") != "created_at":
         raise invalid(f"{name}.anchor", f"Invalid '{name}.anchor': the only anchor is 'created_at'.")
     seconds = policy.get("seconds")
-    if isinstance(seconds, str) and seconds.isdecimal():  # the fields of a multipart form are text
-        seconds = int(seconds)
+    if isinstance(seconds, str):  # the fields of a multipart form are text
+        seconds = _number(seconds)
     if (
         isinstance(seconds, bool)
         or not isinstance(seconds, int)
@@ -134,10 +137,16 @@ def read_expiry(name: str, policy: Mapping[str, Any]) -> int:
 
 
 def read_limit(query: Mapping[str, str], default: int, maximum: int) -> int:
-    text = query.get("limit", str(default))
-    if not text.isdecimal() or not 1 <= int(text) <= maximum:
+    limit = _number(query.get("limit", str(default)))
+    if limit is None or not 1 <= limit <= maximum:
         raise invalid("limit", f"Invalid 'limit': expected an integer from 1 to {maximum}.")
-    return int(text)
+    return limit
+
+
+def _number(text: str) -> int | None:
+    """The number that a few plain digits stand for; None for anything else."""
+    is_number = text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS
+    return int(text) if is_number else None
 
 
 def read_order(query: Mapping[str, str]) -> bool:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from email.message import Message
+from email.utils import collapse_rfc2231_value
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 
-from airflow_provider_openai_batches.devserver.errors import ApiError
+from airflow_provider_openai_batches.devserver.errors import ApiError, invalid
 from airflow_provider_openai_batches.devserver.limits import MAX_FORM_FIELD_BYTES, MAX_UPLOAD_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+MAX_BOUNDARY = 70  # RFC 2046
 
 
 class MultipartUpload:
@@ -25,9 +28,10 @@ class MultipartUpload:
     """
 
     def __init__(self, content_type: str, path: Path) -> None:
-        boundary = _parameters(f"Content-Type: {content_type}").get("boundary")
-        if not content_type.startswith("multipart/form-data") or not boundary:
-            text = "Send the file as multipart/form-data with a boundary."
+        boundary = _parameters(f"Content-Type: {content_type}").get("boundary", "")
+        is_form = content_type.lower().startswith("multipart/form-data")
+        if not is_form or not 0 < len(boundary) <= MAX_BOUNDARY or not boundary.isascii():
+            text = f"Send the file as multipart/form-data with a boundary of 1 to {MAX_BOUNDARY} characters."
             raise ApiError(HTTPStatus.BAD_REQUEST, text, param="file")
         self.fields: dict[str, str] = {}
         self.filename: str | None = None
@@ -41,7 +45,7 @@ class MultipartUpload:
         self._in_file = False
         self._ended = False
         self._parser = MultipartParser(
-            boundary.encode("latin-1"),
+            boundary.encode(),
             {
                 "on_part_begin": self._begin,
                 "on_header_field": self._header_data,
@@ -90,6 +94,8 @@ class MultipartUpload:
             self._name = parameters.get("name", "")
             self._in_file = self._name == "file" and "filename" in parameters
             if self._in_file:
+                if self.filename is not None:
+                    raise invalid("file", "There is more than one file. Send one.")
                 self.filename = parameters["filename"]
 
     def _data(self, data: bytes, start: int, end: int) -> None:
@@ -119,4 +125,5 @@ def _parameters(header: str) -> dict[str, str]:
     name, _, value = header.partition(":")
     message = Message()
     message[name] = value.strip()
-    return dict(message.get_params([], header=name)[1:])
+    found = message.get_params([], header=name)[1:]
+    return {key: collapse_rfc2231_value(text) for key, text in found}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import msgspec
 
+from airflow_provider_openai_batches.devserver.errors import NOT_JSON
 from airflow_provider_openai_batches.devserver.input_lines import InputLines
 from airflow_provider_openai_batches.devserver.results import BatchDropped
 from airflow_provider_openai_batches.devserver.statuses import NOT_EXECUTED
@@ -102,7 +103,7 @@ class _Sender:
             return self._writer.unreachable(line, text)
         try:
             body = msgspec.json.decode(response.content)
-        except msgspec.DecodeError:
+        except NOT_JSON:
             body = response.text
         return self._writer.executed(line, response.status_code, body, _usage(body), omit=False)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from airflow_provider_openai_batches.devserver.endpoints import ENDPOINTS, inputs_of
+from airflow_provider_openai_batches.devserver.errors import NOT_JSON
 from airflow_provider_openai_batches.devserver.input_lines import (
     decode_line,
     digest,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.devserver.store import StoredFile
 
 MAX_ERRORS = 100
+NO_JSON_LINE = "This line is not parseable as valid JSON."
 
 
 class _Head(msgspec.Struct):
@@ -103,8 +105,8 @@ class _Checker:
             line = decode_line(raw)
         except msgspec.ValidationError:
             return self._explain(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return self._line_error("invalid_json_line", "This line is not parseable as valid JSON.")
+        except NOT_JSON:
+            return self._line_error("invalid_json_line", NO_JSON_LINE)
         if line.method != "POST":
             self._line_error("invalid_method", f"The method must be POST, not '{line.method}'.", "method")
         if line.url != self._endpoint.path:
@@ -145,8 +147,11 @@ class _Checker:
             self.check.quirks[self.check.total - 1] = quirk
 
     def _explain(self, raw: bytes) -> None:
-        """The line is valid JSON, but not a request: name the field that is at fault."""
-        value = msgspec.json.decode(raw)
+        """The line is not a request: name the field that is at fault."""
+        try:
+            value = msgspec.json.decode(raw)
+        except NOT_JSON:
+            return self._line_error("invalid_json_line", NO_JSON_LINE)
         if not isinstance(value, dict):
             return self._line_error("invalid_json_line", "This line is not a JSON object.")
         for name in ("custom_id", "method", "url", "body"):

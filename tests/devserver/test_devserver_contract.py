@@ -157,6 +157,21 @@ def test_a_url_that_is_refused_is_named_whole(  # noqa: PLR0917 - a table
     assert f"({method} {prefix}{path})" in answer.json()["error"]["message"]
 
 
+def test_a_url_that_is_refused_is_no_call_of_an_operation(server: DevServer, api: Api) -> None:
+    """It is counted as unknown, and no fault of an operation meets it."""
+    server.faults([{"operation": "list_batches", "action": "status", "status": 503}])
+    assert api.http.get("/batches/").status_code == 404
+    assert server.stats()["requests"] == {"unknown": 1}
+
+
+def test_a_failure_of_the_server_has_the_usual_shape(
+    server: DevServer, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.service, "list_batches", lambda *_: 1 / 0)
+    answer = api.http.get("/batches")
+    assert (answer.status_code, answer.json()["error"]["type"]) == (500, "server_error")
+
+
 def test_an_expiry_as_one_part(api: Api) -> None:
     """Some clients send the object as JSON."""
     file = api.upload(b"x", expires_after='{"anchor": "created_at", "seconds": 3600}')

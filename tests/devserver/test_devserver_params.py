@@ -45,10 +45,21 @@ def test_create_refuses(server: DevServer, api: Api, change: dict[str, Any], par
     assert server.stats()["batches"]["stored"] == 0
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]"])
+DEEP = b"[" * 100_000
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", DEEP], ids=range(5))
 def test_create_needs_an_object(api: Api, body: bytes) -> None:
-    """A body that is not a JSON object is answered 400."""
+    """A body that is not a JSON object is answered 400, as on the control routes."""
     assert api.http.post("/batches", content=body).status_code == 400
+    control = str(api.http.base_url).replace("/v1", "/_dev")
+    assert api.http.post(f"{control}settings", content=body or b"[").status_code == 400
+
+
+def test_a_line_that_is_nested_too_deep(api: Api) -> None:
+    """The batch fails with an error of its line; it does not stay in validation."""
+    batch = api.run(DEEP)
+    assert (batch["status"], batch["errors"]["data"][0]["code"]) == ("failed", "invalid_json_line")
 
 
 def test_create_takes_the_limits(api: Api) -> None:
@@ -71,7 +82,7 @@ def test_create_needs_a_batch_file(api: Api) -> None:
 
 
 @pytest.mark.parametrize("path", ["/batches", "/files"])
-@pytest.mark.parametrize("limit", ["0", "-1", "x", "", "10001"])
+@pytest.mark.parametrize("limit", ["0", "-1", "x", "", "10001", "٣", "²", "9" * 5_000])
 def test_limit(api: Api, path: str, limit: str) -> None:
     """A limit out of range is answered 400."""
     answer = api.http.get(path, params={"limit": limit})
@@ -105,3 +116,62 @@ def test_list_files(api: Api) -> None:
     assert listed(order="asc", after=ids[0]) == [ids[1], ids[3]]
     assert listed(purpose="vision") == [ids[1]]
     assert api.http.get("/files", params={"order": "up"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({}, "purpose"),
+        ({"purpose": "Batch"}, "purpose"),
+        ({"purpose": "batch", "expires_after": "[" * 60_000}, "expires_after"),
+        (
+            {
+                "purpose": "batch",
+                "expires_after[anchor]": "created_at",
+                "expires_after[seconds]": "3" * 5_000,
+            },
+            "expires_after.seconds",
+        ),
+    ],
+)
+def test_upload_refuses(api: Api, fields: dict[str, str], param: str) -> None:
+    answer = api.http.post("/files", data=fields, files={"file": ("f", b"x")})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+def form(*disposition: str) -> bytes:
+    parts = (f"--b\r\nContent-Disposition: form-data; {one}\r\n\r\nbatch\r\n" for one in disposition)
+    return "".join((*parts, "--b--\r\n")).encode()
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("", form('name="purpose"', 'name="file"; filename="f"')),
+        ("application/json", b"{}"),
+        ("multipart/form-data", form('name="purpose"')),
+        ("multipart/form-data; boundary=" + "b" * 300, b"x"),
+        ("multipart/form-data; boundary*=utf-8''%e2%82%ac", b"x"),
+        ("multipart/form-data; boundary=b", b"x"),
+        ("multipart/form-data; boundary=b", b""),
+        ("multipart/form-data; boundary=b", form('name="purpose"', 'name="file"; filename="f"')[:-4]),
+        ("multipart/form-data; boundary=b", form('name="purpose"', 'name="file"')),
+        ("multipart/form-data; boundary=b", form('name="purpose"', *['name="file"; filename="f"'] * 2)),
+    ],
+    ids=range(10),
+)
+def test_a_form_that_cannot_be_read(server: DevServer, api: Api, content_type: str, body: bytes) -> None:
+    """It is answered 400 in the usual shape, and leaves no file behind."""
+    answer = api.http.post("/files", content=body, headers={"content-type": content_type})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert server.stats()["files"] == 0
+
+
+@pytest.mark.parametrize(
+    "content_type", ["multipart/form-data; boundary=b", 'Multipart/Form-Data;Boundary="b"']
+)
+def test_a_form_in_other_spellings(api: Api, content_type: str) -> None:
+    """As the standards allow them."""
+    body = form("name=file; filename*=UTF-8''%E2%82%AC.txt", "name=purpose")
+    answer = api.http.post("/files", content=body, headers={"content-type": content_type})
+    assert (answer.status_code, answer.json()["filename"]) == (200, "€.txt"), answer.text
