@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from functools import cache
+from contextlib import suppress
 from importlib import import_module
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +29,7 @@ GATHER_SECONDS = 0.2
 NO_STATE = "none"
 _STATES = "airflow.sdk.execution_time.task_runner"
 
+_warm: list[str] = []
 _open: set[asyncio.Task[Any]] = set()
 _asking: dict[tuple[Any, ...], asyncio.Task[dict[str, str | None]]] = {}
 
@@ -135,14 +136,30 @@ async def atask_state(ti: Any, seconds: float) -> str | None:
         return None
 
 
-@cache
-def warm_up() -> None:
+def warm_up(ti: Any) -> None:
     """
-    Load, once and in the background, what a question for a task's state needs.
+    Ask for a state, once and in the background, so that a kill finds loaded what such a question needs.
 
-    It takes a fresh triggerer ten seconds and more, which a kill does not have.
+    That is a module here and an API in the supervisor: ten seconds and more in a fresh triggerer.
+
+    :param ti: as for :func:`atask_state`.
     """
-    threading.Thread(target=import_module, args=[_STATES], daemon=True, name="warm up").start()
+    if _warm:
+        return
+    _warm.append(_STATES)
+    loop = asyncio.get_running_loop()
+
+    def ask() -> None:
+        task = loop.create_task(atask_state(ti, READ_SECONDS))
+        _open.add(task)
+        task.add_done_callback(_done)
+
+    def load() -> None:
+        import_module(_STATES)
+        with suppress(RuntimeError):  # the triggerer is ending, and has closed its loop
+            loop.call_soon_threadsafe(ask)
+
+    threading.Thread(target=load, daemon=True, name="warm up").start()
 
 
 def ask_for_states(dag_id: str, run_id: str, task_id: str) -> dict[str, str | None]:

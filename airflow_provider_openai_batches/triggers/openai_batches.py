@@ -107,7 +107,7 @@ class OpenAIBatchTrigger(BaseTrigger):
 
         self.logger()  # makes one for the class; one for each of ten thousand triggers is 20 MB
         if self.cancel_on_kill and self._is_in_a_triggerer:
-            warm_up()
+            warm_up(self.task_instance)
         settled = time.monotonic() + (SETTLED_AFTER if self._is_in_a_triggerer else 0.0)
         try:
             wait = self._wait = self._begin()

@@ -254,34 +254,40 @@ def test_the_first_wait_of_a_triggerer_loads_what_a_kill_needs(
     in_a_triggerer: bool,
     cancels_on_kill: bool,
 ) -> None:
-    """Once, in the background, and only where a kill may ask for a state."""
-    loaded: list[str] = []
-    monkeypatch.setattr(compat, "import_module", loaded.append)
-    monkeypatch.setattr(compat, "_STATES", "what asks for states")
-    compat.warm_up.cache_clear()
+    """One question, in the background, and only where a kill may ask one."""
+    asked: list[tuple[str, ...]] = []
+
+    def answer(*task: str) -> dict[str, str | None]:
+        asked.append(task)
+        return {}
+
+    monkeypatch.setattr(compat, "_warm", [])
+    monkeypatch.setattr(compat, "ask_for_states", answer)
     waits = [Waiting([name], cancel_on_kill=cancels_on_kill) for name in seed(server, 2)]
     for number, one in enumerate(waits):
         one.trigger.trigger_id = number if in_a_triggerer else None
+        one.trigger.task_instance = SimpleNamespace(dag_id="d", run_id="r", task_id=str(number), map_index=-1)
+    is_expected = in_a_triggerer and cancels_on_kill
+    before_the_stop: list[tuple[str, ...]] = []
 
     async def begin() -> None:
         for one in waits:
             one.start()
-        await until(lambda: all(one.lines for one in waits))
+        await until(lambda: all(one.lines for one in waits) and len(asked) == is_expected)
+        before_the_stop.extend(asked)
         stop(waits)
         for one in waits:
             await one.ended()
 
     run(begin)
-    compat.warm_up.cache_clear()
-    assert loaded == (["what asks for states"] if in_a_triggerer and cancels_on_kill else [])
+    assert [task[:2] for task in before_the_stop] == [("d", "r")] * is_expected
 
 
-def test_a_question_for_a_state_loads_the_same_module() -> None:
-    """What is loaded before is what a kill asks; on each Airflow it has the method."""
+def test_a_question_for_a_state_is_what_a_kill_asks() -> None:
+    """The module that is loaded before has the method on each Airflow."""
     code = (
-        "import sys; from airflow_provider_openai_batches.compat import supervisor; supervisor.warm_up();"
-        "import threading; [t.join() for t in threading.enumerate() if t.daemon];"
-        "print(hasattr(sys.modules[supervisor._STATES].RuntimeTaskInstance, 'get_task_states'))"
+        "from importlib import import_module; from airflow_provider_openai_batches.compat import supervisor;"
+        "print(hasattr(import_module(supervisor._STATES).RuntimeTaskInstance, 'get_task_states'))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split()[-1] == "True"
