@@ -36,9 +36,9 @@ else:
 # The trigger ends the wait at the execution_timeout, and the operator then sees to the batch. If no triggerer
 # runs, Airflow ends the deferral so much later.
 AIRFLOW_WAITS = timedelta(minutes=5)
-# What a try knows when it is resumed: when it began, and when batch_timeout ends its wait (Unix seconds).
-# Airflow 3.0 and 3.1 give the time of the resumption as the task's start.
-_CARRIED = ("_try_began", "_wait_ends")
+# What a try knows when it is resumed: its number, when it began, and when batch_timeout ends its wait (Unix
+# seconds). Airflow 3.0 and 3.1 give the time of the resumption as the task's start.
+_CARRIED = ("_of_try", "_try_began", "_wait_ends")
 
 
 def deployment_id() -> str:
@@ -106,6 +106,7 @@ def store_link(context: Context, hook: OpenAIBatchesHook, batch_id: str) -> None
 class TimeLimited(_Operator):
     """Holds a deferred task to its ``execution_timeout``, which Airflow leaves to the operators."""
 
+    _of_try: int | None = None
     _try_began: float | None = None
     _wait_ends: float | None = None
 
@@ -126,6 +127,7 @@ class TimeLimited(_Operator):
         if limit is not None:
             trigger.end_time = limit if trigger.end_time is None else min(limit, trigger.end_time)
             timeout = timedelta(seconds=max(0.0, limit - time.time())) + AIRFLOW_WAITS
+        self._of_try = context["ti"].try_number
         carried = {name: getattr(self, name) for name in _CARRIED if getattr(self, name) is not None}
         self.defer(trigger=trigger, method_name=method_name, kwargs={**kwargs, **carried}, timeout=timeout)
 
@@ -133,6 +135,10 @@ class TimeLimited(_Operator):
         kwargs = dict(next_kwargs or {})
         for name in _CARRIED:
             setattr(self, name, kwargs.pop(name, None))
+        if self._of_try not in {None, context["ti"].try_number}:
+            # Airflow 3.0 begins a retry with the last event of the try before.
+            self._of_try = self._try_began = self._wait_ends = None
+            return self.execute(context)
         if kwargs.get("error") == TriggerFailureReason.TRIGGER_TIMEOUT:
             self.on_no_event(context)
         return super().resume_execution(next_method, kwargs, context)

@@ -98,7 +98,7 @@ def test_what_becomes_of_the_batch(ended: Ended, task: str) -> None:
 
 
 def test_one_was_deferred_several_times(ended: Ended) -> None:
-    """Else the first test says little."""
+    """In each try; else the first test says little."""
     for number in (1, 2):
         assert ended.log("pieces", number).count("Pausing task as DEFERRED") > 1
 

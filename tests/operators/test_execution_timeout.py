@@ -131,6 +131,23 @@ def test_a_batch_timeout_counts_over_all_waits_for_a_batch(server: DevServer, tm
     assert again.trigger.end_time == first.trigger.end_time is not None
 
 
+@pytest.mark.parametrize("make", [create, job, wait])
+def test_a_retry_begins_anew(server: DevServer, tmp_path: Path, make: Any) -> None:
+    """Airflow 3.0 resumes it with the event that ended the try before."""
+    server.settings(freeze=True)
+    operator = make(tmp_path, 60, poll_interval=60)
+    context = task_context(operator)
+    context["ti"].start_date = datetime.now(UTC) - timedelta(seconds=60)
+    first = deferred(operator.execute, context)
+    context["ti"].try_number, context["ti"].start_date = 2, datetime.now(UTC)
+    event = {"status": "timeout", "message": "late", "batches": {}}
+    known = {**first.kwargs, "event": event}
+    again = deferred(fresh(operator).resume_execution, first.method_name, known, context)
+    start = context["ti"].start_date.timestamp()
+    assert again.trigger.end_time == pytest.approx(start + 60, abs=0.1)
+    assert again.trigger.batch_ids == first.trigger.batch_ids
+
+
 @pytest.mark.parametrize(("own", "error"), [(30.0, AirflowSensorTimeout), (1000.0, BatchTimeout)])
 @pytest.mark.parametrize("soft_fail", [False, True])
 def test_a_sensor_is_retried_unless_its_own_timeout_has_passed(
@@ -196,4 +213,4 @@ def test_without_one_the_batches_own_deadlines_count(server: DevServer, tmp_path
     operator = create(tmp_path, 60)
     operator.execution_timeout = None
     deferral = deferred(operator.execute, task_context(operator))
-    assert (deferral.trigger.end_time, deferral.timeout, deferral.kwargs) == (None, None, {})
+    assert (deferral.trigger.end_time, deferral.timeout) == (None, None)

@@ -266,7 +266,8 @@ def test_the_first_wait_of_a_triggerer_loads_what_a_kill_needs(
     waits = [Waiting([name], cancel_on_kill=cancels_on_kill) for name in seed(server, 2)]
     for number, one in enumerate(waits):
         one.trigger.trigger_id = number if in_a_triggerer else None
-        one.trigger.task_instance = SimpleNamespace(dag_id="d", run_id="r", task_id=str(number), map_index=-1)
+        ti: Any = SimpleNamespace(dag_id="d", run_id="r", task_id=str(number), map_index=-1)
+        one.trigger.task_instance = ti
     is_expected = in_a_triggerer and cancels_on_kill
     before_the_stop: list[tuple[str, ...]] = []
 
