@@ -137,7 +137,7 @@ def test_a_retry_begins_anew(server: DevServer, tmp_path: Path, make: Any) -> No
     server.settings(freeze=True)
     operator = make(tmp_path, 60, poll_interval=60)
     context = task_context(operator)
-    context["ti"].start_date = datetime.now(UTC) - timedelta(seconds=60)
+    context["ti"].start_date = datetime.now(UTC) - timedelta(seconds=30)
     first = deferred(operator.execute, context)
     context["ti"].try_number, context["ti"].start_date = 2, datetime.now(UTC)
     event = {"status": "timeout", "message": "late", "batches": {}}
