@@ -232,7 +232,8 @@ def test_a_job_cancels_what_is_certainly_its_own(  # noqa: PLR0917 - fixtures
     if stop == "worker":
         second.on_kill()
     elif stop == "trigger":
-        asyncio.run(rebuilt(deferral.trigger).cancel_batches() if place == "kept" else nothing())
+        if deferral.trigger.cancel_on_kill:
+            asyncio.run(rebuilt(deferral.trigger).cancel_batches())
     elif stop == "resumed task":
         with pytest.raises(TaskDeferred):
             resumed.execute_complete(context, event_of(deferral), **(deferral.kwargs or {}))
@@ -245,10 +246,6 @@ def test_a_job_cancels_what_is_certainly_its_own(  # noqa: PLR0917 - fixtures
         with pytest.raises(BatchTimeout, match=said):
             resumed.execute_complete(context, event_of(deferral, "timeout"), **(deferral.kwargs or {}))
     assert asked(server, "cancel_batch") == [1 if place == "kept" else 0]
-
-
-async def nothing() -> None:
-    """Stand in for the kill of a trigger that does not cancel."""
 
 
 def test_a_first_try_takes_no_job_of_another_airflow(server: DevServer, out: Path, change: Change) -> None:
