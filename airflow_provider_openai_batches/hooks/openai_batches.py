@@ -158,9 +158,8 @@ class OpenAIBatchesHook(BaseHook):
 
         :param output_expires_after: seconds, or ``{"anchor": "created_at", "seconds": …}``.
         :param older: ids of batches that already carry the same ``airflow_key``, and are not this one.
-        :param is_own_file: whether no other batch is made of the input file, so that its id tells this batch
-            from others where the service gives no metadata back. For a file that this hook has uploaded, and
-            made no batch of yet, it need not be said.
+        :param is_own_file: whether no other batch is made of the input file, which then is the second key; it
+            need not be said of a file that this hook has just uploaded.
         :raises InvalidInputError: if an argument is not valid, before anything is sent.
         :raises CreateUncertainError: if it remains unknown whether the batch was stored.
         :raises UnknownBatchError: if a batch was stored and cannot be recognized.
@@ -171,12 +170,12 @@ class OpenAIBatchesHook(BaseHook):
             input_file_id, endpoint, completion_window, tagged, output_expires_after
         )
         is_own_file = is_own_file or input_file_id in self._uploaded
-        search = Search(self, tagged[KEY], older, input_file_id, is_own_file=is_own_file)
-
-        def send() -> Batch:
-            return self.session.send(request, protocol.read_batch)
-
-        batch = Creation(send, search, self.config.max_attempts, self.log).run()
+        batch = Creation(
+            lambda: self.session.send(request, protocol.read_batch),
+            lambda: Search(self, tagged[KEY], older, input_file_id, is_own_file=is_own_file),
+            self.config.max_attempts,
+            self.log,
+        ).run()
         self._uploaded.discard(input_file_id)
         return batch
 

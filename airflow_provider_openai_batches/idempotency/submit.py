@@ -37,11 +37,13 @@ class Creation:
     One create, sent until its batch is known.
 
     :param send: sends the create, and itself repeats what may be repeated at once.
-    :param search: looks for its batch after an answer was lost.
+    :param search: makes what looks for its batch after an answer was lost.
     :param max_attempts: how many times the create is sent at most.
     """
 
-    def __init__(self, send: Callable[[], Batch], search: Search, max_attempts: int, log: Log) -> None:
+    def __init__(
+        self, send: Callable[[], Batch], search: Callable[[], Search], max_attempts: int, log: Log
+    ) -> None:
         self._send, self._search, self._max_attempts, self._log = send, search, max_attempts, log
 
     def run(self) -> Batch:
@@ -64,15 +66,16 @@ class Creation:
                     attempt,
                     error,
                 )
-                if batch := self._search.run(started):
+                search = self._search()
+                if batch := search.run(started):
                     metrics.batch_adopted(batch)
                     self._log.info("create_batch: batch %s was stored; it is adopted", batch.id)
                     return batch
                 last = error
                 self._log.info(
                     "create_batch: no batch with key %s within %.0f s; sending it again",
-                    self._search.key,
-                    self._search.patience,
+                    search.key,
+                    search.patience,
                 )
         raise last
 
