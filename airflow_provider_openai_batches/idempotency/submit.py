@@ -150,7 +150,7 @@ class Submitter:
             return None
         batch = self._usable(self.ledger, key)
         if batch is None:
-            self.announce_search()
+            self.announce_search("this input")
         while batch is None and self.ledger.look_again():
             self.cancel_outdated(self._asked)
             batch = self._usable(self.ledger, key)
@@ -163,10 +163,11 @@ class Submitter:
                 self.note_running(batch.id)
         return batch
 
-    def announce_search(self) -> None:
-        """Say in the log that half a minute of silence follows."""
+    def announce_search(self, what: str) -> None:
+        """Say in the log that half a minute of silence follows, and for what no batch was found."""
         self._log.info(
-            "No batch of an earlier try can be used; looking for %.0f s, because the list may lag",
+            "No batch of an earlier try can be used for %s; looking for %.0f s, because the list may lag",
+            what,
             self.service.recovery_seconds,
         )
 

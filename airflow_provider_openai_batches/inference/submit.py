@@ -63,8 +63,8 @@ class Submissions:
         self._refresh(shards, ledger)
         self._match(shards, ledger)
         # An earlier try may have died a moment ago, and its last batch may not be listed yet.
-        if self._records.without_batch(shards):
-            self._submitter.announce_search()
+        if missing := len(self._records.without_batch(shards)):
+            self._submitter.announce_search(f"{missing} of {len(shards)} request files")
         while self._records.without_batch(shards) and ledger.look_again():
             self._match(shards, ledger)
 

@@ -172,9 +172,8 @@ class WaitingOperator(BatchOperator):
         self.batch_timeout = None if batch_timeout is None else check_interval(batch_timeout, "batch_timeout")
         self.cancel_on_kill = cancel_on_kill
         self._batch_ids: list[str] = []
-        self._is_own = (
-            True  # False: only the names say that the batches are this task's, so none is cancelled
-        )
+        # False: the names alone say that the batches are this task's, so none of them is cancelled.
+        self._is_own = True
         self._ti: Any = None
 
     def wait_for(self, context: Context, batch_ids: list[str], method_name: str = "execute_complete") -> Any:
@@ -206,11 +205,14 @@ class WaitingOperator(BatchOperator):
                 limit = time.time() + left.total_seconds()
                 trigger.end_time = limit if trigger.end_time is None else min(limit, trigger.end_time)
                 left = max(left, timedelta()) + AIRFLOW_WAITS
-            self.defer(
-                trigger=trigger, method_name=method_name, timeout=left, kwargs={"is_own": self._is_own}
-            )
+            self.defer(trigger=trigger, method_name=method_name, timeout=left, kwargs=self._carried)
         self.hook.close()
-        return getattr(self, method_name)(context, asyncio.run(first_event(trigger)), is_own=self._is_own)
+        return getattr(self, method_name)(context, asyncio.run(first_event(trigger)), **self._carried)
+
+    @property
+    def _carried(self) -> dict[str, Any]:
+        """What the method that continues has to know."""
+        return {} if self._is_own else {"is_own": False}
 
     def execute_complete(self, context: Context, event: dict[str, Any], *, is_own: bool = True) -> Any:
         """

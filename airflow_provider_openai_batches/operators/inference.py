@@ -257,10 +257,10 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
                     trigger=trigger,
                     method_name="execute_complete",
                     kwargs={
-                        "is_own": self._is_own,
                         "name": runner.workspace.name,
                         "until": wait.until,
                         "deployment_id": runner.submitter.task.deployment_id,
+                        **self._carried,
                     },
                 )
             self.hook.close()
