@@ -45,9 +45,9 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> float:
 
 
 @pytest.fixture
-def logged(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
-    """Returns what a task logged. Where that goes depends on how Airflow has set up logging."""
-    return lambda: capsys.readouterr().out + caplog.text
+def logged(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Callable[[str], int]:
+    """How often a task has logged a text; where that goes depends on how Airflow has set up logging."""
+    return lambda text: max(capsys.readouterr().out.count(text), caplog.text.count(text))
 
 
 @pytest.fixture

@@ -259,11 +259,11 @@ def test_a_first_try_takes_no_job_of_another_airflow(server: DevServer, out: Pat
 
 
 def test_a_job_that_looks_for_batches_says_so(
-    server: DevServer, out: Path, logged: Callable[[], str]
+    server: DevServer, out: Path, logged: Callable[[str], int]
 ) -> None:
     """Half a minute of silence looks like a task that hangs."""
     run_task(job(out, requests=rows(3)), task_context(job(out, requests=rows(3)), try_number=2))
-    assert logged().count("looking for 0 s, because the list may lag") == 1
+    assert logged("looking for 0 s, because the list may lag") == 1
     assert asked(server, "create_batch") == [1]
 
 
@@ -282,7 +282,7 @@ def test_a_job_that_looks_for_batches_says_so(
 def test_a_missing_id_is_warned_of_once(  # noqa: PLR0917 - a table
     task: Make,
     monkeypatch: pytest.MonkeyPatch,
-    logged: Callable[[], str],
+    logged: Callable[[str], int],
     executor: str,
     deployment_id: str,
     times: int,
@@ -293,4 +293,4 @@ def test_a_missing_id_is_warned_of_once(  # noqa: PLR0917 - a table
     monkeypatch.setenv(DEPLOYMENT_ID, deployment_id)
     for _ in range(3):
         base.task_identity(task_context(task()))
-    assert logged().count("[openai_batches] deployment_id is not set") == times
+    assert logged("[openai_batches] deployment_id is not set") == times
