@@ -73,14 +73,14 @@ class AsyncBatchesClient:
         return await self._send(protocol.list_batches(after, limit), protocol.read_page)
 
     async def cancel_batch(self, batch_id: str) -> Batch:
-        """``POST /batches/{batch_id}/cancel``; after a 5xx one look tells whether the batch is over."""
+        """``POST /batches/{batch_id}/cancel``; after a refusal one look tells whether the batch is over."""
         request = protocol.cancel_batch(batch_id)
 
         async def attempt() -> Batch:
             try:
                 return protocol.read_batch(await self._send_once(request))
             except APIError as error:
-                if not retry.is_server_error(error.status):
+                if not retry.may_be_over(error):
                     raise
                 batch = protocol.read_batch(await self._send_once(protocol.retrieve_batch(batch_id)))
                 if batch.can_be_cancelled:

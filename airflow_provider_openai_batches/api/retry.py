@@ -126,8 +126,13 @@ def is_file_not_ready(error: BaseException) -> bool:
 
 
 def may_be_over(error: APIError) -> bool:
-    """Whether a cancel may be refused because its batch is over: some services answer 500 then."""
+    """Whether a cancel may be refused because its batch is over: some services answer 400 or 500 then."""
     return error.status in {HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT} or is_server_error(error.status)
+
+
+def has_nothing_to_cancel(error: BaseException) -> bool:
+    """Whether a cancel is refused because the service does not know the batch, or says that it is over."""
+    return isinstance(error, APIError) and error.status in {HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT}
 
 
 def is_unusable(error: APIError) -> bool:

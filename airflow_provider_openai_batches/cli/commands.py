@@ -131,11 +131,21 @@ def watch_batches(args: Namespace, hook: OpenAIBatchesHook) -> int:
         _say("No batch is running.")
         return 0
     over = Watch(hook, batches, args.interval, live=args.output == "table").run()
+    over = [_settled(hook, batch) if batch.status == "completed" else batch for batch in over]
     if args.output in STRUCTURED:
         _print([batch.to_dict() for batch in over], args.output)
     elif args.output == "plain":
         AirflowConsole().print_as([tables.line(batch) for batch in over], args.output)
     return BATCH_PROBLEM if any(map(_has_problem, over)) else 0
+
+
+def _settled(hook: OpenAIBatchesHook, batch: Batch) -> Batch:
+    """Wait for file ids and counts that lag behind the status, and say so."""
+    if batch.lacks_files:
+        _say(
+            f"Batch {batch.id} is {batch.status} but does not name its files yet; looking for up to a minute."
+        )
+    return hook.settled(batch)
 
 
 def _has_problem(batch: Batch) -> bool:
@@ -174,7 +184,7 @@ def _confirm(count: int) -> None:
 @_with_hook
 def download_results(args: Namespace, hook: OpenAIBatchesHook) -> int:
     """``airflow openai-batches results``."""
-    batch = hook.retrieve_batch(args.batch_id)
+    batch = _settled(hook, hook.retrieve_batch(args.batch_id))
     if not batch.is_over:
         _fail(
             f"Batch {batch.id} is {batch.status}; it will have results once it is over. "

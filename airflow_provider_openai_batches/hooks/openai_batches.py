@@ -19,6 +19,7 @@ from airflow_provider_openai_batches.compat.supervisor import read_config
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError, TransportError
 from airflow_provider_openai_batches.idempotency.cancel import REQUEST_SECONDS
 from airflow_provider_openai_batches.idempotency.keys import KEY, one_time_key
+from airflow_provider_openai_batches.idempotency.ledger import Search
 from airflow_provider_openai_batches.idempotency.submit import Creation
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ class OpenAIBatchesHook(BaseHook):
         output_expires_after: int | Mapping[str, Any] | None = None,
         *,
         older: Collection[str] = (),
+        is_own_file: bool = False,
     ) -> Batch:
         """
         Create a batch, once.
@@ -156,9 +158,11 @@ class OpenAIBatchesHook(BaseHook):
         that this one carries in its metadata (a one-time key unless the caller gives ``airflow_key``).
 
         :param output_expires_after: seconds, or ``{"anchor": "created_at", "seconds": …}``.
-        :param older: ids of batches that carry the same ``airflow_key`` already, and are not this one.
-        :raises InvalidInputError: before anything is sent.
-        :raises CreateUncertainError: if it cannot be found out whether the batch was stored.
+        :param older: ids of batches that already carry the same ``airflow_key``, and are not this one.
+        :param is_own_file: whether no other batch is made of the input file, which then is the second key; it
+            need not be said of a file that this hook has just uploaded.
+        :raises InvalidInputError: if an argument is not valid, before anything is sent.
+        :raises CreateUncertainError: if it remains unknown whether the batch was stored.
         :raises UnknownBatchError: if a batch was stored and cannot be recognized.
         :raises APIError: if the service refuses it.
         """
@@ -166,18 +170,15 @@ class OpenAIBatchesHook(BaseHook):
         request = protocol.create_batch(
             input_file_id, endpoint, completion_window, tagged, output_expires_after
         )
-        creation = Creation(
+        is_own_file = is_own_file or input_file_id in self._uploaded
+        batch = Creation(
             lambda: self.session.send(request, protocol.read_batch),
-            self.iter_batches_since,
-            patience=self.recovery_seconds,
-            max_attempts=self.config.max_attempts,
-            sleep=self.sleep,
-            log=self.log,
-            older=older,
-            input_file_id=input_file_id,
-            is_own_file=input_file_id in self._uploaded,
-        )
-        return creation.run(tagged[KEY])
+            lambda: Search(self, tagged[KEY], older, input_file_id, is_own_file=is_own_file),
+            self.config.max_attempts,
+            self.log,
+        ).run()
+        self._uploaded.discard(input_file_id)
+        return batch
 
     def retrieve_batch(self, batch_id: str) -> Batch:
         """Retrieve a batch."""

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_openai_batches.api.retry import may_repeat
 from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
-from airflow_provider_openai_batches.idempotency.keys import KEY, key_of
+from airflow_provider_openai_batches.idempotency.keys import KEY, key_of, names_of, signed
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from airflow_provider_openai_batches.api.models import Batch
     from airflow_provider_openai_batches.api.retry import Log
@@ -149,6 +149,7 @@ class Canceller:
         self._service = service
         self._log = log
         self._deadline = time.monotonic() + seconds
+        self._names: dict[str, str] = {}
 
     @property
     def _is_late(self) -> bool:
@@ -188,6 +189,7 @@ class Canceller:
         pending: set[str],
         since: float,
         *,
+        files: Mapping[str, str] | None = None,
         older: Collection[str] = (),
         unseen: bool = False,
     ) -> None:
@@ -196,10 +198,13 @@ class Canceller:
 
         :param pending: keys of unanswered creates; their batches are looked for until found or time is up.
         :param since: Unix seconds before which none of the batches was created.
+        :param files: names of the input files of those creates, by id; empty for one that others may use too.
+            They tell the batches apart where the service gives no metadata back.
         :param older: ids of batches that existed before those creates, and may have the same keys.
         :param unseen: also look that long for any running batch, because an earlier try may have left one
             that is not listed yet.
         """
+        self._names = dict(files or {})
         missing = pending | ({_ANY} if unseen else set())
         while not self._look(task, missing, since, older) or missing:
             if self._is_late:
@@ -209,15 +214,16 @@ class Canceller:
         if missing:
             self._log.error(
                 "The task is stopped while a batch is being created, and the list does not show it yet. It is"
-                " cancelled if its create is still answered; if not, look for a batch with metadata %s=%s",
+                " cancelled if its create is still answered; if not, look for a batch with metadata %s=%s%s",
                 KEY,
                 ", ".join(missing),
+                f", or of input file {', '.join(files)}" if files else "",
             )
 
     def _look(self, task: TaskIdentity, missing: set[str], since: float, older: Collection[str]) -> bool:
         """Read the list once, cancel the task's batches, and update ``missing``; False if the list failed."""
         try:
-            for batch in self._service.iter_batches_since(since):
+            for batch in self._listed(since, all_files=_ANY in missing):
                 if task.owns(batch) and batch.can_be_cancelled:
                     self.cancel([batch.id])
                     missing.discard(_ANY)
@@ -229,3 +235,22 @@ class Canceller:
             self._log.warning("The batches cannot be listed: %s", error)
             return False
         return True
+
+    def _listed(self, since: float, *, all_files: bool) -> Iterator[Batch]:
+        """
+        Yield the batches of the list, with the keys that are in the names of their input files.
+
+        :param all_files: where the service gives no metadata back, yield again those whose files were
+            uploaded by earlier tries.
+        """
+        keyless: list[Batch] = []
+        gives_metadata = False
+        for listed in self._service.iter_batches_since(since):
+            gives_metadata = gives_metadata or bool(listed.metadata)
+            batch = signed(listed, self._names)
+            if key_of(batch) is None:
+                keyless.append(batch)
+            yield batch
+        if all_files and keyless and not gives_metadata:
+            names = names_of(self._service.iter_files_since(since))
+            yield from (signed(batch, names) for batch in keyless)

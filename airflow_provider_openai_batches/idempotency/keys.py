@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    from airflow_provider_openai_batches.api.models import Batch
+    from airflow_provider_openai_batches.api.models import Batch, File
 
 # What a batch's metadata says about its task. Every pair that this provider adds begins with the prefix.
 PREFIX = "airflow_"
@@ -37,13 +37,18 @@ MAX_MAP_INDEX_DIGITS = 9
 
 
 class TaskIdentity(msgspec.Struct, frozen=True):
-    """A task in a DAG run of one deployment of Airflow."""
+    """
+    A task in a DAG run of one deployment of Airflow.
+
+    :param guess: the ``deployment_id`` that stands for one that is not given, beginning with ``UNNAMED``.
+    """
 
     deployment_id: str
     dag_id: str
     run_id: str
     task_id: str
     map_index: int = -1
+    guess: str = ""
 
     @property
     def task_key(self) -> str:
@@ -75,18 +80,28 @@ class TaskIdentity(msgspec.Struct, frozen=True):
 
     def renamed(self, batch: Batch) -> Batch | None:
         """
-        Return a batch that this task made under another guess at its deployment's id, with its present key.
+        Return a batch that this task may have made while its deployment had no id, with its present key.
 
-        A deployment without an id goes by the readable names. Should they be another one's, then both asked
-        the same, and have the same answers.
+        The readable names decide, and for a deployment that has an id now, what stood for it before. They may
+        be those of another deployment without an id: it asked the same, so the answers are the same, but the
+        batch is not this task's to cancel.
         """
         half, _, asked = (key_of(batch) or "").partition("-")
         names = self.dag_id, self.run_id, self.task_id, self.map_index
-        was_unnamed = half.endswith(_UNNAMED_MARK) or half == self._key_of_first_release
-        if not self._is_unnamed or not was_unnamed or Origin.of(batch) != Origin(*names):
+        if half == self.task_key or Origin.of(batch) != Origin(*names):
+            return None
+        # The first release marked no keys, and its id was empty where there was no [api] base_url.
+        ids = {"", self.deployment_id, self.guess} if self._is_unnamed else {self.guess} - {""}
+        unmarked = {_digest(each.removeprefix(UNNAMED), *map(str, names)) for each in ids}
+        is_known = self._is_unnamed or half[:-1] in {each[:-1] for each in unmarked}
+        if half not in unmarked and not (half.endswith(_UNNAMED_MARK) and is_known):
             return None
         metadata = {**(batch.metadata or {}), KEY: f"{self.task_key}-{asked}"}
         return msgspec.structs.replace(batch, metadata=metadata)
+
+    def may_have_been(self, deployment_id: str) -> bool:
+        """Whether this task may have run under that id, because its deployment was given none."""
+        return deployment_id.startswith(UNNAMED) and (self._is_unnamed or deployment_id == self.guess)
 
     def key(self, input_digest: str, shard: int = 0) -> str:
         """
@@ -166,13 +181,19 @@ def file_name(key: str) -> str:
     return f"airflow-{key}.jsonl"
 
 
-def signed(batch: Batch, filename: str | None) -> Batch:
+def names_of(files: Iterable[File]) -> dict[str, str]:
+    """Return the names of input files that can be used, by id."""
+    return {file.id: file.filename for file in files if file.filename and file.status != "error"}
+
+
+def signed(batch: Batch, names: Mapping[str, str]) -> Batch:
     """
     Return a batch with the key that it was created with, where the service gives no metadata back.
 
-    :param filename: of its input file, which has the same key.
+    :param names: names of input files, by id. The name of the batch's own has the same key.
     """
-    key = (filename or "").removeprefix("airflow-").removesuffix(".jsonl")
+    filename = names.get(batch.input_file_id or "", "")
+    key = filename.removeprefix("airflow-").removesuffix(".jsonl")
     if key_of(batch) is not None or file_name(key) != filename:
         return batch
     return msgspec.structs.replace(batch, metadata={**(batch.metadata or {}), KEY: key})

@@ -1,4 +1,4 @@
-"""The batches and files that earlier tries of a task left at the service."""
+"""Finds the batches that earlier tries of a task left at the service, and those whose answer was lost."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import time
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from airflow_provider_openai_batches.idempotency.keys import key_of, signed
+from airflow_provider_openai_batches.exceptions import (
+    CreateUncertainError,
+    OpenAIBatchesError,
+    UnknownBatchError,
+)
+from airflow_provider_openai_batches.idempotency.keys import KEY, key_of, names_of, signed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from airflow_provider_openai_batches.api.models import Batch
     from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
@@ -18,22 +23,32 @@ if TYPE_CHECKING:
 # Seconds; older batches are not searched for, because the service deletes their files after 30 days.
 MAX_AGE = 30 * 24 * 3600
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
+SHOWN = 5  # ids in an error
 
 
 # Which batch of a key a task takes as its own, the best first: one with all results, one that runs, one that
 # ended early with answers, one that may do so.
-_CHOICE: tuple[Callable[[Batch], bool], ...] = (
+_WHOLE: tuple[Callable[[Batch], bool], ...] = (
     lambda batch: batch.is_good,
     lambda batch: batch.can_be_cancelled,
+)
+_PARTLY: tuple[Callable[[Batch], bool], ...] = (
     lambda batch: batch.may_have_answers,
     lambda batch: batch.is_being_cancelled,
 )
 
 
-def choose(batches: Iterable[Batch], key: str) -> Batch | None:
-    """Return the batch with this key that is not to be replaced: it has answers, or may get some."""
-    mine = [batch for batch in batches if key_of(batch) == key]
-    return next((batch for fits in _CHOICE for batch in mine if fits(batch)), None)
+def choose(batches: Iterable[Batch], key: str, renamed: Collection[str] = ()) -> Batch | None:
+    """
+    Return the batch with this key that is not to be replaced: it has answers, or may get some.
+
+    :param renamed: ids of batches that may be another deployment's. One of the task's own that runs comes
+        first, because otherwise nobody would wait for it.
+    """
+    mine = sorted((batch for batch in batches if key_of(batch) == key), key=lambda one: one.id in renamed)
+    own = [batch for batch in mine if batch.id not in renamed]
+    choices = [(_WHOLE, own), (_WHOLE, mine), (_PARTLY, mine)]
+    return next((one for kinds, some in choices for fits in kinds for one in some if fits(one)), None)
 
 
 class Ledger:
@@ -50,7 +65,7 @@ class Ledger:
         self._found: dict[str, Batch] | None = None
         self._unknown: dict[str, Batch] = {}
         self._gives_metadata = False
-        # Ids of batches that were made under another guess at the deployment's id.
+        # Ids of batches that only the readable names claim for this task: it uses them, and cancels none.
         self.renamed: set[str] = set()
         self._waited, self._pause = 0.0, FIRST_PAUSE
 
@@ -111,10 +126,8 @@ class Ledger:
     def note(self, batch: Batch) -> None:
         """Note the state of a batch that the service has just returned."""
         if self._found is not None:
-            signed_batch = self._signed(batch)
-            self._found[batch.id] = (
-                self._task.renamed(signed_batch) or signed_batch if batch.id in self.renamed else signed_batch
-            )
+            batch = self._signed(batch)
+            self._found[batch.id] = self._task.renamed(batch) or batch
 
     def unknown(self, input_file_id: str) -> list[str]:
         """Return ids of the batches that this task may have made of this file, as far as anybody can tell."""
@@ -125,34 +138,101 @@ class Ledger:
     def _read(self, since: float) -> dict[str, Batch]:
         listed = list(self._service.iter_batches_since(since))
         self._gives_metadata = self._gives_metadata or any(batch.metadata for batch in listed)
-        listed = [self._signed(batch) for batch in listed]
-        self._unknown |= {batch.id: batch for batch in listed if key_of(batch) is None}
-        found = {batch.id: batch for batch in listed if self._task.owns(batch)}
-        renamed = {
-            batch.id: mine
-            for batch in listed
-            if batch.id not in found and (mine := self._task.renamed(batch)) is not None
-        }
-        self.renamed |= renamed.keys()
-        return found | renamed
+        found: dict[str, Batch] = {}
+        for batch in map(self._signed, listed):
+            if self._task.owns(batch):
+                found[batch.id] = batch
+            elif renamed := self._task.renamed(batch):
+                found[batch.id] = renamed
+                self.renamed.add(batch.id)
+            elif key_of(batch) is None:
+                self._unknown[batch.id] = batch
+        return found
 
     def _signed(self, batch: Batch) -> Batch:
         """Find the key of a batch in the name of its input file, where the service gives no metadata back."""
         if self._gives_metadata or key_of(batch) is not None or batch.input_file_id is None:
             return batch
-        return signed(
-            batch, next((name for name, ids in self._ids.items() if batch.input_file_id in ids), None)
-        )
+        return signed(batch, self._names)
 
     @property
     def files(self) -> dict[str, str]:
         """Ids of the input files that earlier tries uploaded, by name."""
-        return {name: ids[0] for name, ids in self._ids.items()}
+        newest_last = reversed(self._names.items())
+        return {name: file_id for file_id, name in newest_last}
 
     @cached_property
-    def _ids(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for file in self._service.iter_files_since(self.since):
-            if file.filename and file.status != "error":
-                found.setdefault(file.filename, []).append(file.id)
-        return found
+    def _names(self) -> dict[str, str]:
+        return names_of(self._service.iter_files_since(self.since))
+
+
+class Search:
+    """
+    Looks for the batch of a create whose answer was lost.
+
+    :param key: of the batch, in its metadata.
+    :param older: ids of batches with the same key that existed before: this create did not make them.
+    :param input_file_id: of the create. Where the service gives no metadata back, this is the second key.
+    :param is_own_file: whether the file was uploaded for this batch, so that no other one is made of it.
+    """
+
+    def __init__(
+        self, service: Service, key: str, older: Collection[str], input_file_id: str, *, is_own_file: bool
+    ) -> None:
+        self.key = key
+        self.patience = service.recovery_seconds  # a list may lag behind
+        self._service, self._older = service, frozenset(older)
+        self._file_id, self._is_own_file = input_file_id, is_own_file
+
+    def run(self, started: float) -> Batch | None:
+        """
+        Look for the batch until patience ends; None only if the last list was complete and lacked it.
+
+        :param started: Unix seconds at which the create was sent.
+        """
+        waited, pause = 0.0, FIRST_PAUSE
+        while True:
+            unknown: list[str] = []
+            try:
+                batch = self._find(started, unknown)
+            except OpenAIBatchesError as error:
+                if waited >= self.patience:
+                    raise CreateUncertainError(
+                        "The answer to the creation of a batch was lost, and the list cannot be read to find "
+                        f"out whether it was stored ({error}). Nothing was sent again. The task's next try "
+                        f"looks for it; by hand, look for a batch with metadata {KEY}={self.key}."
+                    ) from error
+                batch = None
+            if batch is None and unknown and waited >= self.patience:
+                raise unknown_batch(unknown)
+            if batch or waited >= self.patience:
+                return batch
+            self._service.sleep(pause)
+            waited, pause = waited + pause, min(pause * 2, LONGEST_PAUSE)
+
+    def _find(self, started: float, unknown: list[str]) -> Batch | None:
+        """Return the batch with the key, and collect those that may be it as far as anybody can tell."""
+        gives_metadata = False
+        for batch in self._service.iter_batches_since(started):
+            gives_metadata = gives_metadata or bool(batch.metadata)
+            if batch.id in self._older:
+                continue
+            if key_of(batch) == self.key:
+                return batch
+            if key_of(batch) is None and batch.input_file_id in {None, self._file_id}:
+                if batch.input_file_id and self._is_own_file:
+                    return batch
+                unknown.append(batch.id)
+        if gives_metadata:  # then this one would have its key
+            unknown.clear()
+        return None
+
+
+def unknown_batch(batch_ids: list[str]) -> UnknownBatchError:
+    which = ", ".join(batch_ids[:SHOWN])
+    return UnknownBatchError(
+        f"A batch of this task may be stored already, and it may be any of {which}: the service gives no "
+        "metadata back, and no input file that was uploaded for one batch alone. Nothing was sent again. "
+        "Look at these batches; if none of them is this task's, set reuse=False for one try. With input_file "
+        "instead of input_file_id each batch has a file of its own."
+    )

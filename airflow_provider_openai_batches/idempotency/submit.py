@@ -8,42 +8,28 @@ stored; after any other failure the newest batches are searched for the key that
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import tenacity
 
 from airflow_provider_openai_batches.api import retry, validation
-from airflow_provider_openai_batches.exceptions import (
-    APIError,
-    CreateUncertainError,
-    OpenAIBatchesError,
-    TaskKilled,
-    TransportError,
-    UnknownBatchError,
-)
+from airflow_provider_openai_batches.exceptions import APIError, TaskKilled, TransportError
 from airflow_provider_openai_batches.idempotency.cancel import CANCEL_SECONDS, SEARCH_SECONDS, Canceller
-from airflow_provider_openai_batches.idempotency.keys import (
-    KEY,
-    METADATA_KEYS,
-    file_name,
-    key_of,
-    one_time_key,
-)
-from airflow_provider_openai_batches.idempotency.ledger import FIRST_PAUSE, LONGEST_PAUSE, choose
+from airflow_provider_openai_batches.idempotency.keys import METADATA_KEYS, file_name, one_time_key
+from airflow_provider_openai_batches.idempotency.ledger import choose, unknown_batch
 from airflow_provider_openai_batches.observability import metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
     from airflow_provider_openai_batches.api.models import Batch
     from airflow_provider_openai_batches.api.retry import Log
     from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
-    from airflow_provider_openai_batches.idempotency.ledger import Ledger
+    from airflow_provider_openai_batches.idempotency.ledger import Ledger, Search
     from airflow_provider_openai_batches.idempotency.service import Service
 
 FILE_ATTEMPTS = 4
-SHOWN = 5  # ids in an error
 
 
 class Creation:
@@ -51,42 +37,21 @@ class Creation:
     One create, sent until its batch is known.
 
     :param send: sends the create, and itself repeats what may be repeated at once.
-    :param batches_since: lists the batches created at a Unix time or later, newest first.
-    :param patience: seconds for which a batch is looked for, because a list may lag behind.
-    :param max_attempts: how often the create is sent at the most.
-    :param older: ids of batches with the same key that were there before: this create did not make them.
-    :param input_file_id: of the create. Where the service gives no metadata back, this is the second key.
-    :param is_own_file: whether the file was uploaded for this batch, so that no other one is made of it.
+    :param search: makes what looks for its batch after an answer was lost.
+    :param max_attempts: how many times the create is sent at most.
     """
 
     def __init__(
-        self,
-        send: Callable[[], Batch],
-        batches_since: Callable[[float], Iterable[Batch]],
-        *,
-        patience: float,
-        max_attempts: int,
-        sleep: Callable[[float], None],
-        log: Log,
-        older: Collection[str] = (),
-        input_file_id: str | None = None,
-        is_own_file: bool = False,
+        self, send: Callable[[], Batch], search: Callable[[], Search], max_attempts: int, log: Log
     ) -> None:
-        self._send = send
-        self._batches_since = batches_since
-        self._patience = patience
-        self._max_attempts = max_attempts
-        self._sleep = sleep
-        self._log = log
-        self._older = frozenset(older)
-        self._file_id, self._is_own_file = input_file_id, is_own_file
+        self._send, self._search, self._max_attempts, self._log = send, search, max_attempts, log
 
-    def run(self, key: str) -> Batch:
+    def run(self) -> Batch:
         """
-        Return the batch, which carries ``key``.
+        Return the batch.
 
         :raises APIError: if the service refuses it.
-        :raises CreateUncertainError: if it cannot be found out whether the batch was stored.
+        :raises CreateUncertainError: if it remains unknown whether the batch was stored.
         :raises UnknownBatchError: if a batch was stored, and nothing says whether it is this one.
         """
         for attempt in range(1, self._max_attempts + 1):
@@ -101,64 +66,18 @@ class Creation:
                     attempt,
                     error,
                 )
-                if batch := self._look(key, started):
+                search = self._search()
+                if batch := search.run(started):
                     metrics.batch_adopted(batch)
                     self._log.info("create_batch: batch %s was stored; it is adopted", batch.id)
                     return batch
                 last = error
                 self._log.info(
-                    "create_batch: no batch with key %s within %.0f s; sending it again", key, self._patience
+                    "create_batch: no batch with key %s within %.0f s; sending it again",
+                    search.key,
+                    search.patience,
                 )
         raise last
-
-    def _look(self, key: str, started: float) -> Batch | None:
-        """Look for the batch until patience ends; None only if the last list was complete and lacked it."""
-        waited, pause = 0.0, FIRST_PAUSE
-        while True:
-            unknown: list[str] = []
-            try:
-                batch = self._find(key, self._batches_since(started), unknown)
-            except OpenAIBatchesError as error:
-                if waited >= self._patience:
-                    raise CreateUncertainError(
-                        "The answer to the creation of a batch was lost, and the list cannot be read to find "
-                        f"out whether it was stored ({error}). Nothing was sent again. The task's next try "
-                        f"looks for it; by hand, look for a batch with metadata {KEY}={key}."
-                    ) from error
-                batch = None
-            if batch is None and unknown and waited >= self._patience:
-                raise unknown_batch(unknown)
-            if batch or waited >= self._patience:
-                return batch
-            self._sleep(pause)
-            waited, pause = waited + pause, min(pause * 2, LONGEST_PAUSE)
-
-    def _find(self, key: str, listed: Iterable[Batch], unknown: list[str]) -> Batch | None:
-        """Return the batch with the key, and collect those that may be it as far as anybody can tell."""
-        gives_metadata = False
-        for batch in listed:
-            gives_metadata = gives_metadata or bool(batch.metadata)
-            if batch.id in self._older:
-                continue
-            if key_of(batch) == key:
-                return batch
-            if key_of(batch) is None and batch.input_file_id in {None, self._file_id}:
-                if batch.input_file_id and self._is_own_file:
-                    return batch
-                unknown.append(batch.id)
-        if gives_metadata:  # then this one would have its key
-            unknown.clear()
-        return None
-
-
-def unknown_batch(batch_ids: list[str]) -> UnknownBatchError:
-    which = ", ".join(batch_ids[:SHOWN])
-    return UnknownBatchError(
-        f"A batch of this task may be stored already, and it may be any of {which}: the service gives no "
-        "metadata back, and no input file that was uploaded for one batch alone. Nothing was sent again. "
-        "Look at these batches; if none of them is this task's, set reuse=False for one try. With input_file "
-        "instead of input_file_id each batch has a file of its own."
-    )
 
 
 class BatchSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,6 +101,19 @@ class BatchSpec(msgspec.Struct, frozen=True, kw_only=True):
             validation.check_expiry(self.output_expires_after, "output_expires_after")
 
 
+class Pending(NamedTuple):
+    """
+    A create that is not answered yet.
+
+    :param since: Unix seconds.
+    :param filename: of its input file; empty if other batches may be made of that file.
+    """
+
+    since: float
+    file_id: str
+    filename: str
+
+
 class Submitter:
     """
     Submits the batches of one task.
@@ -203,7 +135,7 @@ class Submitter:
         self._killed = self._answer_lost = False
         # What a kill has to cancel: the batches, and the keys of creates that are not answered yet.
         self.known: set[str] = set()
-        self.pending: dict[str, float] = {}
+        self.pending: dict[str, Pending] = {}
 
     def key(self, input_digest: str, shard: int = 0) -> str:
         return self.task.key(input_digest + self._salt, shard)
@@ -218,33 +150,48 @@ class Submitter:
             return None
         batch = self._usable(self.ledger, key)
         if batch is None:
-            self._log.info(
-                "No batch of an earlier try can be used; looking for %.0f s, because the list may lag",
-                self.service.recovery_seconds,
-            )
+            self.announce_search("this input")
         while batch is None and self.ledger.look_again():
             self.cancel_outdated(self._asked)
             batch = self._usable(self.ledger, key)
         if batch:
-            if batch.id in self.ledger.renamed:
-                self._log.warning(
-                    "Batch %s was made where [openai_batches] deployment_id and [api] base_url were not as "
-                    "they are here. Set deployment_id, to the same on all nodes of this Airflow",
-                    batch.id,
-                )
             metrics.batch_adopted(batch)
             self._log.info(
                 "Batch %s of an earlier try is %s: it is used, nothing is sent", batch.id, batch.status
             )
             if not batch.is_over:
-                self.known.add(batch.id)
+                self.note_running(batch.id)
         return batch
+
+    def announce_search(self, what: str) -> None:
+        """Say in the log that half a minute of silence follows, and for what no batch was found."""
+        self._log.info(
+            "No batch of an earlier try can be used for %s; looking for %.0f s, because the list may lag",
+            what,
+            self.service.recovery_seconds,
+        )
+
+    def is_own(self, batch_id: str) -> bool:
+        """Whether this task has certainly made a batch; if not, it is used, but never cancelled."""
+        return self.ledger is None or batch_id not in self.ledger.renamed
+
+    def note_running(self, batch_id: str) -> None:
+        """Note that a kill has to cancel a batch of an earlier try, or say that it does not."""
+        if self.is_own(batch_id):
+            self.known.add(batch_id)
+            return
+        self._log.warning(
+            "Batch %s was made where [openai_batches] deployment_id and [api] base_url were not as they are "
+            "here. It is used, but this task does not cancel it, because another Airflow may have made it. "
+            "Set deployment_id, to the same on all nodes of this Airflow",
+            batch_id,
+        )
 
     def _usable(self, ledger: Ledger, key: str) -> Batch | None:
         if not self._reuse:
             return None
         ledger.settle(key)
-        return choose(ledger.batches, key)
+        return choose(ledger.batches, key, ledger.renamed)
 
     def cancel_outdated(self, keys: set[str]) -> None:
         """Cancel the batches that earlier tries left running, if this try no longer asks for them."""
@@ -257,12 +204,18 @@ class Submitter:
             self._log.warning("Batch %s still runs for an input of an earlier try; cancelling it", batch.id)
             self.ledger.note(self.service.cancel_batch(batch.id))
 
-    def submit_file_id(self, spec: BatchSpec, key: str, input_file_id: str) -> Batch:
-        """Create the batch of a file that was already uploaded."""
+    def submit_file_id(
+        self, spec: BatchSpec, key: str, input_file_id: str, *, is_own_file: bool = False
+    ) -> Batch:
+        """
+        Create the batch of a file that was already uploaded.
+
+        :param is_own_file: whether it was uploaded for this key, so that no other task makes batches of it.
+        """
         older = [batch.id for batch in self.ledger.with_key(key)] if self.ledger else []
         if self.ledger and self._reuse and (unknown := self.ledger.unknown(input_file_id)):
             raise unknown_batch(unknown)
-        self.pending[key] = time.time()
+        self.pending[key] = Pending(time.time(), input_file_id, file_name(key) if is_own_file else "")
         try:
             batch = self.service.create_batch(
                 input_file_id,
@@ -271,6 +224,7 @@ class Submitter:
                 self.task.metadata(key, spec.metadata),
                 spec.output_expires_after,
                 older=older,
+                is_own_file=is_own_file,
             )
         except (APIError, TaskKilled):
             # The service refused, or nothing was sent, so there is no batch. After other errors there may be.
@@ -300,14 +254,14 @@ class Submitter:
         if known := self._known_file(key, name):
             try:
                 self._log.info("Input file %s of an earlier try is used again", known)
-                return self.submit_file_id(spec, key, known)
+                return self.submit_file_id(spec, key, known, is_own_file=True)
             except APIError as error:
                 if not retry.is_unusable(error):
                     raise
                 self._log.info("Input file %s cannot be used any more (%s); uploading it again", known, error)
         file = self.service.upload_file(source, name, expires_after)
         self._log.info("Input file %s uploaded: %s bytes", file.id, file.bytes)
-        return self._after_upload(lambda: self.submit_file_id(spec, key, file.id))
+        return self._after_upload(lambda: self.submit_file_id(spec, key, file.id, is_own_file=True))
 
     def _known_file(self, key: str, name: str) -> str | None:
         if self.ledger is None or not self._reuse:
@@ -337,10 +291,16 @@ class Submitter:
             seconds = max(seconds, self.service.recovery_seconds)
         canceller = self._canceller(seconds)
         canceller.cancel(self.known)
-        since = [*self.pending.values(), *([] if unseen is None else [unseen])]
+        since = [each.since for each in self.pending.values()] + ([] if unseen is None else [unseen])
         if since:
-            older = self.ledger.seen if self.ledger else ()
-            canceller.find_and_cancel(self.task, set(self.pending), min(since), older=older, unseen=unknown)
+            canceller.find_and_cancel(
+                self.task,
+                set(self.pending),
+                min(since),
+                files={each.file_id: each.filename for each in self.pending.values()},
+                older=self.ledger.seen if self.ledger else (),
+                unseen=unknown,
+            )
 
     def _canceller(self, seconds: float) -> Canceller:
         return Canceller(self.service.sibling(), self._log, seconds)

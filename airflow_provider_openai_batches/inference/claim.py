@@ -42,6 +42,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str = ""
     task_id: str = ""
     map_index: int = -1
+    deployment_id: str = ""
 
     @property
     def task(self) -> str:
@@ -62,7 +63,7 @@ class ClaimFile:
 
     def __init__(self, directory: storage.AnyPath, owner: str, task: TaskIdentity | None = None) -> None:
         self._directory, self._path, self._task = directory, directory / CLAIM_FILE, task
-        given = {} if task is None else {name: getattr(task, name) for name in _NAMES}
+        given = {} if task is None else {name: getattr(task, name) for name in (*_NAMES, "deployment_id")}
         self._mine = Claim(owner=owner, since=0, until=0, **given)
         self.is_new = False
 
@@ -99,6 +100,14 @@ class ClaimFile:
         if found is None or found.owner != self._mine.owner:
             raise self._refusal(found)
         return found
+
+    def first_identity(self) -> TaskIdentity | None:
+        """Return the task as it claimed the directory, if its deployment may have gone by that id."""
+        found = self._read()
+        if self._task is None or found is None or not self._task.may_have_been(found.deployment_id):
+            return None
+        is_same = all(getattr(found, name) == getattr(self._task, name) for name in _NAMES)
+        return msgspec.structs.replace(self._task, deployment_id=found.deployment_id) if is_same else None
 
     @property
     def is_there(self) -> bool:

@@ -13,6 +13,7 @@ import msgspec
 
 from airflow_provider_openai_batches.api.models import is_over
 from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
+from airflow_provider_openai_batches.idempotency.keys import Origin
 from airflow_provider_openai_batches.inference.data.job import is_bare_name
 from airflow_provider_openai_batches.inference.data.outcomes import RowError  # noqa: TC001 - msgspec reads the annotation
 from airflow_provider_openai_batches.polling.wait import GRACE, UNKNOWN_WINDOW
@@ -44,6 +45,8 @@ class Record(msgspec.Struct, omit_defaults=True):
     :param attempt: how many batches of this shard were rejected before; it is part of the batch's key.
     :param files: the names of the downloaded result files; None until they are downloaded.
     :param error: why the shard has no batch, and gets none in this try.
+    :param is_own: whether the task has certainly made the batch; if not, it does not cancel it.
+    :param is_keyless: whether the service gives no metadata back, so only the input file tells the batch.
     """
 
     shard: int
@@ -58,6 +61,8 @@ class Record(msgspec.Struct, omit_defaults=True):
     total: int = 0
     files: list[str] | None = None
     error: RowError | None = None
+    is_own: bool = True
+    is_keyless: bool = False
 
     @property
     def is_active(self) -> bool:
@@ -83,6 +88,7 @@ class Record(msgspec.Struct, omit_defaults=True):
         self.input_file_id = batch.input_file_id or self.input_file_id
         self.created_at = batch.created_at or self.created_at
         self.expires_at = batch.expires_at
+        self.is_keyless = Origin.of(batch).dag_id is None
         counts = batch.counts
         self.total, self.completed, self.failed = counts.total, counts.completed, counts.failed
 
@@ -90,7 +96,9 @@ class Record(msgspec.Struct, omit_defaults=True):
         """Forget the batch, which was rejected; another one may be submitted under another key."""
         if self.batch_id is not None:
             self.attempt += 1
-        self.batch_id, self.error, self.files, self.status = None, None, None, ""
+        if self.is_keyless:
+            self.input_file_id = None
+        self.batch_id, self.error, self.files, self.status, self.is_own = None, None, None, "", True
 
 
 class Records(msgspec.Struct):
@@ -137,6 +145,11 @@ class Records(msgspec.Struct):
     @property
     def active(self) -> list[Record]:
         return [record for record in self.by_shard.values() if record.is_active]
+
+    @property
+    def are_own(self) -> bool:
+        """Whether all batches that run are certainly this task's."""
+        return all(record.is_own for record in self.active)
 
     @property
     def rejected(self) -> list[Record]:

@@ -63,6 +63,8 @@ class Submissions:
         self._refresh(shards, ledger)
         self._match(shards, ledger)
         # An earlier try may have died a moment ago, and its last batch may not be listed yet.
+        if missing := len(self._records.without_batch(shards)):
+            self._submitter.announce_search(f"{missing} of {len(shards)} request files")
         while self._records.without_batch(shards) and ledger.look_again():
             self._match(shards, ledger)
 
@@ -94,6 +96,9 @@ class Submissions:
         ends = []
         for record in self._records.active:
             batch_id = str(record.batch_id)
+            if not record.is_own:
+                ends.append(f"{batch_id} is left running, because another Airflow may have made it")
+                continue
             try:
                 ends.append(f"{batch_id} is {self._submitter.service.cancel_batch(batch_id).status}")
             except OpenAIBatchesError as error:
@@ -102,7 +107,9 @@ class Submissions:
 
     def _watch(self, records: Iterable[Record]) -> None:
         """Note what has to be cancelled if the task is killed."""
-        self._submitter.known.update(record.batch_id for record in records if record.batch_id)
+        self._submitter.known.update(
+            record.batch_id for record in records if record.batch_id and record.is_own
+        )
 
     def _refresh(self, shards: list[Shard], ledger: Ledger) -> None:
         """Bring the records of running batches up to date: they may be old."""
@@ -122,21 +129,23 @@ class Submissions:
             while found := listed.get(self.key(shard)):
                 usable = [batch for batch in found if batch.status != "failed"]
                 if usable:
-                    batch = max(usable, key=_worth)
+                    batch = max(usable, key=lambda one: _worth(one, is_own=self._submitter.is_own(one.id)))
                     self._log.info(
                         "Shard %d: batch %s of an earlier try is %s", shard.index, batch.id, batch.status
                     )
                     self._adopt(shard, batch)
                     break
-                record.attempt += 1
-                record.input_file_id = found[0].input_file_id
+                record.saw(found[0])
+                record.release()
 
     def _adopt(self, shard: Shard, batch: Batch) -> None:
         record = self._records.of(shard.index)
         record.saw(batch)
+        record.is_own = self._submitter.is_own(batch.id)
         if batch.status in {"cancelling", "cancelled"}:
             self._records.cut.add(shard.round)
-        self._watch([record])
+        if not batch.is_over:
+            self._submitter.note_running(batch.id)
 
     def _submit(self, shard: Shard, record: Record) -> None:
         try:
@@ -174,6 +183,7 @@ def delete_input_files(records: Records, submitter: Submitter, log: Log) -> None
                 log.warning("Input file %s could not be deleted: %s", record.input_file_id, error)
 
 
-def _worth(batch: Batch) -> tuple[int, int]:
-    """Rank a batch among those of one shard."""
-    return _RANK.get(batch.status, _RUNNING_RANK), batch.counts.completed
+def _worth(batch: Batch, *, is_own: bool) -> tuple[bool, bool, int, int]:
+    """Rank a batch among those of one shard; of two whole ones, nobody else waits for the task's own."""
+    rank = _RANK.get(batch.status, _RUNNING_RANK)
+    return rank >= _RUNNING_RANK, is_own, rank, batch.counts.completed

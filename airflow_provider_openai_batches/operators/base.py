@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import time
 from datetime import timedelta
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
@@ -43,17 +44,43 @@ _CARRIED = ("_of_try", "_try_began", "_wait_ends")
 
 def deployment_id() -> str:
     """Return what tells this Airflow's batches from those of another one on the same API key."""
-    if chosen := conf.get("openai_batches", "deployment_id", fallback=""):
-        return str(chosen)
+    return str(conf.get("openai_batches", "deployment_id", fallback="") or _guess())
+
+
+def _guess() -> str:
+    """Return what stands for the id of a deployment that was given none; it may differ between its nodes."""
     guesses = (("api", "base_url"), ("core", "execution_api_server_url"))
     urls = (conf.get(section, option, fallback="") for section, option in guesses)
     return f"{UNNAMED}{next(filter(None, urls), socket.gethostname())}"
 
 
-def task_identity(context: Context) -> TaskIdentity:
+def runs_on_one_machine() -> bool:
+    """Whether all workers of this Airflow see the same disk, as far as its executors tell."""
+    executors = {name.strip().rpartition(".")[2] for name in str(conf.get("core", "executor")).split(",")}
+    return executors <= {"LocalExecutor", "SequentialExecutor"}
+
+
+@cache
+def _warn_of_no_id() -> None:
+    logging.getLogger(__name__).warning(
+        "[openai_batches] deployment_id is not set, and tasks run on several machines. Set it, "
+        "to the same on all: where [api] base_url is another one than at an earlier try, its batches are "
+        "found by the names of DAG, run and task alone"
+    )
+
+
+def task_identity(context: Context, given_id: str = "") -> TaskIdentity:
+    """
+    Return the task, which finds its batches by this.
+
+    :param given_id: the deployment's id when the try began; default: what it is now.
+    """
     ti = context["ti"]
+    deployment = given_id or deployment_id()
+    if deployment.startswith(UNNAMED) and not runs_on_one_machine():
+        _warn_of_no_id()
     map_index = ti.map_index if ti.map_index is not None else -1
-    return TaskIdentity(deployment_id(), ti.dag_id, ti.run_id, ti.task_id, map_index)
+    return TaskIdentity(deployment, ti.dag_id, ti.run_id, ti.task_id, map_index, _guess())
 
 
 def search_since(context: Context) -> float | None:
@@ -166,9 +193,9 @@ class WaitingOperator(TimeLimited, BatchOperator):
     """
     An operator that may wait for batches.
 
-    :param deferrable: wait in the triggerer, or hold the worker's slot.
-    :param poll_interval: seconds between two looks at the batch.
-    :param batch_timeout: seconds to wait at the most; default: an hour past the batch's ``expires_at``. The
+    :param deferrable: wait in the triggerer; if False, wait in the worker and hold its slot.
+    :param poll_interval: seconds between two polls of the batch.
+    :param batch_timeout: seconds to wait at most; default: an hour past the batch's ``expires_at``. The
         ``execution_timeout`` ends the wait of a deferred task in the same way.
     :param cancel_on_kill: cancel the batch when the task is stopped for good.
     """
@@ -190,10 +217,12 @@ class WaitingOperator(TimeLimited, BatchOperator):
         self.batch_timeout = None if batch_timeout is None else check_interval(batch_timeout, "batch_timeout")
         self.cancel_on_kill = cancel_on_kill
         self._batch_ids: list[str] = []
+        # False: the names alone say that the batches are this task's, so none of them is cancelled.
+        self._is_own = True
         self._ti: Any = None
 
     def wait_for(self, context: Context, batch_ids: list[str], method_name: str = "execute_complete") -> Any:
-        """Wait for batches, then go on in :meth:`execute_complete`, or in another method like it."""
+        """Wait for batches, then continue in :meth:`execute_complete`, or in another method like it."""
         self._batch_ids = batch_ids
         self._wait_ends = None if self.batch_timeout is None else time.time() + self.batch_timeout
         return self._wait(context, method_name)
@@ -208,19 +237,29 @@ class WaitingOperator(TimeLimited, BatchOperator):
             batch_ids=batch_ids,
             poll_interval=self.poll_interval,
             end_time=end_time,
-            cancel_on_kill=self.cancel_on_kill,
+            cancel_on_kill=self.cancel_on_kill and self._is_own,
         )
 
     def _wait(self, context: Context, method_name: str = "execute_complete") -> Any:
         self.end_if_killed()
         trigger = self._trigger(self._batch_ids, self._wait_ends)
         if self.deferrable:
-            self.defer_in_time(context, trigger, method_name)
+            self.defer_in_time(context, trigger, method_name, **self._carried)
         self.hook.close()
-        return getattr(self, method_name)(context, asyncio.run(first_event(trigger)))
+        return getattr(self, method_name)(context, asyncio.run(first_event(trigger)), **self._carried)
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
-        """Continue when the wait has ended."""
+    @property
+    def _carried(self) -> dict[str, Any]:
+        """What the method that continues has to know."""
+        return {} if self._is_own else {"is_own": False}
+
+    def execute_complete(self, context: Context, event: dict[str, Any], *, is_own: bool = True) -> Any:
+        """
+        Continue when the wait has ended.
+
+        :param is_own: whether the batches are certainly this task's.
+        """
+        self._is_own = is_own
         if event["status"] == "error":
             raise OpenAIBatchesError(event["message"])
         self.ready_to_be_killed(context)
@@ -284,7 +323,7 @@ class WaitingOperator(TimeLimited, BatchOperator):
 
     def cancel_running(self) -> None:
         """Cancel the batches that this task has running."""
-        if self._batch_ids:
+        if self._batch_ids and self._is_own:
             cancel.Canceller(self.hook.sibling(), self.log).cancel(self._batch_ids)
 
 

@@ -14,6 +14,7 @@ from airflow_provider_openai_batches.inference.settings import COUNTS, Settings
 from airflow_provider_openai_batches.operators import inference_faults
 from airflow_provider_openai_batches.operators.base import (
     WaitingOperator,
+    began,
     first_event,
     search_since,
     task_identity,
@@ -210,25 +211,35 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
 
     @inference_faults.no_retry_of_bad_input()
     def execute_complete(
-        self, context: Context, event: dict[str, Any], name: str = "", until: float | None = None
+        self,
+        context: Context,
+        event: dict[str, Any],
+        name: str = "",
+        until: float | None = None,
+        *,
+        is_own: bool = True,
+        deployment_id: str = "",
     ) -> Any:
         """
         Continue when a wait has ended.
 
         :param name: the name of the job's directory.
         :param until: the Unix time at which the wait was told to end; None: at the batches' own deadlines.
+        :param is_own: whether the batches are certainly this task's.
+        :param deployment_id: the deployment's id when the try began.
         """
         self._batch_ids = list(event["batches"])
-        with self._runner(context, None) as runner:
-            runner.submitter.known.update(self._batch_ids)
+        with self._runner(context, None, deployment_id) as runner:
+            if is_own:
+                runner.submitter.known.update(self._batch_ids)
             if runner.resume(name):
                 self._heard(runner, event, until)
                 return self._run(context, runner)
         self.log.warning("The files of job %s are gone: reading the rows and finding the batches again", name)
-        return self._start(context, context["dag_run"].run_after.timestamp())
+        return self._start(context, began(context), deployment_id)
 
-    def _start(self, context: Context, since: float | None) -> Any:
-        with self._runner(context, since) as runner:
+    def _start(self, context: Context, since: float | None, deployment_id: str = "") -> Any:
+        with self._runner(context, since, deployment_id) as runner:
             requests = self._requests(context, runner.settings)
             if self.is_dry_run:
                 return runner.rehearse(requests)
@@ -239,9 +250,11 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         """Do what can be done and wait, until nothing is left to wait for."""
         while (wait := runner.advance()) is not None:
             self.end_if_killed()
+            self._is_own = runner.records.are_own
             trigger = self._trigger_of(wait, runner.progress())
             if self.deferrable:
-                known = {"name": runner.workspace.name, "until": wait.until}
+                known = {"name": runner.workspace.name, "until": wait.until, **self._carried}
+                known["deployment_id"] = runner.submitter.task.deployment_id
                 self.defer_in_time(context, trigger, "execute_complete", **known)
             self.hook.close()
             self._heard(runner, asyncio.run(first_event(trigger)), wait.until)
@@ -257,7 +270,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
             batch_ids=wait.batch_ids,
             poll_interval=self.poll_interval,
             end_time=wait.until,
-            cancel_on_kill=self.cancel_on_kill,
+            cancel_on_kill=self.cancel_on_kill and self._is_own,
             return_when="FIRST_COMPLETED" if wait.any_of_them else "ALL_COMPLETED",
             progress=progress,
         )
@@ -274,18 +287,20 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
             raise BatchTimeout(f"{said} Nothing was cancelled: the batches run on and are paid for.")
         raise BatchTimeout(f"{said} Cancelled: {', '.join(runner.cancel()) or 'nothing'}.")
 
-    def _runner(self, context: Context, since: float | None) -> Runner:
+    def _runner(self, context: Context, since: float | None, deployment_id: str) -> Runner:
         from airflow_provider_openai_batches.inference.runner import Runner  # noqa: PLC0415 - not when a DAG is parsed
         from airflow_provider_openai_batches.inference.workspace import Workspace  # noqa: PLC0415 - not when a DAG is parsed
 
         if not self.is_dry_run:
             self.ready_to_be_killed(context)
-        task = task_identity(context)
+        task = task_identity(context, deployment_id)
+        workspace = Workspace(self.output_uri, task.task_key[:12], task=task)
+        if since is not None and (first := workspace.claim.first_identity()):
+            task, workspace = first, Workspace(self.output_uri, first.task_key[:12], task=first)
         ledger = None if since is None else Ledger(self.hook, task, since)
         self._submitter = Submitter(self.hook, task, ledger, self.log)
         self.end_if_killed()
         inference_faults.warn_of_local_output(self.output_uri, self.log)
-        workspace = Workspace(self.output_uri, task.task_key[:12], task=task)
         return Runner(self._settings(context), workspace, self._submitter, self.log, since=since)
 
     def _settings(self, context: Context) -> Settings:

@@ -72,7 +72,7 @@ class OpenAICreateBatchOperator(WaitingOperator):
     :raises BatchExpired: if the window ended before there was any answer.
     :raises BatchCancelled: if somebody cancelled it before there was any answer.
     :raises AirflowFailException: if it ended so with answers. They are paid for, so no try sends them again.
-    :raises BatchTimeout: if ``batch_timeout`` passed.
+    :raises BatchTimeout: if the batch still runs at the end of ``batch_timeout``.
     """
 
     template_fields: Sequence[str] = (
@@ -126,10 +126,10 @@ class OpenAICreateBatchOperator(WaitingOperator):
     def execute(self, context: Context) -> Any:
         return self._start(context, search_since(context))
 
-    def execute_replacement(self, context: Context, event: dict[str, Any]) -> Any:
-        """Go on when a batch that was being cancelled is over: without answers it is replaced."""
+    def execute_replacement(self, context: Context, event: dict[str, Any], *, is_own: bool = True) -> Any:
+        """Continue when a batch that was being cancelled is over: without answers it is replaced."""
         if event["status"] != "finished":
-            return self.execute_complete(context, event)
+            return self.execute_complete(context, event, is_own=is_own)
         return self._start(context, began(context))
 
     def _start(self, context: Context, since: float | None) -> Any:
@@ -147,7 +147,7 @@ class OpenAICreateBatchOperator(WaitingOperator):
         )
         spec.check()
         batch = self._submit(self._submitter, spec, self._check_input())
-        self._batch_ids = [batch.id]
+        self._batch_ids, self._is_own = [batch.id], self._submitter.is_own(batch.id)
         context["ti"].xcom_push("batch_id", batch.id)
         store_link(context, self.hook, batch.id)
         if batch.is_over:
@@ -197,7 +197,7 @@ class OpenAICreateBatchOperator(WaitingOperator):
         return batch.to_dict()
 
     def on_timeout(self, event: dict[str, Any]) -> None:
-        if not self.cancel_on_timeout:
+        if not (self.cancel_on_timeout and self._is_own):
             raise BatchTimeout(f"{event['message']} Nothing was cancelled: it runs on, and is paid for.")
         ends = [f"{batch_id} is {self._cancelled(batch_id)}" for batch_id in event["batches"]]
         raise BatchTimeout(f"{event['message']} Cancelled: {', '.join(ends)}.")

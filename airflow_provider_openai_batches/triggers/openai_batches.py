@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import tenacity
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_provider_openai_batches.api.retry import has_nothing_to_cancel
 from airflow_provider_openai_batches.api.validation import check_id, check_interval
 from airflow_provider_openai_batches.compat.supervisor import warm_up
-from airflow_provider_openai_batches.exceptions import APIError, InvalidInputError, OpenAIBatchesError
+from airflow_provider_openai_batches.exceptions import InvalidInputError, OpenAIBatchesError
 from airflow_provider_openai_batches.idempotency.cancel import TRIGGER_CANCEL_SECONDS, TRIGGER_REQUEST_SECONDS
 from airflow_provider_openai_batches.polling.progress import JobProgress
 from airflow_provider_openai_batches.polling.wait import RETURN_WHEN, Wait
@@ -105,7 +105,7 @@ class OpenAIBatchTrigger(BaseTrigger):
         # Imported here, because operators import this module too, and do not need the async client.
         from airflow_provider_openai_batches.polling.poller import Waiter  # noqa: PLC0415
 
-        self.logger()  # makes one for the class; one for each of ten thousand triggers is 20 MB
+        self.logger()  # makes one for the class; one for each of ten thousand triggers takes 20 MB
         if self.cancel_on_kill and self._is_in_a_triggerer:
             warm_up(self.task_instance)
         settled = time.monotonic() + (SETTLED_AFTER if self._is_in_a_triggerer else 0.0)
@@ -200,10 +200,8 @@ class OpenAIBatchTrigger(BaseTrigger):
 
 
 def _may_cancel_again(error: BaseException) -> bool:
-    """Whether the batch may still run; a 404 or 409 says that there is nothing to cancel."""
-    if isinstance(error, APIError):
-        return error.status not in {HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT}
-    return isinstance(error, (OpenAIBatchesError, TimeoutError))
+    """Whether the batch may still run."""
+    return isinstance(error, (OpenAIBatchesError, TimeoutError)) and not has_nothing_to_cancel(error)
 
 
 def _event(payload: dict[str, Any]) -> TriggerEvent:

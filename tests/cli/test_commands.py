@@ -258,6 +258,24 @@ def test_results(run: Run, server: DevServer, tmp_path: Path) -> None:
     assert run("results", over(server), str(tmp_path)).code == 0
 
 
+@pytest.mark.parametrize("command", ["results", "watch"])
+def test_files_that_are_named_late_are_waited_for(
+    run: Run, server: DevServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """And it says so. Without them, a batch whose counts lag too looked like one that failed."""
+    monkeypatch.setattr("airflow_provider_openai_batches.hooks.openai_batches.SETTLING_PAUSES", (0.05,) * 40)
+    server.settings(output_id_lag_seconds=0.3)
+    batch_id = over(server)
+    more = (str(tmp_path),) if command == "results" else ("--output", "json")
+    done = run(command, batch_id, *more)
+    assert done.code == 0
+    assert f"Batch {batch_id} is completed but does not name its files yet" in done.err
+    if command == "results":
+        assert len((tmp_path / f"{batch_id}-output.jsonl").read_text().splitlines()) == 2
+    else:
+        assert json.loads(done.out)[0]["output_file_id"]
+
+
 def test_results_too_early(run: Run, server: DevServer, tmp_path: Path) -> None:
     """A running batch has no results yet: code 2, and how to wait."""
     server.settings(freeze=True)

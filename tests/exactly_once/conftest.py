@@ -45,6 +45,12 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> float:
 
 
 @pytest.fixture
+def logged(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Callable[[str], int]:
+    """How often a task has logged a text; where that goes depends on how Airflow has set up logging."""
+    return lambda text: max(capsys.readouterr().out.count(text), caplog.text.count(text))
+
+
+@pytest.fixture
 def options(tmp_path: Path) -> dict[str, Any]:
     """The arguments of a task that submits three requests."""
     (tmp_path / "in.jsonl").write_bytes(request_lines())

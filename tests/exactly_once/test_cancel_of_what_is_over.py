@@ -1,4 +1,4 @@
-"""A cancel that is answered with a 5xx because the batch is over: one look at the batch decides."""
+"""A cancel that is refused because the batch is over: one look at the batch decides."""
 
 from __future__ import annotations
 
@@ -62,11 +62,12 @@ def test_a_service_that_is_away_is_an_error_in_the_end(server: DevServer) -> Non
         OpenAIBatchesHook(sleep=lambda _: None).cancel_batch(batch_id)
 
 
+@pytest.mark.parametrize("code", [400, 409, 500])
 @pytest.mark.parametrize("status", OVER)
-def test_a_trigger_looks_once(server: DevServer, status: str) -> None:
+def test_a_trigger_looks_once(server: DevServer, status: str, code: int) -> None:
     """It repeated the cancel for 25 seconds, and then wrote an error."""
     batch_id = batch(server, status)
-    server.faults([{**FAILS, "status": 500}])
+    server.faults([{**FAILS, "status": code}])
     trigger = OpenAIBatchTrigger(CONN, [batch_id], cancel_on_kill=True)
     notebook = notebook_of(trigger)
     asyncio.run(trigger.cancel_batches())

@@ -10,13 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from support import ENDPOINT, request_lines, run_task
+from support import ENDPOINT, request_lines, run_task, task_context, until
 
 from airflow_provider_openai_batches.api.models import Batch, BatchRequestCounts
 from airflow_provider_openai_batches.hooks.openai_batches import SETTLED_AFTER, OpenAIBatchesHook
 from airflow_provider_openai_batches.operators.inference import OpenAIBatchInferenceOperator
+from airflow_provider_openai_batches.operators.openai_batches import (
+    OpenAICreateBatchOperator,
+    OpenAIDownloadBatchResultsOperator,
+)
+from airflow_provider_openai_batches.sensors.openai_batches import OpenAIBatchSensor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from airflow_provider_openai_batches.devserver import DevServer
@@ -140,3 +146,55 @@ def test_a_job_whose_batch_names_its_files_late_pays_once(
     assert run_task(operator)["counts"]["succeeded"] == 3
     assert server.stats()["batches"]["stored"] == 1
     assert server.stats()["paid_more_than_once"] == 0
+
+
+def wait_for_one(folder: Path) -> OpenAICreateBatchOperator:
+    (folder / "in.jsonl").write_bytes(request_lines())
+    return OpenAICreateBatchOperator(
+        task_id="t", endpoint=ENDPOINT, input_file=str(folder / "in.jsonl"), poll_interval=0.1
+    )
+
+
+def deferred_wait(folder: Path) -> str:
+    return str(run_task(wait_for_one(folder))["output_file_id"])
+
+
+def later_try(folder: Path) -> str:
+    batch_id = submitted(folder)
+    result = run_task(wait_for_one(folder), task_context(wait_for_one(folder), try_number=2))
+    assert result["id"] == batch_id
+    return str(result["output_file_id"])
+
+
+def sensor(folder: Path, **mode: Any) -> str:
+    return str(run_task(OpenAIBatchSensor(task_id="t", batch_id=submitted(folder), **mode))["output_file_id"])
+
+
+def poking_sensor(folder: Path) -> str:
+    return sensor(folder, deferrable=False, poke_interval=0.1)
+
+
+def download(folder: Path) -> str:
+    operator = OpenAIDownloadBatchResultsOperator(
+        task_id="t", batch_id=submitted(folder), output_uri=str(folder)
+    )
+    return str(run_task(operator)["output"]["uri"])
+
+
+def submitted(folder: Path) -> str:
+    """A batch that is completed, and does not name its files yet."""
+    operator = wait_for_one(folder)
+    operator.wait_for_completion = False
+    batch_id = run_task(operator)["id"]
+    until(lambda: OpenAIBatchesHook().retrieve_batch(batch_id).is_over)
+    return str(batch_id)
+
+
+@pytest.mark.parametrize("way", [deferred_wait, later_try, sensor, poking_sensor, download])
+def test_every_way_to_a_result_waits_for_its_files(
+    server: DevServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Callable[[Path], str]
+) -> None:
+    """The ids come a while after the status."""
+    monkeypatch.setattr("airflow_provider_openai_batches.hooks.openai_batches.SETTLING_PAUSES", (0.1,) * 50)
+    server.settings(output_id_lag_seconds=0.5, batch_seconds=0.1)
+    assert way(tmp_path).replace(str(tmp_path), "").startswith(("file-", "/batch_"))

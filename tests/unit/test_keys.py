@@ -122,11 +122,14 @@ class Listing:
         return self.batches
 
 
-@given(first=st.text("ab", max_size=3), second=st.text("ab", max_size=3), named=st.booleans())
+IDS = st.text("ab", max_size=2)
+
+
+@given(first=IDS, second=IDS, named=st.booleans())
 def test_a_deployment_without_an_id_knows_its_batches_by_their_names(
     first: str, second: str, *, named: bool
 ) -> None:
-    """And never those of a deployment with an id, nor does such a one know its own."""
+    """And never those of a deployment with an id."""
     prefix = "" if named else UNNAMED
     made_by = TaskIdentity(f"{prefix}{first}", "dag", "run", "task")
     made = Batch("batch_1", "completed", metadata=made_by.metadata(made_by.key("digest")))
@@ -134,7 +137,37 @@ def test_a_deployment_without_an_id_knows_its_batches_by_their_names(
     found = now.renamed(made)
     if found is not None:
         assert found.metadata == now.metadata(now.key("digest"))
-    # The same address without a mark is that of the first release.
-    assert (found is not None) is (not named or first == second)
-    assert TaskIdentity(first, "dag", "run", "task").renamed(made) is None
+    # Without a mark, an empty id and the same address are those of the first release.
+    is_renamed = first in {"", second} if named else first != second
+    assert (found is not None) is is_renamed
+    assert (found is not None or now.owns(made)) is (is_renamed or not named)
     assert TaskIdentity(f"{UNNAMED}{second}", "dag", "run", "other").renamed(made) is None
+
+
+@given(address=IDS, before=IDS, is_of_first_release=st.booleans())
+def test_a_deployment_that_was_given_an_id_knows_what_it_made_before(
+    address: str, before: str, *, is_of_first_release: bool
+) -> None:
+    """Under the address that it has here, which another deployment without an id does not have."""
+    made_by = TaskIdentity(f"{'' if is_of_first_release else UNNAMED}{before}", "dag", "run", "task")
+    made = Batch("batch_1", "completed", metadata=made_by.metadata(made_by.key("digest")))
+    now = TaskIdentity("production", "dag", "run", "task", guess=f"{UNNAMED}{address}")
+    found = now.renamed(made)
+    assert (found is not None) is (before == address)
+    if found is not None:
+        assert found.metadata == now.metadata(now.key("digest"))
+    assert TaskIdentity("production", "dag", "run", "task").renamed(made) is None
+
+
+WHOLE, PARTLY = ["completed", "in_progress"], ["expired", "cancelling"]
+
+
+@pytest.mark.parametrize("theirs", [*WHOLE, *PARTLY])
+@pytest.mark.parametrize("own", [*WHOLE, *PARTLY, "failed"])
+def test_a_batch_of_the_tasks_own_comes_first(own: str, theirs: str) -> None:
+    """Nobody would wait for its own one that runs; a whole one of equal names comes before half a one."""
+    mine = Batch("mine", own, output_file_id="file-1", metadata={keys.KEY: "k"})
+    other = Batch("other", theirs, output_file_id="file-2", metadata={keys.KEY: "k"})
+    chosen = choose([other, mine], "k", {"other"})
+    is_mine = own in WHOLE or (theirs in PARTLY and own == theirs) or (own == "expired" and theirs in PARTLY)
+    assert chosen is (mine if is_mine else other)
