@@ -33,6 +33,15 @@ MAX_METADATA_VALUE = 512
 MIN_EXPIRY = 3_600
 MAX_EXPIRY = 2_592_000
 MAX_PAGE = 100
+# The least and the most that each of these settings may be.
+JOB_COUNTS: dict[str, tuple[int, int | None]] = {
+    "max_requests_per_batch": (1, MAX_REQUESTS),
+    "max_bytes_per_batch": (1, MAX_FILE_BYTES),
+    "max_embedding_inputs_per_batch": (1, MAX_EMBEDDING_INPUTS),
+    "max_active_batches": (1, None),
+    "max_rounds": (0, None),
+    "max_requests": (1, None),
+}
 
 
 def check_id(value: object, field: str) -> str:
@@ -162,6 +171,32 @@ def check_fail_on(value: object) -> FailOn:
     raise InvalidInputError(
         f"fail_on is {value!r}; it must be 'none', 'any', or a fraction of the rows from 0 to less than 1."
     )
+
+
+def check_job(given: Any) -> None:
+    """
+    Refuse what is known to be wrong when the DAG is parsed.
+
+    :param given: has the operator's arguments as attributes.
+    :raises InvalidInputError: naming the argument.
+    """
+    sources = [name for name in ("requests", "input_uri", "sql") if getattr(given, name) is not None]
+    if len(sources) != 1:
+        said = f"this has {' and '.join(sources) or 'none of them'}"
+        raise InvalidInputError(f"Give one of requests, input_uri and sql: {said}.")
+    if (given.sql is None) != (given.sql_conn_id is None):
+        raise InvalidInputError("sql and sql_conn_id belong together: give both.")
+    for name, (least, most) in JOB_COUNTS.items():
+        if getattr(given, name) is not None or name != "max_requests":
+            check_count(getattr(given, name), name, least, most)
+    check_fail_on(given.fail_on)
+    if given.retry_invalid and given.output_schema is None:
+        raise InvalidInputError(
+            "retry_invalid=True needs an output_schema: without one no answer is invalid."
+        )
+    for name in ("output_expires_after", "input_expires_after"):
+        if getattr(given, name) is not None:
+            check_expiry(getattr(given, name), name)
 
 
 # -- input files ---------------------------------------------------------------------------------------------

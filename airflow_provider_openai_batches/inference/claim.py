@@ -147,6 +147,7 @@ class ClaimFile:
         return True
 
     def _create_in_store(self, content: bytes) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)  # some stores have directories
         if self._path.exists():
             raise FileExistsError(str(self._path))
         try:

@@ -68,15 +68,13 @@ class JobResults:
         settings, place = self._settings, self._workspace
         place.fetch(shard.ids_file for shard in job.shards)
         schema = settings.schema if settings.retry_invalid else None
-        index = ResultIndex(job, place.local, retry_invalid=schema)
+        index = ResultIndex(job, place.local, retry_invalid=schema, copies=place)
         for shard in job.shards:
             record = self._records.of(shard.index)
             if record.error is not None:
                 index.reject(shard, record.error)
             else:
-                names = record.files or []
-                place.fetch(names)
-                index.add(shard, [place.local / name for name in names])
+                index.add(shard, [place.local / name for name in record.files or []])
         return index
 
     def next_round(self, index: ResultIndex) -> Job:
@@ -84,7 +82,6 @@ class JobResults:
         from airflow_provider_openai_batches.inference.data.followup import write_followup  # noqa: PLC0415 - most jobs have one round
 
         place = self._workspace
-        place.fetch(shard.file for shard in index.job.shards_of(0))
         job = write_followup(index)
         place.store([*files_of(job.shards_of(job.round)), JOB_FILE])
         return job
@@ -173,6 +170,7 @@ class JobResults:
                 "and pays for it, again."
             ) from error
         place.store([name])
+        place.drop([name])
         return name
 
     def _note_rejection(self, record: Record, batch: Batch) -> bool:

@@ -159,6 +159,7 @@ class Runner:
                 endpoint=settings.spec.endpoint,
                 limits=settings.limits,
                 max_requests=settings.max_requests,
+                completed=self.workspace.park,
             )
             digest, results_digest = digests(settings, job, folder)
             manifest = check_target(output, results_digest, overwrite=settings.overwrite)

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_provider_openai_batches.api import models
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -15,16 +13,6 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.idempotency.submit import BatchSpec
     from airflow_provider_openai_batches.inference.data.job import Limits
     from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
-
-# The least and the most that each of these settings may be.
-COUNTS: dict[str, tuple[int, int | None]] = {
-    "max_requests_per_batch": (1, models.MAX_REQUESTS),
-    "max_bytes_per_batch": (1, models.MAX_FILE_BYTES),
-    "max_embedding_inputs_per_batch": (1, models.MAX_EMBEDDING_INPUTS),
-    "max_active_batches": (1, None),
-    "max_rounds": (0, None),
-    "max_requests": (1, None),
-}
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,7 +3,7 @@ Where a job keeps its files while it runs.
 
 ``<output_uri>/_job/<name>/`` holds all that another worker needs to go on with the job. If the output is a
 directory of this machine, the job works right there. If it is an object store, the job works in a temporary
-directory and copies whole files to the store.
+directory and copies whole files to the store; of a large job only those are here that are needed just then.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.claim import ClaimFile
 from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FILE, is_bare_name
 from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, Manifest
-from airflow_provider_openai_batches.inference.scratch import Scratch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
 FOLDER = "_job"
 _PROBE_FILE = ".airflow-write-check"
 _OWNER_ALONE = 0o700  # prompts and answers are in there
+# What a job of a store may have on this machine before files that are also in the store are removed here.
+SPARE_BYTES = 64 << 20
 
 
 class Workspace:
@@ -39,6 +40,9 @@ class Workspace:
     :param owner: names the task; the files of other tasks in the same directory are left alone.
     :param task: whose names stand in the claim on the directory.
     """
+
+    is_local: bool
+    """Whether the output is a directory of this machine."""
 
     def __init__(
         self,
@@ -51,9 +55,10 @@ class Workspace:
         self.output = plain or path
         self._root = self.output / FOLDER
         self._owner = owner
-        self._is_local = plain is not None
-        self._temporary: Scratch | None = None
+        self.is_local = plain is not None
+        self._temporary: storage.Scratch | None = None
         self._local: Path | None = None
+        self._parked: Any = None
         self.claim = ClaimFile(self._root, owner, task)
         self.name = ""
 
@@ -71,13 +76,21 @@ class Workspace:
 
     def begin(self) -> Path:
         """Return an empty directory of this machine for the files of a new job."""
-        if self._is_local:
-            self._local = self._root / f".{self._owner}-{uuid.uuid4().hex}"
+        begun = self._root / f".{self._owner}-{uuid.uuid4().hex}"
+        if self.is_local:
+            self._local = begun
             self._root.mkdir(parents=True, exist_ok=True, mode=_OWNER_ALONE)
             self._local.mkdir(mode=_OWNER_ALONE)
         else:
-            self._local = self._new_temporary()
+            self._local, self._parked = self._new_temporary(), begun
         return self._local
+
+    def park(self, shard: Shard) -> None:
+        """Move a complete request file to the store if there is too much on this machine."""
+        if not self.is_local and self._is_full():
+            self._parked.mkdir(parents=True, exist_ok=True)
+            self._put(shard.file, self._parked)
+            (self.local / shard.file).unlink()
 
     def keep(self, job: Job, digest: str, *, anew: bool = False) -> None:
         """
@@ -88,7 +101,7 @@ class Workspace:
         """
         self.name = self.name_of(digest)
         is_known = not anew and (self.kept / JOB_FILE).exists()
-        if self._is_local:
+        if self.is_local:
             self._move(is_known=is_known)
         elif is_known:
             self._get(JOB_FILE)
@@ -108,7 +121,7 @@ class Workspace:
         self.name = name
         if not (self.kept / JOB_FILE).exists():
             return False
-        self._local = self.kept if self._is_local else self._new_temporary()
+        self._local = self.kept if self.is_local else self._new_temporary()
         self.fetch([JOB_FILE])
         return True
 
@@ -117,22 +130,33 @@ class Workspace:
 
     def fetch(self, names: Iterable[str]) -> None:
         """Copy these files to this machine unless they are there."""
-        if not self._is_local:
+        if not self.is_local:
             for name in names:
                 if not (self.local / name).exists():
                     self._get(name)
 
     def store(self, names: Iterable[str]) -> None:
         """Copy these files to where they are kept."""
-        if not self._is_local:
+        if not self.is_local:
             for name in names:
                 self.kept.mkdir(parents=True, exist_ok=True)
-                self.kept.fs.put_file(str(self.local / name), f"{self.kept.path}/{name}")
+                if (self.local / name).exists():
+                    self._put(name, self.kept)
+                else:
+                    self._unpark(name)
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Remove copies of files that are kept elsewhere, if there is too much on this machine."""
+        if not self.is_local and self._is_full():
+            for name in names:
+                (self.local / name).unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Remove the files that were begun and are not to be kept."""
         if self._local is not None:
             shutil.rmtree(self._local, ignore_errors=True)
+        if self._parked is not None:
+            self._remove(self._parked)
         if self.claim.is_new:
             self.claim.release()
         self._remove_if_empty()
@@ -159,7 +183,7 @@ class Workspace:
 
     def _new_temporary(self) -> Path:
         self.close()
-        self._temporary = Scratch()
+        self._temporary = storage.Scratch()
         return self._temporary.path
 
     def _move(self, *, is_known: bool) -> None:
@@ -169,6 +193,22 @@ class Workspace:
             self._remove(self.kept)
             self.local.rename(self.kept)
         self._local = self.kept
+
+    def _is_full(self) -> bool:
+        return sum(path.stat().st_size for path in self.local.iterdir()) > SPARE_BYTES
+
+    def _put(self, name: str, directory: Any) -> None:
+        directory.fs.put_file(str(self.local / name), f"{directory.path}/{name}")
+
+    def _unpark(self, name: str) -> None:
+        """Copy a request file within the store; where the store cannot, by way of this machine."""
+        source, target = f"{self._parked.path}/{name}", f"{self.kept.path}/{name}"
+        try:
+            self.kept.fs.cp_file(source, target)
+        except NotImplementedError:
+            self.kept.fs.get_file(source, str(self.local / name))
+            self._put(name, self.kept)
+            (self.local / name).unlink()
 
     def _get(self, name: str) -> None:
         self.kept.fs.get_file(f"{self.kept.path}/{name}", str(self.local / name))
@@ -182,7 +222,7 @@ class Workspace:
     def _remove(self, directory: Any) -> None:
         if not directory.exists():
             return
-        if self._is_local:
+        if self.is_local:
             shutil.rmtree(directory)
         else:
             directory.fs.rm(directory.path, recursive=True)

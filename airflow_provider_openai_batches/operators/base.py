@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ from airflow_provider_openai_batches.links import OpenAIBatchLink
 from airflow_provider_openai_batches.observability import metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_openai_batches.api.models import Batch
@@ -40,6 +43,12 @@ def deployment_id() -> str:
     guesses = (("api", "base_url"), ("core", "execution_api_server_url"))
     urls = (conf.get(section, option, fallback="") for section, option in guesses)
     return f"{UNNAMED}{next(filter(None, urls), socket.gethostname())}"
+
+
+def runs_on_one_machine() -> bool:
+    """Whether all workers of this Airflow see the same disk, as far as its executors tell."""
+    executors = {name.strip().rpartition(".")[2] for name in str(conf.get("core", "executor")).split(",")}
+    return executors <= {"LocalExecutor", "SequentialExecutor"}
 
 
 def task_identity(context: Context) -> TaskIdentity:
@@ -105,6 +114,18 @@ def time_left(operator: BaseOperator, context: Context) -> timedelta | None:
     return left
 
 
+@contextmanager
+def no_retry_of_bad_input() -> Iterator[None]:
+    """Fail the task at once, whatever its ``retries``, for input that another try would refuse too."""
+    try:
+        yield
+    except Exception as error:
+        from airflow_provider_openai_batches.operators.inference_faults import fail_for_good  # noqa: PLC0415 - rarely needed
+
+        fail_for_good(error)
+        raise
+
+
 class BatchOperator(BaseOperator):
     """An operator that uses an Airflow connection to the service."""
 
@@ -153,7 +174,7 @@ class WaitingOperator(BatchOperator):
         end_time = None if self.batch_timeout is None else time.time() + self.batch_timeout
         return self._wait(context, self._trigger(batch_ids, end_time), method_name)
 
-    def _trigger(self, batch_ids: list[str], end_time: float | None) -> OpenAIBatchTrigger:
+    def _trigger(self, batch_ids: list[str], end_time: float | None, **more: Any) -> OpenAIBatchTrigger:
         from airflow_provider_openai_batches.triggers.openai_batches import (  # noqa: PLC0415 - not when a DAG is parsed
             OpenAIBatchTrigger,
         )
@@ -164,6 +185,7 @@ class WaitingOperator(BatchOperator):
             poll_interval=self.poll_interval,
             end_time=end_time,
             cancel_on_kill=self.cancel_on_kill,
+            **more,
         )
 
     def _wait(

@@ -28,7 +28,7 @@ def write_followup(index: ResultIndex) -> Job:
     """
     Copy the request lines of all unfinished rows byte for byte into new shards, named in ``job.json``.
 
-    The request files of round 0 must be in the work directory. The same results give the same files.
+    The same results give the same files.
 
     :param index: with the results of all shards so far; afterwards it belongs to the job that is returned.
     :return: the job with the shards of the next round; the same job if there is nothing to ask again.
@@ -52,9 +52,11 @@ def _copy_unfinished(shard: Shard, index: ResultIndex, writer: ShardWriter) -> N
     if not any(wanted):
         return
     count_inputs = spec_of(index.job.endpoint).count_inputs
+    index.fetch(shard.file)
     with open_binary(index.work / shard.file) as lines:
         for is_wanted, (row, custom_id), line in zip(wanted, read_ids(index.work, shard), lines, strict=True):
             if is_wanted:
                 inputs = count_inputs(msgspec.json.decode(line, type=_Line).body.input) if count_inputs else 0
                 is_named = custom_id != default_id(row)
                 writer.add(row, msgspec.json.encode(custom_id), line, shard.model, inputs, is_named)
+    index.drop(shard.file)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_openai_batches.inference.scratch import PREFIX, Scratch
 from airflow_provider_openai_batches.inference.workspace import Workspace
+from airflow_provider_openai_batches.storage import SCRATCH_PREFIX, Scratch
 
 PROGRAM = """
 from airflow_provider_openai_batches.inference.workspace import Workspace
@@ -50,12 +50,16 @@ def test_the_scratch_of_a_killed_process(folder: Path) -> None:
     other.begin()
     other.close()
     assert not left.exists()
-    assert (left.parent, left.name.startswith(PREFIX)) == (folder, True)
+    assert (left.parent, left.name.startswith(SCRATCH_PREFIX)) == (folder, True)
 
 
 def test_what_is_not_removed(folder: Path) -> None:
     """A directory that is young and has no lock yet, a link, and what others call something else."""
-    young, other, link = folder / f"{PREFIX}young", folder / "openai-batches-x", folder / f"{PREFIX}link"
+    young, other, link = (
+        folder / f"{SCRATCH_PREFIX}young",
+        folder / "openai-batches-x",
+        folder / f"{SCRATCH_PREFIX}link",
+    )
     young.mkdir()
     other.mkdir()
     age(other)
