@@ -11,6 +11,7 @@ import msgspec
 
 from airflow_provider_openai_batches.api.validation import result_file_name
 from airflow_provider_openai_batches.exceptions import APIError, BatchFailed, OpenAIBatchesError
+from airflow_provider_openai_batches.inference.claim import names_of
 from airflow_provider_openai_batches.inference.data.index import ResultIndex
 from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FILE
 from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, BatchRecord, Manifest
@@ -122,6 +123,7 @@ class JobResults:
             endpoint=self._settings.spec.endpoint,
             output_format=self._settings.output_format,
             rows=job.rows,
+            made_by=names_of(self._submitter.task),
             batches=[_described(shard, record) for shard, record in records.submitted(job)],
             times={name: datetime.fromtimestamp(moment, UTC).isoformat() for name, moment in times.items()},
             **msgspec.structs.asdict(merged),

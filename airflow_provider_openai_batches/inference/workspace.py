@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_openai_batches import storage
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.inference.claim import ClaimFile
+from airflow_provider_openai_batches.inference.claim import ClaimFile, names_of
 from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FILE, is_bare_name
 from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, Manifest
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.data.job import Job, Shard
 
 FOLDER = "_job"
-_PROBE_FILE = ".airflow-write-check"
+_PROBE_FILE = ".airflow-write-check-"
 _OWNER_ALONE = 0o700  # prompts and answers are in there
 # What a job of a store may have on this machine before files that are also in the store are removed here.
 SPARE_BYTES = 64 << 20
@@ -54,12 +54,11 @@ class Workspace:
         plain = storage.local(path)
         self.output = plain or path
         self._root = self.output / FOLDER
-        self._owner = owner
         self.is_local = plain is not None
         self._temporary: storage.Scratch | None = None
         self._local: Path | None = None
         self._parked: Any = None
-        self.claim = ClaimFile(self._root, owner, task)
+        self.claim, self._task = ClaimFile(self._root, owner, task), task
         self.name = ""
 
     @property
@@ -76,7 +75,7 @@ class Workspace:
 
     def begin(self) -> Path:
         """Return an empty directory of this machine for the files of a new job."""
-        begun = self._root / f".{self._owner}-{uuid.uuid4().hex}"
+        begun = self._root / f".{self.claim.owner}-{uuid.uuid4().hex}"
         if self.is_local:
             self._local = begun
             self._root.mkdir(parents=True, exist_ok=True, mode=_OWNER_ALONE)
@@ -110,9 +109,13 @@ class Workspace:
             self.store([ROWS_FILE, *files_of(job.shards), JOB_FILE])  # the last one says that all are there
         self._remove_others()
 
+    def check_target(self, digest: str, *, overwrite: bool = False) -> Manifest | None:
+        """Return the manifest of exactly this job, see :func:`check_target`."""
+        return check_target(self.output, digest, overwrite=overwrite, task=self._task)
+
     def name_of(self, digest: str) -> str:
         """Return the name of a job's directory."""
-        return f"{self._owner}-{digest[:20]}"
+        return f"{self.claim.owner}-{digest[:20]}"
 
     def open(self, name: str) -> bool:
         """Continue with the files that another process left; False if there are none."""
@@ -216,7 +219,7 @@ class Workspace:
     def _remove_others(self) -> None:
         """Remove the files that earlier tries of this task kept for other rows."""
         for path in list(self._root.iterdir()):
-            if path.name.lstrip(".").startswith(f"{self._owner}-") and path.name != self.name:
+            if path.name.lstrip(".").startswith(f"{self.claim.owner}-") and path.name != self.name:
                 self._remove(path)
 
     def _remove(self, directory: Any) -> None:
@@ -234,12 +237,17 @@ def files_of(shards: Iterable[Shard]) -> list[str]:
 
 
 def check_target(
-    directory: storage.AnyPath, digest: str | None = None, *, overwrite: bool = False
+    directory: storage.AnyPath,
+    digest: str | None = None,
+    *,
+    overwrite: bool = False,
+    task: TaskIdentity | None = None,
 ) -> Manifest | None:
     """
     Check, before anything is spent, that results can be written to the directory and replace no others.
 
     :param digest: the digest of the results; without it only writing is checked.
+    :param task: who asks; it does not replace the results of its own run's other mapped instances.
     :return: the manifest if the directory holds exactly this job, complete.
     :raises InvalidInputError: if nothing can be written there, or the directory holds another job's results
         and ``overwrite`` is False.
@@ -256,16 +264,29 @@ def check_target(
         raise
     if manifest is None or manifest.digest == digest:
         return manifest
+    if task is not None and _is_other_instance(task, manifest.made_by):
+        raise InvalidInputError(
+            f"{directory} holds the results of instance {manifest.made_by['map_index']} of this mapped task "
+            f"({manifest.rows:,} rows). Give each instance an output_uri of its own, for example with "
+            "{{ ti.map_index }} at its end"
+        )
     if not overwrite:
         raise InvalidInputError(
             f"{directory} holds the results of another job ({manifest.rows:,} rows, {manifest.endpoint}): "
-            "choose another output_uri, or set overwrite=True"
+            "choose another output_uri, for example with {{ run_id }}, and in mapped tasks with "
+            "{{ ti.map_index }}, or set overwrite=True"
         )
     return None
 
 
+def _is_other_instance(task: TaskIdentity, made_by: dict[str, str]) -> bool:
+    """Whether another mapped instance of this task in this run made the results."""
+    mine = names_of(task)
+    return task.map_index >= 0 and [name for name in mine if made_by.get(name) != mine[name]] == ["map_index"]
+
+
 def _check_writing(directory: storage.AnyPath) -> None:
-    probe = directory / _PROBE_FILE
+    probe = directory / f"{_PROBE_FILE}{uuid.uuid4().hex}"  # another task may check at the same time
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with storage.open_binary(probe, "wb") as handle:

@@ -270,7 +270,7 @@ def test_the_claim_of_a_task_that_is_over(
         resumed.execute_complete(gone_on, event, **(deferral.kwargs or {}))
     list(waiting)
     assert len(results(out)) == 2
-    with pytest.raises(InvalidInputError, match="holds the results of another job"):
+    with pytest.raises(InvalidInputError, match=r"holds the results of instance 1 of .*map_index"):
         fresh(first).execute_complete(gone_on, event, **(deferral.kwargs or {}))
     assert len(results(out)) == 2
 
@@ -353,3 +353,39 @@ def test_a_result_file_that_is_gone(server: DevServer, out: Path, field: str, wa
     else:
         again(operator, reuse=False)
     assert [row["status"] for row in results(out)] == ["succeeded", "failed", "succeeded"]
+
+
+@pytest.mark.parametrize("is_mapped", [False, True])
+def test_what_overwrite_replaces(server: DevServer, out: Path, *, is_mapped: bool) -> None:
+    """The results of earlier runs and of other tasks, but not those of this run's other instances."""
+    indexes = (0, 1) if is_mapped else (-1, -1)
+    first, second = (job(out, requests=rows(count), overwrite=True) for count in (2, 3))
+    run_task(first, task_context(first, map_index=indexes[0]))
+    before = server.stats()["requests"]
+    if is_mapped:
+        said = r"results of instance 0 of this mapped task.*ti\.map_index"
+        with pytest.raises(InvalidInputError, match=said):
+            run_task(second, task_context(second, map_index=indexes[1]))
+        assert (len(results(out)), server.stats()["requests"]) == (2, before)
+    run_task(second, task_context(second, map_index=indexes[1], run_id="tomorrow"))
+    assert len(results(out)) == 3
+    run_task(first, task_context(first, map_index=indexes[0], run_id="tomorrow" if not is_mapped else "run"))
+    assert len(results(out)) == 2
+
+
+def test_a_crash_while_the_job_is_cleared_away(
+    server: DevServer, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next try finds the manifest, gives up the claim, and leaves no empty directory."""
+
+    def die(*_: object) -> None:
+        raise Crash
+
+    operator = mortal(out)
+    with monkeypatch.context() as patch:
+        patch.setattr("airflow_provider_openai_batches.inference.claim.ClaimFile.release", die)
+        with pytest.raises(Crash):
+            run_task(operator)
+    assert [path.name for path in (out / "_job").iterdir()] == ["owner.json"]
+    assert again(operator)["counts"]["succeeded"] == 11
+    good(out, server)
