@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import msgspec
 
@@ -31,6 +31,9 @@ CLAIM_FILE = "owner.json"
 LEASE = 86_400.0
 # Seconds after which a task looks whether another one, which had found no claim either, has written one too.
 SETTLE_SECONDS = 1.0
+Moment: TypeAlias = Annotated[
+    float, msgspec.Meta(ge=0, le=253_402_300_799)
+]  # Unix seconds up to the year 9999
 _NAMES = ("dag_id", "run_id", "task_id", "map_index")
 
 
@@ -44,8 +47,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     owner: str
-    since: float
-    until: float
+    since: Moment
+    until: Moment
     dag_id: str = ""
     run_id: str = ""
     task_id: str = ""

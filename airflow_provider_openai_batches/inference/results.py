@@ -83,7 +83,7 @@ class JobResults:
         from airflow_provider_openai_batches.inference.data.followup import write_followup  # noqa: PLC0415 - most jobs have one round
 
         place = self._workspace
-        job = write_followup(index)
+        job = write_followup(index, place.park)
         place.store([*files_of(job.shards_of(job.round)), JOB_FILE])
         return job
 

@@ -87,8 +87,9 @@ class Workspace:
     def park(self, shard: Shard) -> None:
         """Move a complete request file to the store if there is too much on this machine."""
         if not self.is_local and self._is_full():
-            self._parked.mkdir(parents=True, exist_ok=True)
-            self._put(shard.file, self._parked)
+            directory = self.kept if self._parked is None else self._parked
+            directory.mkdir(parents=True, exist_ok=True)
+            self._put(shard.file, directory)
             (self.local / shard.file).unlink()
 
     def keep(self, job: Job, digest: str, *, anew: bool = False) -> None:
@@ -108,6 +109,7 @@ class Workspace:
             self._remove(self.kept)
             self.store([ROWS_FILE, *files_of(job.shards), JOB_FILE])  # the last one says that all are there
         self._remove_others()
+        self._parked = None
 
     def check_target(self, digest: str, *, overwrite: bool = False) -> Manifest | None:
         """Return the manifest of exactly this job, see :func:`check_target`."""
@@ -145,7 +147,7 @@ class Workspace:
                 self.kept.mkdir(parents=True, exist_ok=True)
                 if (self.local / name).exists():
                     self._put(name, self.kept)
-                else:
+                elif self._parked is not None:
                     self._unpark(name)
 
     def drop(self, names: Iterable[str]) -> None:

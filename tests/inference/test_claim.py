@@ -185,8 +185,18 @@ def test_a_task_under_another_key(
     assert not claims[0].is_there
 
 
-def test_a_claim_that_cannot_be_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[" * 100_000,
+        '{"owner": "x", "since": 0, "until": 1e30}',
+        '{"owner": "x", "since": -1, "until": 1}',
+    ],
+    ids=["cut", "deep", "far", "before"],
+)
+def test_a_claim_that_cannot_be_read(tmp_path: Path, content: str) -> None:
     """It says which file to delete, and when."""
-    (tmp_path / CLAIM_FILE).write_text("{")
+    (tmp_path / CLAIM_FILE).write_text(content)
     with pytest.raises(InvalidInputError, match=r"owner\.json is not the claim of a task.*Delete it"):
         ClaimFile(tmp_path, "me").take(1_000.0)
