@@ -24,15 +24,21 @@ FAULTS = {3: "fail:503*1", 40: "fail:429*2", 77: "fail:400"}
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The bytes of requests and results on the worker, whenever it looks; nothing may stay that need not."""
     found = []
+    get = workspace.Workspace._get
 
     def is_full(place: workspace.Workspace) -> bool:
         data = [*place.local.glob("shard-*[0-9].jsonl"), *place.local.glob("batch_*")]
         found.append(sum(path.stat().st_size for path in data))
         return True
 
+    def get_and_look(place: workspace.Workspace, name: str) -> None:
+        get(place, name)
+        is_full(place)
+
     monkeypatch.setattr(workspace, "SPARE_BYTES", 0)
     monkeypatch.setattr(merge, "_BLOCK_ROWS", 5)  # as many as a file has
     monkeypatch.setattr(workspace.Workspace, "_is_full", is_full)
+    monkeypatch.setattr(workspace.Workspace, "_get", get_and_look)
     return found
 
 
