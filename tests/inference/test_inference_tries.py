@@ -276,17 +276,18 @@ def test_the_claim_of_a_task_that_is_over(
 
 
 @pytest.mark.parametrize(
-    ("state", "overwrite", "days", "is_taken"),
+    ("state", "overwrite", "days", "run_id", "is_taken"),
     [
-        (None, False, 0, False),
-        (None, True, 0, True),
-        (None, False, 2, False),
-        (None, False, 3, True),
-        ("failed", False, 0, True),
-        ("removed", False, 0, True),
-        ("running", True, 0, False),
-        ("up_for_retry", False, 0, False),
-        ("running", True, 3, True),
+        (None, False, 0, "run", False),
+        (None, True, 0, "run", False),
+        (None, True, 0, "another", True),
+        (None, False, 2, "run", False),
+        (None, False, 3, "run", True),
+        ("failed", False, 0, "run", True),
+        ("removed", False, 0, "run", True),
+        ("running", True, 0, "another", False),
+        ("up_for_retry", False, 0, "run", False),
+        ("running", True, 3, "run", True),
     ],
 )
 def test_who_may_take_a_claim(  # noqa: PLR0917 - a table
@@ -296,9 +297,10 @@ def test_who_may_take_a_claim(  # noqa: PLR0917 - a table
     state: str | None,
     overwrite: bool,
     days: int,
+    run_id: str,
     is_taken: bool,
 ) -> None:
-    """Whose task is known to be over, whose time is up, or with overwrite=True whose state is unknown."""
+    """Whose task is over, whose time is up, or with overwrite=True whose state is unknown, in another run."""
     server.settings(freeze=True)
     monkeypatch.setattr("airflow_provider_openai_batches.inference.claim.task_state", lambda *_: state)
     deferred(job(out, requests=rows(3)), map_index=0)
@@ -307,11 +309,11 @@ def test_who_may_take_a_claim(  # noqa: PLR0917 - a table
     claim.write_text(json.dumps({**told, "until": told["until"] - days * 86_400}))
     second = job(out, requests=rows(2), overwrite=overwrite)
     if is_taken:
-        deferred(second, map_index=1)
+        deferred(second, map_index=1, run_id=run_id)
         assert json.loads(claim.read_bytes())["map_index"] == 1
     else:
         with pytest.raises(InvalidInputError, match="has been writing"):
-            deferred(second, map_index=1)
+            deferred(second, map_index=1, run_id=run_id)
         assert json.loads(claim.read_bytes())["map_index"] == 0
 
 

@@ -48,7 +48,7 @@ def test_the_scratch_of_a_killed_process(folder: Path, kind: str) -> None:
     command = [sys.executable, "-W", "ignore", "-c", PROGRAMS[kind]]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        left = Path(process.stdout.readline().strip())
+        left = next(Path(line.strip()) for line in process.stdout if SCRATCH_PREFIX in line)
         (left / "shard-00000.jsonl").write_text("prompts")
         age(left)
         other = Workspace("memory://scratch/other", "you")
