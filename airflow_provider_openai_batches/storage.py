@@ -1,14 +1,16 @@
-"""Paths of every kind (plain, Airflow's, fsspec's), and files that appear whole or not at all."""
+"""Paths of every kind, files that appear whole or not at all, and temporary directories that do not stay."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias, TypeVar, cast
 
 import msgspec
 
@@ -25,6 +27,9 @@ Location: TypeAlias = Any  # what a user may give: a path, a URI, or for a singl
 COPY_BYTES = 1 << 20
 _BUFFER_BYTES = 1 << 16
 _NAME_BYTES = 100  # of a file's name in that of its temporary file; a name may have 255
+SCRATCH_PREFIX = "openai-batches-scratch-"
+_LOCK_FILE = ".in-use"
+_YOUNG_SECONDS = 60.0  # a temporary directory has its lock by then
 
 
 def as_path(location: Location) -> AnyPath:
@@ -117,8 +122,8 @@ def whole(destination: Location) -> Iterator[BinaryIO]:
     path = as_path(destination)
     plain = local(path)
     if plain is None:
-        with tempfile.TemporaryDirectory(prefix="openai-batches-") as folder:
-            temporary = Path(folder) / path.name
+        with Scratch() as scratch:
+            temporary = scratch.path / path.name
             with temporary.open("wb", buffering=_BUFFER_BYTES) as file:
                 yield file
             path.fs.put_file(str(temporary), path.path)  # stores show an object when its upload is complete
@@ -160,3 +165,52 @@ def remove(path: AnyPath) -> None:
     """Delete a file if it exists."""
     if path.exists():
         path.unlink()
+
+
+class Scratch:
+    """
+    An empty temporary directory, which ``close`` removes; a context manager.
+
+    If its process was killed, the next one that needs such a directory on this machine removes it. A lock in
+    the directory says that its process lives: the system gives it up however the process ends.
+    """
+
+    def __init__(self) -> None:
+        remove_left()
+        self.path = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX))
+        self._lock = os.open(self.path / _LOCK_FILE, os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def remove_left() -> None:
+    """Remove what killed processes of this user left."""
+    for directory in Path(tempfile.gettempdir()).glob(f"{SCRATCH_PREFIX}*"):
+        try:
+            found = directory.lstat()
+            is_young = time.time() - found.st_mtime < _YOUNG_SECONDS
+            if found.st_uid == os.getuid() and not is_young and not _is_in_use(directory):
+                shutil.rmtree(directory, ignore_errors=True)  # does nothing to a link
+        except OSError:  # another process is removing it
+            continue
+
+
+def _is_in_use(directory: Path) -> bool:
+    lock = directory / _LOCK_FILE
+    if not lock.exists():
+        return False
+    with lock.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

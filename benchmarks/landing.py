@@ -2,7 +2,8 @@
 What a job costs its worker to build and upload requests and to land results, against LLMBatchOperator.
 
 Each step runs in a process of its own, against one local server in another. Prints markdown with the
-medians of several runs. ``--only-ours`` leaves the other provider out, ``--rows`` sets the sizes of the jobs.
+medians of several runs. ``--only-ours`` leaves the other provider out, ``--rows`` sets the sizes of the jobs,
+and ``--only-jobs`` runs those alone.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from airflow_provider_openai_batches.devserver import DevServerClient
 SIDE_PROGRAM = Path(__file__).with_name("landing_side.py")
 BATCHES = 20
 OVER_WITHIN = 900.0
+PLACES = {"": "a directory", "benchstore://": "a store"}  # see landing_side.py
 
 
 class Step:
@@ -39,7 +42,7 @@ class Step:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env=environment_of(home),
+            env={**environment_of(home), "TMPDIR": str(home)},
         )
 
     def report(self) -> dict[str, Any]:
@@ -96,19 +99,48 @@ def one_batch(
     return {"submit": submitted, "land": landed}
 
 
-def whole_job(control: DevServerClient, count: int) -> dict[str, float]:
-    """Run the whole task, and let its batches end whenever it waits."""
-    name = tempfile.mkdtemp()
+class Peak(threading.Thread):
+    """The most bytes that were in a directory at one time."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(daemon=True)
+        self.bytes, self._directory, self._over = 0, directory, threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(0.05):
+            self.bytes = max(self.bytes, sum(map(size_of, self._directory.rglob("*"))))
+
+    def end(self) -> int:
+        self._over.set()
+        self.join()
+        return self.bytes
+
+
+def size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:  # it is gone already
+        return 0
+
+
+def whole_job(control: DevServerClient, count: int, scheme: str) -> dict[str, float]:
+    """Run the whole task, and let its batches end whenever it waits; its output is a directory or a store."""
+    name, output = tempfile.mkdtemp(), tempfile.mkdtemp()
+    peak, kept = Peak(Path(name)), Peak(Path(output))
     try:
         control.reset()
         given = {"side": OURS.name, "count": count, "batches": BATCHES, "base_url": control.base_url}
-        step = Step(Path(sys.executable), Path(name), step="whole", folder=f"{name}/out", **given)
+        step = Step(Path(sys.executable), Path(name), step="whole", folder=f"{scheme}{output}", **given)
+        peak.start()
+        kept.start()
         while "waits" in (report := step.report()):
             wait_until_over(control)
             step.go_on()
         step.end()
+        report["scratch"], report["output"] = peak.end() / 1e6, kept.end() / 1e6
     finally:
         shutil.rmtree(name)
+        shutil.rmtree(output)
     return report
 
 
@@ -133,14 +165,15 @@ def compared(title: str, ours: list[Any], theirs: list[Any]) -> str:
     return "\n".join(lines)
 
 
-def alone(results: dict[int, dict[str, float]]) -> str:
+def alone(results: dict[tuple[int, str], dict[str, float]]) -> str:
     lines = [
-        f"| rows, in {BATCHES} batches, one task | CPU of the task | per row | memory above a bare worker |",
-        "| --- | --- | --- | --- |",
+        f"| rows, in {BATCHES} batches | output | CPU | per row | memory | temporary files | in output_uri |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for count, found in results.items():
+    for (count, place), found in results.items():
         each = found["cpu"] / count * 1e6
-        lines.append(f"| {count:,} | {found['cpu']:.1f} s | {each:.0f} µs | {found['memory']:.0f} MB |")
+        sizes = " | ".join(f"{found[name]:.0f} MB" for name in ("memory", "scratch", "output"))
+        lines.append(f"| {count:,} | {place} | {found['cpu']:.1f} s | {each:.0f} µs | {sizes} |")
     return "\n".join(lines)
 
 
@@ -153,6 +186,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--rows", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--only-ours", action="store_true")
+    parser.add_argument("--only-jobs", action="store_true")
     return parser.parse_args()
 
 
@@ -163,7 +197,8 @@ def main() -> None:
     pythons = {side: python_of(side, options.directory) for side in sides}
     with dev_server("--batch-seconds", "1") as base_url:
         control = DevServerClient(base_url)
-        for structured, words in ((False, "texts"), (True, "structured output")):
+        kinds = () if options.only_jobs else ((False, "texts"), (True, "structured output"))
+        for structured, words in kinds:
             runs: dict[Side, list[Any]] = {OURS: [], COMMON_AI: []}
             for _ in range(options.runs):
                 for side in sides:
@@ -174,8 +209,9 @@ def main() -> None:
             print(f"\n{compared(what, runs[OURS], runs[COMMON_AI])}\n", flush=True)
         results = {}
         for count in options.rows:
-            results[count] = whole_job(control, count)
-            print(f"{count:,} rows: {results[count]}", file=sys.stderr)
+            for scheme, place in PLACES.items():
+                results[count, place] = whole_job(control, count, scheme)
+                print(f"{count:,} rows, {place}: {results[count, place]}", file=sys.stderr)
         print(alone(results))
 
 

@@ -19,7 +19,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import fsspec
 import pydantic
+from fsspec.implementations.local import LocalFileSystem
 from side import quiet_logs, report
 
 if TYPE_CHECKING:
@@ -32,6 +34,19 @@ PROMPT = (
     "Order {number} of product {product}: say whether the review is positive, negative or neutral. "
     "It works as it should, but the colour is not the one on the picture, and it came two days late."
 )
+
+
+class Store(LocalFileSystem):  # type: ignore[misc]
+    """An object store, as far as the provider can tell: not a directory of this machine."""
+
+    protocol = "benchstore"
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(path).removeprefix("benchstore://")
+
+
+fsspec.register_implementation("benchstore", Store)
 
 
 def prompts(count: int) -> Iterator[str]:

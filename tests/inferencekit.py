@@ -40,12 +40,12 @@ def job(output_uri: Path | str, operator: type = OpenAIBatchInferenceOperator, *
     return operator(**{**given, **kwargs})
 
 
-def again(operator: Any, try_number: int = 2, **changes: Any) -> Any:
+def again(operator: Any, try_number: int = 2, map_index: int = -1, **changes: Any) -> Any:
     """Run the next try of a task to its end, on a new object, with changes as if its DAG was edited."""
     renewed = fresh(operator)
     for name, value in changes.items():
         setattr(renewed, name, value)
-    return run_task(renewed, task_context(renewed, try_number=try_number))
+    return run_task(renewed, task_context(renewed, try_number=try_number, map_index=map_index))
 
 
 def waits(operator: Any, **context: Any) -> Iterator[TaskDeferred]:

@@ -8,8 +8,10 @@ try of the same task goes on with it. The claim of a task that was killed for go
 
 from __future__ import annotations
 
+import inspect
+import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import msgspec
 
@@ -19,11 +21,18 @@ from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.idempotency import cancel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
 
 CLAIM_FILE = "owner.json"
 # Seconds that a claim holds beyond the last moment at which its batches may end: enough for another try.
 LEASE = 86_400.0
+# Seconds after which a task looks whether another one, which had found no claim either, has written one too.
+SETTLE_SECONDS = 1.0
+Moment: TypeAlias = Annotated[
+    float, msgspec.Meta(ge=0, le=253_402_300_799)
+]  # Unix seconds up to the year 9999
 _NAMES = ("dag_id", "run_id", "task_id", "map_index")
 
 
@@ -36,8 +45,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     owner: str
-    since: float
-    until: float
+    since: Moment
+    until: Moment
     dag_id: str = ""
     run_id: str = ""
     task_id: str = ""
@@ -59,35 +68,51 @@ class ClaimFile:
     :param directory: the ``_job`` directory below the output.
     :param owner: the first part of the key of the task whose claim is taken here.
     :param task: the task; without it, the states of other tasks cannot be asked for.
+    :param sleep: waits for so many seconds.
     """
 
-    def __init__(self, directory: storage.AnyPath, owner: str, task: TaskIdentity | None = None) -> None:
+    def __init__(
+        self,
+        directory: storage.AnyPath,
+        owner: str,
+        task: TaskIdentity | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._directory, self._path, self._task = directory, directory / CLAIM_FILE, task
         given = {} if task is None else {name: getattr(task, name) for name in (*_NAMES, "deployment_id")}
         self._mine = Claim(owner=owner, since=0, until=0, **given)
+        self._sleep = sleep
         self.is_new = False
+
+    @property
+    def owner(self) -> str:
+        """The first part of the task's key; that of its first try if a worker without an id has another."""
+        return self._mine.owner
 
     def take(self, now: float, *, overwrite: bool = False) -> None:
         """
         Claim the directory, or go on with a claim that this task has.
 
-        :param overwrite: replace the claim of another task, unless that task is known to be at work.
+        :param overwrite: replace the claim of another task, unless that task is known to be at work or is
+            another mapped instance of this one.
         :raises InvalidInputError: if the directory belongs to another task.
         """
         mine = msgspec.structs.replace(self._mine, since=now, until=now + LEASE)
         self.is_new = self._create(mine)
         if self.is_new:
-            self.check()  # not every store can say that another task was quicker
+            self.check()
             return
         other = self._read()
-        if other is not None and other.owner == mine.owner:
+        if other is not None and self._is_mine(other):
             return
         if other is not None and now <= other.until:
             is_over = self._is_over(other)
-            if is_over is False or not (is_over or overwrite):
+            may_replace = overwrite and not self._is_other_instance(other)
+            if is_over is False or not (is_over or may_replace):
                 raise self._refusal(other)
         self._write(mine)
         self.is_new = True
+        self._sleep(SETTLE_SECONDS)
         self.check()
 
     def check(self) -> Claim:
@@ -97,20 +122,20 @@ class ClaimFile:
         :raises InvalidInputError: if another task has the directory now, or nobody has.
         """
         found = self._read()
-        if found is None or found.owner != self._mine.owner:
+        if found is None or not self._is_mine(found):
             raise self._refusal(found)
         return found
 
     def first_identity(self) -> TaskIdentity | None:
         """Return the task as it claimed the directory, if its deployment may have gone by that id."""
         found = self._read()
-        if self._task is None or found is None or not self._task.may_have_been(found.deployment_id):
+        if self._task is None or found is None or not self._may_be_mine(found):
             return None
-        is_same = all(getattr(found, name) == getattr(self._task, name) for name in _NAMES)
-        return msgspec.structs.replace(self._task, deployment_id=found.deployment_id) if is_same else None
+        return msgspec.structs.replace(self._task, deployment_id=found.deployment_id)
 
     @property
     def is_there(self) -> bool:
+        self._forget_listings()
         return bool(self._path.exists())
 
     def extend(self, now: float, until: float) -> None:
@@ -120,7 +145,7 @@ class ClaimFile:
         :raises InvalidInputError: if another task has it now.
         """
         found = self._read() or msgspec.structs.replace(self._mine, since=now)
-        if found.owner != self._mine.owner:
+        if not self._is_mine(found):
             raise self._refusal(found)
         if found.until < until:
             self._write(msgspec.structs.replace(found, until=until + LEASE))
@@ -128,10 +153,33 @@ class ClaimFile:
     def release(self) -> None:
         """Give the directory up, if it is this task's."""
         found = self._read()
-        if found is not None and found.owner == self._mine.owner:
+        if found is not None and self._is_mine(found):
             self._path.unlink()
 
+    def _is_mine(self, claim: Claim) -> bool:
+        """Whether it is this task's, also under the key that another worker gave the task."""
+        if claim.owner != self.owner:
+            if not self._may_be_mine(claim):
+                return False
+            self._mine = msgspec.structs.replace(self._mine, owner=claim.owner)
+        return True
+
+    def _may_be_mine(self, claim: Claim) -> bool:
+        """Whether this task may have made it where its deployment, which has no id, goes by another one."""
+        names = [getattr(claim, name) == getattr(self._mine, name) for name in _NAMES]
+        return self._task is not None and self._task.may_have_been(claim.deployment_id) and all(names)
+
+    def _is_other_instance(self, claim: Claim) -> bool:
+        differing = [name for name in _NAMES if getattr(claim, name) != getattr(self._mine, name)]
+        return differing == ["map_index"]
+
+    def _forget_listings(self) -> None:
+        """Make a store look again: its client keeps listings, and other workers write there too."""
+        if storage.local(self._path) is None:
+            self._path.fs.invalidate_cache(self._directory.path)
+
     def _read(self) -> Claim | None:
+        self._forget_listings()
         trouble = "is not the claim of a task: {}. Delete it if no task writes to this directory"
         try:
             return storage.read_json(self._path, Claim, trouble)
@@ -156,12 +204,20 @@ class ClaimFile:
         return True
 
     def _create_in_store(self, content: bytes) -> None:
-        if self._path.exists():
-            raise FileExistsError(str(self._path))
-        try:
-            self._path.fs.pipe_file(self._path.path, content, mode="create")  # refused if it is there by now
-        except (TypeError, NotImplementedError, ValueError):  # this store, or an old fsspec, does not know it
-            self._path.fs.pipe_file(self._path.path, content)
+        fs, path = self._path.fs, self._path.path
+        self._directory.mkdir(parents=True, exist_ok=True)  # some stores have directories
+        if self.is_there:
+            raise FileExistsError(path)
+        if _can_create(fs):
+            try:
+                fs.pipe_file(path, content, mode="create")
+            except Exception:  # noqa: BLE001 - for a file that is there, each store has an error of its own
+                if self.is_there:
+                    raise FileExistsError(path) from None
+            else:
+                return
+        fs.pipe_file(path, content)
+        self._sleep(SETTLE_SECONDS)
 
     def _is_over(self, other: Claim) -> bool | None:
         """Say whether another task has ended for good; None if that cannot be found out."""
@@ -188,3 +244,14 @@ class ClaimFile:
             "mapped tasks with {{ ti.map_index }}. If that task will not run again, set overwrite=True or "
             f"delete {self._path}; the claim ends by itself at {until}"
         )
+
+
+def _can_create(fs: Any) -> bool:
+    """Whether a store's client has a way of its own to write a file only if there is none."""
+    method = getattr(type(fs), "_pipe_file", None) or type(fs).pipe_file
+    return "mode" in inspect.signature(method).parameters and method.__module__ != "fsspec.spec"
+
+
+def names_of(task: TaskIdentity) -> dict[str, str]:
+    """Return the names of a task for a file that people read."""
+    return {name: str(getattr(task, name)) for name in _NAMES}

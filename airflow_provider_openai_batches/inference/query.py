@@ -34,9 +34,21 @@ def rows_of_query(sql: str, conn_id: str) -> Iterator[dict[str, Any]]:
             )
         while rows:
             for row in rows:
-                # Some connections are set up for cursors whose rows are dicts.
-                yield dict(row) if isinstance(row, Mapping) else dict(zip(names, row, strict=True))
+                yield _named(names, row)
             rows = cursor.fetchmany(SQL_CHUNK)
+
+
+def _named(names: list[str], row: Any) -> dict[str, Any]:
+    """Some connections are set up for cursors whose rows are dicts, and some for objects."""
+    if isinstance(row, Mapping):
+        return dict(row)
+    try:
+        return dict(zip(names, () if isinstance(row, str | bytes) else row, strict=True))
+    except (TypeError, ValueError):
+        raise InvalidInputError(
+            f"The cursors of sql_conn_id give a row as {type(row).__name__}, which does not name the columns "
+            f"{', '.join(names)}: set the connection up for tuples or dicts."
+        ) from None
 
 
 def _connect(conn_id: str) -> Any:

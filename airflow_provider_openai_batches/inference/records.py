@@ -263,7 +263,7 @@ class Records(msgspec.Struct):
         try:
             with open_binary(path) as handle:
                 records = msgspec.json.decode(handle.read(), type=cls)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         names = [name for record in records.by_shard.values() for name in record.files or ()]
         return records if all(map(is_bare_name, names)) else None

@@ -11,6 +11,7 @@ import msgspec
 
 from airflow_provider_openai_batches.api.validation import result_file_name
 from airflow_provider_openai_batches.exceptions import APIError, BatchFailed, OpenAIBatchesError
+from airflow_provider_openai_batches.inference.claim import names_of
 from airflow_provider_openai_batches.inference.data.index import ResultIndex
 from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FILE
 from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, BatchRecord, Manifest
@@ -68,15 +69,13 @@ class JobResults:
         settings, place = self._settings, self._workspace
         place.fetch(shard.ids_file for shard in job.shards)
         schema = settings.schema if settings.retry_invalid else None
-        index = ResultIndex(job, place.local, retry_invalid=schema)
+        index = ResultIndex(job, place.local, retry_invalid=schema, copies=place)
         for shard in job.shards:
             record = self._records.of(shard.index)
             if record.error is not None:
                 index.reject(shard, record.error)
             else:
-                names = record.files or []
-                place.fetch(names)
-                index.add(shard, [place.local / name for name in names])
+                index.add(shard, [place.local / name for name in record.files or []])
         return index
 
     def next_round(self, index: ResultIndex) -> Job:
@@ -84,8 +83,7 @@ class JobResults:
         from airflow_provider_openai_batches.inference.data.followup import write_followup  # noqa: PLC0415 - most jobs have one round
 
         place = self._workspace
-        place.fetch(shard.file for shard in index.job.shards_of(0))
-        job = write_followup(index)
+        job = write_followup(index, place.park)
         place.store([*files_of(job.shards_of(job.round)), JOB_FILE])
         return job
 
@@ -125,6 +123,7 @@ class JobResults:
             endpoint=self._settings.spec.endpoint,
             output_format=self._settings.output_format,
             rows=job.rows,
+            made_by=names_of(self._submitter.task),
             batches=[_described(shard, record) for shard, record in records.submitted(job)],
             times={name: datetime.fromtimestamp(moment, UTC).isoformat() for name, moment in times.items()},
             **msgspec.structs.asdict(merged),
@@ -173,6 +172,7 @@ class JobResults:
                 "and pays for it, again."
             ) from error
         place.store([name])
+        place.drop([name])
         return name
 
     def _note_rejection(self, record: Record, batch: Batch) -> bool:

@@ -110,9 +110,8 @@ class Runner:
         if manifest is not None and settings.reuse:
             self._log.info("%s already holds the results of this job: nothing is sent", place.output)
             place.discard()
-            place.claim.release()
-            if place.open(place.name_of(digest)):  # the try that wrote them died before it had cleaned up
-                self._clean_up(Records.load(place.kept))
+            # The try that wrote them may have died before it had cleaned up.
+            self._clean_up(Records.load(place.kept) if place.open(place.name_of(digest)) else None)
             return summary_of(manifest, str(place.output))
         place.keep(job, digest, anew=not settings.reuse)
         self._log.info("Rows: %d, batches: %d, bytes: %d", job.rows, len(job.shards), job.bytes)
@@ -159,9 +158,10 @@ class Runner:
                 endpoint=settings.spec.endpoint,
                 limits=settings.limits,
                 max_requests=settings.max_requests,
+                completed=self.workspace.park,
             )
             digest, results_digest = digests(settings, job, folder)
-            manifest = check_target(output, results_digest, overwrite=settings.overwrite)
+            manifest = self.workspace.check_target(results_digest, overwrite=settings.overwrite)
         except BaseException:
             self.workspace.discard()
             raise
@@ -210,7 +210,7 @@ class Runner:
         place, now = self.workspace, self._clock()
         try:
             if not place.claim.is_there:  # somebody deleted it, or another task has finished here since
-                check_target(place.output, self.records.digest, overwrite=self.settings.overwrite)
+                place.check_target(self.records.digest, overwrite=self.settings.overwrite)
             place.claim.extend(now, max([now, *(record.deadline for record in self.records.active)]))
         except InvalidInputError as error:
             ended = ", ".join(self.cancel())

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_provider_openai_batches.api import models
+from airflow_provider_openai_batches.api import models, validation
+from airflow_provider_openai_batches.exceptions import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
 
 # The least and the most that each of these settings may be.
-COUNTS: dict[str, tuple[int, int | None]] = {
+_COUNTS: dict[str, tuple[int, int | None]] = {
     "max_requests_per_batch": (1, models.MAX_REQUESTS),
     "max_bytes_per_batch": (1, models.MAX_FILE_BYTES),
     "max_embedding_inputs_per_batch": (1, models.MAX_EMBEDDING_INPUTS),
@@ -53,3 +54,29 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     poll_interval: float = 60.0
     deadline_seconds: float | None = None
     must_end: float | None = None
+
+
+def check_arguments(given: Any) -> None:
+    """
+    Refuse what is known to be wrong when the DAG is parsed.
+
+    :param given: has the operator's arguments as attributes.
+    :raises InvalidInputError: naming the argument.
+    """
+    sources = [name for name in ("requests", "input_uri", "sql") if getattr(given, name) is not None]
+    if len(sources) != 1:
+        said = f"this has {' and '.join(sources) or 'none of them'}"
+        raise InvalidInputError(f"Give one of requests, input_uri and sql: {said}.")
+    if (given.sql is None) != (given.sql_conn_id is None):
+        raise InvalidInputError("sql and sql_conn_id belong together: give both.")
+    for name, (least, most) in _COUNTS.items():
+        if getattr(given, name) is not None or name != "max_requests":
+            validation.check_count(getattr(given, name), name, least, most)
+    validation.check_fail_on(given.fail_on)
+    if given.retry_invalid and given.output_schema is None:
+        raise InvalidInputError(
+            "retry_invalid=True needs an output_schema: without one no answer is invalid."
+        )
+    for name in ("output_expires_after", "input_expires_after"):
+        if getattr(given, name) is not None:
+            validation.check_expiry(getattr(given, name), name)

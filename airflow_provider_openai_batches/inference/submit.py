@@ -167,10 +167,13 @@ class Submissions:
                 if not is_unusable(error):
                     raise
                 self._log.info("Input file %s cannot be used any more: %s", record.input_file_id, error)
-        source = self._workspace.local / shard.file
-        if not source.exists():
-            source = self._workspace.kept / shard.file
-        return self._submitter.submit_file(settings.spec, key, source, settings.input_expires_after)
+        place = self._workspace
+        place.fetch([shard.file])
+        batch = self._submitter.submit_file(
+            settings.spec, key, place.local / shard.file, settings.input_expires_after
+        )
+        place.drop([shard.file])
+        return batch
 
 
 def delete_input_files(records: Records, submitter: Submitter, log: Log) -> None:

@@ -3,7 +3,7 @@ Where a job keeps its files while it runs.
 
 ``<output_uri>/_job/<name>/`` holds all that another worker needs to go on with the job. If the output is a
 directory of this machine, the job works right there. If it is an object store, the job works in a temporary
-directory and copies whole files to the store.
+directory and copies whole files to the store; of a large job only those are here that are needed just then.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_openai_batches import storage
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.inference.claim import ClaimFile
+from airflow_provider_openai_batches.inference.claim import ClaimFile, names_of
 from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FILE, is_bare_name
 from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, Manifest
-from airflow_provider_openai_batches.inference.scratch import Scratch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,8 +26,10 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.data.job import Job, Shard
 
 FOLDER = "_job"
-_PROBE_FILE = ".airflow-write-check"
+_PROBE_FILE = ".airflow-write-check-"
 _OWNER_ALONE = 0o700  # prompts and answers are in there
+# What a job of a store may have on this machine before files that are also in the store are removed here.
+SPARE_BYTES = 64 << 20
 
 
 class Workspace:
@@ -40,6 +41,9 @@ class Workspace:
     :param task: whose names stand in the claim on the directory.
     """
 
+    is_local: bool
+    """Whether the output is a directory of this machine."""
+
     def __init__(
         self,
         output_uri: Any,
@@ -50,11 +54,11 @@ class Workspace:
         plain = storage.local(path)
         self.output = plain or path
         self._root = self.output / FOLDER
-        self._owner = owner
-        self._is_local = plain is not None
-        self._temporary: Scratch | None = None
+        self.is_local = plain is not None
+        self._temporary: storage.Scratch | None = None
         self._local: Path | None = None
-        self.claim = ClaimFile(self._root, owner, task)
+        self._parked: Any = None
+        self.claim, self._task = ClaimFile(self._root, owner, task), task
         self.name = ""
 
     @property
@@ -71,13 +75,22 @@ class Workspace:
 
     def begin(self) -> Path:
         """Return an empty directory of this machine for the files of a new job."""
-        if self._is_local:
-            self._local = self._root / f".{self._owner}-{uuid.uuid4().hex}"
+        begun = self._root / f".{self.claim.owner}-{uuid.uuid4().hex}"
+        if self.is_local:
+            self._local = begun
             self._root.mkdir(parents=True, exist_ok=True, mode=_OWNER_ALONE)
             self._local.mkdir(mode=_OWNER_ALONE)
         else:
-            self._local = self._new_temporary()
+            self._local, self._parked = self._new_temporary(), begun
         return self._local
+
+    def park(self, shard: Shard) -> None:
+        """Move a complete request file to the store if there is too much on this machine."""
+        if not self.is_local and self._is_full():
+            directory = self.kept if self._parked is None else self._parked
+            directory.mkdir(parents=True, exist_ok=True)
+            self._put(shard.file, directory)
+            (self.local / shard.file).unlink()
 
     def keep(self, job: Job, digest: str, *, anew: bool = False) -> None:
         """
@@ -88,7 +101,7 @@ class Workspace:
         """
         self.name = self.name_of(digest)
         is_known = not anew and (self.kept / JOB_FILE).exists()
-        if self._is_local:
+        if self.is_local:
             self._move(is_known=is_known)
         elif is_known:
             self._get(JOB_FILE)
@@ -96,10 +109,15 @@ class Workspace:
             self._remove(self.kept)
             self.store([ROWS_FILE, *files_of(job.shards), JOB_FILE])  # the last one says that all are there
         self._remove_others()
+        self._parked = None
+
+    def check_target(self, digest: str, *, overwrite: bool = False) -> Manifest | None:
+        """Return the manifest of exactly this job, see :func:`check_target`."""
+        return check_target(self.output, digest, overwrite=overwrite, task=self._task)
 
     def name_of(self, digest: str) -> str:
         """Return the name of a job's directory."""
-        return f"{self._owner}-{digest[:20]}"
+        return f"{self.claim.owner}-{digest[:20]}"
 
     def open(self, name: str) -> bool:
         """Continue with the files that another process left; False if there are none."""
@@ -108,7 +126,7 @@ class Workspace:
         self.name = name
         if not (self.kept / JOB_FILE).exists():
             return False
-        self._local = self.kept if self._is_local else self._new_temporary()
+        self._local = self.kept if self.is_local else self._new_temporary()
         self.fetch([JOB_FILE])
         return True
 
@@ -117,22 +135,33 @@ class Workspace:
 
     def fetch(self, names: Iterable[str]) -> None:
         """Copy these files to this machine unless they are there."""
-        if not self._is_local:
+        if not self.is_local:
             for name in names:
                 if not (self.local / name).exists():
                     self._get(name)
 
     def store(self, names: Iterable[str]) -> None:
         """Copy these files to where they are kept."""
-        if not self._is_local:
+        if not self.is_local:
             for name in names:
                 self.kept.mkdir(parents=True, exist_ok=True)
-                self.kept.fs.put_file(str(self.local / name), f"{self.kept.path}/{name}")
+                if (self.local / name).exists():
+                    self._put(name, self.kept)
+                elif self._parked is not None:
+                    self._unpark(name)
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Remove copies of files that are kept elsewhere, if there is too much on this machine."""
+        if not self.is_local and self._is_full():
+            for name in names:
+                (self.local / name).unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Remove the files that were begun and are not to be kept."""
         if self._local is not None:
             shutil.rmtree(self._local, ignore_errors=True)
+        if self._parked is not None:
+            self._remove(self._parked)
         if self.claim.is_new:
             self.claim.release()
         self._remove_if_empty()
@@ -159,7 +188,7 @@ class Workspace:
 
     def _new_temporary(self) -> Path:
         self.close()
-        self._temporary = Scratch()
+        self._temporary = storage.Scratch()
         return self._temporary.path
 
     def _move(self, *, is_known: bool) -> None:
@@ -170,19 +199,35 @@ class Workspace:
             self.local.rename(self.kept)
         self._local = self.kept
 
+    def _is_full(self) -> bool:
+        return sum(path.stat().st_size for path in self.local.iterdir()) > SPARE_BYTES
+
+    def _put(self, name: str, directory: Any) -> None:
+        directory.fs.put_file(str(self.local / name), f"{directory.path}/{name}")
+
+    def _unpark(self, name: str) -> None:
+        """Copy a request file within the store; where the store cannot, by way of this machine."""
+        source, target = f"{self._parked.path}/{name}", f"{self.kept.path}/{name}"
+        try:
+            self.kept.fs.cp_file(source, target)
+        except NotImplementedError:
+            self.kept.fs.get_file(source, str(self.local / name))
+            self._put(name, self.kept)
+            (self.local / name).unlink()
+
     def _get(self, name: str) -> None:
         self.kept.fs.get_file(f"{self.kept.path}/{name}", str(self.local / name))
 
     def _remove_others(self) -> None:
         """Remove the files that earlier tries of this task kept for other rows."""
         for path in list(self._root.iterdir()):
-            if path.name.lstrip(".").startswith(f"{self._owner}-") and path.name != self.name:
+            if path.name.lstrip(".").startswith(f"{self.claim.owner}-") and path.name != self.name:
                 self._remove(path)
 
     def _remove(self, directory: Any) -> None:
         if not directory.exists():
             return
-        if self._is_local:
+        if self.is_local:
             shutil.rmtree(directory)
         else:
             directory.fs.rm(directory.path, recursive=True)
@@ -194,12 +239,17 @@ def files_of(shards: Iterable[Shard]) -> list[str]:
 
 
 def check_target(
-    directory: storage.AnyPath, digest: str | None = None, *, overwrite: bool = False
+    directory: storage.AnyPath,
+    digest: str | None = None,
+    *,
+    overwrite: bool = False,
+    task: TaskIdentity | None = None,
 ) -> Manifest | None:
     """
     Check, before anything is spent, that results can be written to the directory and replace no others.
 
     :param digest: the digest of the results; without it only writing is checked.
+    :param task: who asks; it does not replace the results of its own run's other mapped instances.
     :return: the manifest if the directory holds exactly this job, complete.
     :raises InvalidInputError: if nothing can be written there, or the directory holds another job's results
         and ``overwrite`` is False.
@@ -216,16 +266,29 @@ def check_target(
         raise
     if manifest is None or manifest.digest == digest:
         return manifest
+    if task is not None and _is_other_instance(task, manifest.made_by):
+        raise InvalidInputError(
+            f"{directory} holds the results of instance {manifest.made_by['map_index']} of this mapped task "
+            f"({manifest.rows:,} rows). Give each instance an output_uri of its own, for example with "
+            "{{ ti.map_index }} at its end"
+        )
     if not overwrite:
         raise InvalidInputError(
             f"{directory} holds the results of another job ({manifest.rows:,} rows, {manifest.endpoint}): "
-            "choose another output_uri, or set overwrite=True"
+            "choose another output_uri, for example with {{ run_id }}, and in mapped tasks with "
+            "{{ ti.map_index }}, or set overwrite=True"
         )
     return None
 
 
+def _is_other_instance(task: TaskIdentity, made_by: dict[str, str]) -> bool:
+    """Whether another mapped instance of this task in this run made the results."""
+    mine = names_of(task)
+    return task.map_index >= 0 and [name for name in mine if made_by.get(name) != mine[name]] == ["map_index"]
+
+
 def _check_writing(directory: storage.AnyPath) -> None:
-    probe = directory / _PROBE_FILE
+    probe = directory / f"{_PROBE_FILE}{uuid.uuid4().hex}"  # another task may check at the same time
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with storage.open_binary(probe, "wb") as handle:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import time
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -25,6 +26,8 @@ from airflow_provider_openai_batches.links import OpenAIBatchLink
 from airflow_provider_openai_batches.observability import metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_openai_batches.api.models import Batch
@@ -175,6 +178,18 @@ class TimeLimited(_Operator):
         raise NotImplementedError
 
 
+@contextmanager
+def no_retry_of_bad_input() -> Iterator[None]:
+    """Fail the task at once, whatever its ``retries``, for input that another try would refuse too."""
+    try:
+        yield
+    except Exception as error:
+        from airflow_provider_openai_batches.operators.inference_faults import fail_for_good  # noqa: PLC0415 - rarely needed
+
+        fail_for_good(error)
+        raise
+
+
 class BatchOperator(BaseOperator):
     """An operator that uses an Airflow connection to the service."""
 
@@ -227,7 +242,7 @@ class WaitingOperator(TimeLimited, BatchOperator):
         self._wait_ends = None if self.batch_timeout is None else time.time() + self.batch_timeout
         return self._wait(context, method_name)
 
-    def _trigger(self, batch_ids: list[str], end_time: float | None) -> OpenAIBatchTrigger:
+    def _trigger(self, batch_ids: list[str], end_time: float | None, **more: Any) -> OpenAIBatchTrigger:
         from airflow_provider_openai_batches.triggers.openai_batches import (  # noqa: PLC0415 - not when a DAG is parsed
             OpenAIBatchTrigger,
         )
@@ -238,6 +253,7 @@ class WaitingOperator(TimeLimited, BatchOperator):
             poll_interval=self.poll_interval,
             end_time=end_time,
             cancel_on_kill=self.cancel_on_kill and self._is_own,
+            **more,
         )
 
     def _wait(self, context: Context, method_name: str = "execute_complete") -> Any:
@@ -287,8 +303,7 @@ class WaitingOperator(TimeLimited, BatchOperator):
         said = "The execution_timeout is over, and no triggerer has ended the wait. Is one running?"
         if not self.cancel_on_timeout:
             raise BatchTimeout(f"{said} Nothing is cancelled: what still runs is paid for.")
-        canceller = cancel.Canceller(self.hook, self.log)
-        canceller.find_and_cancel(task_identity(context), set(), began(context))
+        cancel.Canceller(self.hook, self.log).find_and_cancel(task_identity(context), set(), began(context))
         raise BatchTimeout(f"{said} What still runs is cancelled; the log names each batch.")
 
     def finish(self, context: Context, batches: list[Batch]) -> Any:  # noqa: ARG002 - for those that override it

@@ -6,16 +6,17 @@ import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_provider_openai_batches.api import models, validation
-from airflow_provider_openai_batches.exceptions import BatchTimeout, InvalidInputError, OpenAIBatchesError
+from airflow_provider_openai_batches.api import models
+from airflow_provider_openai_batches.exceptions import BatchTimeout, OpenAIBatchesError
 from airflow_provider_openai_batches.idempotency.ledger import Ledger
 from airflow_provider_openai_batches.idempotency.submit import BatchSpec, Submitter
-from airflow_provider_openai_batches.inference.settings import COUNTS, Settings
-from airflow_provider_openai_batches.operators import inference_faults
+from airflow_provider_openai_batches.inference.settings import Settings, check_arguments
 from airflow_provider_openai_batches.operators.base import (
     WaitingOperator,
     began,
     first_event,
+    no_retry_of_bad_input,
+    runs_on_one_machine,
     search_since,
     task_identity,
 )
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_openai_batches.api.validation import FailOn
     from airflow_provider_openai_batches.inference.data.requests import Request
-    from airflow_provider_openai_batches.inference.runner import Runner, WaitFor
-    from airflow_provider_openai_batches.triggers.openai_batches import OpenAIBatchTrigger
+    from airflow_provider_openai_batches.inference.runner import Runner
 
 
 class OpenAIBatchInferenceOperator(WaitingOperator):
@@ -179,37 +179,17 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         self.cancel_on_timeout = cancel_on_timeout
         self.reuse = reuse
         self._submitter: Submitter | None = None
-        self._check_arguments()
+        check_arguments(self)
         # The output of another task. It is not a template field, because then its rows would be rendered.
         if hasattr(requests, "iter_references"):
             for upstream, _ in requests.iter_references():
                 self.set_upstream(upstream)
 
-    def _check_arguments(self) -> None:
-        """Refuse what is known to be wrong when the DAG is parsed."""
-        given = [name for name in ("requests", "input_uri", "sql") if getattr(self, name) is not None]
-        if len(given) != 1:
-            said = f"this has {' and '.join(given) or 'none of them'}"
-            raise InvalidInputError(f"Give one of requests, input_uri and sql: {said}.")
-        if (self.sql is None) != (self.sql_conn_id is None):
-            raise InvalidInputError("sql and sql_conn_id belong together: give both.")
-        for name, (least, most) in COUNTS.items():
-            if getattr(self, name) is not None or name != "max_requests":
-                validation.check_count(getattr(self, name), name, least, most)
-        validation.check_fail_on(self.fail_on)
-        if self.retry_invalid and self.output_schema is None:
-            raise InvalidInputError(
-                "retry_invalid=True needs an output_schema: without one no answer is invalid."
-            )
-        for name in ("output_expires_after", "input_expires_after"):
-            if getattr(self, name) is not None:
-                validation.check_expiry(getattr(self, name), name)
-
-    @inference_faults.no_retry_of_bad_input()
+    @no_retry_of_bad_input()
     def execute(self, context: Context) -> Any:
         return self._start(context, search_since(context))
 
-    @inference_faults.no_retry_of_bad_input()
+    @no_retry_of_bad_input()
     def execute_complete(
         self,
         context: Context,
@@ -251,7 +231,12 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         while (wait := runner.advance()) is not None:
             self.end_if_killed()
             self._is_own = runner.records.are_own
-            trigger = self._trigger_of(wait, runner.progress())
+            trigger = self._trigger(
+                wait.batch_ids,
+                wait.until,
+                return_when="FIRST_COMPLETED" if wait.any_of_them else "ALL_COMPLETED",
+                progress=runner.progress(),
+            )
             if self.deferrable:
                 known = {"name": runner.workspace.name, "until": wait.until, **self._carried}
                 known["deployment_id"] = runner.submitter.task.deployment_id
@@ -259,21 +244,6 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
             self.hook.close()
             self._heard(runner, asyncio.run(first_event(trigger)), wait.until)
         return runner.finish()
-
-    def _trigger_of(self, wait: WaitFor, progress: Mapping[str, int]) -> OpenAIBatchTrigger:
-        from airflow_provider_openai_batches.triggers.openai_batches import (  # noqa: PLC0415 - not when a DAG is parsed
-            OpenAIBatchTrigger,
-        )
-
-        return OpenAIBatchTrigger(
-            openai_conn_id=self.openai_conn_id,
-            batch_ids=wait.batch_ids,
-            poll_interval=self.poll_interval,
-            end_time=wait.until,
-            cancel_on_kill=self.cancel_on_kill and self._is_own,
-            return_when="FIRST_COMPLETED" if wait.any_of_them else "ALL_COMPLETED",
-            progress=progress,
-        )
 
     def _heard(self, runner: Runner, event: dict[str, Any], until: float | None) -> None:
         """Pass on the result of a wait, or fail if it brought an error or the time is up."""
@@ -300,7 +270,10 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         ledger = None if since is None else Ledger(self.hook, task, since)
         self._submitter = Submitter(self.hook, task, ledger, self.log)
         self.end_if_killed()
-        inference_faults.warn_of_local_output(self.output_uri, self.log)
+        if workspace.is_local and not (workspace.output.is_absolute() and runs_on_one_machine()):
+            from airflow_provider_openai_batches.operators.inference_faults import warn_of_local_output  # noqa: PLC0415 - rarely needed
+
+            warn_of_local_output(workspace.output, self.log)
         return Runner(self._settings(context), workspace, self._submitter, self.log, since=since)
 
     def _settings(self, context: Context) -> Settings:

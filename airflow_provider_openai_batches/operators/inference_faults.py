@@ -5,17 +5,14 @@ from __future__ import annotations
 import gzip
 import re
 import socket
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from airflow.providers.common.compat.sdk import AirflowFailException, conf
+from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_provider_openai_batches import storage
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
     from airflow_provider_openai_batches.api.retry import Log
 
@@ -30,31 +27,24 @@ _LASTING = (
 _STORES = frozenset({"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "requests", "urllib3"})
 _NO_RIGHTS = re.compile("credential|authentication|unauthorized|forbidden|denied", re.IGNORECASE)
 _NO_RIGHTS_CODES = {401, 403, 404}  # gcsfs has one class for all answers, with the status as its code
-_ONE_MACHINE = {"LocalExecutor", "SequentialExecutor"}
 
 
 class UnusableInputError(InvalidInputError, AirflowFailException):
     """The task was refused before anything was spent, and another try would be refused too: there is none."""
 
 
-@contextmanager
-def no_retry_of_bad_input() -> Iterator[None]:
+def fail_for_good(error: Exception) -> None:
     """
-    Fail the task at once, whatever its ``retries``, for input that another try would refuse too.
+    Fail a task that its next try would fail for the same reason.
 
     :raises UnusableInputError: for bad input, and for a store that this worker has no rights to.
     """
-    try:
-        yield
-    except InvalidInputError as error:
-        if _may_pass(error.__cause__):
-            raise
-        raise UnusableInputError(str(error)) from error
-    except Exception as error:
-        if _lacks_rights(error):
-            message = f"A store refused this worker ({type(error).__name__}: {error}). Check its credentials."
-            raise UnusableInputError(message) from error
-        raise
+    if isinstance(error, InvalidInputError):
+        if not _may_pass(error.__cause__):
+            raise UnusableInputError(str(error)) from error
+    elif _lacks_rights(error):
+        message = f"A store refused this worker ({type(error).__name__}: {error}). Check its credentials."
+        raise UnusableInputError(message) from error
 
 
 def _may_pass(cause: BaseException | None) -> bool:
@@ -72,17 +62,13 @@ def _lacks_rights(error: BaseException) -> bool:
     )
 
 
-def warn_of_local_output(output_uri: Any, log: Log) -> None:
+def warn_of_local_output(output: Path, log: Log) -> None:
     """Say on which worker the results are, where other workers may have other disks."""
-    plain = storage.local(storage.as_path(output_uri))
-    executors = {name.strip().rpartition(".")[2] for name in str(conf.get("core", "executor")).split(",")}
-    if plain is None or (plain.is_absolute() and executors <= _ONE_MACHINE):
-        return
     log.warning(
         "output_uri %s is a directory on this worker, %s: %s. Other workers, and the tasks that follow, "
         "see the results only if they share that disk. Set output_uri to a URI that all can reach, such as "
         "s3://bucket/results/{{ run_id }}, or to the absolute path of a shared disk",
-        output_uri,
+        output,
         socket.gethostname(),
-        Path.cwd() / plain,
+        output.absolute(),
     )

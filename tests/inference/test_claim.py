@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.idempotency.keys import UNNAMED, TaskIdentity
 from airflow_provider_openai_batches.inference.claim import CLAIM_FILE, LEASE, ClaimFile
 from airflow_provider_openai_batches.storage import as_path
 
@@ -80,13 +82,121 @@ def test_a_store_that_cannot_create(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         write(path, value)
 
     monkeypatch.setattr(type(place.fs), "pipe_file", staticmethod(old))
-    ClaimFile(place, "me").take(1_000.0)
+    claims = [ClaimFile(place, owner, sleep=lambda _: None) for owner in ("me", "you")]
+    claims[0].take(1_000.0)
     with pytest.raises(InvalidInputError):
-        ClaimFile(place, "you").take(1_000.0)
+        claims[1].take(1_000.0)
+    claims[0].release()
+
+    def other_writes(_: float) -> None:  # it found no claim either, a moment ago
+        claims[1]._create_in_store = claims[1]._path.write_bytes  # type: ignore[method-assign]
+        claims[1]._sleep = lambda _: None
+        claims[1].take(1_000.0)
+
+    slow = ClaimFile(place, "me", sleep=other_writes)
+    with pytest.raises(InvalidInputError, match="has been writing"):
+        slow.take(1_000.0)
+    assert claims[1].check().owner == "you"
 
 
-def test_a_claim_that_cannot_be_read(tmp_path: Path) -> None:
+REFUSALS = {
+    "it is there, in S3's words": (OSError(errno.EINVAL, "PreconditionFailed"), True),
+    "both at once, in S3's words": (OSError(errno.EBUSY, "ConditionalRequestConflict"), True),
+    "a server that cannot": (OSError(errno.ENOSYS, "NotImplemented"), False),
+    "a client that cannot": (TypeError("mode"), False),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+def test_what_stores_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Each store has errors of its own for a claim that is there, and for not knowing the question."""
+    error, is_there = REFUSALS[kind]
+    place = directory(tmp_path, "store")
+    write = place.fs.pipe_file
+
+    def pipe_file(_: Any, path: str, value: bytes, mode: str = "overwrite") -> None:
+        if mode != "create":
+            write(path, value)
+            return
+        if is_there:
+            write(path, value.replace(b'"you"', b'"me"'))  # a moment before
+        raise error
+
+    monkeypatch.setattr(type(place.fs), "pipe_file", pipe_file)
+    claim = ClaimFile(place, "you", sleep=lambda _: None)
+    if is_there:
+        with pytest.raises(InvalidInputError, match="has been writing"):
+            claim.take(1_000.0)
+    else:
+        claim.take(1_000.0)
+        assert claim.check().owner == "you"
+
+
+@pytest.mark.parametrize("kind", ["disk", "store"])
+def test_a_store_is_asked_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """The clients of stores keep what they have listed, but another worker may have written since."""
+    place = directory(tmp_path, kind)
+    mine = ClaimFile(place, "me")
+    if kind == "store":
+        known: dict[str, Any] = {}
+        fs = place.fs
+        exists = fs.exists
+        monkeypatch.setattr(
+            type(fs), "exists", lambda _, path, **__: known.setdefault(path, exists(path)), raising=False
+        )
+        monkeypatch.setattr(type(fs), "invalidate_cache", lambda *_: known.clear())
+    assert not mine.is_there
+    ClaimFile(place, "you").take(1_000.0)
+    assert mine.is_there
+    with pytest.raises(InvalidInputError):
+        mine.take(1_000.0)
+
+
+def _task(deployment: str, **names: Any) -> TaskIdentity:
+    return TaskIdentity(deployment, **{"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": 1, **names})
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_same"),
+    [
+        (_task(f"{UNNAMED}http://a"), _task(f"{UNNAMED}http://b"), True),
+        (_task(f"{UNNAMED}http://a"), _task(f"{UNNAMED}http://b", map_index=2), False),
+        (_task(f"{UNNAMED}http://a"), _task(f"{UNNAMED}http://b", run_id="s"), False),
+        (_task("a"), _task("b"), False),
+        (_task(f"{UNNAMED}http://a"), _task("b"), False),
+        (_task("a"), _task(f"{UNNAMED}http://b"), False),
+    ],
+)
+def test_a_task_under_another_key(
+    tmp_path: Path, first: TaskIdentity, second: TaskIdentity, *, is_same: bool
+) -> None:
+    """Without a deployment id, the key of a task is a guess of each worker: its names decide."""
+    claims = [ClaimFile(tmp_path / "out", task.task_key[:12], task) for task in (first, second)]
+    assert claims[0].owner != claims[1].owner
+    claims[0].take(1_000.0)
+    if not is_same:
+        with pytest.raises(InvalidInputError):
+            claims[1].take(2_000.0)
+        return
+    claims[1].take(2_000.0)
+    claims[1].extend(2_000.0, 1e9)
+    assert claims[1].owner == claims[0].owner
+    claims[1].release()
+    assert not claims[0].is_there
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[" * 100_000,
+        '{"owner": "x", "since": 0, "until": 1e30}',
+        '{"owner": "x", "since": -1, "until": 1}',
+    ],
+    ids=["cut", "deep", "far", "before"],
+)
+def test_a_claim_that_cannot_be_read(tmp_path: Path, content: str) -> None:
     """It says which file to delete, and when."""
-    (tmp_path / CLAIM_FILE).write_text("{")
+    (tmp_path / CLAIM_FILE).write_text(content)
     with pytest.raises(InvalidInputError, match=r"owner\.json is not the claim of a task.*Delete it"):
         ClaimFile(tmp_path, "me").take(1_000.0)

@@ -14,6 +14,7 @@ from support import ENDPOINT, as_stored, run_task, task_context
 
 from airflow_provider_openai_batches.decorators.openai_batch import openai_batch_task
 from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.operators.inference import OpenAIBatchInferenceOperator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -140,6 +141,35 @@ def test_the_output_of_another_task(server: DevServer, out: Path, task: Any) -> 
         assert operator.upstream_task_ids == {"prompts"}
     run_task(job(out, requests=Upstream(["{{ macros }}", "two"]), body=None))
     assert results(out)[0]["output"].endswith("to: {{ macros }}")
+
+
+@pytest.mark.parametrize("kind", ["one", "of mapped tasks"])
+def test_a_data_frame_of_another_task(server: DevServer, out: Path, kind: str) -> None:
+    """Its rows are asked about; those of a mapped task come as a sequence of frames."""
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame([{"text": f"t{n}", "marker": ""} for n in range(3)])
+    run_task(job(out, requests=Upstream(frame if kind == "one" else [frame, frame])))
+    asked = [row["output"].rpartition(" ")[2] for row in results(out)]
+    assert asked == ["t0", "t1", "t2"] * (1 if kind == "one" else 2)
+
+
+def test_mapped_tasks_with_a_directory_each(server: DevServer, tmp_path: Path, out: Path) -> None:
+    """By the template that the README and the refusal of a second task name."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.csv").write_text(f"text\n{name}\n")
+    files = [str(tmp_path / "a.csv"), str(tmp_path / "b.csv")]
+    body = {"messages": [{"role": "user", "content": "{text}"}]}
+    given = {"task_id": "t", "endpoint": ENDPOINT, "model": "m", "body": body, "poll_interval": 0.05}
+    with DAG("d", schedule=None):
+        mapped = OpenAIBatchInferenceOperator.partial(
+            output_uri=f"{out}/{{{{ run_id }}}}/{{{{ ti.map_index }}}}", **given
+        ).expand(input_uri=files)
+    for index, file in enumerate(files):
+        operator: Any = mapped.unmap({"input_uri": file})
+        context = task_context(operator, map_index=index)
+        place = operator.render_template(operator.output_uri, {"ti": context["ti"], "run_id": "r"})
+        run_task(job(place, input_uri=file, body=body), context)
+    assert [results(out / "r" / str(index))[0]["output"][-1] for index in (0, 1)] == ["a", "b"]
 
 
 def test_lineage(server: DevServer, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

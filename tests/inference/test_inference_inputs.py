@@ -266,3 +266,22 @@ def test_a_query_whose_cursor_gives_dicts(
     run_task(job(out, sql=sql, sql_conn_id="db", body=TEXT, keep_columns=["id"]))
     assert echoes(out) == ["t0", "t1", "t2"]
     assert [row["id"] for row in results(out)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("factory", [lambda _, row: object(), lambda _, row: "ab", lambda _, row: row[:1]])
+def test_a_query_whose_rows_have_no_columns(
+    server: DevServer, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch, factory: Any
+) -> None:
+    """Psycopg's class_row and scalar_row: refused before anything is sent."""
+
+    def connect(_conn_id: str) -> sqlite3.Connection:
+        connection = sqlite3.connect(tmp_path / "db.sqlite")
+        connection.row_factory = factory
+        return connection
+
+    table(tmp_path / "db.sqlite", 3, monkeypatch)
+    monkeypatch.setattr("airflow_provider_openai_batches.inference.query._connect", connect)
+    sql = "SELECT id, text FROM places ORDER BY id"
+    with pytest.raises(InvalidInputError, match=r"a row as \w+, which does not name the columns id, text"):
+        run_task(job(out, sql=sql, sql_conn_id="db", body=TEXT))
+    assert server.stats()["requests"] == {}

@@ -42,7 +42,7 @@ def test_no_more_batches_at_once_than_told(server: DevServer, out: Path) -> None
 
 def test_the_enqueued_token_limit_is_waited_for(server: DevServer, out: Path) -> None:
     """A batch that does not fit is sent again when others are over, without a second upload or a new try."""
-    server.settings(batch_seconds=0.3, enqueued_token_limit=150)
+    server.settings(batch_seconds=1.5, enqueued_token_limit=150)
     summary = run_task(job(out, requests=rows(12), max_requests_per_batch=2))
     assert summary["counts"]["succeeded"] == 12
     stats = server.stats()

@@ -270,23 +270,24 @@ def test_the_claim_of_a_task_that_is_over(
         resumed.execute_complete(gone_on, event, **(deferral.kwargs or {}))
     list(waiting)
     assert len(results(out)) == 2
-    with pytest.raises(InvalidInputError, match="holds the results of another job"):
+    with pytest.raises(InvalidInputError, match=r"holds the results of instance 1 of .*map_index"):
         fresh(first).execute_complete(gone_on, event, **(deferral.kwargs or {}))
     assert len(results(out)) == 2
 
 
 @pytest.mark.parametrize(
-    ("state", "overwrite", "days", "is_taken"),
+    ("state", "overwrite", "days", "run_id", "is_taken"),
     [
-        (None, False, 0, False),
-        (None, True, 0, True),
-        (None, False, 2, False),
-        (None, False, 3, True),
-        ("failed", False, 0, True),
-        ("removed", False, 0, True),
-        ("running", True, 0, False),
-        ("up_for_retry", False, 0, False),
-        ("running", True, 3, True),
+        (None, False, 0, "run", False),
+        (None, True, 0, "run", False),
+        (None, True, 0, "another", True),
+        (None, False, 2, "run", False),
+        (None, False, 3, "run", True),
+        ("failed", False, 0, "run", True),
+        ("removed", False, 0, "run", True),
+        ("running", True, 0, "another", False),
+        ("up_for_retry", False, 0, "run", False),
+        ("running", True, 3, "run", True),
     ],
 )
 def test_who_may_take_a_claim(  # noqa: PLR0917 - a table
@@ -296,9 +297,10 @@ def test_who_may_take_a_claim(  # noqa: PLR0917 - a table
     state: str | None,
     overwrite: bool,
     days: int,
+    run_id: str,
     is_taken: bool,
 ) -> None:
-    """Whose task is known to be over, whose time is up, or with overwrite=True whose state is unknown."""
+    """Whose task is over, whose time is up, or with overwrite=True whose state is unknown, in another run."""
     server.settings(freeze=True)
     monkeypatch.setattr("airflow_provider_openai_batches.inference.claim.task_state", lambda *_: state)
     deferred(job(out, requests=rows(3)), map_index=0)
@@ -307,11 +309,11 @@ def test_who_may_take_a_claim(  # noqa: PLR0917 - a table
     claim.write_text(json.dumps({**told, "until": told["until"] - days * 86_400}))
     second = job(out, requests=rows(2), overwrite=overwrite)
     if is_taken:
-        deferred(second, map_index=1)
+        deferred(second, map_index=1, run_id=run_id)
         assert json.loads(claim.read_bytes())["map_index"] == 1
     else:
         with pytest.raises(InvalidInputError, match="has been writing"):
-            deferred(second, map_index=1)
+            deferred(second, map_index=1, run_id=run_id)
         assert json.loads(claim.read_bytes())["map_index"] == 0
 
 
@@ -353,3 +355,39 @@ def test_a_result_file_that_is_gone(server: DevServer, out: Path, field: str, wa
     else:
         again(operator, reuse=False)
     assert [row["status"] for row in results(out)] == ["succeeded", "failed", "succeeded"]
+
+
+@pytest.mark.parametrize("is_mapped", [False, True])
+def test_what_overwrite_replaces(server: DevServer, out: Path, *, is_mapped: bool) -> None:
+    """The results of earlier runs and of other tasks, but not those of this run's other instances."""
+    indexes = (0, 1) if is_mapped else (-1, -1)
+    first, second = (job(out, requests=rows(count), overwrite=True) for count in (2, 3))
+    run_task(first, task_context(first, map_index=indexes[0]))
+    before = server.stats()["requests"]
+    if is_mapped:
+        said = r"results of instance 0 of this mapped task.*ti\.map_index"
+        with pytest.raises(InvalidInputError, match=said):
+            run_task(second, task_context(second, map_index=indexes[1]))
+        assert (len(results(out)), server.stats()["requests"]) == (2, before)
+    run_task(second, task_context(second, map_index=indexes[1], run_id="tomorrow"))
+    assert len(results(out)) == 3
+    run_task(first, task_context(first, map_index=indexes[0], run_id="tomorrow" if not is_mapped else "run"))
+    assert len(results(out)) == 2
+
+
+def test_a_crash_while_the_job_is_cleared_away(
+    server: DevServer, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next try finds the manifest, gives up the claim, and leaves no empty directory."""
+
+    def die(*_: object) -> None:
+        raise Crash
+
+    operator = mortal(out)
+    with monkeypatch.context() as patch:
+        patch.setattr("airflow_provider_openai_batches.inference.claim.ClaimFile.release", die)
+        with pytest.raises(Crash):
+            run_task(operator)
+    assert [path.name for path in (out / "_job").iterdir()] == ["owner.json"]
+    assert again(operator)["counts"]["succeeded"] == 11
+    good(out, server)

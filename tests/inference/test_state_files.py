@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from inferencekit import again, job, results, rows, waits
 
 from airflow_provider_openai_batches.inference.data.job import is_bare_name
+from airflow_provider_openai_batches.inference.records import Records
 from airflow_provider_openai_batches.inference.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -35,6 +36,12 @@ def test_no_file_of_the_worker_is_read(server: DevServer, out: Path, form: str) 
     assert len(results(out)) == 3
     assert not (out / "unreadable.txt").exists()
     assert server.stats()["paid_more_than_once"] == 0
+
+
+def test_records_without_end(tmp_path: Path) -> None:
+    """They count as lost, whatever is wrong with them."""
+    (tmp_path / "batches.json").write_text("[" * 100_000)
+    assert Records.load(tmp_path) is None
 
 
 @given(st.text())

@@ -11,6 +11,7 @@ import pytest
 from jobkit import CHAT, Service, prepare
 from upath import UPath
 
+from airflow_provider_openai_batches import storage
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, BatchRecord, Manifest
 from airflow_provider_openai_batches.inference.data.merge import merge
@@ -61,6 +62,26 @@ def test_free_directory(tmp_path: Path) -> None:
     for directory in (tmp_path / "a" / "b", str(tmp_path / "c"), UPath("memory:///target")):
         assert check_target(directory, "digest") is None
         assert list(UPath(directory).iterdir()) == []
+
+
+def test_the_check_follows_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever others put into a shared directory; and two checks at one moment do not meet."""
+    others = tmp_path / "others"
+    others.write_text("theirs")
+    (tmp_path / ".airflow-write-check").symlink_to(others)
+    opened: list[Path] = []
+    real = storage.open_binary
+
+    def open_binary(path: Path, mode: str = "rb") -> Any:
+        opened.append(path)
+        if len(opened) == 1:
+            assert check_target(tmp_path, "digest") is None
+        return real(path, mode)
+
+    monkeypatch.setattr(storage, "open_binary", open_binary)
+    assert check_target(tmp_path, "digest") is None
+    assert opened[0] != opened[1]
+    assert others.read_text() == "theirs"
 
 
 def test_directory_of_this_job(tmp_path: Path) -> None:

@@ -79,6 +79,32 @@ def test_a_series_is_a_column_of_prompts() -> None:
     assert [request.body["messages"][0]["content"] for request in requests] == ["one", "two"]
 
 
+@pytest.mark.parametrize("kind", TABLES)
+def test_several_tables(kind: str) -> None:
+    """The chunks of a large file, or the outputs of mapped tasks; none is read before it is needed."""
+    read = []
+
+    def chunks() -> Any:
+        for number in range(2):
+            read.append(number)
+            yield TABLES[kind]()
+
+    rows = chunks() if kind != "a generator" else iter([row for _ in range(2) for row in ROWS])
+    requests = requests_from(rows, endpoint=ENDPOINT, body="about {text}", model="m")
+    assert not read
+    texts = [request.body["messages"][0]["content"] for request in requests]
+    assert texts == [f"about text {n}" for n in range(1_201)] * 2
+
+
+@pytest.mark.parametrize("row", [pd.Series({"text": "a"}), [1], (1,), 7, b"a", None])
+def test_a_row_that_is_none_is_named(row: Any) -> None:
+    """Its type and number are in the error."""
+    kind = type(row).__name__
+    for body, first in ((None, "a"), ("{text}", {"text": "a"})):
+        with pytest.raises(InvalidInputError, match=rf"Row 1: .* not (.|\n)*\({kind}\)"):
+            list(requests_from(iter([first, row]), endpoint=ENDPOINT, body=body, model="m"))
+
+
 def test_a_lazy_table_is_refused() -> None:
     class LazyFrame:
         def collect_schema(self) -> None: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -49,17 +49,37 @@ class Scan(msgspec.Struct):
             setattr(self, field, getattr(self, field) + getattr(other, field))
 
 
+class Copies(Protocol):
+    """Where the files of the job's directory are kept, if not there; what it holds are copies."""
+
+    def fetch(self, names: Iterable[str]) -> None:
+        """Copy these files to the directory unless they are there."""
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Hear that these are not needed for now; they may be removed from the directory."""
+
+
 class ResultIndex:
     """
     The best result of each row so far.
 
     :param work: the directory of the job.
     :param retry_invalid: a schema; rows whose answers do not match it are to be asked again.
+    :param copies: brings files to the directory while they are needed; without it they must be there, and
+        stay until the parts are written.
     """
 
-    def __init__(self, job: Job, work: str | AnyPath, *, retry_invalid: OutputSchema | None = None) -> None:
-        self.job, self.work = job, as_path(work)
+    def __init__(
+        self,
+        job: Job,
+        work: str | AnyPath,
+        *,
+        retry_invalid: OutputSchema | None = None,
+        copies: Copies | None = None,
+    ) -> None:
+        self.job, self.work, self._copies = job, as_path(work), copies
         self.files: list[AnyPath] = []
+        self.last_rows: list[int] = []  # of each file: no result of a later row is in it
         self.rejections: dict[int, RowError] = {}
         self.scan = Scan()
         self._noted: set[int] = set()
@@ -77,12 +97,15 @@ class ResultIndex:
         Note all result lines of a shard's batch; call it once for each batch.
 
         :param paths: its downloaded output file and error file: one of them, both or neither.
-            They must stay until the parts are written, on a disk where random access is cheap.
+            They belong on a disk where random access is cheap.
         """
         rows = _ShardRows(self.work, shard)
         scan = Scan()
-        for path in paths:
-            self._add_file(as_path(path), rows, scan)
+        for path in map(as_path, paths):
+            self.last_rows.append(shard.last_row)
+            self.fetch(path.name)
+            self._add_file(path, rows, scan)
+            self.drop(path.name)
         self.scan.add(scan)
         self._noted.add(shard.index)
         return scan
@@ -123,7 +146,18 @@ class ResultIndex:
         for row, _ in read_ids(self.work, shard):
             self._note(row, LASTING, len(self.files), 0, 0)
         self.files.append(None)
+        self.last_rows.append(shard.last_row)
         self._noted.add(shard.index)
+
+    def fetch(self, name: str) -> None:
+        """Have a file of the job in its directory."""
+        if self._copies is not None:
+            self._copies.fetch([name])
+
+    def drop(self, name: str) -> None:
+        """Say that a file is not needed for now."""
+        if self._copies is not None:
+            self._copies.drop([name])
 
     def location(self, row: int) -> tuple[int, int, int, int]:
         """Return the state of the row, and file number, offset and length of its best line if it has one."""

@@ -60,6 +60,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     A complete job.
 
     :param digest: the digest of the results: of the requests, ids, kept columns and settings of the output.
+    :param made_by: dag_id, run_id, task_id and map_index of the task that wrote it.
     :param times: when the job ``started`` and ``finished``, in ISO 8601.
     """
 
@@ -74,5 +75,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     errors: dict[str, ErrorGroup]
     scan: Scan
     truncated: int = 0
+    made_by: dict[str, str] = {}
     times: dict[str, str] = {}
     version: int = VERSION

@@ -69,7 +69,7 @@ def merge(
     writer = WRITERS[output_format](index.job, index.work, whole_body=output == "body")
     reader = AnswerReader(spec_of(index.job.endpoint), output, schema)
     merged = Merged(counts=dict.fromkeys(STATUSES, 0))
-    with _ResultFiles(index.files) as files:
+    with _ResultFiles(index) as files:
         results = _Results(index, files, reader, merged)
         with open_binary(index.work / ROWS_FILE) as lines:
             for number, first in enumerate(range(0, index.job.rows, rows_per_part)):
@@ -137,6 +137,7 @@ class _Results(msgspec.Struct):
                     self._count(outcome.error, row)
             yield rows, answers
             first += len(rows)
+            self.files.drop_before(first)
 
     def _answer(self, row: int) -> Answer:
         state, number, offset, length = self.index.location(row)
@@ -164,8 +165,9 @@ class _Results(msgspec.Struct):
 class _ResultFiles:
     """Reads pieces of many files, and keeps only a few of them open."""
 
-    def __init__(self, paths: list[AnyPath]) -> None:
-        self._paths = paths
+    def __init__(self, index: ResultIndex) -> None:
+        self._index = index
+        self._fetched: set[int] = set()
         self._open: OrderedDict[int, tuple[BinaryIO, int | None]] = OrderedDict()
 
     def __enter__(self) -> Self:
@@ -182,10 +184,34 @@ class _ResultFiles:
         handle.seek(offset)
         return handle.read(length)
 
+    def drop_before(self, row: int) -> None:
+        """Let the files go in which there is nothing about this row and those that follow."""
+        self._drop([number for number in self._fetched if self._index.last_rows[number] < row])
+
+    def read_all(self, flat: Any) -> Iterator[bytes]:
+        """Yield pieces that are given as file, offset and length, one after the other; file after file."""
+        last = None
+        for number, offset, length in sorted(zip(flat[::3], flat[1::3], flat[2::3], strict=True)):
+            if last not in {None, number}:
+                self._drop([last])
+            last = number
+            yield self.read(number, offset, length)
+
+    def _drop(self, numbers: list[Any]) -> None:
+        for number in numbers:
+            if number in self._open:
+                self._open.pop(number)[0].close()
+            self._fetched.discard(number)
+            self._index.drop(self._index.files[number].name)
+
     def _opened(self, number: int) -> tuple[BinaryIO, int | None]:
         if len(self._open) == _OPEN_FILES:
             self._open.popitem(last=False)[1][0].close()
-        handle = open_binary(self._paths[number])
+        path = self._index.files[number]
+        if number not in self._fetched:
+            self._index.fetch(path.name)
+            self._fetched.add(number)
+        handle = open_binary(path)
         try:
             descriptor = handle.fileno()
         except OSError:  # a file in a store has none
@@ -194,14 +220,10 @@ class _ResultFiles:
         return self._open[number]
 
 
-def _triples(flat: Any) -> Iterator[tuple[int, int, int]]:
-    return zip(flat[::3], flat[1::3], flat[2::3], strict=True)
-
-
 def _add_superseded(index: ResultIndex, files: _ResultFiles, merged: Merged) -> None:
     """Add the usage of answers that were replaced by others: they were paid for too."""
-    for location in _triples(index.superseded):
-        line = read_line(files.read(*location))
+    for data in files.read_all(index.superseded):
+        line = read_line(data)
         usage = line and line.response and usage_of(body_of(line.response))
         if usage:
             merged.usage.add(usage)
@@ -212,8 +234,8 @@ def _keep_unreadable(index: ResultIndex, files: _ResultFiles, directory: AnyPath
         remove(directory / UNREADABLE_FILE)
         return
     with whole(directory / UNREADABLE_FILE) as handle:
-        for location in _triples(index.unreadable):
-            handle.write(files.read(*location).rstrip(b"\n") + b"\n")
+        for data in files.read_all(index.unreadable):
+            handle.write(data.rstrip(b"\n") + b"\n")
 
 
 def _remove_others(directory: AnyPath, parts: list[Part]) -> None:

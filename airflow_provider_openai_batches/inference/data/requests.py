@@ -12,7 +12,6 @@ import msgspec
 from airflow_provider_openai_batches.api.endpoints import spec_of
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.data.job import default_id
-from airflow_provider_openai_batches.inference.data.readers.frames import rows_of_table
 
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.endpoints import EndpointSpec
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 _Renderer: TypeAlias = Callable[[Mapping[str, Any]], Any]
 
 RESULT_COLUMNS = ("custom_id", "status", "output", "usage", "error", "finish_reason")
+_PLAIN_ROWS = frozenset({dict, str})
+_NO_TABLES = frozenset({"builtins", "itertools"})  # the modules of Python's own types
 _MAPPINGS = (dict, Mapping)  # dict first: a check against an abstract class takes four times as long
 MAX_CUSTOM_ID = 512  # characters; the service documents no limit, but anything longer is not an id
 _TOKEN = re.compile(r"(\{\{|\}\}|\{[^{}]+\}|[{}])")
@@ -56,7 +57,7 @@ def requests_from(
 
     :param rows: without ``body``: prompts, request bodies (sent as they are), or whole request lines
         (``custom_id``, ``url``, ``body``); with ``body``: rows.
-        A pandas or Polars data frame and an Arrow table give a dict for each of their rows.
+        Pandas and Polars data frames and Arrow tables, one or several, give a dict for each of their rows.
     :param endpoint: for example ``/v1/chat/completions``.
     :param body: a template (see :class:`BodyTemplate`) or a callable that takes a row; either gives a request
         body, or a prompt. It must always give the same for the same row: a batch is found again by its bytes.
@@ -67,8 +68,7 @@ def requests_from(
     :raises InvalidInputError: at once if the arguments do not fit together; while iterating, naming the row,
         if a row cannot become a request.
     """
-    table = None if isinstance(rows, list | Mapping) else rows_of_table(rows)
-    rows = rows if table is None else table
+    rows = _rows_within(rows) or rows
     if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
         raise InvalidInputError(
             f"the rows of a job must be a list or an iterator, not a {type(rows).__name__}"
@@ -82,7 +82,25 @@ def requests_from(
     if schema is not None:
         schema.check_endpoint(spec)
     builder = _Builder(endpoint, spec, _maker(body), model, id_column, keep, schema)
-    return map(builder.build, count(), rows)
+    return map(builder.build, count(), _each(rows))
+
+
+def _each(rows: Iterable[Any]) -> Iterator[Any]:
+    """Yield the rows; a table among them, such as one chunk of a file, gives its own."""
+    for row in rows:
+        if type(row) in _PLAIN_ROWS:
+            yield row
+        else:
+            yield from _rows_within(row) or (row,)
+
+
+def _rows_within(value: Any) -> Iterator[Any] | None:
+    """Return the rows of a table; None for anything else."""
+    if type(value).__module__ in _NO_TABLES:
+        return None
+    from airflow_provider_openai_batches.inference.data.readers.frames import rows_of_table  # noqa: PLC0415 - rarely needed
+
+    return rows_of_table(value)
 
 
 def name_row(number: int, custom_id: str) -> str:

@@ -42,12 +42,14 @@ def write_shards(
     endpoint: str,
     limits: Limits | None = None,
     max_requests: int | None = None,
+    completed: Callable[[Shard], None] | None = None,
 ) -> Job:
     """
     Write the request files of a job, and ``job.json`` last.
 
     :param work: the directory of the job; it is made if it is missing.
     :param max_requests: a job with more rows is refused, as soon as its first extra row comes.
+    :param completed: is called with each shard that another one follows; it may take the request file away.
     :raises InvalidInputError: if there are no rows or too many, a body is not JSON or too large for a file,
         or a ``custom_id`` occurs twice; the message names the row.
     """
@@ -55,7 +57,8 @@ def write_shards(
     remove(work / JOB_FILE)
     envelope, ids = Envelope(endpoint), GivenIds()
     rows = 0
-    with open_binary(work / ROWS_FILE, "wb") as rows_file, ShardWriter(work, envelope, limits) as writer:
+    writer = ShardWriter(work, envelope, limits, completed=completed)
+    with open_binary(work / ROWS_FILE, "wb") as rows_file, writer:
         write = _row_writer(rows_file, writer, envelope, ids, spec_of(endpoint))
         for request in requests:
             if rows == max_requests:
@@ -146,9 +149,17 @@ class ShardWriter:
     """Writes lines to files, one open file per model. A new file begins where a limit would be exceeded."""
 
     def __init__(
-        self, work: AnyPath, envelope: Envelope, limits: Limits, first_index: int = 0, round_number: int = 0
+        self,
+        work: AnyPath,
+        envelope: Envelope,
+        limits: Limits,
+        first_index: int = 0,
+        round_number: int = 0,
+        *,
+        completed: Callable[[Shard], None] | None = None,
     ) -> None:
         self.shards: list[Shard] = []
+        self._completed = completed
         self._work, self._envelope, self._limits = work, envelope, limits
         self._next_index, self._round = first_index, round_number
         self._open: dict[str | None, _OpenShard] = {}
@@ -189,6 +200,8 @@ class ShardWriter:
             )
         if model in self._open:
             self.shards.append(self._open.pop(model).close())
+            if self._completed is not None:
+                self._completed(self.shards[-1])
         elif len(self._open) == MAX_MODELS:
             raise InvalidInputError(
                 f"{name} has the model {model!r}: a job may have at most {MAX_MODELS} models"
