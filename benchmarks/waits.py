@@ -38,6 +38,8 @@ DELAY_ENDS = 20
 DELAY_INTERVAL = 10.0
 DELAY_WITHIN = 120.0
 IMPORTS = 5
+# A triggerer claims this many triggers at a time.
+PORTION = 50
 SIDE_PROGRAM = Path(__file__).with_name("waits_side.py")
 
 
@@ -137,13 +139,22 @@ class Running:
 
 
 def measure_round(
-    server: Server, side: Side, python: Path, ids: list[str], interval: float = NO_ROUND
+    server: Server,
+    side: Side,
+    python: Path,
+    ids: list[str],
+    interval: float = NO_ROUND,
+    *,
+    portion: int | None = None,
 ) -> Round:
-    """Measure the first round and, if the interval is short, count the requests of the next rounds."""
+    """
+    Measure the first round and, if the interval is short, count the requests of the next rounds.
+
+    :param portion: how many waits begin at a time; None means all of them at once.
+    """
     before = server.requests()
-    with Running(
-        python, side=side.name, base_url=server.base_url, batch_ids=ids, poll_interval=interval
-    ) as running:
+    task = {"base_url": server.base_url, "batch_ids": ids, "poll_interval": interval, "portion": portion}
+    with Running(python, side=side.name, **task) as running:
         running.report("import", 120)
         if side is not OURS:
             wait_until(lambda: server.requests() - before >= len(ids), ROUND_WITHIN)
@@ -269,6 +280,9 @@ def measure_ours(server: Server, options: argparse.Namespace) -> dict[str, Round
     for count in (options.waits, options.many):
         ids = server.running(count)
         measured[f"{count:,} waits"] = measure_round(server, OURS, python, ids, 20.0)
+    name = f"{options.waits:,} waits, newest first in portions of {PORTION}"
+    newest_first = server.running(options.waits)[::-1]
+    measured[name] = measure_round(server, OURS, python, newest_first, 40.0, portion=PORTION)
     for name, ids in crowded(server, options.waits, options.others):
         measured[name] = measure_round(server, OURS, python, ids, 40.0)
     return measured

@@ -29,6 +29,8 @@ MODULES = {
 CONNECTIONS = {"ours": "openai_batches", "official": "openai", "common_ai": "pydanticai"}
 CONN_ID = "bench"
 PROBE_EVERY = 0.01
+# A triggerer claims a portion of its triggers in each turn of its loop.
+PORTION_EVERY = 1.0
 DAY = 86_400.0
 
 
@@ -105,7 +107,7 @@ async def first_round(triggers: list[Any], measured: Measured) -> None:
     for trigger in triggers:
         while trigger._wait is None or None in trigger._wait.seen.values():  # noqa: SLF001
             polled = [one for poller in module._pollers.values() for one in poller._polled.values()]  # noqa: SLF001
-            if polled and all(one.interval is not None for one in polled):
+            if polled and all(one.due for one in polled):
                 break
             await asyncio.sleep(PROBE_EVERY)
     # Let the triggers write their log lines.
@@ -123,13 +125,17 @@ async def one(trigger: Any, batch_id: str) -> None:
         report({"event": batch_id, "at": time.time()})
 
 
-async def waits(side: str, trigger_class: Any, batch_ids: list[str], poll_interval: float) -> None:
+async def waits(
+    side: str, trigger_class: Any, batch_ids: list[str], poll_interval: float, portion: int | None
+) -> None:
     measured = Measured()
     probe = asyncio.create_task(measured.probe())
     triggers, tasks = [], []
     if side != "ours":
         threading.Thread(target=told_from_outside, args=(measured,), daemon=True).start()
-    for batch_id in batch_ids:
+    for number, batch_id in enumerate(batch_ids):
+        if portion and number and number % portion == 0:
+            await asyncio.sleep(PORTION_EVERY)
         # As the triggerer does between two triggers.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -151,7 +157,7 @@ def main() -> None:
     if not task["batch_ids"]:
         return
     quiet_logs()
-    asyncio.run(waits(side, trigger_class, task["batch_ids"], task["poll_interval"]))
+    asyncio.run(waits(side, trigger_class, task["batch_ids"], task["poll_interval"], task.get("portion")))
 
 
 if __name__ == "__main__":

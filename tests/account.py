@@ -6,6 +6,7 @@ import asyncio
 import time
 from itertools import islice
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 from waiting_room import batch
 
@@ -14,30 +15,45 @@ from airflow_provider_openai_batches.polling.list_plan import PAGE, PATIENCE
 from airflow_provider_openai_batches.polling.lister import Lister
 from airflow_provider_openai_batches.polling.poller import PolledBatch
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 NEVER = float("inf")
 PATIENT = SimpleNamespace(wait=SimpleNamespace(next_in=lambda *_: 60.0, deadline=NEVER))
 
 
 class Account:
-    """A service's batches, the newest first, and how often it was asked for them."""
+    """
+    A service's batches, the newest first, and how often it was asked for them.
 
-    def __init__(self, ids: list[str]) -> None:
+    :param clock: when the batch with a number was created; the oldest batch has the number 1.
+    """
+
+    def __init__(self, ids: list[str], clock: Callable[[int], int] = int) -> None:
         self.ids = list(ids)
+        self.clock = clock
+        self._batches: dict[str, Batch] = {}
         self.hidden: set[str] = set()
         self.asked = self.pages = 0
         self.fault: Exception | None = None
 
     def page(self, after: str | None) -> BatchPage:
         start = 0 if after is None else self.ids.index(after) + 1
-        listed = (batch_id for batch_id in self.ids[start:] if batch_id not in self.hidden)
-        shown = [batch(batch_id, created_at=0) for batch_id in islice(listed, PAGE)]
-        if shown:
-            shown[0] = self.batch(shown[0].id)
+        numbered = enumerate(islice(self.ids, start, None), start)
+        listed = (
+            self.created(index, batch_id) for index, batch_id in numbered if batch_id not in self.hidden
+        )
+        shown = list(islice(listed, PAGE))
         return BatchPage(shown, next(listed, None) is not None, last_id=shown[-1].id if shown else None)
 
     def batch(self, batch_id: str) -> Batch:
-        """A batch of the account; they were created one after the other, a second apart."""
-        return batch(batch_id, created_at=len(self.ids) - self.ids.index(batch_id))
+        return self.created(self.ids.index(batch_id), batch_id)
+
+    def created(self, index: int, batch_id: str) -> Batch:
+        """The batch with its time of creation, which stays the same when newer batches come."""
+        if batch_id not in self._batches:
+            self._batches[batch_id] = batch(batch_id, created_at=self.clock(len(self.ids) - index))
+        return self._batches[batch_id]
 
     async def list_batches(self, after: str | None) -> BatchPage:
         self.asked += 1

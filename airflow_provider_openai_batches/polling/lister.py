@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Protocol
 from airflow_provider_openai_batches.api.retry import is_server_error
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError
 from airflow_provider_openai_batches.polling.client import for_each
-from airflow_provider_openai_batches.polling.list_plan import LIST_FROM, Chart, Walk, Window, shown_on
+from airflow_provider_openai_batches.polling.list_plan import (
+    HEAD_AFTER,
+    LANES,
+    LIST_FROM,
+    PATIENCE,
+    Chart,
+    Probe,
+    Walk,
+    Window,
+    probes,
+    shown_on,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -36,6 +47,7 @@ class Polled(Protocol):
 
     def is_nearly_due(self, now: float) -> bool: ...
     def schedule(self) -> None: ...
+    def put_off(self) -> None: ...
 
 
 class Lister:
@@ -56,6 +68,17 @@ class Lister:
         # Batches that the list did not show. One that was created after the time beside it (Unix seconds) may
         # be shown later, because a list can lag.
         self._unlisted: dict[str, float] = {}
+        # When each batch was created (Unix seconds, once it was polled), and the turn since which it is
+        # awaited.
+        self._created: dict[str, int] = {}
+        self._since: dict[str, int] = {}
+        self._search_at = 0
+        # Batches whose first look a walk has put off. A search may put it off once more.
+        self._put_off: dict[str, None] = {}
+        # This call of ask(): its number and time, how many retrieves it saved, and how many looks it put off.
+        self._turn = 0
+        self._now = 0.0
+        self._saved = self._paid = 0
         self._walk_at = 0.0
         self._walk_pause = WALK_AGAIN_AFTER
         self._failed_windows = 0
@@ -63,22 +86,36 @@ class Lister:
 
     async def ask(self, now: float) -> None:
         """
-        Look for batches that are not on the chart; then ask for the pages that show what is due.
+        Look for new batches, ask for the pages that show what is due, and look for what no page showed.
 
         :param now: the time by which a batch must be due, on the monotonic clock.
         :raises OpenAIBatchesError: for an answer that says that all further requests will fail too.
         """
+        self._turn, self._now, self._saved, self._paid = self._turn + 1, now, 0, 0
+        for batch_id in self._polled:
+            self._since.setdefault(batch_id, self._turn)
         await self._find(now)
         for _ in range(2):  # twice: what newer batches pushed off the first page is then on another one
             await for_each(self._windows(now), self._ask_window)
+        await self._search()
 
     def forget(self, batch_id: str) -> None:
         """Forget a batch that nobody waits for any more."""
         self._chart.forget(batch_id)
-        self._unlisted.pop(batch_id, None)
+        for known in (self._unlisted, self._created, self._since, self._put_off):
+            known.pop(batch_id, None)
+        self._search_at = 0
 
     def saw(self, batch: Batch) -> None:
-        """Look once more for a batch that turns out to be newer than all that the list showed."""
+        """
+        Note when a batch was created.
+
+        One that turns out to be newer than all that the list showed is looked for once more.
+        """
+        self._put_off.pop(batch.id, None)
+        if batch.created_at is not None and batch.id in self._polled and batch.id not in self._created:
+            self._created[batch.id] = batch.created_at
+            self._search_at = 0
         if (batch.created_at or 0) > self._unlisted.get(batch.id, NEVER):
             del self._unlisted[batch.id]
 
@@ -150,9 +187,57 @@ class Lister:
         for one in walk.left:
             if one in self._polled:  # a second walk in vain is the last one
                 self._unlisted[one] = self._newest if self._polled[one].interval is None else NEVER
-        payers = [self._polled[one] for one in walk.payers if one in self._polled]
-        for polled in [one for one in payers if one.interval is None][: max(walk.lost, 0)]:
-            polled.schedule()  # its first look comes an interval later
+        payers = [one for one in walk.payers if one in self._polled and self._polled[one].interval is None]
+        # The oldest wait: to know where the newest stands helps to find the others.
+        for one in payers[::-1][: max(walk.lost, 0)]:
+            self._polled[one].put_off()
+            self._put_off[one] = None
+            self._paid += 1
+            self._saved += 1
+
+    async def _search(self) -> None:
+        """Ask for pages that could show, by ``created_at``, batches without a place, if that is paid for."""
+        misses = 0
+        while misses < LANES and self._now >= self._walk_at and (probe := self._next_probe()):
+            before = self._saved
+            if await self._page(probe.cursor) is None:
+                self._walk_later()
+            misses += self._saved < before
+            if self._saved < 0 and (payer := self._payer()):
+                del self._put_off[payer]
+                self._polled[payer].schedule()
+                self._paid += 1
+                self._saved += 1
+
+    def _next_probe(self) -> Probe | None:
+        """
+        Return a page that this turn can pay for.
+
+        If nothing was saved, a first look that is put off pays, but not for a distance in time at which a
+        page has already failed to show the next batch.
+        """
+        if self._turn < self._search_at or self._saved < 0 or (self._saved == 0 and not self._payer()):
+            return None
+        untried: list[Probe] = []
+        too_far = float("inf")
+        for probe in probes(self._chart, self._created, self._since, self._turn):
+            if probe.is_tried:
+                too_far = min(too_far, probe.gap)
+            elif self._saved > 1:
+                return probe
+            else:
+                untried.append(probe)
+        if not untried:
+            self._search_at = self._turn + HEAD_AFTER
+            return None
+        nearest = min(untried, key=lambda probe: probe.gap)
+        return nearest if self._saved or nearest.gap < too_far else None
+
+    def _payer(self) -> str | None:
+        """Return a batch whose first look may be put off once more, unless the list has never shown any."""
+        if self._paid >= PATIENCE or self._newest == NEVER:
+            return None
+        return next((one for one in self._put_off if self._polled[one].due <= self._now), None)
 
     async def _page(self, after: str | None) -> BatchPage | None:
         """Ask for a page, note it on the chart, and deliver its batches; None if the request fails."""
@@ -165,18 +250,22 @@ class Lister:
             }:
                 raise
             return None
-        self._chart.note(page, after, self._polled)
+        self._chart.note(page, after, self._polled, self._turn)
         if after is None:
             self._newest = next((batch.created_at or NEVER for batch in page.data), NEVER)
         for batch in shown_on(page):
+            polled = self._polled.get(batch.id)
+            self._saved += polled is not None and polled.is_nearly_due(self._now)
             self._deliver(batch)
         return page
 
     async def _list(self, after: str | None) -> BatchPage:
+        self._saved -= 1
         try:
             return await self._client.list_batches(after)
         except OpenAIBatchesError as error:
             if isinstance(error, APIError) and not is_server_error(error.status):
                 raise  # the client has waited out a 429, and nothing else below 500 passes soon
         await asyncio.sleep(PAGE_AGAIN_AFTER)
+        self._saved -= 1
         return await self._client.list_batches(after)

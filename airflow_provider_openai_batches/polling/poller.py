@@ -126,6 +126,11 @@ class PolledBatch:
         self.interval = delay
         self.due = time.monotonic() + delay * part
 
+    def put_off(self) -> None:
+        """Put off the first look by an interval."""
+        self.schedule()
+        self.interval = None
+
 
 class Poller:
     """
