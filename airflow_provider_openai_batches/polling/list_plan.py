@@ -307,7 +307,9 @@ class Walk:
         ends = [end for end in self._ends if end not in self._passed]
         if ends and self.lost < 0:
             ends += self._starts(min(room, 1 + len(self.left) // WAITS_A_LANE) - len(ends))
-        if not ends and len(self.left) >= LIST_FROM and not self.has_failed:
+        # A few are looked for only while nothing was saved: later savings pay for a search.
+        enough = LIST_FROM if self.lost < 0 else FIRST_PAGE_FROM
+        if not ends and len(self.left) >= enough and not self.has_failed:
             ends += [batch_id for batch_id in self.left if batch_id not in self._passed][:1]
         self._ends = ends[room:]
         return ends[:room]
