@@ -10,7 +10,8 @@ from account import Account, Room, others, ours
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_openai_batches.polling.list_plan import HEAD_AFTER, LIST_FROM, PAGE
+from airflow_provider_openai_batches.api.models import BatchPage
+from airflow_provider_openai_batches.polling.list_plan import HEAD_AFTER, LIST_FROM, PAGE, Chart
 
 if TYPE_CHECKING:
     import random
@@ -94,6 +95,18 @@ def test_a_gap_between_waits_is_looked_into_once() -> None:
     rounds = [room.round() for _ in range(SETTLED)]
     assert rounds[-1] == 4
     assert sorted(rounds[1:])[-2:] == [4, 5]
+
+
+def test_stretches_of_the_list_that_a_page_shows_parts_of_are_joined() -> None:
+    """Also the part that the page no longer shows: otherwise it takes a page of its own."""
+    names = ours(110)
+    account = Account(["before", *names[:10], "between", *names[10:]])
+    chart = Chart()
+    for turn, cursor in enumerate(["before", "between", names[5]], 1):
+        page = account.page(cursor)
+        shown = page.data[:10] if cursor == "before" else page.data
+        chart.note(BatchPage(shown, has_more=True, last_id=shown[-1].id), cursor, names, turn)
+    assert [len(window.batch_ids) for window in chart.windows()] == [99, 11]
 
 
 class Arrivals(NamedTuple):
