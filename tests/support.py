@@ -77,6 +77,11 @@ def run_task(operator: Any, context: Any = None) -> Any:
             deferral = raised
 
 
+def resume(operator: Any, context: Any, event: dict[str, Any], kwargs: dict[str, Any] | None = None) -> Any:
+    """Go on after a deferral that carried these, as Airflow does."""
+    return operator.resume_execution("execute_complete", {**(kwargs or {}), "event": event}, context)
+
+
 def fresh(operator: Any) -> Any:
     """Make another object of the same task, as Airflow does to resume it."""
     return type(operator)(**operator._BaseOperator__init_kwargs)

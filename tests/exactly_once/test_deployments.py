@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 from inferencekit import again, job, results, rows
-from support import fresh, rebuilt, run_task, task_context, until
+from support import fresh, rebuilt, resume, run_task, task_context, until
 
 from airflow_provider_openai_batches.exceptions import BatchTimeout
 from airflow_provider_openai_batches.operators import base
@@ -112,17 +112,17 @@ def test_what_may_be_anothers_is_not_cancelled(
     elif stop == "trigger":
         asyncio.run(rebuilt(deferral.trigger).on_kill())
     elif stop == "resumed task":
-        resumed.execute_complete(context, event_of(deferral), **kwargs)
+        resume(resumed, context, event_of(deferral), kwargs)
         resumed.on_kill()
     else:
         if stop == "outage and timeout":
             monkeypatch.setenv("AIRFLOW_CONN_OPENAI_BATCHES_DEFAULT", with_one_attempt(server))
             server.faults([{"operation": "retrieve_batch", "action": "status", "status": 503}])
             with pytest.raises(TaskDeferred) as raised:
-                resumed.execute_complete(context, event_of(deferral), **kwargs)
+                resume(resumed, context, event_of(deferral), kwargs)
             kwargs = raised.value.kwargs or {}
         with pytest.raises(BatchTimeout, match="Nothing was cancelled"):
-            task().execute_complete(context, event_of(deferral, "timeout"), **kwargs)
+            resume(task(), context, event_of(deferral, "timeout"), kwargs)
     assert asked(server, "cancel_batch") == [0]
 
 
@@ -138,9 +138,7 @@ def test_what_is_its_own_is_cancelled(server: DevServer, task: Make, monkeypatch
     wait(task())
     deferral = wait(task(), try_number=2)
     with pytest.raises(BatchTimeout, match="is cancelling"):
-        task().execute_complete(
-            task_context(task()), event_of(deferral, "timeout"), **(deferral.kwargs or {})
-        )
+        resume(task(), task_context(task()), event_of(deferral, "timeout"), deferral.kwargs)
 
 
 def test_its_own_batch_comes_before_one_of_equal_names(
@@ -185,9 +183,7 @@ def test_a_job_goes_on_after_its_wait(server: DevServer, out: Path, change: Chan
     change()
     until(lambda: all(batch["status"] == "completed" for batch in server.batches()))
     resumed = fresh(operator)
-    resumed.execute_complete(
-        task_context(resumed), event_of(deferral, ended="completed"), **(deferral.kwargs or {})
-    )
+    resume(resumed, task_context(resumed), event_of(deferral, ended="completed"), deferral.kwargs)
     assert [row["status"] for row in results(out)] == ["succeeded"] * 3
     assert asked(server, "create_batch", "cancel_batch") == [1, 0]
 
@@ -236,7 +232,7 @@ def test_a_job_cancels_what_is_certainly_its_own(  # noqa: PLR0917 - fixtures
             asyncio.run(rebuilt(deferral.trigger).cancel_batches())
     elif stop == "resumed task":
         with pytest.raises(TaskDeferred):
-            resumed.execute_complete(context, event_of(deferral), **(deferral.kwargs or {}))
+            resume(resumed, context, event_of(deferral), deferral.kwargs)
         resumed.on_kill()
     else:
         time.sleep(0.02)
@@ -244,7 +240,7 @@ def test_a_job_cancels_what_is_certainly_its_own(  # noqa: PLR0917 - fixtures
             "is cancelling" if place == "kept" else "is left running, because another Airflow may have made"
         )
         with pytest.raises(BatchTimeout, match=said):
-            resumed.execute_complete(context, event_of(deferral, "timeout"), **(deferral.kwargs or {}))
+            resume(resumed, context, event_of(deferral, "timeout"), deferral.kwargs)
     assert asked(server, "cancel_batch") == [1 if place == "kept" else 0]
 
 

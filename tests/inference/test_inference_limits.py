@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 from inferencekit import again, job, results, rows, waits
-from support import fresh, run_task, task_context
+from support import fresh, resume, run_task, task_context
 
 from airflow_provider_openai_batches.api.retry import is_passing
 from airflow_provider_openai_batches.exceptions import (
@@ -157,7 +157,7 @@ def test_a_rejected_batch_ends_the_job(server: DevServer, out: Path) -> None:
     server.force(second, status="completed")
     event = {"status": "finished", "message": "", "batches": {first: "failed", second: "completed"}}
     with pytest.raises(BatchFailed, match="rejected 1 of 3 batches, and 1 were not submitted") as caught:
-        fresh(operator).execute_complete(task_context(operator), event, **(deferral.value.kwargs or {}))
+        resume(fresh(operator), task_context(operator), event, deferral.value.kwargs)
     assert "server_error" in str(caught.value)
     assert len(server.batches()) == 2
     assert [row["status"] for row in results(out)] == ["failed"] * 3 + ["succeeded"] * 3 + ["failed"] * 3
@@ -207,13 +207,10 @@ def test_no_round_begins_when_the_time_is_over(server: DevServer, out: Path) -> 
     time.sleep(0.5)
     event = {"status": "finished", "message": "", "batches": {batch_id: "completed"}}
     with pytest.raises(TaskDeferred) as second:
-        operator.execute_complete(task_context(operator), event, **(deferral.value.kwargs or {}))
+        resume(operator, task_context(operator), event, deferral.value.kwargs)
+    event = {"status": "finished", "message": "The pause is over.", "batches": {}}
     with pytest.raises(BatchTimeout):
-        operator.execute_complete(
-            task_context(operator),
-            {"status": "finished", "message": "The pause is over.", "batches": {}},
-            **(second.value.kwargs or {}),
-        )
+        resume(operator, task_context(operator), event, second.value.kwargs)
     assert len(server.batches()) == 1
 
 
@@ -224,7 +221,7 @@ def test_what_waiting_cannot_mend(server: DevServer, out: Path) -> None:
         operator.execute(task_context(operator))
     event = {"status": "error", "message": "the key is refused", "batches": {"batch_1": "unknown"}}
     with pytest.raises(OpenAIBatchesError, match="the key is refused"):
-        operator.execute_complete(task_context(operator), event, **(deferral.value.kwargs or {}))
+        resume(operator, task_context(operator), event, deferral.value.kwargs)
 
 
 def test_the_progress_of_all_shards(server: DevServer, out: Path) -> None:
@@ -244,7 +241,7 @@ def test_the_progress_of_all_shards(server: DevServer, out: Path) -> None:
         "batches": dict.fromkeys(first.value.trigger.batch_ids, "completed"),
     }
     with pytest.raises(TaskDeferred) as second:
-        operator.execute_complete(task_context(operator), event, **(first.value.kwargs or {}))
+        resume(operator, task_context(operator), event, first.value.kwargs)
     assert second.value.trigger.progress == {
         "batches": 4, "finished": 3, "total": 9, "completed": 8, "failed": 0, "round": 1,
     }  # fmt: skip

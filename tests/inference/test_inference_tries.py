@@ -11,7 +11,7 @@ import httpx
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 from inferencekit import Crash, MortalHook, MortalOperator, again, job, results, rows, waits
-from support import fresh, run_task, task_context, until
+from support import fresh, resume, run_task, task_context, until
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError, OpenAIBatchesError, TaskKilled
 from airflow_provider_openai_batches.storage import as_path
@@ -121,7 +121,7 @@ def test_a_kill_at_the_worker_cancels_every_batch(server: DevServer, out: Path) 
     running = dict.fromkeys(deferral.trigger.batch_ids, "validating")
     event = {"status": "finished", "message": "", "batches": running}
     with pytest.raises(TaskDeferred):
-        resumed.execute_complete(task_context(resumed), event, **(deferral.kwargs or {}))
+        resume(resumed, task_context(resumed), event, deferral.kwargs)
     resumed.on_kill()
     assert {batch["status"] for batch in server.batches()} <= {"cancelling", "cancelled"}
 
@@ -267,11 +267,11 @@ def test_the_claim_of_a_task_that_is_over(
     event = {"status": "finished", "message": "", "batches": dict.fromkeys(deferral.trigger.batch_ids, "")}
     resumed = fresh(first)
     with pytest.raises(InvalidInputError, match=r"Task t\[1\] .*Cancelled: batch_\w+ is"):
-        resumed.execute_complete(gone_on, event, **(deferral.kwargs or {}))
+        resume(resumed, gone_on, event, deferral.kwargs)
     list(waiting)
     assert len(results(out)) == 2
     with pytest.raises(InvalidInputError, match=r"holds the results of instance 1 of .*map_index"):
-        fresh(first).execute_complete(gone_on, event, **(deferral.kwargs or {}))
+        resume(fresh(first), gone_on, event, deferral.kwargs)
     assert len(results(out)) == 2
 
 
