@@ -145,7 +145,7 @@ def land(task: dict[str, Any]) -> None:
     if task["side"] != "ours":
         event = {"status": "success", "batch_id": task["batch_id"], "counts": None, "message": ""}
     measured = Measured()
-    asking.execute_complete(context(), event, **task["kwargs"])
+    asking.resume_execution("execute_complete", {**task["kwargs"], "event": event}, context())
     report(measured.so_far())
 
 
@@ -165,8 +165,8 @@ def whole(task: dict[str, Any]) -> None:
         }
         resumed = operator(task["side"], make, task["folder"], task["batches"])
         deferral = until_it_waits(
-            lambda resumed=resumed, event=event, deferral=deferral: resumed.execute_complete(
-                context(), event, **deferral.kwargs
+            lambda resumed=resumed, known={**deferral.kwargs, "event": event}: resumed.resume_execution(
+                "execute_complete", known, context()
             )
         )
     report(measured.so_far())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import TaskDeferred
-from support import ENDPOINT, first_event, fresh, rebuilt, run_task, short_sleep, task_context
+from support import ENDPOINT, first_event, fresh, rebuilt, resume, run_task, short_sleep, task_context
 
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 from airflow_provider_openai_batches.operators.inference import OpenAIBatchInferenceOperator
@@ -58,8 +58,7 @@ def waits(operator: Any, **context: Any) -> Iterator[TaskDeferred]:
         except TaskDeferred as wait:
             yield wait
             event = asyncio.run(first_event(rebuilt(wait.trigger)))
-            resumed = getattr(fresh(operator), wait.method_name)
-            run = partial(resumed, given, event=event, **(wait.kwargs or {}))
+            run = partial(resume, fresh(operator), given, event, wait.kwargs, wait.method_name)
         else:
             return
 

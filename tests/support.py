@@ -77,9 +77,15 @@ def run_task(operator: Any, context: Any = None) -> Any:
             deferral = raised
 
 
-def resume(operator: Any, context: Any, event: dict[str, Any], kwargs: dict[str, Any] | None = None) -> Any:
+def resume(
+    operator: Any,
+    context: Any,
+    event: dict[str, Any],
+    kwargs: dict[str, Any] | None = None,
+    method_name: str = "execute_complete",
+) -> Any:
     """Go on after a deferral that carried these, as Airflow does."""
-    return operator.resume_execution("execute_complete", {**(kwargs or {}), "event": event}, context)
+    return operator.resume_execution(method_name, {**(kwargs or {}), "event": event}, context)
 
 
 def fresh(operator: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
-from support import ENDPOINT, first_event, fresh, rebuilt, task_context
+from support import ENDPOINT, first_event, fresh, rebuilt, resume, task_context
 
 from airflow_provider_openai_batches.operators.inference import OpenAIBatchInferenceOperator
 
@@ -63,7 +63,7 @@ def test_a_wait_ends_early_only_while_batches_are_validated(
         server.force(batch["id"], status="in_progress", stuck=True)
     for _ in range(3):  # the first of these waits may begin with what the last one saw
         if event is not None:
-            resumed = getattr(fresh(operator), wait.method_name)
-            wait = deferred(resumed, context, event=event, **(wait.kwargs or {}))
+            resumed = fresh(operator)
+            wait = deferred(resume, resumed, context, event, wait.kwargs, wait.method_name)
             event = heard(wait, SHORT)
     assert event is None
