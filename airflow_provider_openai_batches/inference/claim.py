@@ -79,15 +79,11 @@ class ClaimFile:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._directory, self._path, self._task = directory, directory / CLAIM_FILE, task
+        self.owner = owner
         given = {} if task is None else {name: getattr(task, name) for name in (*_NAMES, "deployment_id")}
         self._mine = Claim(owner=owner, since=0, until=0, **given)
         self._sleep = sleep
         self.is_new = False
-
-    @property
-    def owner(self) -> str:
-        """The first part of the task's key; that of its first try if a worker without an id has another."""
-        return self._mine.owner
 
     def take(self, now: float, *, overwrite: bool = False) -> None:
         """
@@ -129,9 +125,10 @@ class ClaimFile:
     def first_identity(self) -> TaskIdentity | None:
         """Return the task as it claimed the directory, if its deployment may have gone by that id."""
         found = self._read()
-        if self._task is None or found is None or not self._may_be_mine(found):
+        if self._task is None or found is None or not self._task.may_have_been(found.deployment_id):
             return None
-        return msgspec.structs.replace(self._task, deployment_id=found.deployment_id)
+        is_same = all(getattr(found, name) == getattr(self._task, name) for name in _NAMES)
+        return msgspec.structs.replace(self._task, deployment_id=found.deployment_id) if is_same else None
 
     @property
     def is_there(self) -> bool:
@@ -157,17 +154,7 @@ class ClaimFile:
             self._path.unlink()
 
     def _is_mine(self, claim: Claim) -> bool:
-        """Whether it is this task's, also under the key that another worker gave the task."""
-        if claim.owner != self.owner:
-            if not self._may_be_mine(claim):
-                return False
-            self._mine = msgspec.structs.replace(self._mine, owner=claim.owner)
-        return True
-
-    def _may_be_mine(self, claim: Claim) -> bool:
-        """Whether this task may have made it where its deployment, which has no id, goes by another one."""
-        names = [getattr(claim, name) == getattr(self._mine, name) for name in _NAMES]
-        return self._task is not None and self._task.may_have_been(claim.deployment_id) and all(names)
+        return claim.owner == self.owner
 
     def _is_other_instance(self, claim: Claim) -> bool:
         differing = [name for name in _NAMES if getattr(claim, name) != getattr(self._mine, name)]

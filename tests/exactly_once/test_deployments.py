@@ -138,7 +138,7 @@ def test_what_is_its_own_is_cancelled(server: DevServer, task: Make, monkeypatch
     wait(task())
     deferral = wait(task(), try_number=2)
     with pytest.raises(BatchTimeout, match="is cancelling"):
-        resume(task(), task_context(task()), event_of(deferral, "timeout"), deferral.kwargs)
+        resume(task(), task_context(task(), try_number=2), event_of(deferral, "timeout"), deferral.kwargs)
 
 
 def test_its_own_batch_comes_before_one_of_equal_names(
