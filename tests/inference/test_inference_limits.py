@@ -232,7 +232,7 @@ def test_the_progress_of_all_shards(server: DevServer, out: Path) -> None:
     assert first.value.trigger.progress == {
         "batches": 3, "finished": 0, "total": 9, "completed": 0, "failed": 0, "round": 0,
     }  # fmt: skip
-    assert set(first.value.kwargs or {}) == {"name", "until", "deployment_id"}
+    assert set(first.value.kwargs or {}) == {"_of_try", "deployment_id", "name", "until"}
     for batch_id in first.value.trigger.batch_ids:
         server.force(batch_id, status="completed")
     event = {
