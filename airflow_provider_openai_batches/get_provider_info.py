@@ -107,8 +107,9 @@ def _config() -> dict[str, Any]:
                 "deployment_id": {
                     "description": (
                         "Names this Airflow in the keys of its batches, so that two deployments on one API "
-                        "key never take each other's. Set it to the same on all nodes of one Airflow. Empty: "
-                        "[api] base_url, and a later try also goes by DAG, run, task and input.\n"
+                        "key never take each other's. Use one value on all nodes of one Airflow. "
+                        "If it is empty, [api] base_url stands for it, and a later try also goes by DAG, "
+                        "run, task and input.\n"
                     ),
                     "version_added": "0.1.0",
                     "type": "string",

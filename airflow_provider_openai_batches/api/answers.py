@@ -250,7 +250,7 @@ _decode_images = msgspec.json.Decoder(list[_Image]).decode
 
 
 def read_images(body: ImagesBody) -> Content | None:
-    """Take the list of images; each has its address or its data."""
+    """Take the list of images, each of which must have its address or its data."""
     content = read_raw(body.data)
     if content is None or content.problem:
         return content

@@ -29,7 +29,7 @@ MAX_ERROR_BYTES = 64 << 10
 DECODED_BYTES = 256 << 10
 # What the clients ask for; no other compression is understood here.
 ACCEPTED = "gzip"
-# Compressions that a message may name; a header of another kind may hold anything.
+# Compressions that an error names; a header with any other value could hold anything.
 _KNOWN = frozenset({"br", "compress", "gzip", "zstd"})
 _EITHER_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
@@ -105,7 +105,7 @@ class Decoder:
         self._has_begun = False
 
     def feed(self, piece: bytes) -> Iterator[bytes]:
-        """Yield what a piece of the body says."""
+        """Yield the content of a piece of the body."""
         if not self.is_needed:
             yield piece
             return
@@ -137,7 +137,7 @@ class Bounded:
     """
     Gathers a body that is read whole.
 
-    :param is_error: errors are short, or their rest is of no use: it is left out.
+    :param is_error: whether it is an error, of which only the beginning is kept.
     :raises TransportError: if it is compressed in a way that was not asked for.
     """
 
@@ -230,4 +230,4 @@ class Watchdog:
             try:
                 self._cut()
             except (OSError, TypeError):
-                return  # it is closed already, or no socket of the standard library
+                return  # it is closed already, or is not a socket of the standard library

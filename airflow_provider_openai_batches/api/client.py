@@ -164,7 +164,7 @@ class OpenAnswer:
             yield piece
 
     def iter_lines(self) -> Iterator[bytes]:
-        """Yield the lines, as far as the body is of a size that can be held."""
+        """Yield the lines of the body, redacted; only the beginning of a large one."""
         body = Bounded(self.headers.get("Content-Encoding"), is_error=True)
         all(body.feed(piece) for piece in self.pieces())
         yield from self._config.redact(body.whole().decode("utf-8", "replace")).encode().splitlines()
@@ -177,7 +177,7 @@ class OpenAnswer:
 
 
 def _watched_adapter(current: threading.local) -> Any:
-    """Return an adapter whose connections tell the watchdog of their thread when a request was sent."""
+    """Return an adapter whose connections tell their thread's watchdog when a request was sent."""
     from requests.adapters import HTTPAdapter  # noqa: PLC0415 - not before a session is made
 
     @functools.cache
@@ -267,7 +267,7 @@ class Download:
             decoder = Decoder(answer.headers.get("Content-Encoding"))
             self._is_compressed = decoder.is_needed
             if decoder.is_needed and start:
-                raise TransportError(f"{self._request.path} goes on compressed: it is asked for as a whole.")
+                raise TransportError(f"{self._request.path} goes on compressed; all is asked for again.")
             position = start
             for piece in answer.pieces():
                 received += len(piece)

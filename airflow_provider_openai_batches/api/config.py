@@ -140,7 +140,7 @@ def _any_form(sign: str) -> str:
 
 
 def _in_base64(secret: str) -> set[str]:
-    """Return what base64 makes of a secret, whatever precedes and follows it; none of a short one."""
+    """Return what base64 makes of a secret, whatever precedes and follows it; nothing for a short one."""
     data = secret.encode("utf-8", "replace")
     cores = set()
     for before in range(3):
@@ -228,7 +228,7 @@ def _api_key(conn: ConnectionLike, extra: dict[str, Any], base_url: str, environ
     else:
         elsewhere = (
             f"set the extra field 'use_environment_key' to true if {urlsplit(base_url).hostname} may have "
-            f"the key in OPENAI_API_KEY, which goes to {OPENAI_HOST} alone otherwise"
+            f"the key in OPENAI_API_KEY, which otherwise goes to {OPENAI_HOST} alone"
         )
     if not key:
         raise _bad(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Redact = Callable[[str], str]
 
 NO_MESSAGE = "no message"
-# What an error means that comes without a status of its own, by its words.
+# The status of an error that comes without one, by its words.
 _MEANINGS = (
     (HTTPStatus.NOT_FOUND, r"not.?found|no such|n.t exist|not exist|unknown batch"),
     (HTTPStatus.UNAUTHORIZED, r"api.?key|unauthori[sz]ed|authenticat"),
@@ -46,9 +46,9 @@ def error_of(body: bytes, redact: Redact) -> tuple[str, str | None, str | None]:
 
 def status_within(body: bytes) -> int | None:
     """
-    Return the status that an error should have had which came as a success; None if the body is no error.
+    Return the status that an error should have had, although it came as a success; None if it is no error.
 
-    An object with an id, or a page, is none, whatever else it says.
+    An object with an id, or a page, is not an error, whatever else it says.
     """
     if b'"error"' not in body:
         return None
@@ -88,4 +88,6 @@ def _optional(value: object, redact: Redact) -> str | None:
 
 
 def _text(value: object, redact: Redact) -> str:
-    return redact(msgspec.json.encode(value).decode())[:500]  # in this order: no half a secret is left
+    return redact(msgspec.json.encode(value).decode())[
+        :500
+    ]  # redacted first, so that no half of a secret is left

@@ -35,7 +35,7 @@ _OTHER_WORDS = {
 }
 # Times above these are nanoseconds, microseconds, milliseconds: as seconds, they are after the year 5137.
 _SMALLER_UNITS = ((10**17, 10**9), (10**14, 10**6), (10**11, 10**3))
-# What reading JSON can raise: the last one for a document that is nested too deeply.
+# What reading JSON can raise; the last one is for a document that is nested too deeply.
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 MAX_REQUESTS = 50_000
 MAX_FILE_BYTES = 200_000_000

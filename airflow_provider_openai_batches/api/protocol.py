@@ -270,7 +270,7 @@ def _checked(found: Named, reply: HttpReply) -> Named:
 
 
 def _with_clean_errors(batch: Batch, reply: HttpReply) -> Batch:
-    """Redact what a batch's errors say, which becomes a task's error."""
+    """Redact what a batch's errors say, because it becomes part of a task's error."""
     if not batch.error_items:
         return batch
     items = [

@@ -269,7 +269,7 @@ class _Checker:
 
 def lines_of(file: IO[bytes]) -> Iterator[bytes]:
     """
-    Yield the lines of a file with their ends, the last one cut where it is longer than a whole file may be.
+    Yield the lines of a file with their ends. A line longer than a whole file may be is cut, and is the last.
 
     There may be no line ends in it, and ``readline()`` takes no size in the file objects of stores.
     """

@@ -48,7 +48,7 @@ def audit(
     event: str, user: Any, extra: Mapping[str, str], task: Mapping[str, str | int | None] | None = None
 ) -> None:
     """
-    Write to Airflow's audit log what a user does. Blocks.
+    Write what a user does to Airflow's audit log. Blocks.
 
     :param extra: what it is done to.
     :param task: ``dag_id``, ``run_id``, ``task_id`` and ``map_index`` of the task that it is done to, if any.

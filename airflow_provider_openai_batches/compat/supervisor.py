@@ -138,9 +138,9 @@ async def atask_state(ti: Any, seconds: float) -> str | None:
 
 def warm_up(ti: Any) -> None:
     """
-    Ask for a state, once and in the background, so that a kill finds loaded what such a question needs.
+    Ask for a state, once and in the background, to load what a kill needs for that question.
 
-    That is a module here and an API in the supervisor: ten seconds and more in a fresh triggerer.
+    It is a module here and an API in the supervisor, which take ten seconds and more in a fresh triggerer.
 
     :param ti: as for :func:`atask_state`.
     """

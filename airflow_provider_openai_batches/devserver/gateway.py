@@ -51,7 +51,7 @@ def operation(method: str, path: str) -> str:
 
 
 _LOOPBACK_NAME = re.compile(r"127(\.\d{1,3}){3}|::1")
-# Where the path stands as the client wrote it, with its prefix.
+# The key in the scope for the path as the client wrote it, with its prefix.
 ASKED_PATH = "devserver.asked_path"
 
 

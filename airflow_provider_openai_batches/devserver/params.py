@@ -144,7 +144,7 @@ def read_limit(query: Mapping[str, str], default: int, maximum: int) -> int:
 
 
 def _number(text: str) -> int | None:
-    """The number that a few plain digits stand for; None for anything else."""
+    """Return the number that is written in a few plain digits; None for anything else."""
     is_number = text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS
     return int(text) if is_number else None
 

@@ -82,9 +82,9 @@ class TaskIdentity(msgspec.Struct, frozen=True):
         """
         Return a batch that this task may have made while its deployment had no id, with its present key.
 
-        The readable names decide, and for a deployment that has an id now, what stood for it before. They may
-        be those of another deployment without an id: it asked the same, so the answers are the same, but the
-        batch is not this task's to cancel.
+        The readable names decide, and for a deployment that has an id now, also what stood for it before. The
+        names may be those of another deployment without an id. That one asked the same, so the answers can be
+        used, but this task must not cancel the batch.
         """
         half, _, asked = (key_of(batch) or "").partition("-")
         names = self.dag_id, self.run_id, self.task_id, self.map_index

@@ -130,7 +130,7 @@ class Ledger:
             self._found[batch.id] = self._task.renamed(batch) or batch
 
     def unknown(self, input_file_id: str) -> list[str]:
-        """Return ids of the batches that this task may have made of this file, as far as anybody can tell."""
+        """Return ids of the batches that this task may have made of this file; nothing proves it."""
         if self._gives_metadata:
             return []
         return [batch.id for batch in self._unknown.values() if batch.input_file_id in {None, input_file_id}]
@@ -211,7 +211,7 @@ class Search:
             waited, pause = waited + pause, min(pause * 2, LONGEST_PAUSE)
 
     def _find(self, started: float, unknown: list[str]) -> Batch | None:
-        """Return the batch with the key, and collect those that may be it as far as anybody can tell."""
+        """Return the batch with the key, and collect those that may be it without a proof."""
         gives_metadata = False
         for batch in self._service.iter_batches_since(started):
             gives_metadata = gives_metadata or bool(batch.metadata)
@@ -231,8 +231,8 @@ class Search:
 def unknown_batch(batch_ids: list[str]) -> UnknownBatchError:
     which = ", ".join(batch_ids[:SHOWN])
     return UnknownBatchError(
-        f"A batch of this task may be stored already, and it may be any of {which}: the service gives no "
-        "metadata back, and no input file that was uploaded for one batch alone. Nothing was sent again. "
+        f"A batch of this task may be stored already, and it may be any of {which}: the service gives "
+        "back neither metadata nor an input file that belongs to one batch alone. Nothing was sent again. "
         "Look at these batches; if none of them is this task's, set reuse=False for one try. With input_file "
         "instead of input_file_id each batch has a file of its own."
     )

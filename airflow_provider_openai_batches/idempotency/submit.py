@@ -164,7 +164,7 @@ class Submitter:
         return batch
 
     def announce_search(self, what: str) -> None:
-        """Say in the log that half a minute of silence follows, and for what no batch was found."""
+        """Say in the log for what no batch was found, and that half a minute of silence follows."""
         self._log.info(
             "No batch of an earlier try can be used for %s; looking for %.0f s, because the list may lag",
             what,
@@ -181,8 +181,8 @@ class Submitter:
             self.known.add(batch_id)
             return
         self._log.warning(
-            "Batch %s was made where [openai_batches] deployment_id and [api] base_url were not as they are "
-            "here. It is used, but this task does not cancel it, because another Airflow may have made it. "
+            "Batch %s was made under another [openai_batches] deployment_id or [api] base_url. It is used, "
+            "but this task does not cancel it, because another Airflow may have made it. "
             "Set deployment_id, to the same on all nodes of this Airflow",
             batch_id,
         )

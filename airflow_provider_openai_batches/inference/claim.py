@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CLAIM_FILE = "owner.json"
 # Seconds that a claim holds beyond the last moment at which its batches may end: enough for another try.
 LEASE = 86_400.0
-# Seconds after which a task looks whether another one, which had found no claim either, has written one too.
+# Seconds after which a task looks whether another one, which had found no claim either, also wrote one.
 SETTLE_SECONDS = 1.0
 Moment: TypeAlias = Annotated[
     float, msgspec.Meta(ge=0, le=253_402_300_799)

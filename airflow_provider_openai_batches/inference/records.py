@@ -46,7 +46,7 @@ class Record(msgspec.Struct, omit_defaults=True):
     :param files: the names of the downloaded result files; None until they are downloaded.
     :param error: why the shard has no batch, and gets none in this try.
     :param is_own: whether the task has certainly made the batch; if not, it does not cancel it.
-    :param is_keyless: whether the service gives no metadata back, so only the input file tells the batch.
+    :param is_keyless: whether the service gives no metadata back, so its input file must tell.
     """
 
     shard: int

@@ -3,7 +3,7 @@ Where a job keeps its files while it runs.
 
 ``<output_uri>/_job/<name>/`` holds all that another worker needs to go on with the job. If the output is a
 directory of this machine, the job works right there. If it is an object store, the job works in a temporary
-directory and copies whole files to the store; of a large job only those are here that are needed just then.
+directory and copies whole files to the store; of a large job only the files in use are here.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Workspace:
 
     :param output_uri: the directory of the results.
     :param owner: names the task; the files of other tasks in the same directory are left alone.
-    :param task: whose names stand in the claim on the directory.
+    :param task: whose names are in the claim on the directory.
     """
 
     is_local: bool

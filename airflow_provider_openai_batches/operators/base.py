@@ -38,7 +38,7 @@ else:
     _Operator = object
 
 # The trigger ends the wait at the execution_timeout, and the operator then sees to the batch. If no triggerer
-# runs, Airflow ends the deferral so much later.
+# runs, Airflow ends the deferral this much later.
 AIRFLOW_WAITS = timedelta(minutes=5)
 # What a try knows when it is resumed: its number, when it began, and when batch_timeout ends its wait (Unix
 # seconds). Airflow 3.0 and 3.1 give the time of the resumption as the task's start.
@@ -66,9 +66,9 @@ def runs_on_one_machine() -> bool:
 @cache
 def _warn_of_no_id() -> None:
     logging.getLogger(__name__).warning(
-        "[openai_batches] deployment_id is not set, and tasks run on several machines. Set it, "
-        "to the same on all: where [api] base_url is another one than at an earlier try, its batches are "
-        "found by the names of DAG, run and task alone"
+        "[openai_batches] deployment_id is not set, and tasks run on several machines. Set it to the same "
+        "value on all of them. Without it, a try under another [api] base_url finds the batches of earlier "
+        "tries by the names of DAG, run and task alone, and cancels none of them"
     )
 
 
@@ -300,7 +300,7 @@ class WaitingOperator(TimeLimited, BatchOperator):
 
     def on_no_event(self, context: Context) -> None:
         self.ready_to_be_killed(context)
-        said = "The execution_timeout is over, and no triggerer has ended the wait. Is one running?"
+        said = "The execution_timeout is over, and no triggerer has ended the wait. Is the triggerer running?"
         if not self.cancel_on_timeout:
             raise BatchTimeout(f"{said} Nothing is cancelled: what still runs is paid for.")
         cancel.Canceller(self.hook, self.log).find_and_cancel(task_identity(context), set(), began(context))

@@ -30,7 +30,7 @@ _NO_RIGHTS_CODES = {401, 403, 404}  # gcsfs has one class for all answers, with 
 
 
 class UnusableInputError(InvalidInputError, AirflowFailException):
-    """The task was refused before anything was spent, and another try would be refused too: there is none."""
+    """The task was refused before anything was spent. Another try would be refused too, so none follows."""
 
 
 def fail_for_good(error: Exception) -> None:
@@ -48,7 +48,7 @@ def fail_for_good(error: Exception) -> None:
 
 
 def _may_pass(cause: BaseException | None) -> bool:
-    """Whether what a store or disk answered may be otherwise in the next try."""
+    """Whether a store or disk may answer differently in the next try."""
     if cause is None or isinstance(cause, _LASTING) or _lacks_rights(cause):
         return False
     return isinstance(cause, OSError) or type(cause).__module__.partition(".")[0] in _STORES

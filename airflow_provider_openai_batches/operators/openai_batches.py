@@ -71,7 +71,7 @@ class OpenAICreateBatchOperator(WaitingOperator):
     :raises BatchFailed: if the service rejects the file, or every request failed.
     :raises BatchExpired: if the window ended before there was any answer.
     :raises BatchCancelled: if somebody cancelled it before there was any answer.
-    :raises AirflowFailException: if it ended so with answers. They are paid for, so no try sends them again.
+    :raises AirflowFailException: if it ended early with answers. They are paid for, so no try sends it again.
     :raises BatchTimeout: if the batch still runs at the end of ``batch_timeout``.
     """
 

@@ -1,7 +1,7 @@
 """
 Cursors: where the next page of a connection's list begins.
 
-They are signed, because the service would be asked for a page after anything that a viewer invents.
+They are signed, so that the service is not asked for pages after anything that a viewer invents.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def too_fast(error: TooFastError, conn_id: str) -> HTTPException:
     return failure(
         HTTPStatus.TOO_MANY_REQUESTS,
         f"This page sends no more requests for connection {conn_id!r} right now, because it sent many in the "
-        f"last seconds. Try again in {seconds} s.",
+        f"last few seconds. Try again in {seconds} s.",
         {"Retry-After": seconds},
     )
 

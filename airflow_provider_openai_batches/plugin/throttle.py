@@ -1,4 +1,4 @@
-"""How many requests the page sends for its viewers: whatever they ask for, no faster than this."""
+"""How fast the page sends requests to the service, whatever its viewers ask for."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TooFastError(OpenAIBatchesError):
 
 class Throttle:
     """
-    Lets requests through at a bounded pace. Those above it wait a moment, and more than that are refused.
+    Lets requests through at a bounded pace: others wait a moment, or are refused if they would wait longer.
 
     :param clock: returns seconds.
     """

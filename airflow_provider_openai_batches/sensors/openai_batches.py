@@ -126,7 +126,7 @@ class OpenAIBatchSensor(TimeLimited, BaseSensorOperator):
         return self._finish(batch) if batch is not None else self._defer(context, end_time)
 
     def on_no_event(self, context: Context) -> None:  # noqa: ARG002 - as the base
-        said = "The execution_timeout is over, and no triggerer has ended the wait. Is one running?"
+        said = "The execution_timeout is over, and no triggerer has ended the wait. Is the triggerer running?"
         self._fail(BatchTimeout(said))
 
     def _finish(self, batch: Batch) -> dict[str, Any]:

@@ -50,13 +50,13 @@ class Scan(msgspec.Struct):
 
 
 class Copies(Protocol):
-    """Where the files of the job's directory are kept, if not there; what it holds are copies."""
+    """Where the job's files are kept if its directory holds only copies of them."""
 
     def fetch(self, names: Iterable[str]) -> None:
         """Copy these files to the directory unless they are there."""
 
     def drop(self, names: Iterable[str]) -> None:
-        """Hear that these are not needed for now; they may be removed from the directory."""
+        """Take note that these are not needed for now; they may be removed from the directory."""
 
 
 class ResultIndex:

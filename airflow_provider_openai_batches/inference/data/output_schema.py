@@ -130,7 +130,7 @@ def _schema_reader(schema: dict[str, Any]) -> Callable[[str], Any]:
     except exceptions.SchemaError as error:
         where = error.json_path.replace("$", "output_schema", 1)
         if error.validator == "format":
-            said = f"{error.instance!r:.100}, which is no regular expression of Python's re ({error.cause})"
+            said = f"{error.instance!r:.100}, which is no regular expression for Python's re ({error.cause})"
         else:
             said = f"not a valid JSON schema: {error.message:.300}"
         raise InvalidInputError(f"{where} is {said}") from error

@@ -1,5 +1,5 @@
 """
-Rows of a table in memory: pandas and Polars data frames, Arrow tables, and what else gives Arrow's stream.
+Rows of a table in memory: pandas and Polars data frames, Arrow tables, and others with Arrow's stream.
 
 No such library is imported here: a table is known by its methods.
 """
@@ -35,7 +35,9 @@ def rows_of_table(table: Any) -> Iterator[dict[str, Any]] | None:
         return _of_batches(table.to_batches(max_chunksize=_CHUNK_ROWS))
     if hasattr(table, "to_pylist") and hasattr(table, "schema"):
         return rows_of(table)
-    if hasattr(table, "__arrow_c_stream__") and not hasattr(table, "dtype"):  # a series is a column, no table
+    if hasattr(table, "__arrow_c_stream__") and not hasattr(
+        table, "dtype"
+    ):  # a series is a column, not a table
         return _of_batches(pyarrow("pyarrow").RecordBatchReader.from_stream(table))
     return None
 

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 def lines_of(handle: BinaryIO, file: AnyPath) -> Iterator[bytes]:
     """
-    Yield the lines of a file; a small file of gzip can hold a line that does not fit into the memory.
+    Yield the lines of a file; even a small gzip file can hold a line that does not fit into memory.
 
     :raises InvalidInputError: if a line is longer than a request file may be.
     """
     for number, line in enumerate(validation.lines_of(handle), start=1):
         if len(line) > MAX_FILE_BYTES:
             raise InvalidInputError(
-                f"{file}, line {number}: longer than {MAX_FILE_BYTES:,} bytes, more than a request file may "
-                "have: check that each row has a line of its own"
+                f"{file}, line {number}: longer than {MAX_FILE_BYTES:,} bytes, which is more than a request "
+                "file may have: check that each row has a line of its own"
             )
         yield line
 
