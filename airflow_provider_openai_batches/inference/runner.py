@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from airflow_provider_openai_batches.api.retry import is_passing
 from airflow_provider_openai_batches.exceptions import (
     APIError,
+    BatchTimeout,
     CreateUncertainError,
     InvalidInputError,
     OpenAIBatchesError,
@@ -312,6 +313,11 @@ class Runner:
             self._pause("The enqueued-token limit is reached although no batch of this job is queued")
 
     def _wait_for_the_service(self, error: OpenAIBatchesError) -> WaitFor:
+        if self._limit is not None and self._clock() >= self._limit and not self._is_overdue():
+            raise BatchTimeout(
+                f"The time is up, and the results of batches that are over cannot be read ({error}). "
+                "No batch runs. Another try continues from there."
+            ) from error
         self._pause(f"The service does not answer as it should ({error})")
         running = [str(record.batch_id) for record in self.records.active if not record.is_over]
         until = self.records.not_before

@@ -12,6 +12,7 @@ from airflow_provider_openai_batches.api.models import Batch, BatchErrorItem, Ba
 from airflow_provider_openai_batches.exceptions import (
     APIError,
     BatchFailed,
+    BatchTimeout,
     CreateUncertainError,
     TransportError,
 )
@@ -45,7 +46,8 @@ class Service:
         self.batches: dict[str, Batch] = {}
         self.listings, self.lag = 0, 0  # the first ``lag`` listings show nothing
         self.noted: list[object] = []
-        self.fails: Exception | None = None
+        self.fails: Exception | None = None  # a create
+        self.breaks: Exception | None = None  # a download
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -102,6 +104,8 @@ class Service:
         self.noted.extend(locations)
 
     def download_file(self, file_id: str, destination: Path) -> None:
+        if self.breaks:
+            raise self.breaks
         destination.write_text("".join(json.dumps(line) + "\n" for line in self.files[file_id]))
 
 
@@ -213,6 +217,24 @@ def test_a_failure_that_may_pass_is_a_wait(service: Service, tmp_path: Path) -> 
     service.now += 120
     service.fails = APIError("no", status=400)
     with pytest.raises(APIError, match="no"):
+        job.advance()
+    assert job.workspace.kept.joinpath("batches.json").exists()
+
+
+@pytest.mark.parametrize("limit", ["deadline_seconds", "must_end"])
+def test_results_that_do_not_come_are_not_waited_for_after_the_time_is_up(
+    service: Service, tmp_path: Path, limit: str
+) -> None:
+    """Nothing runs then, so no wait could end; each would be followed at once by another one."""
+    job = runner(service, tmp_path, rows=2, **{limit: 1_050.0 if limit == "must_end" else 50.0})
+    job.advance()
+    service.answer("batch-0")
+    assert not hear(job, service)
+    service.breaks = TransportError("no route", sent=False)
+    assert job.advance() == WaitFor([], 1_050.0, any_of_them=False)
+    service.now = 1_050.0
+    assert not hear(job, service)
+    with pytest.raises(BatchTimeout, match="no route"):
         job.advance()
     assert job.workspace.kept.joinpath("batches.json").exists()
 
