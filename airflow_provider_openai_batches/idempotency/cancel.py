@@ -224,7 +224,7 @@ class Canceller:
         """Read the list once, cancel the task's batches, and update ``missing``; False if the list failed."""
         try:
             for batch in self._listed(since, all_files=_ANY in missing):
-                if task.owns(batch) and batch.can_be_cancelled:
+                if task.made(batch) and batch.can_be_cancelled:
                     self.cancel([batch.id])
                     missing.discard(_ANY)
                 if batch.id not in older:

@@ -144,7 +144,8 @@ class Ledger:
                 found[batch.id] = batch
             elif renamed := self._task.renamed(batch):
                 found[batch.id] = renamed
-                self.renamed.add(batch.id)
+                if not self._task.made(batch):  # else the first release made it here
+                    self.renamed.add(batch.id)
             elif key_of(batch) is None:
                 self._unknown[batch.id] = batch
         return found

@@ -168,6 +168,35 @@ def test_what_the_first_release_made_is_taken_up(
     assert wait(task(), try_number=2).trigger.batch_ids == first.trigger.batch_ids
 
 
+@pytest.mark.parametrize("stop", ["worker", "trigger", "timeout", "no triggerer"])
+def test_what_the_first_release_made_here_is_cancelled(
+    server: DevServer, task: Make, monkeypatch: pytest.MonkeyPatch, stop: str
+) -> None:
+    """Its key proves as much as a key of today: that a deployment with this address made it."""
+    monkeypatch.setattr(base, "task_state", lambda *_: "failed")
+    monkeypatch.setattr("airflow_provider_openai_batches.compat.supervisor.ask_for_states", lambda *_: {})
+    server.settings(freeze=True)
+    monkeypatch.setenv(BASE_URL, "https://airflow.example")
+    with monkeypatch.context() as before:
+        before.setattr(base, "deployment_id", lambda: "https://airflow.example")
+        wait(task())
+    operator = task(cancel_on_timeout=True)
+    context = task_context(operator, try_number=2)
+    deferral = wait(operator, try_number=2)
+    if stop == "worker":
+        operator.on_kill()
+    elif stop == "trigger":
+        assert deferral.trigger.cancel_on_kill
+        asyncio.run(rebuilt(deferral.trigger).cancel_batches())
+    elif stop == "timeout":
+        with pytest.raises(BatchTimeout, match="is cancelling"):
+            resume(fresh(operator), context, event_of(deferral, "timeout"), deferral.kwargs)
+    else:
+        with pytest.raises(BatchTimeout, match="is cancelled"):
+            fresh(operator).resume_execution("__fail__", {"error": "Trigger timeout"}, context)
+    assert asked(server, "cancel_batch") == [1]
+
+
 # -- the operator of a job -----------------------------------------------------------------------------------
 
 
