@@ -119,8 +119,10 @@ class Ledger:
         return time.time() - patience if self._waited < patience else None
 
     def settle(self, key: str) -> None:
-        """Wait for what the batches with this key do not name yet."""
-        for batch in self.with_key(key):
+        """Wait for what the batches with this key do not name yet, and see which are cancelled by now."""
+        for listed in self.with_key(key):
+            # The list may lag: a wait for the end of a batch that is over would be followed by another one.
+            batch = self._service.retrieve_batch(listed.id) if listed.is_being_cancelled else listed
             self.note(self._service.settled(batch))
 
     def note(self, batch: Batch) -> None:

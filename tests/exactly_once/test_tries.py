@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
+from msgspec.structs import replace
 from support import request_lines, run_task, task_context
 
 from airflow_provider_openai_batches.exceptions import BatchFailed, InvalidInputError, OpenAIBatchesError
@@ -133,6 +134,30 @@ def test_a_batch_that_is_being_cancelled_is_waited_for(server: DevServer, task: 
     resumed = getattr(task(wait_for_completion=False), deferral.value.method_name)
     assert resumed(context, event)["id"] != first
     assert requests(server, "upload_file", "create_batch") == [1, 2]
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_a_list_that_lags_behind_a_cancelled_batch_does_not_repeat_the_wait(
+    server: DevServer, task: Make, monkeypatch: pytest.MonkeyPatch, *, deferrable: bool
+) -> None:
+    """The wait is over at once each time, so a task would go round for as long as the list lags."""
+    server.settings(freeze=True)
+    old = submit(task())
+    OpenAIBatchesHook().cancel_batch(old)
+    server.settings(freeze=False)
+    lists, read = [], OpenAIBatchesHook.list_batches
+
+    def lagging(hook: OpenAIBatchesHook, *args: Any, **kwargs: Any) -> Any:
+        page = read(hook, *args, **kwargs)
+        lists.append(page)
+        assert len(lists) < 15, "it goes round"
+        data = [replace(batch, status="cancelling") if batch.id == old else batch for batch in page.data]
+        return replace(page, data=data)
+
+    monkeypatch.setattr(OpenAIBatchesHook, "list_batches", lagging)
+    done = run_task(task(deferrable=deferrable), task_context(task(), try_number=2))
+    assert (done["status"], done["id"] != old) == ("completed", True)
+    assert requests(server, "create_batch") == [2]
 
 
 def test_a_batch_whose_requests_all_failed_is_replaced(server: DevServer, task: Make, tmp_path: Path) -> None:
