@@ -182,13 +182,21 @@ class ClaimFile:
         try:
             if storage.local(self._path) is not None:
                 self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-                with self._path.open("xb") as file:
-                    file.write(content)
+                self._create_on_disk(content)
             else:
                 self._create_in_store(content)
         except FileExistsError:
             return False
         return True
+
+    def _create_on_disk(self, content: bytes) -> None:
+        handle = self._path.open("xb")
+        try:
+            with handle as file:
+                file.write(content)
+        except BaseException:  # half a claim would be nobody's, and refuse each later try
+            self._path.unlink()
+            raise
 
     def _create_in_store(self, content: bytes) -> None:
         fs, path = self._path.fs, self._path.path

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -35,6 +37,22 @@ def test_one_of_many_gets_it(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(20) as pool:
         assert sum(pool.map(takes, claims)) == 1
+
+
+def test_a_claim_that_could_not_be_written_is_not_left_behind(tmp_path: Path) -> None:
+    """A full disk: the next try would find half a claim, and take it for damage that a person must mend."""
+    script = (
+        "import resource, signal, sys; from pathlib import Path\n"
+        "from airflow_provider_openai_batches.inference.claim import ClaimFile\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20))\n"
+        "ClaimFile(Path(sys.argv[1]), 'me').take(1_000.0)"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "out")]
+    ran = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert "OSError: [Errno 27]" in ran.stderr
+    assert not (tmp_path / "out" / CLAIM_FILE).exists()
+    ClaimFile(tmp_path / "out", "me").take(2_000.0)
 
 
 @pytest.mark.parametrize("kind", ["disk", "store"])
