@@ -65,7 +65,7 @@ class OpenAIBatchesHook(BaseHook):
         self.openai_conn_id = openai_conn_id
         self._recovery_seconds = recovery_seconds
         self._stopped = False
-        self._settled: set[str] = set()
+        self._settled, self._in_vain = set[str](), 0.0
         self._uploaded: set[str] = set()
         self.sleep = sleep
         self._config: ClientConfig | None = None
@@ -205,19 +205,22 @@ class OpenAIBatchesHook(BaseHook):
         """
         Return the batch once its file ids have caught up with its status, or as it is after a minute.
 
-        A batch that has no files is waited for once, and not at all an hour after its end.
+        A batch without files is waited for once, and not at all an hour after its end; one that was over
+        before another wait in vain has had that time too, and is looked at once.
         """
-        age = time.time() - (batch.ended_at or time.time())
-        is_new = batch.id not in self._settled and age < SETTLED_AFTER
-        for pause in SETTLING_PAUSES if is_new else ():
+        now = time.time()
+        ended = batch.ended_at or now
+        is_new = batch.id not in self._settled and now - ended < SETTLED_AFTER
+        pauses = SETTLING_PAUSES if ended >= self._in_vain else (0,)
+        for pause in pauses if is_new else ():
             if not batch.lacks_files:
                 break
             self._settled.add(batch.id)
-            self.log.info(
-                "Batch %s is %s but does not name its files yet; asking again", batch.id, batch.status
-            )
+            self.log.info("Batch %s is %s but names no files yet; asking again", batch.id, batch.status)
             self.sleep(pause)
             batch = self.retrieve_batch(batch.id)
+        if is_new and pauses is SETTLING_PAUSES and batch.lacks_files:
+            self._in_vain = now
         return batch
 
     def cancel_batch(self, batch_id: str) -> Batch:

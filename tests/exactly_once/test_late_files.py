@@ -102,6 +102,23 @@ def test_a_batch_without_files_is_waited_for_once() -> None:
     assert looks.paused == 60
 
 
+def test_many_batches_without_files_are_waited_for_together() -> None:
+    """A killed job of a hundred batches would otherwise hold its worker for a hundred minutes."""
+    looks, ended = Looks(over("cancelled")), int(time.time()) - 10
+    none = over("cancelled", (3, 0, 0), in_progress_at=1, cancelled_at=ended)
+    for number in range(100):
+        looks.answers = [replace(none, id=f"batch_{number}")]
+        assert looks.settle().output_file_id is None
+    assert looks.paused == 60
+    late = replace(none, id="late")
+    looks.answers = [late, replace(late, output_file_id="file-1")]
+    assert looks.settle().output_file_id == "file-1", "one look is taken"
+    assert looks.paused == 60
+    looks.answers = [replace(none, id="new", cancelled_at=int(time.time()) + 5)]
+    looks.settle()
+    assert looks.paused == 120, "it was not over yet during the wait in vain"
+
+
 def test_what_ended_long_ago_names_all_that_it_has() -> None:
     """A later try does not wait for files that will not come."""
     looks = Looks(over("expired", (3, 0, 0), expired_at=int(time.time()) - SETTLED_AFTER - 1))
