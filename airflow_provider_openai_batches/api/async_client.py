@@ -120,7 +120,7 @@ class AsyncBatchesClient:
 
     async def aclose(self) -> None:
         """Close all connections, whatever is cancelled meanwhile: httpx would leave the others open then."""
-        closing = asyncio.ensure_future(self._http.aclose())
+        closing = asyncio.create_task(self._http.aclose(), name=protocol.CLOSING)
         cancelled: asyncio.CancelledError | None = None
         while not closing.done():
             try:

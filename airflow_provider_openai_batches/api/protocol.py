@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
     from airflow_provider_openai_batches.api.config import ClientConfig
 
+# The name of a task that closes connections, and is not cancelled with the one that waits for it.
+CLOSING = "closing connections"
+
 T = TypeVar("T", bound=msgspec.Struct)
 Named = TypeVar("Named", Batch, File)
 

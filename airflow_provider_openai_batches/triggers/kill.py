@@ -13,6 +13,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_openai_batches.api.protocol import CLOSING
 from airflow_provider_openai_batches.compat.supervisor import atask_state
 from airflow_provider_openai_batches.compat.versions import TRIGGERS_HAVE_ON_KILL
 from airflow_provider_openai_batches.idempotency.cancel import (
@@ -76,6 +77,6 @@ async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
 def _triggerer_is_ending() -> bool:
     """Whether the triggerer itself is ending: it then cancels all tasks of its loop at once."""
     loop = asyncio.get_running_loop()
-    if all(task.cancelling() for task in asyncio.all_tasks()):
+    if all(task.cancelling() or task.get_name() == CLOSING for task in asyncio.all_tasks()):
         _ending.add(loop)
     return loop in _ending

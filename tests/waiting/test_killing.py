@@ -46,6 +46,7 @@ def supervisor(monkeypatch: pytest.MonkeyPatch) -> Supervisor:
     module = SimpleNamespace(RuntimeTaskInstance=standing_in)
     monkeypatch.setitem(sys.modules, "airflow.sdk.execution_time.task_runner", module)
     monkeypatch.setattr(compat, "GATHER_SECONDS", 0.02)
+    monkeypatch.setattr(compat, "_warm", ["warm"])  # the first trigger of a process asks once more
     return standing_in
 
 
