@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from http import HTTPStatus
+from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 from airflow_provider_openai_batches.api.retry import is_server_error
@@ -75,6 +76,8 @@ class Lister:
         self._search_at = 0
         # Batches whose first look a walk has put off. A search may put it off once more.
         self._put_off: dict[str, None] = {}
+        # Batches of which one look was put off for a page that a search asked for.
+        self._has_paid: dict[str, None] = {}
         # This call of ask(): its number and time, how many retrieves it saved, and how many looks it put off.
         self._turn = 0
         self._now = 0.0
@@ -102,7 +105,7 @@ class Lister:
     def forget(self, batch_id: str) -> None:
         """Forget a batch that nobody waits for any more."""
         self._chart.forget(batch_id)
-        for known in (self._unlisted, self._created, self._since, self._put_off):
+        for known in (self._unlisted, self._created, self._since, self._put_off, self._has_paid):
             known.pop(batch_id, None)
         self._search_at = 0
 
@@ -204,7 +207,8 @@ class Lister:
                 self._walk_later()
             misses += self._saved < before
             if self._saved < 0 and (payer := self._payer()):
-                del self._put_off[payer]
+                self._put_off.pop(payer, None)
+                self._has_paid[payer] = None
                 self._polled[payer].schedule()
                 self._paid += 1
                 self._saved += 1
@@ -234,10 +238,17 @@ class Lister:
         return nearest if self._saved or nearest.gap < too_far else None
 
     def _payer(self) -> str | None:
-        """Return a batch whose first look may be put off once more, unless the list has never shown any."""
+        """
+        Return a batch whose look may be put off for a page, unless the list has never shown any.
+
+        The first ones are those whose first look a walk has put off; each other one pays once.
+        """
         if self._paid >= PATIENCE or self._newest == NEVER:
             return None
-        return next((one for one in self._put_off if self._polled[one].due <= self._now), None)
+        others = (
+            one for one in self._polled if one not in self._has_paid and self._unlisted.get(one) != NEVER
+        )
+        return next((one for one in chain(self._put_off, others) if self._polled[one].due <= self._now), None)
 
     async def _page(self, after: str | None) -> BatchPage | None:
         """Ask for a page, note it on the chart, and deliver its batches; None if the request fails."""
