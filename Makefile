@@ -9,6 +9,7 @@ BIN = $(VENV)/bin
 CONSTRAINTS = constraints/airflow-$(AIRFLOW).txt
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 PYTEST = $(BIN)/python -m pytest
+TESTS = not ui and not long
 SERVICE ?= local
 
 .PHONY: help demo ui test test-ui test-airflow lint bench chaos clean
@@ -16,7 +17,7 @@ SERVICE ?= local
 help:
 	@echo "make demo                         run the quickstart on real rows (SERVICE=openai for the real service)"
 	@echo "make ui                           leave Airflow running with everything configured"
-	@echo "make test                         all tests but those that need a browser"
+	@echo "make test                         all tests but those that need a browser or many minutes"
 	@echo "make test-ui                      the tests of the page, in headless Chromium"
 	@echo "make test-airflow VERSION=3.1.8   the suite on another Airflow"
 	@echo "make lint                         ruff and mypy --strict"
@@ -44,14 +45,14 @@ ui: $(VENV)/.demo
 	@$(BIN)/python demo/run.py --service $(SERVICE) --ui
 
 test: $(VENV)/.dev
-	$(PYTEST) -m "not ui"
+	$(PYTEST) -m "$(TESTS)"
 
 test-ui: $(VENV)/.dev
 	$(PYTEST) -m ui
 
 test-airflow:
 	@test -n "$(VERSION)" || { echo "Say which version: make test-airflow VERSION=3.1.8"; exit 1; }
-	$(MAKE) test AIRFLOW=$(VERSION) VENV=.venv-$(VERSION)
+	$(MAKE) test AIRFLOW=$(VERSION) VENV=.venv-$(VERSION) TESTS="not ui"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_openai_batches.devserver import DevServerClient
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.live, pytest.mark.long, pytest.mark.timeout(900)]
 DAG, NO_TRIGGERER = "live_timeouts", "live_no_triggerer"
 KEY = "sk-live-test-key-that-must-show-nowhere"
 LIMIT = 40.0
