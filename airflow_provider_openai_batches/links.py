@@ -15,6 +15,6 @@ class OpenAIBatchLink(BaseOperatorLink):
 
     name = "OpenAI batch"
 
-    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002 - Airflow's signature
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """Return the link that the task stored, or ""; Airflow stores it again when the task ends."""
         return XCom.get_value(ti_key=ti_key, key=self.xcom_key) or ""

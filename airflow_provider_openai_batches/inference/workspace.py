@@ -210,7 +210,7 @@ class Workspace:
         source, target = f"{self._parked.path}/{name}", f"{self.kept.path}/{name}"
         try:
             self.kept.fs.cp_file(source, target)
-        except NotImplementedError:
+        except RuntimeError:  # fsspec's word for a store that has no copy of its own
             self.kept.fs.get_file(source, str(self.local / name))
             self._put(name, self.kept)
             (self.local / name).unlink()

@@ -78,7 +78,7 @@ class OpenAIBatchSensor(TimeLimited, BaseSensorOperator):
             return self._finish(batch)
         return self._defer(context, time.time() + self.timeout)
 
-    def poke(self, context: Context) -> PokeReturnValue:  # noqa: ARG002 - Airflow's signature
+    def poke(self, context: Context) -> PokeReturnValue:
         batch = self._look()
         if batch is None or not batch.is_over:
             return PokeReturnValue(is_done=False)
@@ -125,7 +125,7 @@ class OpenAIBatchSensor(TimeLimited, BaseSensorOperator):
         batch = self._look()
         return self._finish(batch) if batch is not None else self._defer(context, end_time)
 
-    def on_no_event(self, context: Context) -> None:  # noqa: ARG002 - as the base
+    def on_no_event(self, context: Context) -> None:
         said = "The execution_timeout is over, and no triggerer has ended the wait. Is the triggerer running?"
         self._fail(BatchTimeout(said))
 

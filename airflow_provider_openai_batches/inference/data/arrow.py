@@ -44,7 +44,7 @@ def _values(column: Any) -> list[Any]:
     try:
         kind = _without_nanoseconds(pa, column.type)
         values: list[Any] = (column if kind == column.type else column.cast(kind, safe=False)).to_pylist()
-    except (ValueError, OverflowError, NotImplementedError):  # Arrow's errors are ValueErrors or the last one
+    except (pa.ArrowException, ValueError, OverflowError):
         values = column.cast(pa.string()).to_pylist()
     return values
 
