@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import time
+from abc import abstractmethod
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache, cached_property
@@ -40,9 +41,10 @@ else:
 # The trigger ends the wait at the execution_timeout, and the operator then sees to the batch. If no triggerer
 # runs, Airflow ends the deferral this much later.
 AIRFLOW_WAITS = timedelta(minutes=5)
-# What a try knows when it is resumed: its number, when it began, and when batch_timeout ends its wait (Unix
-# seconds). Airflow 3.0 and 3.1 give the time of the resumption as the task's start.
-_CARRIED = ("_of_try", "_try_began", "_wait_ends")
+# What a try knows when it is resumed: its number, when it began (Airflow 3.0 and 3.1 give the time of the
+# resumption as the task's start), when batch_timeout ends its wait (both in Unix seconds), and whether its
+# batches may be another Airflow's, so that none of them is cancelled.
+_CARRIED = ("_of_try", "_try_began", "_wait_ends", "_may_be_anothers")
 
 
 def deployment_id() -> str:
@@ -139,6 +141,7 @@ class TimeLimited(_Operator):
     _of_try: int | None = None
     _try_began: float | None = None
     _wait_ends: float | None = None
+    _may_be_anothers: bool | None = None
 
     def must_end(self, context: Context) -> float | None:
         """Return the Unix time at which the ``execution_timeout`` of this try is over."""
@@ -158,7 +161,7 @@ class TimeLimited(_Operator):
             trigger.end_time = limit if trigger.end_time is None else min(limit, trigger.end_time)
             timeout = timedelta(seconds=max(0.0, limit - time.time())) + AIRFLOW_WAITS
         self._of_try = context["ti"].try_number
-        carried = {name: getattr(self, name) for name in _CARRIED if getattr(self, name) is not None}
+        carried = {name: value for name in _CARRIED if (value := getattr(self, name))}
         self.defer(trigger=trigger, method_name=method_name, kwargs={**kwargs, **carried}, timeout=timeout)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
@@ -167,15 +170,15 @@ class TimeLimited(_Operator):
             setattr(self, name, kwargs.pop(name, None))
         if self._of_try not in {None, context["ti"].try_number}:
             # Airflow 3.0 begins a retry with the last event of the try before.
-            self._of_try = self._try_began = self._wait_ends = None
+            self._of_try = self._try_began = self._wait_ends = self._may_be_anothers = None
             return self.execute(context)
         if kwargs.get("error") == TriggerFailureReason.TRIGGER_TIMEOUT:
             self.on_no_event(context)
         return super().resume_execution(next_method, kwargs, context)
 
+    @abstractmethod
     def on_no_event(self, context: Context) -> None:
         """End a task whose deferral Airflow has ended, because no triggerer did so in time."""
-        raise NotImplementedError
 
 
 @contextmanager
@@ -232,8 +235,6 @@ class WaitingOperator(TimeLimited, BatchOperator):
         self.batch_timeout = None if batch_timeout is None else check_interval(batch_timeout, "batch_timeout")
         self.cancel_on_kill = cancel_on_kill
         self._batch_ids: list[str] = []
-        # False: the names alone say that the batches are this task's, so none of them is cancelled.
-        self._is_own = True
         self._ti: Any = None
 
     def wait_for(self, context: Context, batch_ids: list[str], method_name: str = "execute_complete") -> Any:
@@ -252,7 +253,7 @@ class WaitingOperator(TimeLimited, BatchOperator):
             batch_ids=batch_ids,
             poll_interval=self.poll_interval,
             end_time=end_time,
-            cancel_on_kill=self.cancel_on_kill and self._is_own,
+            cancel_on_kill=self.cancel_on_kill and not self._may_be_anothers,
             **more,
         )
 
@@ -260,22 +261,12 @@ class WaitingOperator(TimeLimited, BatchOperator):
         self.end_if_killed()
         trigger = self._trigger(self._batch_ids, self._wait_ends)
         if self.deferrable:
-            self.defer_in_time(context, trigger, method_name, **self._carried)
+            self.defer_in_time(context, trigger, method_name)
         self.hook.close()
-        return getattr(self, method_name)(context, asyncio.run(first_event(trigger)), **self._carried)
+        return getattr(self, method_name)(context, asyncio.run(first_event(trigger)))
 
-    @property
-    def _carried(self) -> dict[str, Any]:
-        """What the method that continues has to know."""
-        return {} if self._is_own else {"is_own": False}
-
-    def execute_complete(self, context: Context, event: dict[str, Any], *, is_own: bool = True) -> Any:
-        """
-        Continue when the wait has ended.
-
-        :param is_own: whether the batches are certainly this task's.
-        """
-        self._is_own = is_own
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Continue when the wait has ended."""
         if event["status"] == "error":
             raise OpenAIBatchesError(event["message"])
         self.ready_to_be_killed(context)
@@ -292,7 +283,7 @@ class WaitingOperator(TimeLimited, BatchOperator):
             return self._wait(context)
         for batch in batches:
             metrics.batch_over(batch)
-        return self.finish(context, batches)
+        return self.finish(batches)
 
     def on_timeout(self, event: dict[str, Any]) -> None:
         """End a task whose deadline passed."""
@@ -306,7 +297,7 @@ class WaitingOperator(TimeLimited, BatchOperator):
         cancel.Canceller(self.hook, self.log).find_and_cancel(task_identity(context), set(), began(context))
         raise BatchTimeout(f"{said} What still runs is cancelled; the log names each batch.")
 
-    def finish(self, context: Context, batches: list[Batch]) -> Any:  # noqa: ARG002 - for those that override it
+    def finish(self, batches: list[Batch]) -> Any:
         """Return the task's result when its batches have ended."""
         return [batch.to_dict() for batch in batches]
 
@@ -338,7 +329,7 @@ class WaitingOperator(TimeLimited, BatchOperator):
 
     def cancel_running(self) -> None:
         """Cancel the batches that this task has running."""
-        if self._batch_ids and self._is_own:
+        if self._batch_ids and not self._may_be_anothers:
             cancel.Canceller(self.hook.sibling(), self.log).cancel(self._batch_ids)
 
 

@@ -197,7 +197,6 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         name: str = "",
         until: float | None = None,
         *,
-        is_own: bool = True,
         deployment_id: str = "",
     ) -> Any:
         """
@@ -205,12 +204,11 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
 
         :param name: the name of the job's directory.
         :param until: the Unix time at which the wait was told to end; None: at the batches' own deadlines.
-        :param is_own: whether the batches are certainly this task's.
         :param deployment_id: the deployment's id when the try began.
         """
         self._batch_ids = list(event["batches"])
         with self._runner(context, None, deployment_id) as runner:
-            if is_own:
+            if not self._may_be_anothers:
                 runner.submitter.known.update(self._batch_ids)
             if runner.resume(name):
                 self._heard(runner, event, until)
@@ -230,7 +228,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         """Do what can be done and wait, until nothing is left to wait for."""
         while (wait := runner.advance()) is not None:
             self.end_if_killed()
-            self._is_own = runner.records.are_own
+            self._may_be_anothers = not runner.records.are_own
             trigger = self._trigger(
                 wait.batch_ids,
                 wait.until,
@@ -238,7 +236,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
                 progress=runner.progress(),
             )
             if self.deferrable:
-                known = {"name": runner.workspace.name, "until": wait.until, **self._carried}
+                known = {"name": runner.workspace.name, "until": wait.until}
                 known["deployment_id"] = runner.submitter.task.deployment_id
                 self.defer_in_time(context, trigger, "execute_complete", **known)
             self.hook.close()

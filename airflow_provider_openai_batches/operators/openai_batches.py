@@ -126,10 +126,10 @@ class OpenAICreateBatchOperator(WaitingOperator):
     def execute(self, context: Context) -> Any:
         return self._start(context, search_since(context))
 
-    def execute_replacement(self, context: Context, event: dict[str, Any], *, is_own: bool = True) -> Any:
+    def execute_replacement(self, context: Context, event: dict[str, Any]) -> Any:
         """Continue when a batch that was being cancelled is over: without answers it is replaced."""
         if event["status"] != "finished":
-            return self.execute_complete(context, event, is_own=is_own)
+            return self.execute_complete(context, event)
         return self._start(context, began(context))
 
     def _start(self, context: Context, since: float | None) -> Any:
@@ -147,11 +147,11 @@ class OpenAICreateBatchOperator(WaitingOperator):
         )
         spec.check()
         batch = self._submit(self._submitter, spec, self._check_input())
-        self._batch_ids, self._is_own = [batch.id], self._submitter.is_own(batch.id)
+        self._batch_ids, self._may_be_anothers = [batch.id], not self._submitter.is_own(batch.id)
         context["ti"].xcom_push("batch_id", batch.id)
         store_link(context, self.hook, batch.id)
         if batch.is_over:
-            return self.finish(context, [self.hook.settled(batch)])
+            return self.finish([self.hook.settled(batch)])
         if batch.is_being_cancelled:
             return self.wait_for(context, [batch.id], "execute_replacement")
         if not self.wait_for_completion:
@@ -179,7 +179,7 @@ class OpenAICreateBatchOperator(WaitingOperator):
             return submitter.submit_file_id(spec, key, str(self.input_file_id))
         return submitter.submit_file(spec, key, self.input_file)
 
-    def finish(self, context: Context, batches: list[Batch]) -> dict[str, Any]:  # noqa: ARG002 - as the base
+    def finish(self, batches: list[Batch]) -> dict[str, Any]:
         batch = batches[0]
         try:
             raise_unless_good(self.hook, batch)
@@ -197,7 +197,7 @@ class OpenAICreateBatchOperator(WaitingOperator):
         return batch.to_dict()
 
     def on_timeout(self, event: dict[str, Any]) -> None:
-        if not (self.cancel_on_timeout and self._is_own):
+        if self._may_be_anothers or not self.cancel_on_timeout:
             raise BatchTimeout(f"{event['message']} Nothing was cancelled: it runs on, and is paid for.")
         ends = [f"{batch_id} is {self._cancelled(batch_id)}" for batch_id in event["batches"]]
         raise BatchTimeout(f"{event['message']} Cancelled: {', '.join(ends)}.")
@@ -231,7 +231,7 @@ class OpenAIRetrieveBatchOperator(BatchOperator):
         super().__init__(**kwargs)
         self.batch_id = batch_id
 
-    def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow's signature
+    def execute(self, context: Context) -> dict[str, Any]:
         batch = self.hook.retrieve_batch(self.batch_id)
         self.log.info("Batch %s is %s", batch.id, batch.status)
         return batch.to_dict()
@@ -255,7 +255,7 @@ class OpenAIListBatchesOperator(BatchOperator):
         self.after = after
         self.limit = validation.check_limit(limit)
 
-    def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow's signature
+    def execute(self, context: Context) -> dict[str, Any]:
         page = self.hook.list_batches(self.after, self.limit)
         self.log.info("%d batches%s", len(page.data), ", and there are more" if page.has_more else "")
         return plain(page)
@@ -296,7 +296,7 @@ class OpenAICancelBatchOperator(WaitingOperator):
             return batch.to_dict()
         return self.wait_for(context, [batch.id])
 
-    def finish(self, context: Context, batches: list[Batch]) -> dict[str, Any]:  # noqa: ARG002 - as the base
+    def finish(self, batches: list[Batch]) -> dict[str, Any]:
         return batches[0].to_dict()
 
 
@@ -319,7 +319,7 @@ class OpenAIDownloadBatchResultsOperator(BatchOperator):
         self.batch_id = batch_id
         self.output_uri = output_uri
 
-    def execute(self, context: Context) -> dict[str, Any]:  # noqa: ARG002 - Airflow's signature
+    def execute(self, context: Context) -> dict[str, Any]:
         batch = self.hook.settled(self.hook.retrieve_batch(self.batch_id))
         if batch.status == "failed":
             raise_unless_good(self.hook, batch)

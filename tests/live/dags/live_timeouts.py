@@ -29,7 +29,7 @@ CREATE: dict[str, Any] = {"endpoint": ENDPOINT, "input_file": f"{WORK}/timeouts.
 class InPieces(OpenAICreateBatchOperator):
     """Waits again when a wait is over, as it does when the service is away at that moment."""
 
-    def execute_complete(self, context: Context, event: dict[str, Any], *, is_own: bool = True) -> Any:
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         return self.wait_for(context, list(event["batches"]), "once_more")
 
     def once_more(self, context: Context, event: dict[str, Any]) -> Any:
