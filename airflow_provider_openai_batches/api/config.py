@@ -30,6 +30,8 @@ DEFAULT_BASE_URL = f"https://{OPENAI_HOST}/v1"
 # Shorter secrets are found as whole words alone, and shorter base64 is not looked for.
 MIN_PART = 4
 MIN_BASE64 = 8
+# No time-out or number of attempts is larger: four months, and less than any system's clock or timer takes.
+MOST = 10_000_000
 DEFAULT_CONSOLE_URL = "https://platform.openai.com/batches"
 DEFAULT_CONN_ID = "openai_batches_default"
 
@@ -177,7 +179,7 @@ def _read(conn: ConnectionLike, environ: Mapping[str, str]) -> ClientConfig:
     headers |= _text_map(conn, extra, "headers")
     params = _text_map(conn, extra, "params")
     if extra.get("api_version"):
-        params["api-version"] = str(extra["api_version"])
+        params |= _text_map(conn, {"api_version": {"api-version": extra["api_version"]}}, "api_version")
     console_url = str(
         extra.get("console_url") or (DEFAULT_CONSOLE_URL if base_url == DEFAULT_BASE_URL else "")
     )
@@ -199,19 +201,21 @@ def _read(conn: ConnectionLike, environ: Mapping[str, str]) -> ClientConfig:
 def _extra(conn: ConnectionLike) -> dict[str, Any]:
     """Return the extra, with the official provider's ``openai_client_kwargs`` under this provider's names."""
     try:
-        extra = dict(conn.extra_dejson or {})
+        extra = conn.extra_dejson or {}
     except (ValueError, RecursionError):
-        raise _bad(conn, "extra is not a JSON object") from None
+        extra = None
+    if not isinstance(extra, dict):
+        raise _bad(conn, "extra is not a JSON object")
+    extra = dict(extra)
     theirs = extra.pop("openai_client_kwargs", None)
     if not theirs:
         return extra
     if not isinstance(theirs, dict):
         raise _bad(conn, "extra field 'openai_client_kwargs' is not a JSON object")
-    theirs = dict(theirs)
-    renames = {"default_headers": "headers", "default_query": "params", "max_retries": "max_attempts"}
+    renames = {"default_headers": "headers", "default_query": "params"}
     read = {renames.get(name, name): value for name, value in theirs.items() if value is not None}
-    if "max_retries" in theirs:
-        read["max_attempts"] = int(theirs["max_retries"]) + 1
+    if "max_retries" in read:
+        read["max_attempts"] = 1 + _number(conn, read, "max_retries", 2.0, least=0)
     return read | extra
 
 
@@ -252,6 +256,8 @@ def _base_url(conn: ConnectionLike, extra: dict[str, Any]) -> str:
         _ = parts.port
     except ValueError:
         raise _bad(conn, f"the base URL {shown!r} cannot be read: check its host and port") from None
+    if not url.isprintable() or " " in url or "\\" in url:
+        raise _bad(conn, f"the base URL {shown!r} has a space, a backslash or a line break")
     if "@" in url or parts.query or parts.fragment:
         raise _bad(conn, "the base URL must have no user, query or fragment; use the extra field 'params'")
     if parts.scheme not in {"http", "https"} or not host:
@@ -299,16 +305,22 @@ def _choice(conn: ConnectionLike, extra: dict[str, Any], field: str, choices: tu
     return value
 
 
-def _number(conn: ConnectionLike, extra: dict[str, Any], field: str, default: float) -> float:
+def _number(
+    conn: ConnectionLike, extra: dict[str, Any], field: str, default: float, least: int = -1
+) -> float:
     value = extra.get(field)
     if value is None or value == "":
         return default
     try:
         number = float(value)
-    except (TypeError, ValueError):
-        number = 0
-    if number <= 0:
-        raise _bad(conn, f"extra field {field!r} is {value!r}; it must be a number above 0")
+    except (TypeError, ValueError, OverflowError):
+        number = -2
+    if not (0 < number <= MOST or number == least):
+        allowed = "above 0" if least else "of at least 0"
+        raise _bad(
+            conn,
+            f"extra field {field!r} is {value!r:.80}; it must be a number {allowed}, and at most {MOST:,}",
+        )
     return number
 
 
@@ -321,7 +333,11 @@ def _text_map(conn: ConnectionLike, extra: dict[str, Any], field: str) -> dict[s
             value = None
     if not isinstance(value, dict):
         raise _bad(conn, f"extra field {field!r} is not a JSON object of strings")
-    return {str(name): str(text) for name, text in value.items() if text is not None}
+    texts = {str(name): str(text) for name, text in value.items() if text is not None}
+    for name, text in texts.items():
+        if re.search("[\ud800-\udfff]", name + text):  # JSON can hold half a character, and no request can
+            raise _bad(conn, f"extra field {field!r} has half a character in {name!r}: enter it again")
+    return texts
 
 
 def _header_value(conn: ConnectionLike, name: str, value: str) -> str:

@@ -306,7 +306,7 @@ def _fit(value: Any, kind: Any, name: str) -> Any:
         value = _time_in(value)
     try:
         return msgspec.convert(int(value) if isinstance(value, float) else value, kind, strict=False)
-    except (msgspec.ValidationError, OverflowError):
+    except (msgspec.ValidationError, ValueError, OverflowError):  # "nan" is a number to float()
         return None
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pd = pytest.importorskip("pandas")
+np = pytest.importorskip("numpy")
 ENDPOINT = "/v1/chat/completions"
 ROWS = [{"id": n, "text": f"text {n}"} for n in range(1_201)]
 
@@ -137,6 +138,27 @@ def test_what_pandas_says_of_nothing_and_of_time() -> None:
         {"n": None, "at": None, "i": None, "d": None},
     ]
     assert type(found[0]["at"]) is dt.datetime
+
+
+def test_times_of_pandas_that_clocks_or_python_do_not_know() -> None:
+    """The hour that a clock repeats is the right one of the two; a time outside Python's years is text."""
+    zone = "America/New_York"
+    utc = pd.DatetimeIndex(["2023-11-05 05:30", "2023-11-05 06:30"], tz="UTC")
+    frame = pd.DataFrame(
+        {
+            "at": utc.tz_convert(zone),
+            "far": np.array(["20000-01-01", "-0100-01-01"], dtype="datetime64[s]"),
+            "long": np.array([10**15, 1], dtype="timedelta64[s]"),
+        }
+    )
+    asked = requests_from(frame, endpoint=ENDPOINT, body="x", model="m", keep_columns=list(frame))
+    found = [request.kept for request in asked]
+    assert [row["at"].isoformat() for row in found] == [
+        "2023-11-05T01:30:00-04:00",
+        "2023-11-05T01:30:00-05:00",
+    ]
+    assert [row["far"] for row in found] == ["20000-01-01 00:00:00", "-100-01-01 00:00:00"]
+    assert [row["long"] for row in found] == ["11574074074 days 01:46:40", dt.timedelta(seconds=1)]
 
 
 @given(st.lists(st.integers(-(2**62), 2**62), min_size=1, max_size=20), st.sampled_from([None, "UTC"]))

@@ -164,6 +164,20 @@ def test_connections_given_as_uris(monkeypatch: pytest.MonkeyPatch, uri: str, ba
         ({"timeout": "soon"}, {}, "'timeout' is 'soon'"),
         ({"max_attempts": 0}, {}, "'max_attempts' is 0"),
         ({"max_attempts": [1]}, {}, "'max_attempts' is"),
+        ({"max_attempts": "inf"}, {}, "'max_attempts' is 'inf'.*at most 10,000,000"),
+        ({"max_attempts": "nan"}, {}, "'max_attempts' is 'nan'"),
+        ({"timeout": 10**400}, {}, "'timeout' is 1000"),
+        ({"timeout": "nan"}, {}, "'timeout' is 'nan'"),
+        ({"connect_timeout": 1e10}, {}, "'connect_timeout' is 10000000000.0"),
+        ({"openai_client_kwargs": {"max_retries": "many"}}, {}, "'max_retries' is 'many'.*of at least 0"),
+        ({"openai_client_kwargs": {"max_retries": float("inf")}}, {}, "'max_retries' is inf"),
+        ({"params": {"k": "\ud800"}}, {}, "'params' has half a character in 'k'"),
+        ({"params": {"\ud800": "k"}}, {}, "'params' has half a character"),
+        ({"api_version": "\ud800"}, {}, "'api_version' has half a character"),
+        ({}, {"host": "https://exa mple.com"}, "a space, a backslash or a line break"),
+        ({}, {"host": "https://example.com\n/v1"}, "a space, a backslash or a line break"),
+        ({}, {"host": "https://\ud800.com"}, "a space, a backslash or a line break"),
+        ({}, {"host": "https://x\\y/v1"}, "a space, a backslash or a line break"),
         ({"headers": "x"}, {}, "'headers' is not a JSON object"),
         ({"headers": {"A": "b\r\nC: d"}}, {}, "line break"),
         ({"headers": {"A b": "c"}}, {}, "not allowed"),
@@ -176,6 +190,18 @@ def test_a_bad_connection_is_refused(extra: dict[str, Any], fields: dict[str, An
     """With the connection's name, the field, and what to do."""
     with pytest.raises(InvalidConnectionError, match=rf"Connection 'c': .*{said}"):
         read(extra, **fields)
+
+
+@pytest.mark.parametrize("extra", [[1, 2], [["timeout", 5]], "text", 7])
+def test_an_extra_that_is_no_object(extra: Any) -> None:
+    with pytest.raises(InvalidConnectionError, match="extra is not a JSON object"):
+        read(extra)
+
+
+@pytest.mark.parametrize(("retries", "attempts"), [(0, 1), ("3", 4), (None, 6), ("", 3)])
+def test_the_retries_of_the_official_connection(retries: Any, attempts: int) -> None:
+    """The number of attempts is one more; null is the default here, and nothing is the default there."""
+    assert read({"openai_client_kwargs": {"max_retries": retries}}).max_attempts == attempts
 
 
 @pytest.mark.parametrize(

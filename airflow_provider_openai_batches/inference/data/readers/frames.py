@@ -64,8 +64,10 @@ def _of_pandas(frame: Any) -> Iterator[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    for method in ("to_pydatetime", "to_pytimedelta"):
-        if hasattr(value, method):
-            rounded = value.floor("us") if hasattr(value, "floor") else value
-            return getattr(rounded, method)()
-    return value
+    """A time that Python does not know, such as one past the year 9999, is given as text."""
+    try:
+        if hasattr(value, "to_pydatetime"):  # not after floor(), which refuses the hour that a clock repeats
+            return value.to_pydatetime(warn=False)
+        return value.floor("us").to_pytimedelta() if hasattr(value, "to_pytimedelta") else value
+    except (ValueError, OverflowError):
+        return str(value)
