@@ -30,11 +30,8 @@ _MEANINGS = (
 
 def error_of(body: bytes, redact: Redact) -> tuple[str, str | None, str | None]:
     """Return message, code and param of an error, redacted."""
-    try:
-        document = msgspec.json.decode(body)
-    except UNREADABLE:
-        document = None
-    if not isinstance(document, dict):
+    document = _object_in(body)
+    if document is None:
         return excerpt(body, redact) or NO_MESSAGE, None, None
     error = document.get("error") or document.get("detail") or document.get("message") or document
     if not isinstance(error, dict):
@@ -50,17 +47,20 @@ def status_within(body: bytes) -> int | None:
 
     An object with an id, or a page, is not an error, whatever else it says.
     """
-    if b'"error"' not in body:
-        return None
-    try:
-        document = msgspec.json.decode(body)
-    except UNREADABLE:
-        return None
-    if not isinstance(document, dict) or not document.get("error"):
+    document = _object_in(body)
+    if document is None or not document.get("error"):
         return None
     if document.get("id") or isinstance(document.get("data"), list):
         return None
     return _meaning(document)
+
+
+def _object_in(body: bytes) -> dict[str, Any] | None:
+    try:
+        document = msgspec.json.decode(body)
+    except UNREADABLE:
+        return None
+    return document if isinstance(document, dict) else None
 
 
 def _meaning(document: dict[str, Any]) -> int:
@@ -88,6 +88,5 @@ def _optional(value: object, redact: Redact) -> str | None:
 
 
 def _text(value: object, redact: Redact) -> str:
-    return redact(msgspec.json.encode(value).decode())[
-        :500
-    ]  # redacted first, so that no half of a secret is left
+    text = redact(msgspec.json.encode(value).decode())  # before it is cut: no half of a secret is left
+    return text[:500]
