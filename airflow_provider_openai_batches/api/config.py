@@ -201,12 +201,12 @@ def _read(conn: ConnectionLike, environ: Mapping[str, str]) -> ClientConfig:
 def _extra(conn: ConnectionLike) -> dict[str, Any]:
     """Return the extra, with the official provider's ``openai_client_kwargs`` under this provider's names."""
     try:
-        extra = conn.extra_dejson or {}
+        found: Any = conn.extra_dejson or {}
     except (ValueError, RecursionError):
-        extra = None
-    if not isinstance(extra, dict):
+        found = None
+    if not isinstance(found, dict):
         raise _bad(conn, "extra is not a JSON object")
-    extra = dict(extra)
+    extra = dict(found)
     theirs = extra.pop("openai_client_kwargs", None)
     if not theirs:
         return extra
