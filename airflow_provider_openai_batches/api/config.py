@@ -213,7 +213,9 @@ def _extra(conn: ConnectionLike) -> dict[str, Any]:
     if not isinstance(theirs, dict):
         raise _bad(conn, "extra field 'openai_client_kwargs' is not a JSON object")
     renames = {"default_headers": "headers", "default_query": "params"}
-    read = {renames.get(name, name): value for name, value in theirs.items() if value is not None}
+    read: dict[str, Any] = {
+        renames.get(name, name): value for name, value in theirs.items() if value is not None
+    }
     if "max_retries" in read:
         read["max_attempts"] = 1 + _number(conn, read, "max_retries", 2.0, least=0)
     return read | extra
