@@ -213,7 +213,7 @@ def _extra(conn: ConnectionLike) -> dict[str, Any]:
     if not isinstance(theirs, dict):
         raise _bad(conn, "extra field 'openai_client_kwargs' is not a JSON object")
     renames = {"default_headers": "headers", "default_query": "params"}
-    read: dict[str, Any] = {
+    read: dict[Any, Any] = {
         renames.get(name, name): value for name, value in theirs.items() if value is not None
     }
     if "max_retries" in read:
