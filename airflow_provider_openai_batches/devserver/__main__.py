@@ -6,16 +6,21 @@ import os
 import signal
 import sys
 import threading
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, ArgumentTypeError
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from airflow_provider_openai_batches.devserver.server import DevServer
+from airflow_provider_openai_batches.devserver.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 KEY_VARIABLE = "DEVSERVER_UPSTREAM_KEY"
+OPTIONS = {"batch_seconds", "latency", "enqueued_token_limit", "api_keys"}
+OTHER_SETTINGS = [name for name in Settings.__struct_fields__ if name not in OPTIONS]
 
 
 def _parser() -> ArgumentParser:
@@ -39,8 +44,28 @@ def _parser() -> ArgumentParser:
     add("--latency", type=float, default=0.0, help="seconds to delay each answer")
     add("--data-dir", type=Path, help="where to keep files; by default, in a temporary folder")
     add("--enqueued-token-limit", type=int, help="a batch that exceeds it fails with token_limit_exceeded")
+    add(
+        "--set",
+        type=_setting,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other setting, its value as JSON, as in clock_speed=60; can be given several times",
+    )
     add("--api-key", action="append", default=[], help="accept only this key; can be given several times")
     return parser
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    if name not in OTHER_SETTINGS:
+        raise ArgumentTypeError(f"there is no setting {name!r}; there are {', '.join(OTHER_SETTINGS)}")
+    try:
+        given = {name: msgspec.json.decode(value)}
+        msgspec.convert(given, Settings)
+    except msgspec.MsgspecError as error:
+        raise ArgumentTypeError(f"{name} cannot be {value!r}: {error}") from None
+    return name, given[name]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         latency=options.latency,
         enqueued_token_limit=options.enqueued_token_limit,
         api_keys=options.api_key,
+        **dict(options.set),
     )
     try:
         server.start()

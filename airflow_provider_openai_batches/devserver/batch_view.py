@@ -53,3 +53,24 @@ def batch_view(record: StoredBatch, settings: Settings, now: float) -> BatchObje
     if settings.omit_nulls:
         return {name: value for name, value in shown.items() if value is not None}
     return shown
+
+
+def span_of(record: StoredBatch) -> dict[str, Any]:
+    """When a batch was created, began to be executed and was over, and why it was rejected if it was."""
+    wire = record.wire
+    errors = wire.errors["data"] if wire.errors else []
+    over_at = record.over_at
+    return {
+        "id": wire.id,
+        "number": record.number,
+        "status": wire.status,
+        "model": wire.model,
+        "metadata": wire.metadata,
+        "requests": record.requests,
+        "tokens": record.tokens,
+        "created": record.born,
+        "started": record.running_since or None,
+        "over": over_at,
+        "seconds": None if over_at is None else over_at - record.born,
+        "rejected": errors[0]["code"] if errors else None,
+    }

@@ -54,6 +54,14 @@ class DevServerClient:
         answer: list[dict[str, Any]] = self._call("GET", "/batches", params=params)
         return answer
 
+    def timeline(self) -> list[dict[str, Any]]:
+        answer: list[dict[str, Any]] = self._call("GET", "/timeline")
+        return answer
+
+    def answers(self, at_least: int = 1) -> list[dict[str, Any]]:
+        answer: list[dict[str, Any]] = self._call("GET", "/answers", params={"at_least": at_least})
+        return answer
+
     def force(self, batch_id: str, **changes: Any) -> dict[str, Any]:
         answer: dict[str, Any] = self._call("POST", f"/batches/{batch_id}", json=changes)
         return answer

@@ -10,15 +10,32 @@ if TYPE_CHECKING:
 
 class BatchClock:
     """
-    A clock that can be stopped. While it is stopped, no batch ages.
+    A clock that can run faster than real time, and that can be stopped. While it is stopped, no batch ages.
 
-    :param wall: the wall clock, in Unix seconds.
+    :param real: the real time, in Unix seconds.
     """
 
-    def __init__(self, wall: Callable[[], float]) -> None:
-        self.wall = wall
+    def __init__(self, real: Callable[[], float]) -> None:
+        self._real = real
+        self.restart()
+
+    def restart(self) -> None:
+        """Show the real time again, and run at its speed."""
+        self.speed = 1.0
         self._lost = 0.0
         self._stopped_at: float | None = None
+        self._changed_at = self._gained = 0.0
+
+    def wall(self) -> float:
+        """Unix seconds, as the server shows them."""
+        real = self._real()
+        return real + self._gained + (real - self._changed_at) * (self.speed - 1)
+
+    def run(self, speed: float) -> None:
+        """From now on, let ``speed`` seconds pass in each real second."""
+        if speed != self.speed:
+            real, shown = self._real(), self.wall()
+            self._changed_at, self._gained, self.speed = real, shown - real, speed
 
     def now(self) -> float:
         return (self.wall() if self._stopped_at is None else self._stopped_at) - self._lost

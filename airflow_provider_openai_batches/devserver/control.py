@@ -23,6 +23,8 @@ class ControlRoutes:
             ("POST", "/settings", self.settings),
             ("GET", "/stats", self.stats),
             ("GET", "/batches", self.batches),
+            ("GET", "/timeline", self.timeline),
+            ("GET", "/answers", self.answers),
             ("POST", "/batches/{batch_id}", self.force),
             ("POST", "/seed", self.seed),
             ("POST", "/reset", self.reset),
@@ -47,6 +49,12 @@ class ControlRoutes:
         prefix = "metadata."
         wanted = {name.removeprefix(prefix): text for name, text in query if name.startswith(prefix)}
         return _json(self._service.show_batches(wanted))
+
+    async def timeline(self) -> Response:
+        return _json(self._service.timeline())
+
+    async def answers(self, at_least: int = 1) -> Response:
+        return _json(self._service.answers(at_least))
 
     async def force(self, batch_id: str, request: Request) -> Response:
         changes = await _read(request, dict)

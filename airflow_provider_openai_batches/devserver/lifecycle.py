@@ -18,7 +18,7 @@ from airflow_provider_openai_batches.devserver.errors import ApiError
 from airflow_provider_openai_batches.devserver.results import BatchDropped, ResultWriter, write_results
 from airflow_provider_openai_batches.devserver.statuses import can_be_cancelled, is_over
 from airflow_provider_openai_batches.devserver.upstream import Upstream, send_requests
-from airflow_provider_openai_batches.devserver.validation import check_file
+from airflow_provider_openai_batches.devserver.validation import PassingFailures, check_file
 from airflow_provider_openai_batches.devserver.worker import Worker
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 # stays finalizing or cancelling.
 VALIDATED_AT, EXECUTED_AT, ENDING_TAKES = 0.1, 0.9, 0.1
 SENDER_TIMEOUT = 5.0
+ORGANIZATION = "org-devserver"
 FORCED_ERROR = {"code": "server_error", "line": None, "message": "Forced to fail.", "param": None}
 
 
@@ -66,9 +67,8 @@ class Lifecycle:
     def begin(self, record: StoredBatch) -> None:
         """Start processing a batch that was just created."""
         self.running[record.wire.id] = record
-        record.due = record.start + VALIDATED_AT * record.seconds
         self._worker.submit(partial(self._check, record))
-        self._worker.submit(partial(self.advance, record), record.due)
+        self._set_validated(record)
 
     def wake(self) -> None:
         """Bring every batch up to date, because the clock may be running again."""
@@ -89,13 +89,25 @@ class Lifecycle:
         for thread in self._senders:
             thread.join(SENDER_TIMEOUT)
 
+    def _set_validated(self, record: StoredBatch) -> None:
+        """Set when the validation ends."""
+        takes = VALIDATED_AT * record.seconds if record.validating is None else record.validating
+        record.due = record.start + takes
+        self._worker.submit(partial(self.advance, record), record.due)
+
     # The work: reading the input file and writing the result files, outside the lock
 
     def _check(self, record: StoredBatch) -> None:
         if record.dropped or record.input is None:
             return
+        settings = self._settings
+        failures = PassingFailures(settings.failing_share, settings.failing_statuses, settings.seed)
         check = check_file(
-            record.input, record.wire.endpoint, seed=self._settings.seed, runs=self._tally.executed
+            record.input,
+            record.wire.endpoint,
+            seed=settings.seed,
+            runs=self._tally.executed,
+            failures=failures if settings.failing_share and self._upstream is None else None,
         )
         with self.lock:
             if record.input is None:  # in the meantime a test has ended the batch
@@ -104,10 +116,15 @@ class Lifecycle:
             record.check = check
             record.wire.model = check.model
             record.total = 0 if check.errors else check.total
+            record.requests, record.tokens = check.total, check.tokens
+            if record.per_request and not check.errors:
+                record.seconds += record.per_request * check.total
+                self._set_validated(record)
             self.advance(record)
 
     def _check_token_limit(self, check: InputCheck) -> None:
-        limit = self._settings.enqueued_token_limit
+        settings = self._settings
+        limit = settings.enqueued_token_limits.get(check.model or "", settings.enqueued_token_limit)
         if limit is None or check.errors:
             return
         enqueued = sum(
@@ -116,9 +133,11 @@ class Lifecycle:
             if other.check is not None and not other.check.errors and other.check.model == check.model
         )
         if enqueued + check.tokens > limit:
+            number = f"{limit:,}" if settings.limit_with_commas else f"{limit}"
             text = (
-                f"Enqueued token limit reached for {check.model}. Limit: {limit} enqueued tokens. "
-                "Try again once some batches in progress have been completed."
+                f"Enqueued token limit reached for {check.model} in organization {ORGANIZATION}. "
+                f"Limit: {number} enqueued tokens. "
+                "Please try again once some in_progress batches have been completed."
             )
             check.errors.append(
                 {"code": "token_limit_exceeded", "line": None, "message": text, "param": None}

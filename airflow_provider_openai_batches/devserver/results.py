@@ -82,7 +82,7 @@ class ResultWriter:
         succeeded = status in SUCCESSES
         response = {"status_code": status, "request_id": f"req_{key.hex()}", "body": body}
         with self._lock:
-            self._tally.count_execution(key, succeeded=succeeded)
+            self._tally.count_execution(key, line.custom_id, succeeded=succeeded)
             if succeeded:
                 self.outcomes.completed += 1
                 self._add(usage)

@@ -196,6 +196,12 @@ class DevServer:
     def batches(self, **metadata: str) -> list[dict[str, Any]]:
         return self.service.show_batches(metadata)
 
+    def timeline(self) -> list[dict[str, Any]]:
+        return self.service.timeline()
+
+    def answers(self, at_least: int = 1) -> list[dict[str, Any]]:
+        return self.service.answers(at_least)
+
     def force(self, batch_id: str, **changes: Any) -> dict[str, Any]:
         return self.service.force(batch_id, **changes)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from airflow_provider_openai_batches.devserver.batch_view import span_of
 from airflow_provider_openai_batches.devserver.clock import BatchClock
 from airflow_provider_openai_batches.devserver.endpoints import CHAT
 from airflow_provider_openai_batches.devserver.errors import ApiError, invalid, no_such_batch
@@ -48,12 +49,14 @@ class BatchService:
     ) -> None:
         self.settings = settings
         self.clock = BatchClock(clock)
+        self.clock.run(settings.clock_speed)
         self.tally = Tally()
         self.faults = Faults(settings.seed)
         self.files = FileStore(folder, self.clock)
         self.batches: PagedCollection[StoredBatch] = PagedCollection()
         self.lifecycle = Lifecycle(settings, self.clock, self.files, self.tally, upstream)
         self._initial = msgspec.structs.asdict(settings)
+        self._created = 0
 
     # The calls of the API
 
@@ -70,14 +73,29 @@ class BatchService:
                 expires_at=int(wall + self.settings.window_seconds),
                 metadata=params.get("metadata"),
             )
-            record = StoredBatch(
-                wire, now, self.settings.batch_seconds, now + self.settings.window_seconds, input=source
-            )
-            record.born = now
+            record = self._record(wire, now)
+            record.input = source
             record.output_expiry = params.get("output_expires_after") or DEFAULT_EXPIRY_SECONDS
             self.batches.add(record)
             self.lifecycle.begin(record)
             return self.encode(record)
+
+    def _record(self, wire: BatchObject, now: float) -> StoredBatch:
+        """A batch with the times that the settings give it."""
+        settings, number = self.settings, self._created + 1
+        self._created = number
+        by_number = settings.batch_seconds_by_number
+        seconds = by_number[number - 1] if number <= len(by_number) else None
+        return StoredBatch(
+            wire,
+            now,
+            settings.batch_seconds if seconds is None else seconds,
+            now + settings.window_seconds,
+            number=number,
+            validating=settings.validating_seconds,
+            per_request=settings.seconds_per_request,
+            born=now,
+        )
 
     def find_batch(self, batch_id: str) -> StoredBatch:
         record = self.batches.get(batch_id)
@@ -122,6 +140,7 @@ class BatchService:
     def patch_settings(self, changes: dict[str, Any]) -> dict[str, Any]:
         with self.lifecycle.lock:
             self.settings.patch(changes)
+            self.clock.run(self.settings.clock_speed)
             self.clock.freeze(self.settings.freeze)
             self.lifecycle.wake()
             return {**msgspec.structs.asdict(self.settings), "api_keys": len(self.settings.api_keys)}
@@ -130,6 +149,7 @@ class BatchService:
         with self.lifecycle.lock:
             own = self._own()
             stats = self.tally.stats() | {
+                "now": self.clock.wall(),
                 "faults_fired": self.faults.fired,
                 "files": len(self.files.ledger),
                 "batches": {
@@ -160,6 +180,16 @@ class BatchService:
                 for record in self._own()
                 if wanted <= (record.wire.metadata or {}).items()
             ]
+
+    def timeline(self) -> list[dict[str, Any]]:
+        """What each batch that was created over the API took, oldest first."""
+        with self.lifecycle.lock:
+            return [span_of(record) for record in self._own()]
+
+    def answers(self, at_least: int = 1) -> list[dict[str, Any]]:
+        """How often each request line was executed and answered."""
+        with self.lifecycle.lock:
+            return self.tally.answers(at_least)
 
     def force(
         self,
@@ -231,6 +261,8 @@ class BatchService:
             self.files.clear()
             self.faults.clear()
             self.tally.reset()
+            self._created = 0
+            self.clock.restart()
             self.patch_settings(self._initial)
 
     def close(self) -> None:

@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from airflow_provider_openai_batches.devserver.errors import ApiError
 
+Seconds = Annotated[float, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Status = Annotated[int, Meta(ge=300, le=599)]
+
 
 class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Times are in seconds. A batch keeps the ``batch_seconds`` and ``window_seconds`` of its creation."""
+    """
+    Times are in seconds of the server's clock. A batch keeps those of its creation.
+
+    The package docstring says what each of them does.
+    """
 
     batch_seconds: float = 20.0
+    batch_seconds_by_number: list[Seconds | None] = []
+    seconds_per_request: Seconds = 0.0
+    validating_seconds: Seconds | None = None
     window_seconds: float = 86_400
     latency: float = 0.0
     list_lag_seconds: float = 0.0
     output_id_lag_seconds: float = 0.0
     file_lag_seconds: float = 0.0
     enqueued_token_limit: int | None = None
+    enqueued_token_limits: dict[str, int] = {}
+    limit_with_commas: bool = True
+    failing_share: Share = 0.0
+    failing_statuses: Annotated[list[Status], Meta(min_length=1)] = msgspec.field(
+        default_factory=lambda: [500, 429]
+    )
+    clock_speed: Annotated[float, Meta(gt=0)] = 1.0
     api_keys: list[str] = []
     freeze: bool = False
     list_enabled: bool = True

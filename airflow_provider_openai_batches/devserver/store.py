@@ -79,6 +79,11 @@ class StoredBatch:
     """
     A batch and its plan. Times are those of the batch clock.
 
+    :param number: its place, from 1, among the batches that were created over the API.
+    :param seconds: from its creation to its end.
+    :param validating: from its creation to the end of its validation; None: a fixed part of ``seconds``.
+    :param per_request: how many seconds each request adds to ``seconds``.
+    :param requests: how many requests its input file has, and ``tokens`` how many prompt tokens.
     :param due: when the current status may end.
     :param running_since: when the batch became in_progress.
     :param ending: the terminal status that the batch is heading for, once that is known.
@@ -98,6 +103,11 @@ class StoredBatch:
     start: float
     seconds: float
     expires: float
+    number: int = 0
+    validating: float | None = None
+    per_request: float = 0.0
+    requests: int = 0
+    tokens: int = 0
     due: float = 0.0
     born: float = 0.0
     input: StoredFile | None = None

@@ -7,7 +7,11 @@ from typing import Any
 
 
 class Tally:
-    """``executed`` and ``paid``: how often each request line was executed, and how often it succeeded."""
+    """
+    ``executed`` and ``paid``: how often each request line was executed, and how often it succeeded.
+
+    ``custom_ids`` has the custom_id of each of them.
+    """
 
     def __init__(self) -> None:
         self.in_flight = 0
@@ -20,6 +24,7 @@ class Tally:
         self.bytes_uploaded = 0
         self.executed: dict[bytes, int] = {}
         self.paid: dict[bytes, int] = {}
+        self.custom_ids: dict[bytes, str] = {}
 
     def begin(self, operation: str) -> None:
         self.requests[operation] += 1
@@ -29,10 +34,19 @@ class Tally:
     def end(self) -> None:
         self.in_flight -= 1
 
-    def count_execution(self, digest: bytes, *, succeeded: bool) -> None:
+    def count_execution(self, digest: bytes, custom_id: str, *, succeeded: bool) -> None:
+        self.custom_ids[digest] = custom_id
         self.executed[digest] = self.executed.get(digest, 0) + 1
         if succeeded:
             self.paid[digest] = self.paid.get(digest, 0) + 1
+
+    def answers(self, at_least: int) -> list[dict[str, Any]]:
+        """The requests that succeeded so many times or more often; 0 gives all that were executed."""
+        return [
+            {"custom_id": self.custom_ids[digest], "executed": executed, "answered": answered}
+            for digest, executed in self.executed.items()
+            if (answered := self.paid.get(digest, 0)) >= at_least
+        ]
 
     def stats(self) -> dict[str, Any]:
         executed, paid = list(self.executed.values()), list(self.paid.values())

@@ -6,6 +6,7 @@ https://developers.openai.com/api/docs/guides/batch#1-prepare-your-batch-file
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from airflow_provider_openai_batches.devserver.limits import MAX_INPUT_FILE_BYTE
 from airflow_provider_openai_batches.devserver.store import InputCheck
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from airflow_provider_openai_batches.devserver.input_lines import InputLine
     from airflow_provider_openai_batches.devserver.store import StoredFile
@@ -41,14 +42,45 @@ _decode_head = msgspec.json.Decoder(_Head).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-def check_file(file: StoredFile, endpoint: str, *, seed: int, runs: Mapping[bytes, int]) -> InputCheck:
+class PassingFailures:
+    """
+    Decides which requests fail in passing.
+
+    The same request fails or succeeds in the same run of it, whatever batch it is in.
+
+    :param share: the fraction of the runs that fail.
+    :param statuses: the HTTP statuses with which they fail.
+    """
+
+    def __init__(self, share: float, statuses: Sequence[int], seed: int) -> None:
+        self._share, self._statuses, self._seed = share, statuses, seed
+
+    def quirk(self, custom_id: str, runs: int) -> str:
+        """:param runs: how often the request was executed before."""
+        if not self._share:
+            return ""
+        text = f"{self._seed}\0{runs}\0{custom_id}".encode()
+        drawn = int.from_bytes(blake2b(text, digest_size=8).digest())
+        if drawn / 2**64 >= self._share:
+            return ""
+        return f"fail:{self._statuses[drawn % len(self._statuses)]}"
+
+
+def check_file(
+    file: StoredFile,
+    endpoint: str,
+    *,
+    seed: int,
+    runs: Mapping[bytes, int],
+    failures: PassingFailures | None = None,
+) -> InputCheck:
     """
     Find what is wrong with an input file, and where its lines begin.
 
     :param seed: decides the order in which the requests are executed.
     :param runs: how often each request was executed before, by its digest.
     """
-    checker = _Checker(endpoint, runs)
+    checker = _Checker(endpoint, runs, failures)
     if file.wire.bytes > MAX_INPUT_FILE_BYTES:
         checker.error("file_too_large", f"The batch input file is over {MAX_INPUT_FILE_BYTES} bytes.")
         return checker.check
@@ -66,10 +98,11 @@ def check_file(file: StoredFile, endpoint: str, *, seed: int, runs: Mapping[byte
 
 
 class _Checker:
-    def __init__(self, endpoint: str, runs: Mapping[bytes, int]) -> None:
+    def __init__(self, endpoint: str, runs: Mapping[bytes, int], failures: PassingFailures | None) -> None:
         self.check = InputCheck()
         self._endpoint = ENDPOINTS[endpoint]
         self._runs = runs
+        self._failures = failures
         self._seen: set[str] = set()
         self._inputs = 0
         self._number = 0
@@ -138,6 +171,10 @@ class _Checker:
             self._inputs += 1 if content is None else len(inputs_of(msgspec.json.decode(content)))
         if isinstance(head.metadata, dict) and (quirk := head.metadata.get("devserver")):
             self._note_quirk(line, str(quirk))
+        elif self._failures and (
+            failure := self._failures.quirk(line.custom_id, self._runs.get(digest(line), 0))
+        ):
+            self.check.quirks[self.check.total - 1] = failure
         return None
 
     def _note_quirk(self, line: InputLine, quirk: str) -> None:

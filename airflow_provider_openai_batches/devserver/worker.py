@@ -62,7 +62,9 @@ class Worker:
         if not self._jobs:
             return None
         due = self._jobs[0][0]
-        return 0 if due == -inf or (left := due - self._clock.now()) <= 0 else max(left, SHORTEST_PAUSE)
+        if due == -inf or (left := due - self._clock.now()) <= 0:
+            return 0
+        return max(left / self._clock.speed, SHORTEST_PAUSE)
 
     def _next(self) -> Callable[[], object] | None:
         with self._changed:
