@@ -80,7 +80,7 @@ given as ``--set NAME=VALUE``, with the value as JSON.
   or 90000.
 - failing_share: the fraction of requests that fail in passing, with one of failing_statuses; not with an
   upstream. Which ones depends on seed, custom_id and how often the request was executed before: asked again,
-  it may succeed.
+  it may succeed. failing_share_by_number has other fractions for the first batches.
 - clock_speed: the server's clock runs that many times faster than real time, from the start of the server or
   the change of the setting on. All times but latency are those of this clock.
 - latency: each answer is sent that much later. list_lag_seconds: new batches appear in the list that much

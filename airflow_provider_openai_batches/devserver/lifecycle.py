@@ -101,13 +101,13 @@ class Lifecycle:
         if record.dropped or record.input is None:
             return
         settings = self._settings
-        failures = PassingFailures(settings.failing_share, settings.failing_statuses, settings.seed)
+        share = settings.failing_share_of(record.number) if self._upstream is None else 0.0
         check = check_file(
             record.input,
             record.wire.endpoint,
             seed=settings.seed,
             runs=self._tally.executed,
-            failures=failures if settings.failing_share and self._upstream is None else None,
+            failures=PassingFailures(share, settings.failing_statuses, settings.seed),
         )
         with self.lock:
             if record.input is None:  # in the meantime a test has ended the batch

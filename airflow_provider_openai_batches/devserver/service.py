@@ -84,12 +84,10 @@ class BatchService:
         """A batch with the times that the settings give it."""
         settings, number = self.settings, self._created + 1
         self._created = number
-        by_number = settings.batch_seconds_by_number
-        seconds = by_number[number - 1] if number <= len(by_number) else None
         return StoredBatch(
             wire,
             now,
-            settings.batch_seconds if seconds is None else seconds,
+            settings.seconds_of(number),
             now + settings.window_seconds,
             number=number,
             validating=settings.validating_seconds,

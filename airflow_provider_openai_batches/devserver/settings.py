@@ -35,6 +35,7 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     enqueued_token_limits: dict[str, int] = {}
     limit_with_commas: bool = True
     failing_share: Share = 0.0
+    failing_share_by_number: list[Share | None] = []
     failing_statuses: Annotated[list[Status], Meta(min_length=1)] = msgspec.field(
         default_factory=lambda: [500, 429]
     )
@@ -44,6 +45,14 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     list_enabled: bool = True
     omit_nulls: bool = False
     seed: int = 0
+
+    def seconds_of(self, number: int) -> float:
+        """How long the batch with this number takes."""
+        return _at(self.batch_seconds_by_number, number, self.batch_seconds)
+
+    def failing_share_of(self, number: int) -> float:
+        """The fraction of the requests of the batch with this number that fail in passing."""
+        return _at(self.failing_share_by_number, number, self.failing_share)
 
     def patch(self, changes: dict[str, Any]) -> None:
         """
@@ -57,3 +66,9 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             raise ApiError(HTTPStatus.BAD_REQUEST, f"Invalid setting: {error}") from None
         for name in changes:
             setattr(self, name, getattr(changed, name))
+
+
+def _at(values: list[float | None], number: int, default: float) -> float:
+    """The value for a number from 1; null and those that are not listed are the default."""
+    found = values[number - 1] if number <= len(values) else None
+    return default if found is None else found

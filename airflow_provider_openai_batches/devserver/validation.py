@@ -53,15 +53,13 @@ class PassingFailures:
     """
 
     def __init__(self, share: float, statuses: Sequence[int], seed: int) -> None:
-        self._share, self._statuses, self._seed = share, statuses, seed
+        self.share, self._statuses, self._seed = share, statuses, seed
 
     def quirk(self, custom_id: str, runs: int) -> str:
         """:param runs: how often the request was executed before."""
-        if not self._share:
-            return ""
         text = f"{self._seed}\0{runs}\0{custom_id}".encode()
         drawn = int.from_bytes(blake2b(text, digest_size=8).digest())
-        if drawn / 2**64 >= self._share:
+        if drawn >= self.share * 2**64:
             return ""
         return f"fail:{self._statuses[drawn % len(self._statuses)]}"
 
@@ -72,7 +70,7 @@ def check_file(
     *,
     seed: int,
     runs: Mapping[bytes, int],
-    failures: PassingFailures | None = None,
+    failures: PassingFailures,
 ) -> InputCheck:
     """
     Find what is wrong with an input file, and where its lines begin.
@@ -98,7 +96,7 @@ def check_file(
 
 
 class _Checker:
-    def __init__(self, endpoint: str, runs: Mapping[bytes, int], failures: PassingFailures | None) -> None:
+    def __init__(self, endpoint: str, runs: Mapping[bytes, int], failures: PassingFailures) -> None:
         self.check = InputCheck()
         self._endpoint = ENDPOINTS[endpoint]
         self._runs = runs
@@ -171,16 +169,18 @@ class _Checker:
             self._inputs += 1 if content is None else len(inputs_of(msgspec.json.decode(content)))
         if isinstance(head.metadata, dict) and (quirk := head.metadata.get("devserver")):
             self._note_quirk(line, str(quirk))
-        elif self._failures and (
-            failure := self._failures.quirk(line.custom_id, self._runs.get(digest(line), 0))
-        ):
-            self.check.quirks[self.check.total - 1] = failure
+        elif self._failures.share:
+            self._note_failure(line)
         return None
 
     def _note_quirk(self, line: InputLine, quirk: str) -> None:
         """A quirk that ends in ``*N`` applies to the first N runs of the request only."""
         quirk, _, times = quirk.partition("*")
         if not times.isdecimal() or self._runs.get(digest(line), 0) < int(times):
+            self.check.quirks[self.check.total - 1] = quirk
+
+    def _note_failure(self, line: InputLine) -> None:
+        if quirk := self._failures.quirk(line.custom_id, self._runs.get(digest(line), 0)):
             self.check.quirks[self.check.total - 1] = quirk
 
     def _explain(self, raw: bytes) -> None:

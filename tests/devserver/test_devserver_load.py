@@ -177,6 +177,13 @@ def test_requests_fail_in_passing(server: DevServer, api: Api) -> None:
     assert [seen["answered"] for seen in server.answers(at_least=2)] == [2]
 
 
+def test_shares_by_number(server: DevServer, api: Api) -> None:
+    """Some batches can have more failures than others, or none."""
+    server.settings(batch_seconds=0, failing_share=1.0, failing_share_by_number=[0, None, 0.0])
+    failed = [api.run([line(str(number))])["request_counts"]["failed"] for number in range(4)]
+    assert failed == [0, 1, 0, 1]
+
+
 def test_other_quirks_come_first(server: DevServer, api: Api) -> None:
     """A request that says what happens to it does not fail for another reason."""
     server.settings(batch_seconds=0, failing_share=1.0, failing_statuses=[500])
@@ -263,6 +270,7 @@ def test_a_day_in_a_second(api: Api) -> None:
     [
         {"failing_share": 1.1},
         {"failing_share": -0.1},
+        {"failing_share_by_number": [2]},
         {"failing_statuses": []},
         {"failing_statuses": [200]},
         {"clock_speed": 0},
