@@ -1,0 +1,234 @@
+"""
+How long a job takes, compared with an ideal scheduler that knows all that will happen.
+
+The dev server's clock runs many times faster than real time, and so does that of each job's process: by
+default a second is an hour. Prints markdown. ``--speed 1200`` suits a slow or a busy machine: there the CPU
+time of a job weighs less against the hours that its batches take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from environments import OURS, dev_server, environment_of
+from makespan_cases import CASES, HOUR, SEED, Case, Task
+
+from airflow_provider_openai_batches.devserver import DevServerClient
+from airflow_provider_openai_batches.devserver.settings import Settings
+from airflow_provider_openai_batches.devserver.validation import PassingFailures
+
+SIDE_PROGRAM = Path(__file__).with_name("makespan_side.py")
+READY_WITHIN = 120.0
+MOST_RUNS = 10
+NEVER = float("inf")
+
+
+class JobProcess:
+    """A job in a process of its own. Leaving the block ends it."""
+
+    def __init__(self, task: Task, home: Path) -> None:
+        home.mkdir()
+        (home / "task.json").write_text(json.dumps(dataclasses.asdict(task)))
+        self._errors = home / "errors.txt"
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", SIDE_PROGRAM, home / "task.json"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors.open("w"),
+            text=True,
+            env=environment_of(home),
+        )
+        self._reports: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                self._reports.put(json.loads(line))
+        self._reports.put(None)
+
+    def report(self, within: float) -> dict[str, Any] | None:
+        """
+        The next report; None if there is none within these seconds.
+
+        :raises RuntimeError: if the process ended without one.
+        """
+        try:
+            found = self._reports.get(timeout=max(within, 0.01))
+        except queue.Empty:
+            return None
+        if found is None:
+            raise RuntimeError(f"A job ended without a report:\n{self._errors.read_text()[-3000:]}")
+        return found
+
+    def go(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+class Outcome(NamedTuple):
+    """
+    How a case went.
+
+    :param hours: of each job; infinite for one that did not end in time, or without all of its answers.
+    :param lost: how many rows have no answer in the results.
+    """
+
+    case: Case
+    ideal: float
+    hours: list[float]
+    batches: int
+    rejected: int
+    answered_twice: int
+    lost: int
+    errors: list[str]
+
+
+def ideal(case: Case) -> float:
+    share = Settings(failing_share=case.share, failing_share_by_number=list(case.fails)).failing_share_of
+    statuses = Settings().failing_statuses
+
+    def runs(batch: int, row: int) -> int:
+        first = PassingFailures(share(batch + 1), statuses, SEED)
+        later = PassingFailures(case.share, statuses, SEED)
+        count = 1
+        while count < MOST_RUNS and (later if count > 1 else first).quirk(f"row-{row}", count - 1):
+            count += 1
+        return count
+
+    return case.ideal(runs)
+
+
+def measure(case: Case, options: argparse.Namespace) -> Outcome:
+    settings = {**case.settings, "clock_speed": options.speed}
+    given = [part for name, value in settings.items() for part in ("--set", f"{name}={json.dumps(value)}")]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        dev_server("--batch-seconds", str(case.again * HOUR), *given) as base_url,
+        DevServerClient(base_url) as control,
+    ):
+        tasks = [
+            Task(
+                name=f"{case.name}-{number}",
+                base_url=base_url,
+                folder=f"{folder}/{number}/out",
+                speed=options.speed,
+                rows=case.rows,
+                requests_per_batch=case.requests_per_batch,
+                poll_interval=options.poll_interval,
+            )
+            for number in range(case.jobs)
+        ]
+        ended = run_all(tasks, Path(folder), case.within * HOUR / options.speed)
+        spans, twice = control.timeline(), control.answers(at_least=2)
+    whole = [found["seconds"] / HOUR if found["succeeded"] == case.rows else NEVER for found in ended]
+    return Outcome(
+        case,
+        ideal(case),
+        whole,
+        len(spans),
+        sum(span["rejected"] is not None for span in spans),
+        len(twice),
+        sum(case.rows - found["succeeded"] for found in ended),
+        [found["error"] for found in ended if found["error"]],
+    )
+
+
+def run_all(tasks: list[Task], folder: Path, within: float) -> list[dict[str, Any]]:
+    """Begin all jobs at the same time, and say how each of them ended within these real seconds."""
+    jobs = [JobProcess(task, folder / str(number)) for number, task in enumerate(tasks)]
+    try:
+        for job in jobs:
+            if job.report(READY_WITHIN) is None:
+                raise TimeoutError("A job's process was not ready in time.")
+        for job in jobs:
+            job.go()
+        end = time.monotonic() + within
+        found = [job.report(end - time.monotonic()) for job in jobs]
+    finally:
+        for job in jobs:
+            job.kill()
+    late = {"seconds": NEVER, "succeeded": 0, "error": "it did not end in time"}
+    return [late if one is None else one for one in found]
+
+
+# -- the table -----------------------------------------------------------------------------------------------
+
+HEAD = ("case", "ideal", "job", "job ÷ ideal", "batches", "rejected", "answered twice", "rows lost")
+
+
+def lines_of(outcome: Outcome) -> list[str]:
+    case, hours = outcome.case, outcome.hours
+    times = {case.name: max(hours)}
+    if len(hours) > 1:
+        times = {f"{case.name}, mean": sum(hours) / len(hours), f"{case.name}, slowest": max(hours)}
+    counts = [
+        f"{count:,}" for count in (outcome.batches, outcome.rejected, outcome.answered_twice, outcome.lost)
+    ]
+    return [
+        row(name, f"{outcome.ideal:.1f} h", *ratio(time_, outcome.ideal), *counts)
+        for name, time_ in times.items()
+    ]
+
+
+def ratio(hours: float, best: float) -> tuple[str, str]:
+    return ("never", "never") if hours == NEVER else (f"{hours:.1f} h", f"{hours / best:.2f}")
+
+
+def row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def parsed() -> argparse.Namespace:
+    names = [case.name for case in CASES]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "cases", nargs="*", metavar="CASE", help=f"{', '.join(names)}; by default all of them"
+    )
+    parser.add_argument(
+        "--speed", type=float, default=HOUR, help="of the clock; by default a second is an hour"
+    )
+    parser.add_argument("--poll-interval", type=float, default=60.0, help="seconds at the service")
+    options = parser.parse_args()
+    if unknown := set(options.cases) - set(names):
+        parser.error(f"there is no case {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    return options
+
+
+def main() -> None:
+    options = parsed()
+    how = f"a second is {options.speed / HOUR:.2f} h, polled every {options.poll_interval:.0f} s"
+    print(f"{OURS.title}; {how}\n")
+    print(row(*HEAD), row("---", *("---:",) * (len(HEAD) - 1)), sep="\n", flush=True)
+    for case in CASES:
+        if options.cases and case.name not in options.cases:
+            continue
+        if case.needs:
+            print(row(case.name, *("",) * (len(HEAD) - 1), f"needs {case.needs}"), flush=True)
+            continue
+        outcome = measure(case, options)
+        print(*lines_of(outcome), sep="\n", flush=True)
+        for error in outcome.errors:
+            print(f"{case.name}: {error}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
