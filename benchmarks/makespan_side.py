@@ -41,7 +41,7 @@ def live_by(base_url: str, speed: float) -> Callable[[], float]:
         return float(shown + (real() - began) * speed)
 
     time.time = now
-    time.sleep = lambda seconds: sleep(seconds / speed)
+    time.sleep = lambda seconds: sleep(float(seconds) / speed)
     return now
 
 
