@@ -49,16 +49,20 @@ With ``*N`` at the end, as in ``fail:429*1``, this applies to the first N runs o
   - ``cut_download``: cut the connection after ``bytes``; ``ignore_range``: answer 200, from the start of the
     file; ``wrong_content``: send other bytes
 - ``POST /_dev/settings`` changes any of
-  :class:`~airflow_provider_openai_batches.devserver.settings.Settings`, which are listed below.
+  :class:`~airflow_provider_openai_batches.devserver.settings.Settings`: batch_seconds, window_seconds,
+  latency, list_lag_seconds (new batches appear in the list that much later), output_id_lag_seconds (a batch
+  that is over shows no file ids for that long), file_lag_seconds (create_batch does not find a new file for
+  that long), enqueued_token_limit, api_keys, freeze (no batch changes its status), list_enabled, omit_nulls,
+  seed (decides the order of the results, and when a fault with a probability applies).
 - ``GET /_dev/stats?metadata_key=K``: requests by operation, peak_in_flight, files, bytes_uploaded, batches
-  stored, running and by status, batches by the value of their metadata K, how many request lines were
-  executed, paid for (succeeded), and executed or paid for more than once, and ``now``, the server's time.
-  Lines with the same body and custom_id count as the same.
+  stored, running and by status, batches by the value of their metadata K, and how many request lines were
+  executed, paid for (succeeded), and executed or paid for more than once. Lines with the same body and
+  custom_id count as the same.
+- ``GET /_dev/batches?metadata.K=V``: full batches, oldest first.
 - ``GET /_dev/timeline``: of each batch its number, status, model, metadata, requests and tokens; when it was
   created, started and over, and after how many seconds; and the code with which it was rejected.
 - ``GET /_dev/answers?at_least=2``: custom_id, executed and answered (how often) of each request line that
   was answered twice or more often; the default is once, and 0 gives all that were executed.
-- ``GET /_dev/batches?metadata.K=V``: full batches, oldest first.
 - ``POST /_dev/batches/ID``: ``{"status": ..., "after": 0.5, "stuck": true, any field: any value}``. A
   terminal status is reached before the route answers, with the fraction ``after`` of the requests executed;
   any other status is set as it is. ``stuck`` keeps the status.
@@ -66,14 +70,14 @@ With ``*N`` at the end, as in ``fail:429*1``, this applies to the first N runs o
   3600}`` adds batches as if somebody else had created them. The counts and ``/_dev/batches`` leave them out.
 - ``POST /_dev/reset`` forgets everything, and restores the initial settings.
 
-**Settings** are arguments of :class:`DevServer`. On the command line they have options of their own, or are
-given as ``--set NAME=VALUE``, with the value as JSON.
+**Settings for the time that a job takes.** On the command line they are given as ``--set NAME=VALUE``, with
+the value as JSON, as are all settings that have no option of their own.
 
-- batch_seconds: from the creation of a batch to its end. batch_seconds_by_number: the first batch created
-  takes the first of these, and so on; batches beyond them, and those with null, take batch_seconds.
+- batch_seconds is the time from the creation of a batch to its end. batch_seconds_by_number: the first batch
+  created takes the first of these, and so on; batches beyond them, and those with null, take batch_seconds.
   ``[12]`` makes one slow batch among quick ones. seconds_per_request: each request of a batch adds as much.
 - validating_seconds: how long each batch is ``validating`` before it goes on, or is rejected; null: a tenth
-  of its time. window_seconds: from the creation to the expiry.
+  of its time.
 - enqueued_token_limits: ``{"model": tokens}``; enqueued_token_limit is that of the other models. All batches
   of a model that are not over count, in the order in which their files are read, and one that does not fit
   is rejected. A token is four bytes of a request's body. limit_with_commas: whether the error says 90,000
@@ -81,13 +85,8 @@ given as ``--set NAME=VALUE``, with the value as JSON.
 - failing_share: the fraction of requests that fail in passing, with one of failing_statuses; not with an
   upstream. Which ones depends on seed, custom_id and how often the request was executed before: asked again,
   it may succeed. failing_share_by_number has other fractions for the first batches.
-- clock_speed: the server's clock runs that many times faster than real time, from the start of the server or
-  the change of the setting on. All times but latency are those of this clock.
-- latency: each answer is sent that much later. list_lag_seconds: new batches appear in the list that much
-  later. output_id_lag_seconds: a batch that is over shows no file ids for that long. file_lag_seconds:
-  create_batch does not find a new file for that long.
-- api_keys, freeze (no batch changes its status), list_enabled, omit_nulls, seed (decides the order of the
-  results, which requests fail in passing, and when a fault with a probability applies).
+- clock_speed: the server's clock, by which batches age and which stamps them, runs that many times faster
+  than real time. ``now`` in the stats is its time. Only latency stays in real seconds.
 """
 
 from __future__ import annotations

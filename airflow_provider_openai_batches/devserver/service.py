@@ -147,7 +147,6 @@ class BatchService:
         with self.lifecycle.lock:
             own = self._own()
             stats = self.tally.stats() | {
-                "now": self.clock.wall(),
                 "faults_fired": self.faults.fired,
                 "files": len(self.files.ledger),
                 "batches": {
@@ -156,6 +155,7 @@ class BatchService:
                     "by_status": dict(Counter(record.wire.status for record in own)),
                     "seeded": len(self.batches) - len(own),
                 },
+                "now": self.clock.wall(),
             }
             if metadata_key is not None:
                 found = ((record.wire.metadata or {}).get(metadata_key) for record in own)
@@ -255,12 +255,12 @@ class BatchService:
         """Forget all files, batches, faults and counts, and restore the initial settings."""
         with self.lifecycle.lock:
             self.lifecycle.reset()
+            self.clock.restart()
+            self._created = 0
             self.batches.clear()
             self.files.clear()
             self.faults.clear()
             self.tally.reset()
-            self._created = 0
-            self.clock.restart()
             self.patch_settings(self._initial)
 
     def close(self) -> None:
