@@ -116,7 +116,8 @@ def ideal(case: Case) -> float:
 
 
 def measure(case: Case, options: argparse.Namespace) -> Outcome:
-    settings = {**case.settings, "clock_speed": options.speed}
+    validating = {"validating_seconds": options.validating * 60.0}
+    settings = {**case.settings, **validating, "clock_speed": options.speed}
     given = [part for name, value in settings.items() for part in ("--set", f"{name}={json.dumps(value)}")]
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -173,22 +174,15 @@ def run_all(tasks: list[Task], folder: Path, within: float) -> list[dict[str, An
 HEAD = ("case", "ideal", "job", "job ÷ ideal", "batches", "rejected", "answered twice", "rows lost")
 
 
-def lines_of(outcome: Outcome) -> list[str]:
-    case, hours = outcome.case, outcome.hours
-    times = {case.name: max(hours)}
-    if len(hours) > 1:
-        times = {f"{case.name}, mean": sum(hours) / len(hours), f"{case.name}, slowest": max(hours)}
-    counts = [
-        f"{count:,}" for count in (outcome.batches, outcome.rejected, outcome.answered_twice, outcome.lost)
-    ]
-    return [
-        row(name, f"{outcome.ideal:.1f} h", *ratio(time_, outcome.ideal), *counts)
-        for name, time_ in times.items()
-    ]
-
-
-def ratio(hours: float, best: float) -> tuple[str, str]:
-    return ("never", "never") if hours == NEVER else (f"{hours:.1f} h", f"{hours / best:.2f}")
+def line_of(outcome: Outcome) -> str:
+    """The row of a case; of several jobs, the time and the ratio are those of the slowest."""
+    slowest, best = max(outcome.hours), outcome.ideal
+    times = "never", "never"
+    if slowest != NEVER:
+        each = f" ({', '.join(f'{hours:.1f}' for hours in sorted(outcome.hours))})"
+        times = f"{slowest:.1f} h{each if outcome.case.jobs > 1 else ''}", f"{slowest / best:.2f}"
+    counts = outcome.batches, outcome.rejected, outcome.answered_twice, outcome.lost
+    return row(outcome.case.name, f"{best:.1f} h", *times, *(f"{count:,}" for count in counts))
 
 
 def row(*cells: str) -> str:
@@ -207,6 +201,9 @@ def parsed() -> argparse.Namespace:
         "--speed", type=float, default=HOUR, help="of the clock; by default a second is an hour"
     )
     parser.add_argument("--poll-interval", type=float, default=60.0, help="seconds at the service")
+    parser.add_argument(
+        "--validating", type=float, default=10.0, help="minutes until a batch is rejected, or begun"
+    )
     options = parser.parse_args()
     if unknown := set(options.cases) - set(names):
         parser.error(f"there is no case {', '.join(sorted(unknown))}; there are {', '.join(names)}")
@@ -225,7 +222,7 @@ def main() -> None:
             print(row(case.name, *("",) * (len(HEAD) - 1), f"needs {case.needs}"), flush=True)
             continue
         outcome = measure(case, options)
-        print(*lines_of(outcome), sep="\n", flush=True)
+        print(line_of(outcome), flush=True)
         for error in outcome.errors:
             print(f"{case.name}: {error}", file=sys.stderr)
 

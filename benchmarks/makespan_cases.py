@@ -46,11 +46,11 @@ class Case:
 
     :param rows: of each job.
     :param batches: of each job.
-    :param hours: how long each batch takes that is created in the job's first round, by its number.
-    :param again: how long every other batch takes.
-    :param fails: by batch, the fraction of the rows that fail in passing; null: a tenth.
+    :param hours: how long the first batches take; ``again`` is how long all others take.
+    :param share: the fraction of the rows that fail in passing; ``fails`` has others for the first batches.
     :param limit: the enqueued-token limit, in batches of the first round.
-    :param within: after this many hours the job counts as never ending.
+    :param jobs: how many begin at the same time.
+    :param within: after this many hours a job counts as never ending.
     :param needs: what the operator lacks for this case.
     """
 
@@ -64,7 +64,6 @@ class Case:
     limit: float | None = None
     jobs: int = 1
     within: float = 60.0
-    validating: float = 1 / 6
     needs: str = ""
 
     @property
@@ -81,7 +80,6 @@ class Case:
         limit = self.limit_in_tokens
         return {
             "window_seconds": 24 * HOUR,
-            "validating_seconds": self.validating * HOUR,
             "batch_seconds_by_number": [each and each * HOUR for each in self.hours],
             "failing_share": self.share,
             "failing_share_by_number": list(self.fails),
@@ -121,10 +119,10 @@ CASES = [
     # One slow batch among nine quick ones, of whose rows a tenth fails in passing.
     Case("tail", rows=1_000, batches=10, hours=(*(None,) * 4, 12.0), share=0.1, fails=(*(None,) * 4, 0.0)),
     # The account's limit holds three of twelve batches.
-    Case("limit", rows=1_200, batches=12, limit=3.2),
+    Case("limit", rows=1_200, batches=12, limit=3.5),
     # The one file of the job is larger than the limit.
     Case("oversize", rows=1_000, batches=1, limit=0.3),
     # Three jobs of ten batches each begin at the same time, and the limit holds three batches.
-    Case("three", rows=1_000, batches=10, limit=3.2, jobs=3),
+    Case("three", rows=1_000, batches=10, limit=3.3, jobs=3),
     Case("deadline", rows=5_000, batches=1, needs="answer_by"),
 ]
