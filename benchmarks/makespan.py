@@ -124,18 +124,7 @@ def measure(case: Case, options: argparse.Namespace) -> Outcome:
         dev_server("--batch-seconds", str(case.again * HOUR), *given) as base_url,
         DevServerClient(base_url) as control,
     ):
-        tasks = [
-            Task(
-                name=f"{case.name}-{number}",
-                base_url=base_url,
-                folder=f"{folder}/{number}/out",
-                speed=options.speed,
-                rows=case.rows,
-                requests_per_batch=case.requests_per_batch,
-                poll_interval=options.poll_interval,
-            )
-            for number in range(case.jobs)
-        ]
+        tasks = tasks_of(case, options, base_url, folder)
         ended = run_all(tasks, Path(folder), case.within * HOUR / options.speed)
         spans, twice = control.timeline(), control.answers(at_least=2)
     whole = [found["seconds"] / HOUR if found["succeeded"] == case.rows else NEVER for found in ended]
@@ -149,6 +138,21 @@ def measure(case: Case, options: argparse.Namespace) -> Outcome:
         sum(case.rows - found["succeeded"] for found in ended),
         [found["error"] for found in ended if found["error"]],
     )
+
+
+def tasks_of(case: Case, options: argparse.Namespace, base_url: str, folder: str) -> list[Task]:
+    return [
+        Task(
+            name=f"{case.name}-{number}",
+            base_url=base_url,
+            folder=f"{folder}/{number}/out",
+            speed=options.speed,
+            rows=case.rows,
+            requests_per_batch=case.requests_per_batch,
+            poll_interval=options.poll_interval,
+        )
+        for number in range(case.jobs)
+    ]
 
 
 def run_all(tasks: list[Task], folder: Path, within: float) -> list[dict[str, Any]]:
