@@ -70,6 +70,11 @@ def _connection_type() -> dict[str, Any]:
             "max_attempts": _field(
                 "Attempts", "How many times a request is sent at most; 6 if empty.", "integer"
             ),
+            "enqueued_token_limits": _field(
+                "Enqueued-token limits",
+                "A JSON object of the tokens that may be in line at the service, by model. Learnt if empty.",
+                "object",
+            ),
             "headers": _field("Headers", "A JSON object of extra headers, for a gateway.", "object"),
             "params": _field(
                 "Query parameters", "A JSON object of parameters for every request, for a gateway.", "object"

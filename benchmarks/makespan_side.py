@@ -61,9 +61,10 @@ def operator(task: Task) -> Any:
     module = importlib.import_module("airflow_provider_openai_batches.operators.inference")
 
     class Operator(module.OpenAIBatchInferenceOperator):  # type: ignore[misc, name-defined]
-        def _run(self, runner: Any) -> Any:
+        def _run(self, context: Any, runner: Any) -> Any:  # noqa: ARG002 - as the operator
             while (wait := runner.advance()) is not None:
-                trigger = self._trigger_of(wait, runner.progress())
+                named = {"return_when": wait.return_when, "progress": runner.progress()}
+                trigger = self._trigger(wait.batch_ids, wait.until, **named)
                 self._heard(runner, waited(self.hook, trigger), wait.until)
             return runner.finish()
 

@@ -33,6 +33,7 @@ MIN_BASE64 = 8
 # No time-out or number of attempts is larger: four months, and less than any system's clock or timer takes.
 MOST = 10_000_000
 DEFAULT_CONSOLE_URL = "https://platform.openai.com/batches"
+FIELD_LIMITS = "enqueued_token_limits"
 DEFAULT_CONN_ID = "openai_batches_default"
 
 
@@ -60,6 +61,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     :param timeout: seconds to wait for the next bytes of an answer; a whole one may take twice as long.
     :param console_url: where people look at batches; the batch's id is appended.
     :param max_attempts: how many times a request that may be repeated is sent at most.
+    :param enqueued_token_limits: how many prompt tokens may be in line at the service, by model.
     """
 
     base_url: str
@@ -70,6 +72,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float = 60.0
     max_attempts: int = 6
     console_url: str = ""
+    enqueued_token_limits: dict[str, int] = {}
 
     def __repr__(self) -> str:
         return f"ClientConfig(base_url={self.base_url!r})"
@@ -195,6 +198,10 @@ def _read(conn: ConnectionLike, environ: Mapping[str, str]) -> ClientConfig:
         timeout=_number(conn, extra, "timeout", 60.0),
         max_attempts=max(1, int(_number(conn, extra, "max_attempts", 6))),
         console_url=console_url,
+        enqueued_token_limits={
+            model: int(_number(conn, {FIELD_LIMITS: limit}, FIELD_LIMITS, 1.0))
+            for model, limit in _text_map(conn, extra, FIELD_LIMITS).items()
+        },
     )
 
 

@@ -28,6 +28,11 @@ TASK_ID = "airflow_task_id"
 MAP_INDEX = "airflow_map_index"
 # The names of the pairs that the provider adds to a batch's metadata.
 METADATA_KEYS = (KEY, DAG_ID, RUN_ID, TASK_ID, MAP_INDEX)
+# The estimated prompt tokens of a batch and its model, for all who share its account's limit. The pair is
+# left out where the user's own pairs leave no room for it.
+TOKENS = "airflow_tokens"
+MAX_PAIRS = 16
+_MAX_TOKEN_DIGITS = 15
 # Begins the id of a deployment that was given none. The rest is a guess, which may differ between workers.
 UNNAMED = "unnamed:"
 # Ends the first half of its keys, so that no deployment with an id is taken for it.
@@ -174,6 +179,26 @@ def is_of(batch: Batch, deployment_id: str) -> bool:
         return False
     task = TaskIdentity(deployment_id, named.dag_id, named.run_id, named.task_id, named.map_index)
     return task.made(batch)
+
+
+def with_estimate(own: Mapping[str, str], tokens: int, model: str | None) -> Mapping[str, str]:
+    """Return a user's own pairs, and with them the estimate of a batch's tokens if there is room for it."""
+    if len(own) + len(METADATA_KEYS) >= MAX_PAIRS:
+        return own
+    return {**own, TOKENS: f"{tokens} {model or ''}".strip()}
+
+
+def estimate_of(batch: Batch) -> tuple[int, str] | None:
+    """Return the estimated tokens of a batch and its model; None if its metadata does not say."""
+    digits, _, model = (batch.metadata or {}).get(TOKENS, "").partition(" ")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= _MAX_TOKEN_DIGITS):
+        return None
+    return int(digits), model
+
+
+def task_of(batch: Batch) -> str:
+    """Return the first half of a batch's key, which says whose it is; empty if it has no key."""
+    return (key_of(batch) or "").partition("-")[0]
 
 
 def file_name(key: str) -> str:

@@ -7,6 +7,7 @@ keys in their metadata.
 
 from __future__ import annotations
 
+import statistics
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -34,6 +35,8 @@ NOT_SUBMITTED = "not_submitted"
 CREATIONS_AN_HOUR = 1_900
 HOUR = 3_600.0
 LONGEST_PAUSE = 900.0
+# What batches leave open is collected for this part of the time that a batch takes.
+POOLED_PART = 0.1
 # Seconds of nothing but pauses after which the task fails.
 PATIENCE = 86_400.0
 
@@ -47,6 +50,9 @@ class Record(msgspec.Struct, omit_defaults=True):
     :param error: why the shard has no batch, and gets none in this try.
     :param is_own: whether the task has certainly made the batch; if not, it does not cancel it.
     :param is_keyless: whether the service gives no metadata back, so its input file must tell.
+    :param ended_at: when its batch was over.
+    :param open: how many of its rows may have to be asked again, and are in no other shard yet; below 0: it
+        is not known.
     """
 
     shard: int
@@ -63,6 +69,8 @@ class Record(msgspec.Struct, omit_defaults=True):
     error: RowError | None = None
     is_own: bool = True
     is_keyless: bool = False
+    ended_at: float = 0
+    open: int = -1
 
     @property
     def is_active(self) -> bool:
@@ -72,7 +80,12 @@ class Record(msgspec.Struct, omit_defaults=True):
     @property
     def is_open(self) -> bool:
         """Whether a batch is still to be submitted for it."""
-        return self.batch_id is None and self.error is None
+        return self.batch_id is None and self.error is None and self.files is None
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it never had a batch, because the service takes none of its size."""
+        return self.batch_id is None and self.files is not None
 
     @property
     def is_over(self) -> bool:
@@ -100,6 +113,14 @@ class Record(msgspec.Struct, omit_defaults=True):
             self.input_file_id = None
         self.batch_id, self.error, self.files, self.status, self.is_own = None, None, None, "", True
 
+    def give_up(self, requests: int) -> None:
+        """Note that its requests have to be asked in other shards: the service takes no such batch."""
+        self.files, self.open = [], requests
+
+    def ended(self, batch: Batch, now: float) -> None:
+        """Note when the batch was over."""
+        self.ended_at = batch.ended_at or now
+
 
 class Records(msgspec.Struct):
     """
@@ -109,7 +130,8 @@ class Records(msgspec.Struct):
     :param started: when this try began; ``first_started`` is when the first try began.
     :param since: since when the service may have batches that are not recorded here; None: there are none.
     :param salt: makes the keys of this try unique, so that earlier batches are not used.
-    :param cut: the rounds in which an earlier try was stopped; they do not count.
+    :param stopped: the shards whose batches an earlier try had cancelled; their rows were not really asked.
+    :param token_limits: what the service said that may be in line, in tokens by model.
     :param active_limit: how many batches the enqueued-token limit seems to allow; None: no limit was met.
     :param not_before: no batch is created before this time.
     :param setbacks: the number of pauses in a row.
@@ -122,7 +144,8 @@ class Records(msgspec.Struct):
     since: float | None = None
     salt: str = ""
     by_shard: dict[int, Record] = {}
-    cut: set[int] = set()
+    stopped: set[int] = set()
+    token_limits: dict[str, int] = {}
     active_limit: int | None = None
     not_before: float = 0
     setbacks: int = 0
@@ -159,6 +182,30 @@ class Records(msgspec.Struct):
     def has_batches(self) -> bool:
         return any(record.batch_id for record in self.by_shard.values())
 
+    @property
+    def has_created(self) -> bool:
+        """Whether this job ever created a batch, even one that was rejected."""
+        return any(record.batch_id or record.attempt for record in self.by_shard.values())
+
+    @property
+    def left_open(self) -> list[Record]:
+        """Those of which some rows may have to be asked again."""
+        return [record for record in self.by_shard.values() if record.files is not None and record.open]
+
+    def ripe_at(self, shortest: float) -> float:
+        """
+        Return when what the batches left open is asked again although others still run.
+
+        Waiting for a tenth of the time that a batch takes costs a job little, and each such time makes one
+        batch, not one for each batch that ended.
+
+        :param shortest: the shortest wait, in seconds.
+        """
+        over = [record for record in self.by_shard.values() if record.ended_at]
+        usual = statistics.median(record.ended_at - record.created_at for record in over) if over else 0.0
+        first = min((record.ended_at for record in self.left_open), default=0.0)
+        return first + max(shortest, usual * POOLED_PART)
+
     # -- how many there may be -----------------------------------------------------------------------------
 
     def room(self, now: float, most: int) -> int:
@@ -172,6 +219,17 @@ class Records(msgspec.Struct):
         if self.active_limit is not None:
             most = min(most, self.active_limit)
         return max(0, min(most - len(self.active), CREATIONS_AN_HOUR - len(self._created_after(now - HOUR))))
+
+    def untested(self, first: int) -> int:
+        """
+        Return how many batches may be submitted to see whether the service takes them.
+
+        :param first: how many at the beginning; later it is half of those that were taken.
+        """
+        created = [record for record in self.by_shard.values() if record.batch_id]
+        unknown = sum(record.status == "validating" for record in created)
+        taken = len(created) - unknown
+        return (max(1, taken // 2) if taken else first) - unknown
 
     def next_creation(self, now: float) -> float:
         """Return the time at which the service takes one more batch."""
@@ -242,12 +300,15 @@ class Records(msgspec.Struct):
         """
         for record in self.rejected:
             record.release()
+        for record in self.by_shard.values():
+            record.open = -1  # more rounds may be allowed now
         return msgspec.structs.replace(
             new,
             first_started=self.first_started or self.started,
             salt=self.salt,
             by_shard=self.by_shard,
-            cut=self.cut,
+            stopped=self.stopped,
+            token_limits=self.token_limits,
         )
 
     def save(self, folder: Path) -> None:

@@ -11,7 +11,9 @@ import msgspec
 
 from airflow_provider_openai_batches.api.validation import result_file_name
 from airflow_provider_openai_batches.exceptions import APIError, BatchFailed, OpenAIBatchesError
+from airflow_provider_openai_batches.inference.budget import TOKEN_LIMIT
 from airflow_provider_openai_batches.inference.claim import names_of
+from airflow_provider_openai_batches.inference.data.findings import Findings, Scanner
 from airflow_provider_openai_batches.inference.data.index import ResultIndex
 from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FILE
 from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, BatchRecord, Manifest
@@ -29,14 +31,15 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.retry import Log
     from airflow_provider_openai_batches.api.validation import FailOn
     from airflow_provider_openai_batches.idempotency.submit import Submitter
-    from airflow_provider_openai_batches.inference.data.job import Job, Shard
+    from airflow_provider_openai_batches.inference.budget import Budget
+    from airflow_provider_openai_batches.inference.data.job import Cut, Job, Shard
     from airflow_provider_openai_batches.inference.data.manifest import Merged
+    from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
     from airflow_provider_openai_batches.inference.records import Record, Records
     from airflow_provider_openai_batches.inference.settings import Settings
     from airflow_provider_openai_batches.inference.workspace import Workspace
 
 _GONE = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
-TOKEN_LIMIT = "token_limit_exceeded"  # noqa: S105 - a code of the service
 # XCom values are stored in Airflow's database: lists are cut here, and complete in the manifest.
 SHOWN = 50
 SHOWN_ERRORS = 20
@@ -46,59 +49,95 @@ SHOWN_MESSAGE = 300
 class JobResults:
     """Downloads what the batches answered, says what must be asked again, and writes the rest into parts."""
 
-    def __init__(
-        self, settings: Settings, submitter: Submitter, workspace: Workspace, records: Records, log: Log
+    def __init__(  # noqa: PLR0917 - the collaborators of a job
+        self,
+        settings: Settings,
+        submitter: Submitter,
+        workspace: Workspace,
+        records: Records,
+        log: Log,
+        budget: Budget,
     ) -> None:
         self._settings, self._submitter, self._workspace = settings, submitter, workspace
-        self._records, self._log = records, log
+        self._records, self._log, self._budget = records, log, budget
 
-    def collect(self) -> bool:
+    def collect(self, job: Job, now: float) -> bool:
         """
-        Download the results of all batches that have ended.
+        Download the results of all batches that have ended, and note what they hold.
 
-        :return: whether one was rejected because of the enqueued-token limit; it may be submitted again.
+        :param now: Unix seconds.
+        :return: whether one was rejected because of the enqueued-token limit although it seemed to fit; each
+            that was rejected for it is submitted again.
         """
-        limited = False
+        limited, self._limits_before = False, dict(self._records.token_limits)
         for record in self._records.active:
             if record.is_over:
-                limited |= self._take(record)
+                limited |= self._take(job, record, now)
         return limited
 
-    def read(self, job: Job) -> ResultIndex:
-        """Note where each row's result is; all batches must have ended."""
-        settings, place = self._settings, self._workspace
-        place.fetch(shard.ids_file for shard in job.shards)
-        schema = settings.schema if settings.retry_invalid else None
-        index = ResultIndex(job, place.local, retry_invalid=schema, copies=place)
+    def index(self, job: Job) -> ResultIndex:
+        """Return where each row's result is, in the batches that have ended."""
+        place, records = self._workspace, self._records
+        place.fetch(shard.ids_file for shard in job.shards if shard.has_files)
+        index = ResultIndex(job, place.local, retry_invalid=self._retry_invalid, copies=place)
         for shard in job.shards:
-            record = self._records.of(shard.index)
+            record = records.of(shard.index)
             if record.error is not None:
                 index.reject(shard, record.error)
-            else:
-                index.add(shard, [place.local / name for name in record.files or []])
+            elif record.files is not None:
+                files = [place.local / name for name in record.files]
+                findings = self._findings(job, shard, record.files)
+                index.take(shard, files, findings, counts=shard.index not in records.stopped)
         return index
 
-    def next_round(self, index: ResultIndex) -> Job:
-        """Put the rows that are to be asked again into new shards."""
+    def follow_up(self, job: Job, cut: Cut | None) -> Job:
+        """
+        Put the rows that are to be asked again now into new shards; the same job if there are none.
+
+        :param cut: how to cut them where the enqueued-token limit is small.
+        """
         from airflow_provider_openai_batches.inference.data.followup import write_followup  # noqa: PLC0415 - most jobs have one round
 
-        place = self._workspace
-        job = write_followup(index, place.park)
-        place.store([*files_of(job.shards_of(job.round)), JOB_FILE])
-        return job
+        after = write_followup(
+            self.index(job), self._settings.max_rounds, cut, completed=self._workspace.park
+        )
+        if after is not job:
+            self._workspace.store([*files_of(after.shards[len(job.shards) :]), JOB_FILE])
+        return after
 
-    def finish(self, job: Job, index: ResultIndex | None, now: float) -> Manifest:
+    @property
+    def _retry_invalid(self) -> OutputSchema | None:
+        return self._settings.schema if self._settings.retry_invalid else None
+
+    def _findings(self, job: Job, shard: Shard, names: list[str]) -> Findings:
+        """Return what the result files of a batch hold; they are read only once."""
+        place, name = self._workspace, shard.findings_file
+        if place.has(name):
+            place.fetch([name])
+            findings = Findings.load(place.local / name)
+            place.drop([name])
+            if findings is not None and findings.has_checked == (self._retry_invalid is not None):
+                return findings
+        originals = job.shards_of(0) if shard.is_found else [shard]
+        place.fetch([*names, *(each.ids_file for each in originals)])
+        scanner = Scanner(job, place.local, retry_invalid=self._retry_invalid)
+        findings = scanner.scan(shard, [place.local / each for each in names])
+        findings.save(place.local / name)
+        place.store([name])
+        place.drop([name, *names])
+        return findings
+
+    def finish(self, job: Job, now: float) -> Manifest:
         """
         Write the parts, and if the job succeeded its manifest.
 
-        :param index: where the results are; None if they are not read yet.
         :param now: Unix seconds.
         :raises BatchFailed: if a batch was rejected, or too many rows have no valid answer.
         """
         settings, place = self._settings, self._workspace
         place.fetch([ROWS_FILE])
         merged = merge(
-            index or self.read(job),
+            self.index(job),
             place.output,
             output=settings.output,
             schema=settings.schema,
@@ -129,7 +168,7 @@ class JobResults:
             **msgspec.structs.asdict(merged),
         )
 
-    def _take(self, record: Record) -> bool:
+    def _take(self, job: Job, record: Record, now: float) -> bool:
         service = self._submitter.service
         batch = service.settled(service.retrieve_batch(str(record.batch_id)))
         record.saw(batch)
@@ -137,14 +176,17 @@ class JobResults:
             return False
         self._submitter.known.discard(batch.id)
         metrics.batch_over(batch)
+        shard = next(each for each in job.shards if each.index == record.shard)
         if batch.status == "failed":
-            return self._note_rejection(record, batch)
-        names = []
+            return self._note_rejection(shard, record, batch)
+        names: list[str] = []
         if batch.output_file_id:
             names.append(self._download(batch, batch.output_file_id, "output"))
         if batch.error_file_id:
             names.append(self._download(batch, batch.error_file_id, "errors"))
+        record.open = self._findings(job, shard, names).unfinished(shard.requests or record.total)
         record.files = names
+        record.ended(batch, now)
         self._log.info(
             "Shard %d: batch %s is %s, %d of %d requests were answered",
             record.shard,
@@ -175,12 +217,14 @@ class JobResults:
         place.drop([name])
         return name
 
-    def _note_rejection(self, record: Record, batch: Batch) -> bool:
+    def _note_rejection(self, shard: Shard, record: Record, batch: Batch) -> bool:
         items = batch.error_items
-        if any(item.code == TOKEN_LIMIT for item in items):
-            self._log.info("Shard %d waits: %s", record.shard, items[0])
+        if limited := [item for item in items if item.code == TOKEN_LIMIT]:
+            self._log.info("Shard %d waits: %s", record.shard, limited[0])
             record.release()
-            return True
+            is_named = self._budget.learn(shard.model, limited[0].message or "")
+            known = self._limits_before.get(shard.model or "")
+            return not is_named or known == self._budget.limit(shard.model)
         code = (items and items[0].code) or "batch_failed"
         said = "; ".join(map(str, items[:3])) or "the service gives no reason"
         record.error = RowError(code, f"Batch {batch.id} was rejected: {said}")

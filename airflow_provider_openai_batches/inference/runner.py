@@ -8,20 +8,19 @@ for; after the wait, the caller passes its result to ``heard``.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_openai_batches.api.retry import is_passing
 from airflow_provider_openai_batches.exceptions import (
     APIError,
-    BatchTimeout,
     CreateUncertainError,
     InvalidInputError,
-    OpenAIBatchesError,
     TransportError,
 )
 from airflow_provider_openai_batches.idempotency import keys
 from airflow_provider_openai_batches.idempotency.ledger import Ledger
-from airflow_provider_openai_batches.inference.data.job import Job
+from airflow_provider_openai_batches.inference.budget import Budget
+from airflow_provider_openai_batches.inference.data.job import JOB_FILE, Job
 from airflow_provider_openai_batches.inference.data.merge import check_output
 from airflow_provider_openai_batches.inference.records import RECORDS_FILE, Records
 from airflow_provider_openai_batches.inference.results import (
@@ -30,6 +29,7 @@ from airflow_provider_openai_batches.inference.results import (
     dry_run_summary,
     summary_of,
 )
+from airflow_provider_openai_batches.inference.schedule import Schedule, WaitFor
 from airflow_provider_openai_batches.inference.submit import Submissions, delete_input_files
 from airflow_provider_openai_batches.inference.workspace import check_target
 
@@ -38,29 +38,11 @@ if TYPE_CHECKING:
 
     from airflow_provider_openai_batches.api.retry import Log
     from airflow_provider_openai_batches.idempotency.submit import Submitter
-    from airflow_provider_openai_batches.inference.data.index import ResultIndex
+    from airflow_provider_openai_batches.inference.data.job import Cut, Shard
     from airflow_provider_openai_batches.inference.data.manifest import Manifest
     from airflow_provider_openai_batches.inference.data.requests import Request
     from airflow_provider_openai_batches.inference.settings import Settings
     from airflow_provider_openai_batches.inference.workspace import Workspace
-
-# If a batch is rejected, that happens while it is validated, and other batches can then be submitted. So a
-# wait for a batch that is being validated ends after this many poll intervals.
-CHECK_AFTER = 5
-
-
-class WaitFor(NamedTuple):
-    """
-    What to wait for.
-
-    :param batch_ids: the batches; if empty, only the time is waited for.
-    :param until: Unix seconds; None: as long as the batches may run.
-    :param any_of_them: whether the wait ends with the first batch that ends, or with the last one.
-    """
-
-    batch_ids: list[str]
-    until: float | None
-    any_of_them: bool
 
 
 class Runner:
@@ -87,7 +69,6 @@ class Runner:
     ) -> None:
         self.settings, self.workspace, self.submitter = settings, workspace, submitter
         self._log, self._since, self._clock = log, since, clock
-        self._index: ResultIndex | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -173,7 +154,9 @@ class Runner:
         if job is None:
             raise RuntimeError(f"{self.workspace.local} holds no job")
         self.job, self.records = job, records
-        collaborators = self.settings, self.submitter, self.workspace, records, self._log
+        self._budget = Budget(self.settings, self.submitter.service, records, self.submitter.task.task_key)
+        collaborators = self.settings, self.submitter, self.workspace, records, self._log, self._budget
+        self._schedule = Schedule(self.settings, records, self._budget, self._log, self._clock)
         self._submissions, self._results = Submissions(*collaborators), JobResults(*collaborators)
 
     # -- from wait to wait ---------------------------------------------------------------------------------
@@ -193,11 +176,11 @@ class Runner:
         except CreateUncertainError as error:
             if records.since is None:
                 records.since = records.started  # look for its batch before another one is created
-            return self._wait_for_the_service(error)
+            return self._schedule.wait_for_the_service(error, self.job)
         except (APIError, TransportError) as error:
             if not is_passing(error):
                 raise
-            return self._wait_for_the_service(error)
+            return self._schedule.wait_for_the_service(error, self.job)
         finally:
             records.save(self.workspace.local)
             self.workspace.store([RECORDS_FILE])
@@ -226,7 +209,7 @@ class Runner:
         """
         for record in self.records.active:
             record.status = statuses.get(record.batch_id or "", record.status)
-        return self._is_overdue()
+        return self._schedule.is_overdue(self.job)
 
     def progress(self) -> dict[str, int]:
         """Return what was done so far, for the log of the wait."""
@@ -236,96 +219,74 @@ class Runner:
         """Cancel the running batches, and say what became of each."""
         return self._submissions.cancel()
 
-    @property
-    def _limit(self) -> float | None:
-        """When this try must end."""
-        seconds, limit = self.settings.deadline_seconds, self.settings.must_end
-        if seconds is None:
-            return limit
-        return min(self.records.started + seconds, float("inf") if limit is None else limit)
-
     def _advance(self) -> WaitFor | None:
         records, submissions = self.records, self._submissions
         while True:
-            submissions.find(self.job.shards)
-            if self._results.collect():
-                self._slow_down()
-            if records.active or records.without_batch(self.job.shards):
-                submissions.cancel_outdated(self.job.shards)
-                submissions.submit(self.job.shards, self._room())
-                records.since = None  # no batch is unknown now
-                if not any(record.is_over for record in records.active) and (wait := self._next_wait()):
-                    self._hold()
-                    return wait
-            elif records.rejected or not self._begin_next_round():
-                submissions.cancel_outdated(self.job.shards)
+            self._set(submissions.find(self.job))
+            if self._results.collect(self.job, self._clock()):
+                self._schedule.slow_down()
+            waiting = records.without_batch(self.job.shards)
+            self._budget.look(waiting, self._clock())
+            self._give_up_too_large(waiting)
+            if self._ask_again():
+                continue  # an earlier try may have made the same batches
+            submissions.cancel_outdated(self.job)
+            if not self._schedule.is_busy(self.job):
                 return None
+            submissions.submit(self.job, self._schedule.room())
+            records.since = None  # no batch is unknown now
+            if not any(record.is_over for record in records.active) and (
+                wait := self._schedule.next_wait(self.job)
+            ):
+                self._hold()
+                return wait
 
-    def _room(self) -> int:
-        now = self._clock()
-        if self._limit is not None and now >= self._limit:
-            return 0
-        return self.records.room(now, self.settings.max_active_batches)
+    def _set(self, job: Job) -> None:
+        """Go on with a job of more shards."""
+        if job is not self.job:
+            self.job = job
+            job.save(self.workspace.local)
+            self.workspace.store([JOB_FILE])
 
-    def _begin_next_round(self) -> bool:
-        """Put rows that have no answer yet, and may get one, into new shards; False if there are none."""
-        self._index = self._results.read(self.job)
-        rounds = self.job.round - len(self.records.cut)
-        if not self._index.unfinished or rounds >= self.settings.max_rounds:
+    def _ask_again(self) -> bool:
+        """
+        Put rows that the batches left open into new shards, while others still run.
+
+        :return: whether there are new shards.
+        """
+        before, left = self.job, self.records.left_open
+        if self.records.rejected or not self._schedule.is_ripe(before):
             return False
-        self._log.info(
-            "Round %d: %d of %d rows are asked again",
-            self.job.round + 1,
-            self._index.unfinished,
-            self.job.rows,
-        )
-        self.job = self._results.next_round(self._index)
-        self._index = None
-        return True
+        self.job = self._results.follow_up(before, self._cut(before))
+        for record in left:
+            record.open = 0
+        new = self.job.shards[len(before.shards) :]
+        if new:
+            rows = sum(shard.requests for shard in new)
+            self._log.info("Round %d: %d of %d rows are asked again", new[0].round, rows, before.rows)
+        return bool(new)
 
-    def _next_wait(self) -> WaitFor | None:
-        active, waiting = self.records.active, self.records.without_batch(self.job.shards)
-        now, ends = self._clock(), [self._limit]
-        if waiting and not active:
-            ends.append(self.records.next_creation(now))
-        elif any(record.status == "validating" for record in active):
-            ends.append(now + CHECK_AFTER * self.settings.poll_interval)
-        elif not active:
-            return None
-        until = min((end for end in ends if end is not None), default=None)
-        # A batch that has ended makes room for another one, or has results that the service deletes soon.
-        any_of_them = bool(waiting) or self.settings.spec.output_expires_after is not None
-        return WaitFor([str(record.batch_id) for record in active], until, any_of_them)
+    def _give_up_too_large(self, waiting: list[Shard]) -> None:
+        """Have the requests of shards that are larger than the enqueued-token limit asked in smaller ones."""
+        for shard in waiting:
+            if self._budget.is_too_large(shard):
+                self._log.info(
+                    "Shard %d: about %d tokens are more than the enqueued-token limit of %d; it is cut",
+                    shard.index,
+                    self._budget.tokens(shard),
+                    self._budget.limit(shard.model),
+                )
+                self.records.of(shard.index).give_up(shard.requests)
+                self.records.stopped.add(shard.index)
 
-    def _is_overdue(self) -> bool:
-        """Whether there is no time left for what still runs, or is still to be submitted."""
-        running = [record.deadline for record in self.records.active if not record.is_over]
-        if not running and not self.records.without_batch(self.job.shards):
-            return False
-        limit = max(running, default=None) if self._limit is None else self._limit
-        return limit is not None and self._clock() >= limit
-
-    def _slow_down(self) -> None:
-        """Note that the enqueued-token limit has room for the batches that run now, and for no more."""
-        running = len(self.records.active)
-        self.records.active_limit = max(1, running)
-        if not running:  # then others use up the limit
-            self._pause("The enqueued-token limit is reached although no batch of this job is queued")
-
-    def _wait_for_the_service(self, error: OpenAIBatchesError) -> WaitFor:
-        if self._limit is not None and self._clock() >= self._limit and not self._is_overdue():
-            raise BatchTimeout(
-                f"The time is up, and the results of batches that are over cannot be read ({error}). "
-                "No batch runs. Another try continues from there."
-            ) from error
-        self._pause(f"The service does not answer as it should ({error})")
-        running = [str(record.batch_id) for record in self.records.active if not record.is_over]
-        until = self.records.not_before
-        return WaitFor(running, until if self._limit is None else min(until, self._limit), any_of_them=False)
-
-    def _pause(self, why: str) -> None:
-        seconds = self.records.pause(why, self._clock(), self.settings.poll_interval)
-        self._log.warning("%s; continuing in %.0f s", why, seconds)
+    def _cut(self, job: Job) -> Cut | None:
+        """Return how to cut what is asked again, where a shard of it was too large."""
+        cuts = [
+            self._budget.piece_of(shard)
+            for shard in job.shards
+            if self.records.of(shard.index).is_given_up and self._budget.limit(shard.model)
+        ]
+        return min(cuts, default=None)
 
     # -- the end -------------------------------------------------------------------------------------------
 
@@ -337,7 +298,7 @@ class Runner:
         :raises BatchFailed: if a batch was rejected, or too many rows have no valid answer.
         """
         self._hold()
-        manifest = self._results.finish(self.job, self._index, self._clock())
+        manifest = self._results.finish(self.job, self._clock())
         self.submitter.service.note_outputs(self.workspace.output)
         self._clean_up(self.records)
         return summary_of(manifest, str(self.workspace.output))

@@ -23,6 +23,7 @@ _COUNTS: dict[str, tuple[int, int | None]] = {
     "max_bytes_per_batch": (1, models.MAX_FILE_BYTES),
     "max_embedding_inputs_per_batch": (1, models.MAX_EMBEDDING_INPUTS),
     "max_active_batches": (1, None),
+    "max_enqueued_tokens": (1, None),
     "max_rounds": (0, None),
     "max_requests": (1, None),
 }
@@ -33,6 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     How a job is run; the operator's docstring explains each field.
 
     :param spec: what each batch asks of the service.
+    :param enqueued_token_limits: those that the connection names, in tokens by model.
     :param deadline_seconds: how long one try may take in total; None: as long as its batches may run.
     :param must_end: the Unix time at which this try has to end in any case.
     """
@@ -45,6 +47,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits | None = None
     max_requests: int | None = None
     max_active_batches: int = 100
+    max_enqueued_tokens: int | None = None
+    enqueued_token_limits: Mapping[str, int] = {}
     max_rounds: int = 3
     fail_on: FailOn = "none"
     overwrite: bool = False
@@ -70,7 +74,7 @@ def check_arguments(given: Any) -> None:
     if (given.sql is None) != (given.sql_conn_id is None):
         raise InvalidInputError("sql and sql_conn_id belong together: give both.")
     for name, (least, most) in _COUNTS.items():
-        if getattr(given, name) is not None or name != "max_requests":
+        if getattr(given, name) is not None or name not in {"max_requests", "max_enqueued_tokens"}:
             validation.check_count(getattr(given, name), name, least, most)
     validation.check_fail_on(given.fail_on)
     if given.retry_invalid and given.output_schema is None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from airflow_provider_openai_batches.api.retry import is_passing, is_unusable
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError
 from airflow_provider_openai_batches.idempotency import keys
+from airflow_provider_openai_batches.inference.budget import FEW, FIRST
+from airflow_provider_openai_batches.inference.data.job import Shard
 from airflow_provider_openai_batches.inference.data.outcomes import RowError
 from airflow_provider_openai_batches.inference.records import NOT_SUBMITTED
 
@@ -17,7 +21,8 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.retry import Log
     from airflow_provider_openai_batches.idempotency.ledger import Ledger
     from airflow_provider_openai_batches.idempotency.submit import Submitter
-    from airflow_provider_openai_batches.inference.data.job import Shard
+    from airflow_provider_openai_batches.inference.budget import Budget
+    from airflow_provider_openai_batches.inference.data.job import Job
     from airflow_provider_openai_batches.inference.records import Record, Records
     from airflow_provider_openai_batches.inference.settings import Settings
     from airflow_provider_openai_batches.inference.workspace import Workspace
@@ -25,6 +30,8 @@ if TYPE_CHECKING:
 # Of several batches of one shard, a completed one is preferred, then one that runs, then one cut short.
 _RANK = {"completed": 3, "cancelling": 1, "expired": 1, "cancelled": 1}
 _RUNNING_RANK = 2
+# So many follow-ups, and rejected batches of each, are looked for where their files are gone.
+MOST_FOLLOW_UPS, MOST_ATTEMPTS = 5_000, 20
 
 
 class Submissions:
@@ -34,46 +41,65 @@ class Submissions:
     Which batch belongs to which shard is noted in the records.
     """
 
-    def __init__(
-        self, settings: Settings, submitter: Submitter, workspace: Workspace, records: Records, log: Log
+    def __init__(  # noqa: PLR0917 - the collaborators of a job
+        self,
+        settings: Settings,
+        submitter: Submitter,
+        workspace: Workspace,
+        records: Records,
+        log: Log,
+        budget: Budget,
     ) -> None:
         self._settings, self._submitter, self._workspace = settings, submitter, workspace
-        self._records, self._log = records, log
+        self._records, self._log, self._budget = records, log, budget
         self._watch(records.active)
 
-    def key(self, shard: Shard) -> str:
-        """
-        Return the key of the shard's batch, which is derived from the shard's content.
+    def keys(self, job: Job) -> set[str]:
+        return {self._key(job, shard) for shard in job.shards}
 
-        The key of a batch that was rejected is not used again.
+    def _key(self, job: Job, shard: Shard) -> str:
+        return self._key_of(job, shard.index, shard.sha256 if shard.round == 0 else "")
+
+    def _key_of(self, job: Job, index: int, sha256: str = "", attempt: int | None = None) -> str:
         """
-        attempt = self._records.of(shard.index).attempt
+        Return the key of a shard's batch, which is derived from what it asks.
+
+        Which rows a follow-up asks again depends on when the batches ended, and a later try that has lost the
+        files cannot know it. So its key says only which job it belongs to, and its number.
+
+        :param attempt: how many batches of it were rejected: their keys are not used again.
+        """
+        attempt = self._records.of(index).attempt if attempt is None else attempt
         suffix = f" {attempt}" if attempt else ""
-        return self._submitter.key(f"{shard.sha256}{self._records.salt}{suffix}", shard.index)
+        asked = sha256 or f"{job.digest} again"
+        return self._submitter.key(f"{asked}{self._records.salt}{suffix}", index)
 
-    def find(self, shards: list[Shard]) -> None:
+    def find(self, job: Job) -> Job:
         """
-        Find the batches that earlier tries made of the shards.
+        Find the batches that earlier tries made of the job.
 
         A batch that ended early is used too, because its answers are paid for.
+
+        :return: the job, with the shards of which only the batches are left.
         """
         ledger = self._submitter.ledger
         if ledger is None:
-            return
-        self._refresh(shards, ledger)
-        self._match(shards, ledger)
+            return job
+        self._refresh(job.shards, ledger)
+        job = self._match(job, ledger)
         # An earlier try may have died a moment ago, and its last batch may not be listed yet.
-        if missing := len(self._records.without_batch(shards)):
-            self._submitter.announce_search(f"{missing} of {len(shards)} request files")
-        while self._records.without_batch(shards) and ledger.look_again():
-            self._match(shards, ledger)
+        if missing := len(self._records.without_batch(job.shards)):
+            self._submitter.announce_search(f"{missing} of {len(job.shards)} request files")
+        while self._records.without_batch(job.shards) and ledger.look_again():
+            job = self._match(job, ledger)
+        return self._add_found(job, ledger)
 
-    def cancel_outdated(self, shards: list[Shard]) -> None:
+    def cancel_outdated(self, job: Job) -> None:
         """Cancel all other running batches of earlier tries: their requests are not needed any more."""
         if self._records.since is not None:
-            self._submitter.cancel_outdated({self.key(shard) for shard in shards})
+            self._submitter.cancel_outdated(self.keys(job))
 
-    def submit(self, shards: list[Shard], room: int) -> None:
+    def submit(self, job: Job, room: int) -> None:
         """
         Submit shards that have no batch, but nothing more once the service has rejected one.
 
@@ -81,12 +107,14 @@ class Submissions:
         """
         records = self._records
         if not records.rejected:
-            for shard in records.without_batch(shards)[:room]:
-                self._submit(shard, records.of(shard.index))
+            waiting = records.without_batch(job.shards)
+            untested = records.untested(FIRST if len(job.shards) > FEW else FEW)
+            for shard in self._budget.fitting(waiting, untested)[:room]:
+                self._submit(shard, self._key(job, shard))
                 if records.rejected:
                     break
         if records.rejected:
-            for shard in records.without_batch(shards):
+            for shard in records.without_batch(job.shards):
                 records.of(shard.index).error = RowError(
                     NOT_SUBMITTED, "Not submitted, because another batch of the job was rejected"
                 )
@@ -119,14 +147,15 @@ class Submissions:
             if record.is_active and record.batch_id in listed:
                 self._adopt(shard, listed[record.batch_id])
 
-    def _match(self, shards: list[Shard], ledger: Ledger) -> None:
+    def _match(self, job: Job, ledger: Ledger) -> Job:
         """Give the listed batches to their shards; only the input file of a rejected batch is used."""
         listed: dict[str | None, list[Batch]] = {}
         for batch in ledger.batches:
             listed.setdefault(keys.key_of(batch), []).append(batch)
-        for shard in self._records.without_batch(shards):
+        adopted: set[int] = set()
+        for shard in self._records.without_batch(job.shards):
             record = self._records.of(shard.index)
-            while found := listed.get(self.key(shard)):
+            while found := listed.get(self._key(job, shard)):
                 usable = [batch for batch in found if batch.status != "failed"]
                 if usable:
                     batch = max(usable, key=lambda one: _worth(one, is_own=self._submitter.is_own(one.id)))
@@ -134,22 +163,57 @@ class Submissions:
                         "Shard %d: batch %s of an earlier try is %s", shard.index, batch.id, batch.status
                     )
                     self._adopt(shard, batch)
+                    adopted.add(shard.index)
                     break
                 record.saw(found[0])
                 record.release()
+        shards = [
+            msgspec.structs.replace(shard, is_found=True) if shard.round and shard.index in adopted else shard
+            for shard in job.shards
+        ]
+        return msgspec.structs.replace(job, shards=shards) if shards != job.shards else job
+
+    def _add_found(self, job: Job, ledger: Ledger) -> Job:
+        """Add the follow-ups of earlier tries whose files are gone; what they answered is paid for."""
+        mine = {record.batch_id for record in self._records.by_shard.values()}
+        others = [batch for batch in ledger.batches if batch.id not in mine and batch.status != "failed"]
+        if not others:
+            return job
+        rejected = sum(batch.status == "failed" for batch in ledger.batches)
+        known, last = {shard.index for shard in job.shards}, max(shard.index for shard in job.shards)
+        by_key = {keys.key_of(batch): batch for batch in others}
+        found = []
+        for index in range(len(job.shards_of(0)), last + MOST_FOLLOW_UPS):
+            for attempt in range(0 if index in known else min(rejected, MOST_ATTEMPTS) + 1):
+                if batch := by_key.get(self._key_of(job, index, attempt=attempt)):
+                    self._log.info("Batch %s of an earlier try, a follow-up, is %s", batch.id, batch.status)
+                    found.append(
+                        Shard(
+                            index=index,
+                            round=1,
+                            model=None,
+                            first_row=0,
+                            last_row=job.rows - 1,
+                            is_found=True,
+                        )
+                    )
+                    self._records.of(index).attempt = attempt
+                    self._adopt(found[-1], batch)
+        return msgspec.structs.replace(job, shards=[*job.shards, *found]) if found else job
 
     def _adopt(self, shard: Shard, batch: Batch) -> None:
         record = self._records.of(shard.index)
         record.saw(batch)
         record.is_own = self._submitter.is_own(batch.id)
         if batch.status in {"cancelling", "cancelled"}:
-            self._records.cut.add(shard.round)
+            self._records.stopped.add(shard.index)
         if not batch.is_over:
             self._submitter.note_running(batch.id)
 
-    def _submit(self, shard: Shard, record: Record) -> None:
+    def _submit(self, shard: Shard, key: str) -> None:
+        record = self._records.of(shard.index)
         try:
-            batch = self._create(shard, record)
+            batch = self._create(shard, record, key)
         except APIError as error:
             if is_passing(error) or not self._records.has_batches:
                 raise
@@ -158,20 +222,20 @@ class Submissions:
         else:
             record.saw(batch)
 
-    def _create(self, shard: Shard, record: Record) -> Batch:
-        settings, key = self._settings, self.key(shard)
+    def _create(self, shard: Shard, record: Record, key: str) -> Batch:
+        settings, spec = self._settings, self._settings.spec
+        own = keys.with_estimate(spec.metadata, shard.estimated_tokens, shard.model)
+        spec = msgspec.structs.replace(spec, metadata=own)
         if record.input_file_id:
             try:
-                return self._submitter.submit_file_id(settings.spec, key, record.input_file_id)
+                return self._submitter.submit_file_id(spec, key, record.input_file_id)
             except APIError as error:
                 if not is_unusable(error):
                     raise
                 self._log.info("Input file %s cannot be used any more: %s", record.input_file_id, error)
         place = self._workspace
         place.fetch([shard.file])
-        batch = self._submitter.submit_file(
-            settings.spec, key, place.local / shard.file, settings.input_expires_after
-        )
+        batch = self._submitter.submit_file(spec, key, place.local / shard.file, settings.input_expires_after)
         place.drop([shard.file])
         return batch
 

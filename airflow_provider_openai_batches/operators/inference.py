@@ -69,6 +69,8 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
     :param max_bytes_per_batch: at most 200,000,000.
     :param max_embedding_inputs_per_batch: at most 50,000.
     :param max_active_batches: how many batches may be at the service at the same time.
+    :param max_enqueued_tokens: how many prompt tokens of a model the account may have in line at the service;
+        default: what the connection names, or what a rejection says.
     :param max_rounds: how many times requests are sent again if they expired, were cancelled, failed with
         408, 409, 429 or 5xx, or have no result line. A round in which the task was stopped does not count.
     :param max_requests: refuse a job with more rows than this.
@@ -132,6 +134,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         max_bytes_per_batch: int = models.MAX_FILE_BYTES,
         max_embedding_inputs_per_batch: int = models.MAX_EMBEDDING_INPUTS,
         max_active_batches: int = 100,
+        max_enqueued_tokens: int | None = None,
         max_rounds: int = 3,
         max_requests: int | None = None,
         fail_on: FailOn = "none",
@@ -166,6 +169,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         self.max_bytes_per_batch = max_bytes_per_batch
         self.max_embedding_inputs_per_batch = max_embedding_inputs_per_batch
         self.max_active_batches = max_active_batches
+        self.max_enqueued_tokens = max_enqueued_tokens
         self.max_rounds = max_rounds
         self.max_requests = max_requests
         self.fail_on = fail_on
@@ -232,7 +236,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
             trigger = self._trigger(
                 wait.batch_ids,
                 wait.until,
-                return_when="FIRST_COMPLETED" if wait.any_of_them else "ALL_COMPLETED",
+                return_when=wait.return_when,
                 progress=runner.progress(),
             )
             if self.deferrable:
@@ -295,6 +299,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
             "output": self.output_kind,
             "limits": limits,
             "schema": given if given is None else OutputSchema(given, strict=self.strict),
+            "enqueued_token_limits": {} if self.is_dry_run else self.hook.config.enqueued_token_limits,
             "deadline_seconds": self.batch_timeout,
             "must_end": self.must_end(context) if self.deferrable else None,
         }

@@ -59,6 +59,11 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
             expires_at=batch.expires_at,
         )
 
+    @property
+    def left_something(self) -> bool:
+        """Whether it is over and not all of its requests were answered."""
+        return self.is_over and (self.status != "completed" or self.failed > 0 or self.completed < self.total)
+
 
 class JobProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     """

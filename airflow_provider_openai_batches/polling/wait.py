@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_openai_batches.api.models import Batch
 
-ReturnWhen = Literal["ALL_COMPLETED", "FIRST_COMPLETED"]
-RETURN_WHEN: tuple[ReturnWhen, ...] = ("ALL_COMPLETED", "FIRST_COMPLETED")
+ReturnWhen = Literal["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"]
+RETURN_WHEN: tuple[ReturnWhen, ...] = ("ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION")
 
 # A batch without an end time may run this much longer than its window before the wait gives up.
 GRACE = 3_600.0
@@ -83,7 +83,8 @@ class Wait:
     :param now: when the wait begins.
     :param end_time: the deadline. None means an hour after the last batch's ``expires_at``, or 25 hours after
         the beginning where that is unknown.
-    :param return_when: whether the wait ends with the last of its batches, or with the first.
+    :param return_when: whether the wait ends with the last of its batches, with the first, or with the first
+        that ends and leaves requests without an answer.
     :param job: what the job had done before, see :class:`.progress.JobProgress`.
     :param max_poll_interval: seconds up to which the interval grows with a batch's age.
     """
@@ -197,6 +198,8 @@ class Wait:
             )
 
     def _is_enough(self) -> bool:
+        if self._return_when == "FIRST_EXCEPTION":
+            return any(seen is not None and seen.left_something for seen in self.seen.values())
         return self._return_when == "FIRST_COMPLETED" and len(self.pending) < len(self.seen)
 
     def _end(self, status: Literal["finished", "timeout", "error"], message: str) -> None:

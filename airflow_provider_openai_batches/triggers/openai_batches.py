@@ -54,7 +54,8 @@ class OpenAIBatchTrigger(BaseTrigger):
     :param end_time: the deadline in Unix seconds. None means an hour after the last batch's ``expires_at``,
         or 25 hours after the beginning of the wait where that is unknown.
     :param cancel_on_kill: whether :meth:`on_kill` cancels the batches that have not ended.
-    :param return_when: ``ALL_COMPLETED``, or ``FIRST_COMPLETED`` to end the wait when any batch has ended.
+    :param return_when: ``ALL_COMPLETED``; ``FIRST_COMPLETED`` to end the wait when any batch has ended;
+        ``FIRST_EXCEPTION`` to end it when one has ended and not all of its requests were answered.
     :param progress: what the job had done before, so that the log covers the whole job: any of the whole
         numbers ``batches``, ``finished``, ``total``, ``completed``, ``failed``, ``round`` that
         :class:`~airflow_provider_openai_batches.polling.progress.JobProgress` explains.

@@ -101,7 +101,7 @@ def test_a_kill_and_a_clear(server: DevServer, out: Path, *, lost: bool) -> None
         shutil.rmtree(out)
     server.settings(batch_seconds=0.05)
     summary = again(operator)
-    assert summary["rounds"] == 3
+    assert summary["rounds"] == 2
     good(out, server)
 
 
@@ -194,7 +194,8 @@ def test_a_create_whose_fate_is_unknown(server: DevServer, out: Path) -> None:
     for _ in waits(mortal(out)):
         server.clear_faults()
         stored.append(len(server.batches()))
-    assert stored[:2] == [2, 3]
+    assert stored[0] == 2
+    assert stored[1] in {3, 4}  # the fourth asks again what one of the others left open
     good(out, server)
 
 

@@ -78,7 +78,7 @@ def test_the_files_do_not_depend_on_the_room(server: DevServer, monkeypatch: pyt
     """A later try with more room finds the batches of a first one that had to move each file."""
     server.settings(freeze=True)
     monkeypatch.setattr(workspace, "SPARE_BYTES", 0)
-    uri, operator = in_parts()
+    uri, operator = in_parts(max_enqueued_tokens=1_000_000)
     next(waits(operator))
     assert len(server.batches()) == 20
     server.settings(freeze=False)

@@ -20,7 +20,8 @@ from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
 from airflow_provider_openai_batches.idempotency.submit import BatchSpec, Submitter
 from airflow_provider_openai_batches.inference.data.job import Limits
 from airflow_provider_openai_batches.inference.data.requests import requests_from
-from airflow_provider_openai_batches.inference.runner import Runner, WaitFor
+from airflow_provider_openai_batches.inference.runner import Runner
+from airflow_provider_openai_batches.inference.schedule import WaitFor
 from airflow_provider_openai_batches.inference.settings import Settings
 from airflow_provider_openai_batches.inference.workspace import Workspace
 
@@ -139,7 +140,7 @@ def test_from_rows_to_results(service: Service, tmp_path: Path) -> None:
     """Submit, wait for all batches, ask again what failed for the moment, wait for that, finish."""
     job = runner(service, tmp_path)
     first = job.advance()
-    assert first == WaitFor(["batch-0", "batch-1"], 1_300.0, any_of_them=False)  # 5 polls: they are validated
+    assert first == WaitFor(["batch-0", "batch-1"], 1_300.0, "FIRST_EXCEPTION")  # 5 polls: they are validated
     service.answer("batch-0", 1)
     service.answer("batch-1")
     assert not hear(job, service)
@@ -158,21 +159,21 @@ def test_from_rows_to_results(service: Service, tmp_path: Path) -> None:
 
 def test_what_ends_a_wait(service: Service, tmp_path: Path) -> None:
     """
-    The last batch, or the deadline.
+    The first batch that left something open, the last batch, or the deadline.
 
-    The first batch is enough if shards wait for its place, or if its results may expire.
+    Any batch is enough if shards wait for its place, or if its results may expire.
     """
     job = runner(service, tmp_path / "all")
     job.advance()
     for batch_id in service.batches:
         service.set(batch_id, "in_progress")
     hear(job, service)
-    assert job.advance() == WaitFor(["batch-0", "batch-1"], None, any_of_them=False)
+    assert job.advance() == WaitFor(["batch-0", "batch-1"], None, "FIRST_EXCEPTION")
     few = runner(service, tmp_path / "few", max_active_batches=1, deadline_seconds=50.0).advance()
-    assert few == WaitFor(["batch-2"], 1_050.0, any_of_them=True)
+    assert few == WaitFor(["batch-2"], 1_050.0, "FIRST_COMPLETED")
     short = runner(service, tmp_path / "short", output_expires_after=3_600).advance()
     assert short is not None
-    assert short.any_of_them
+    assert short.return_when == "FIRST_COMPLETED"
 
 
 def test_when_the_time_is_up(service: Service, tmp_path: Path) -> None:
@@ -188,7 +189,7 @@ def test_when_the_time_is_up(service: Service, tmp_path: Path) -> None:
     service.answer("batch-2")
     service.now += 50
     assert late.heard({"batch-2": "completed"})  # a shard was not submitted
-    assert late.advance() == WaitFor([], service.now, any_of_them=True)
+    assert late.advance() == WaitFor([], service.now, "FIRST_COMPLETED")
     assert late.heard({})
     assert len(service.batches) == 3
 
@@ -208,11 +209,11 @@ def test_a_failure_that_may_pass_is_a_wait(service: Service, tmp_path: Path) -> 
     """Longer each time; any other failure is raised. What is known is saved in either case."""
     job = runner(service, tmp_path)
     service.fails = TransportError("no route", sent=False)
-    assert job.advance() == WaitFor([], service.now + 60, any_of_them=False)
+    assert job.advance() == WaitFor([], service.now + 60, "ALL_COMPLETED")
     service.now += 60
-    assert job.advance() == WaitFor([], service.now + 120, any_of_them=False)
+    assert job.advance() == WaitFor([], service.now + 120, "ALL_COMPLETED")
     hurried = runner(service, tmp_path / "hurried", deadline_seconds=50.0)
-    assert hurried.advance() == WaitFor([], service.now + 50, any_of_them=False)
+    assert hurried.advance() == WaitFor([], service.now + 50, "ALL_COMPLETED")
     job.workspace.kept.joinpath("batches.json").unlink()
     service.now += 120
     service.fails = APIError("no", status=400)
@@ -243,7 +244,7 @@ def test_a_create_whose_outcome_is_unknown_is_looked_for(service: Service, tmp_p
     """The list is read before the batch is created again."""
     job = runner(service, tmp_path, rows=2)
     service.fails = CreateUncertainError("lost")
-    assert job.advance() == WaitFor([], service.now + 60, any_of_them=False)
+    assert job.advance() == WaitFor([], service.now + 60, "ALL_COMPLETED")
     key = next(iter(job.submitter.pending))
     service.set("stored", "in_progress", metadata={"airflow_key": key})
     service.now += 60
@@ -259,7 +260,7 @@ def test_the_token_limit_holds_batches_back(service: Service, tmp_path: Path) ->
     job.advance()
     service.set("batch-1", "failed", errors=TOKEN_LIMIT)
     hear(job, service)
-    assert job.advance() == WaitFor(["batch-0"], 1_300.0, any_of_them=True)
+    assert job.advance() == WaitFor(["batch-0"], 1_120.0, "FIRST_COMPLETED")
     service.answer("batch-0")
     hear(job, service)
     wait = job.advance()
@@ -268,7 +269,7 @@ def test_the_token_limit_holds_batches_back(service: Service, tmp_path: Path) ->
     assert service.batches["batch-2"].input_file_id == service.batches["batch-1"].input_file_id
     service.set("batch-2", "failed", errors=TOKEN_LIMIT)
     hear(job, service)
-    assert job.advance() == WaitFor([], service.now + 60, any_of_them=True)  # others use up the limit
+    assert job.advance() == WaitFor([], service.now + 60, "FIRST_COMPLETED")  # others use up the limit
 
 
 def test_a_rejected_batch_ends_the_job(service: Service, tmp_path: Path) -> None:

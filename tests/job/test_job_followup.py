@@ -96,13 +96,15 @@ def test_followup_of_embeddings_and_models(tmp_path: Path) -> None:
 
 
 def test_forgotten_shard(tmp_path: Path) -> None:
-    """Otherwise rows whose results were not looked at would be asked, and paid for, again."""
+    """Rows whose results were not looked at are not asked, and paid for, again; nor are they written."""
     job = prepare(tmp_path, ["a", "b"], Limits(max_requests=1))
     index = ResultIndex(job, tmp_path)
     index.add(job.shards[0], [])
-    for act in (lambda: write_followup(index), lambda: merge(index, tmp_path / "out")):
-        with pytest.raises(InvalidInputError, match="results of the shards 1 were not added"):
-            act()
+    more = write_followup(index)
+    assert [list(read_ids(tmp_path, shard)) for shard in more.shards_of(1)] == [[(0, "row-0")]]
+    assert write_followup(index) is more
+    with pytest.raises(InvalidInputError, match="results of the shards 1, 2 were not added"):
+        merge(index, tmp_path / "out")
 
 
 def test_rejected_batch(tmp_path: Path) -> None:

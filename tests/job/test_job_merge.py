@@ -11,7 +11,8 @@ from upath import UPath
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.data import merge as merging
-from airflow_provider_openai_batches.inference.data.index import ResultIndex, Scan
+from airflow_provider_openai_batches.inference.data.findings import Scan
+from airflow_provider_openai_batches.inference.data.index import ResultIndex
 from airflow_provider_openai_batches.inference.data.job import Job, Limits
 from airflow_provider_openai_batches.inference.data.manifest import ErrorGroup
 from airflow_provider_openai_batches.inference.data.merge import MAX_ERROR_CODES, merge

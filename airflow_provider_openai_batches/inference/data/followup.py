@@ -1,4 +1,4 @@
-"""Writes what must be asked again into the request files of a next round."""
+"""Writes what must be asked again into more request files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from airflow_provider_openai_batches.inference.data.index import ResultIndex
-    from airflow_provider_openai_batches.inference.data.job import Job, Shard
+    from airflow_provider_openai_batches.inference.data.job import Cut, Job, Shard
 
 
 class _Body(msgspec.Struct):
@@ -26,40 +26,46 @@ class _Line(msgspec.Struct):
     body: _Body
 
 
-def write_followup(index: ResultIndex, completed: Callable[[Shard], None] | None = None) -> Job:
+def write_followup(
+    index: ResultIndex,
+    max_rounds: int = 255,
+    cut: Cut | None = None,
+    *,
+    completed: Callable[[Shard], None] | None = None,
+) -> Job:
     """
-    Copy the request lines of all unfinished rows byte for byte into new shards, named in ``job.json``.
+    Copy the request lines of all rows that are open byte for byte into new shards, named in ``job.json``.
 
-    The same results give the same files.
-
-    :param index: with the results of all shards so far; afterwards it belongs to the job that is returned.
+    :param index: with the results of the batches that are over; afterwards it belongs to the job that is
+        returned.
+    :param max_rounds: how many times a row may be asked again.
+    :param cut: how to cut them where the enqueued-token limit is small.
     :param completed: as in :func:`.write_shards`.
-    :return: the job with the shards of the next round; the same job if there is nothing to ask again.
-    :raises InvalidInputError: if the results of a shard were not added to the index.
+    :return: the job with the new shards; the same job if there is nothing to ask again now.
     """
-    index.check_complete()
     job, work = index.job, index.work
-    if not index.unfinished:
+    wanted = index.open_rows(max_rounds)
+    if not any(wanted):
         return job
-    envelope = Envelope(job.endpoint)
-    first, number = len(job.shards), job.round + 1
-    with ShardWriter(work, envelope, job.limits, first, number, completed=completed) as writer:
+    first_index = max(shard.index for shard in job.shards) + 1
+    round_number = max(1, index.times_asked(wanted))
+    envelope, named = Envelope(job.endpoint), {"first_index": first_index, "round_number": round_number}
+    with ShardWriter(work, envelope, job.limits, cut=cut, completed=completed, **named) as writer:
         for shard in job.shards_of(0):
-            _copy_unfinished(shard, index, writer)
+            _copy(shard, index, wanted, writer)
     index.job = msgspec.structs.replace(job, shards=[*job.shards, *writer.shards])
     index.job.save(work)
     return index.job
 
 
-def _copy_unfinished(shard: Shard, index: ResultIndex, writer: ShardWriter) -> None:
-    wanted = [index.is_unfinished(row) for row, _ in read_ids(index.work, shard)]
-    if not any(wanted):
+def _copy(shard: Shard, index: ResultIndex, wanted: bytearray, writer: ShardWriter) -> None:
+    if not any(wanted[shard.first_row : shard.last_row + 1]):
         return
     count_inputs = spec_of(index.job.endpoint).count_inputs
     index.fetch(shard.file)
     with open_binary(index.work / shard.file) as lines:
-        for is_wanted, (row, custom_id), line in zip(wanted, read_ids(index.work, shard), lines, strict=True):
-            if is_wanted:
+        for (row, custom_id), line in zip(read_ids(index.work, shard), lines, strict=True):
+            if wanted[row]:
                 inputs = count_inputs(msgspec.json.decode(line, type=_Line).body.input) if count_inputs else 0
                 is_named = custom_id != default_id(row)
                 writer.add(row, msgspec.json.encode(custom_id), line, shard.model, inputs, is_named)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections import Counter
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 
 import msgspec
 
@@ -52,16 +52,32 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
                 raise InvalidInputError(f"{field.name} is {value}: it must be 1 to {field.default}")
 
 
+class Cut(NamedTuple):
+    """
+    How requests are cut into files where the enqueued-token limit holds fewer than a file may have.
+
+    :param piece_bytes: the size at which a new file begins.
+    :param most_bytes: the size of the largest request that the limit holds.
+    :param limit: the limit in tokens.
+    """
+
+    piece_bytes: int
+    most_bytes: int
+    limit: int
+
+
 class Shard(msgspec.Struct, frozen=True, kw_only=True):
     """
     One request file, which becomes one batch.
 
     :param index: the shard's number, counted over all rounds of the job.
-    :param round: 0 for the first time that its rows are asked, 1 for the first follow-up, …
+    :param round: 0 for the first time that its rows are asked, 1 or more for a follow-up.
     :param bytes: the size of the file.
     :param estimated_tokens: the tokens of the request bodies, at four bytes a token.
     :param sha256: the digest of the file; the same rows give the same file.
     :param first_row: the number of the first row in it, counted from 0; so is ``last_row``.
+    :param is_found: whether its batch was found at the service, and the files of the try that made it are
+        gone: it may be about any of the job's rows.
     """
 
     index: int
@@ -74,6 +90,12 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     embedding_inputs: int = 0
     estimated_tokens: int = 0
     sha256: str = ""
+    is_found: bool = False
+
+    @property
+    def has_files(self) -> bool:
+        """Whether its request file and its ids file were written in this work directory."""
+        return bool(self.sha256)
 
     @property
     def file(self) -> str:
@@ -84,6 +106,11 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     def ids_file(self) -> str:
         """The name of the file that says which row each request is for."""
         return f"shard-{self.index:05d}.ids.jsonl"
+
+    @property
+    def findings_file(self) -> str:
+        """The name of the file that says where in the result files each row's answer is."""
+        return f"shard-{self.index:05d}.findings"
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):

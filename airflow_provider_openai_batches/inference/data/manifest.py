@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from airflow_provider_openai_batches.inference.data.index import Scan
+from airflow_provider_openai_batches.inference.data.findings import Scan
 from airflow_provider_openai_batches.inference.data.results import Usage
 
 MANIFEST_FILE = "manifest.json"

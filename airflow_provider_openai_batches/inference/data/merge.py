@@ -11,7 +11,7 @@ import msgspec
 
 from airflow_provider_openai_batches.api.endpoints import spec_of
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.inference.data.index import INVALID, NOTHING
+from airflow_provider_openai_batches.inference.data.findings import INVALID, NOTHING
 from airflow_provider_openai_batches.inference.data.job import ROWS_FILE, RowId
 from airflow_provider_openai_batches.inference.data.lines import body_of, read_line
 from airflow_provider_openai_batches.inference.data.manifest import (

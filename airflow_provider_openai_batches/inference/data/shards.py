@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from airflow_provider_openai_batches.api.endpoints import EndpointSpec
+    from airflow_provider_openai_batches.inference.data.job import Cut
     from airflow_provider_openai_batches.inference.data.requests import Request
     from airflow_provider_openai_batches.storage import AnyPath
 
@@ -153,15 +154,16 @@ class ShardWriter:
         work: AnyPath,
         envelope: Envelope,
         limits: Limits,
+        *,
         first_index: int = 0,
         round_number: int = 0,
-        *,
+        cut: Cut | None = None,
         completed: Callable[[Shard], None] | None = None,
     ) -> None:
         self.shards: list[Shard] = []
         self._completed = completed
         self._work, self._envelope, self._limits = work, envelope, limits
-        self._next_index, self._round = first_index, round_number
+        self._next_index, self._round, self._cut = first_index, round_number, cut
         self._open: dict[str | None, _OpenShard] = {}
 
     def __enter__(self) -> Self:
@@ -206,8 +208,18 @@ class ShardWriter:
             raise InvalidInputError(
                 f"{name} has the model {model!r}: a job may have at most {MAX_MODELS} models"
             )
+        limits = self._limits
+        if self._cut is not None:
+            if size > self._cut.most_bytes:
+                raise InvalidInputError(
+                    f"{name} has about {-(-size // _BYTES_PER_TOKEN):,} tokens, but the enqueued-token limit "
+                    f"of {model or 'the model'} is {self._cut.limit:,}: no batch can hold it"
+                )
+            limits = msgspec.structs.replace(
+                limits, max_bytes=max(size, min(limits.max_bytes, self._cut.piece_bytes))
+            )
         shard = Shard(index=self._next_index, round=self._round, model=model, first_row=row, last_row=row)
-        self._open[model] = _OpenShard(self._work, shard, self._limits, self._envelope)
+        self._open[model] = _OpenShard(self._work, shard, limits, self._envelope)
         self._next_index += 1
         return self._open[model]
 

@@ -1,0 +1,230 @@
+"""
+How many tokens of a model may be in line at the service, and which shards fit in.
+
+The service rejects a batch if its prompt tokens and those of all unfinished batches exceed the account's
+limit for the model. Each batch carries the estimate of its tokens in its metadata. So every task, of whatever
+DAG, sees in the list how much is in line, whose it is, and what the service said about the limit. While
+others wait for room, no task takes more than its share. A task shows that it waits by its first batch: it is
+submitted even if it does not fit, and its rejection stands in the list.
+https://developers.openai.com/api/docs/guides/batch#rate-limits
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import islice
+from typing import TYPE_CHECKING, TypeAlias
+
+from airflow_provider_openai_batches.idempotency import keys
+from airflow_provider_openai_batches.inference.data.job import Cut
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from airflow_provider_openai_batches.api.models import Batch
+    from airflow_provider_openai_batches.idempotency.service import Service
+    from airflow_provider_openai_batches.inference.data.job import Shard
+    from airflow_provider_openai_batches.inference.records import Records
+    from airflow_provider_openai_batches.inference.settings import Settings
+
+TOKEN_LIMIT = "token_limit_exceeded"  # noqa: S105 - a code of the service
+_LIMIT = re.compile(r"limit:\s*(\d[\d,._\s]*?)\s*(?:enqueued\s+)?tokens", re.IGNORECASE)
+# Seconds, and batches, for which the list is read: older batches are over.
+LOOK_BACK = 26 * 3_600.0
+MOST_BATCHES, ONE_PAGE = 2_000, 100
+# A task is expected to go on within so many poll intervals after the end of its newest batch, and to wait no
+# longer than this after a rejection, in seconds.
+GOES_ON_WITHIN = 6
+WAITS_AT_MOST = 3 * 3_600.0
+# A file that is larger than the limit is cut into pieces of this part of the limit.
+PIECE = 0.5
+# Where no limit is known, a job of more than FEW batches begins with FIRST, to see whether the service takes
+# them.
+FEW, FIRST = 3, 2
+
+
+Estimated: TypeAlias = "tuple[int, Batch]"
+
+
+class Budget:
+    """The tokens that the shards of a job may have in line."""
+
+    def __init__(self, settings: Settings, service: Service, records: Records, task_key: str) -> None:
+        self._settings, self._service, self._records = settings, service, records
+        self._task_key = task_key
+        self._lines: dict[str, InLine] = {}
+
+    def limit(self, model: str | None) -> int | None:
+        """Return the limit in tokens; what the service said counts more than what it was configured to be."""
+        name = model or ""
+        learnt = self._records.token_limits.get(name)
+        settings = self._settings
+        return learnt or settings.max_enqueued_tokens or settings.enqueued_token_limits.get(name)
+
+    def tokens(self, shard: Shard) -> int:
+        """Return the estimated tokens of a shard, corrected by what finished batches of the model had."""
+        return round(shard.estimated_tokens * self._line(shard.model).ratio)
+
+    def _line(self, model: str | None) -> InLine:
+        return self._lines.get(model or "") or InLine([], self._task_key)
+
+    def learn(self, model: str | None, said: str) -> bool:
+        """Note the limit that a rejection names; False if it names none."""
+        limit = limit_in(said)
+        if limit is None:
+            return False
+        self._records.token_limits[model or ""] = limit
+        return True
+
+    def look(self, waiting: list[Shard], now: float) -> None:
+        """
+        Read in the list what is in line, what finished batches had, and what was rejected.
+
+        A job of few batches whose models have no limit that anybody knows needs no list.
+        """
+        is_known = any(self.limit(shard.model) is not None for shard in waiting)
+        if not is_known and len(waiting) <= FEW:
+            return
+        most = MOST_BATCHES if is_known else ONE_PAGE
+        by_model: dict[str, list[Estimated]] = {}
+        for batch in islice(self._service.iter_batches_since(now - LOOK_BACK), most):
+            if estimate := keys.estimate_of(batch):
+                by_model.setdefault(estimate[1], []).append((estimate[0], batch))
+        for model, batches in by_model.items():
+            self._learn_from(model, batches)
+        soon = now - GOES_ON_WITHIN * self._settings.poll_interval
+        self._lines = {model: InLine(each, self._task_key, now, soon) for model, each in by_model.items()}
+
+    def _learn_from(self, model: str, batches: list[Estimated]) -> None:
+        """Note what the service said to any task; the list is newest first, so the first one counts."""
+        for _, batch in batches:
+            for item in batch.error_items:
+                if item.code == TOKEN_LIMIT and model not in self._records.token_limits:
+                    self.learn(model, item.message or "")
+
+    def is_too_large(self, shard: Shard) -> bool:
+        """Whether the shard can never be taken."""
+        limit = self.limit(shard.model)
+        return limit is not None and self.tokens(shard) > limit
+
+    def fitting(self, shards: list[Shard], untested: int) -> list[Shard]:
+        """
+        Return those that fit beside what is in line, the first ones first; none overtakes another.
+
+        :param untested: how many may be submitted that are more than was ever in line, where no limit is
+            known.
+        """
+        fit: list[Shard] = []
+        taken: dict[str, float] = {}
+        full: set[str] = set()
+        for shard in shards:
+            name, line, limit = shard.model or "", self._line(shard.model), self.limit(shard.model)
+            before, tokens = taken.get(name, 0.0), self.tokens(shard)
+            if limit is not None:
+                has_room = line.has_room(limit, before, tokens)
+                is_full = not has_room and bool(fit or self._records.has_created)
+            else:
+                untested -= line.tokens + before + tokens > line.proven
+                is_full = untested < 0
+            if is_full or name in full:
+                full.add(name)
+            else:
+                taken[name] = before + tokens
+                fit.append(shard)
+        return fit
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether others have batches in line, so that there may be room before a batch of this job ends."""
+        return any(line.tokens > line.own for line in self._lines.values())
+
+    def piece_of(self, shard: Shard) -> Cut:
+        """Return how a shard that is too large is cut."""
+        limit = self.limit(shard.model) or 0
+        per_token = shard.bytes / max(1, self.tokens(shard))
+        return Cut(max(1, int(limit * PIECE * per_token)), max(1, int(limit * per_token)), limit)
+
+    def progress(self, shards: Iterable[Shard]) -> Mapping[str, int]:
+        """Return the tokens in line and the limit, over the models of these shards."""
+        models = {shard.model for shard in shards}
+        limits = [limit for model in models if (limit := self.limit(model)) is not None]
+        if not limits:
+            return {}
+        return {
+            "tokens_in_line": round(sum(self._line(model).tokens for model in models)),
+            "token_limit": sum(limits),
+        }
+
+
+class InLine:
+    """
+    The batches of one model in the list, with their estimates.
+
+    ``tokens`` are in line, and ``own`` of them are the task's own; ``ratio`` is what finished batches had
+    divided by their estimates; ``proven`` is the most that was in line at one time; ``tasks`` are in line or
+    wait, and some ``are_waiting``.
+
+    :param batches: newest first.
+    :param soon: a task whose newest batch ended after this time is about to go on.
+    """
+
+    def __init__(self, batches: list[Estimated], task_key: str, now: float = 0.0, soon: float = 0.0) -> None:
+        self.ratio = ratio_of(batches)
+        running = [(tokens, keys.task_of(batch)) for tokens, batch in batches if not batch.is_over]
+        self.tokens = self.ratio * sum(tokens for tokens, _ in running)
+        self.own = self.ratio * sum(tokens for tokens, task in running if task == task_key)
+        self.proven = self.ratio * most_at_once(batches, now)
+        newest: dict[str, Batch] = {}
+        for _, batch in batches:
+            newest.setdefault(keys.task_of(batch), batch)
+        waiting = {task for task, batch in newest.items() if waits_for_room(batch, now, soon)} - {task_key}
+        self.tasks = waiting | {task for _, task in running} | {task_key}
+        self.are_waiting = bool(waiting)
+
+    def has_room(self, limit: int, taken: float, tokens: float) -> bool:
+        """
+        Whether the task may have so many tokens more in line.
+
+        :param taken: what it is going to have in line besides.
+        """
+        own = self.own + taken
+        is_fair = not self.are_waiting or not own or own + tokens <= limit / len(self.tasks)
+        return is_fair and self.tokens + taken + tokens <= limit
+
+
+def waits_for_room(batch: Batch, now: float, soon: float) -> bool:
+    """Whether the task whose newest batch this is will submit another one as soon as there is room."""
+    if batch.status == "failed":
+        said = any(item.code == TOKEN_LIMIT for item in batch.error_items)
+        return said and (batch.created_at or 0) > now - WAITS_AT_MOST
+    return batch.is_over and (batch.ended_at or 0) > soon
+
+
+def ratio_of(batches: list[Estimated]) -> float:
+    """Return the prompt tokens that finished batches had, divided by what they were estimated to have."""
+    asked, had = 0, 0
+    for tokens, batch in batches:
+        counts, usage = batch.counts, batch.usage
+        if usage and usage.input_tokens and counts.total and counts.completed == counts.total:
+            asked, had = asked + tokens, had + usage.input_tokens
+    return had / asked if asked and had else 1.0
+
+
+def most_at_once(batches: list[Estimated], now: float) -> int:
+    """Return how many tokens of batches that were accepted were in line at one time."""
+    steps = []
+    for tokens, batch in batches:
+        if batch.created_at and batch.status not in {"failed", "validating"}:
+            steps += [(batch.created_at, tokens), (batch.ended_at or now, -tokens)]
+    in_line = most = 0
+    for _, change in sorted(steps):
+        in_line += change
+        most = max(most, in_line)
+    return most
+
+
+def limit_in(said: str) -> int | None:
+    """Return the number in the words of a rejection, such as ``Limit: 90,000 enqueued tokens``."""
+    found = _LIMIT.search(said)
+    digits = re.sub(r"\D", "", found.group(1)) if found else ""
+    return int(digits) or None if 0 < len(digits) <= 15 else None  # noqa: PLR2004 - more is no number of tokens

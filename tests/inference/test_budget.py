@@ -1,0 +1,187 @@
+"""How many tokens may be in line, whose they are, and what the list says about both."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_openai_batches.api.models import (
+    Batch,
+    BatchErrorItem,
+    BatchErrors,
+    BatchRequestCounts,
+    BatchUsage,
+)
+from airflow_provider_openai_batches.idempotency import keys
+from airflow_provider_openai_batches.idempotency.submit import BatchSpec
+from airflow_provider_openai_batches.inference.budget import Budget, limit_in
+from airflow_provider_openai_batches.inference.data.job import Shard
+from airflow_provider_openai_batches.inference.records import Records
+from airflow_provider_openai_batches.inference.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOW = 1_000_000.0
+SPEC = BatchSpec(endpoint="/v1/responses")
+REJECTED = "Enqueued token limit reached for m in organization o. Limit: {} enqueued tokens. Try again later."
+
+
+class Listed:
+    """A service that has these batches, newest first."""
+
+    def __init__(self, *batches: Batch) -> None:
+        self.batches, self.listings = batches, 0
+
+    def iter_batches_since(self, since: float) -> Iterator[Batch]:
+        self.listings += 1
+        return iter(self.batches)
+
+
+def batch(task: str, tokens: int, status: str = "in_progress", **fields: Any) -> Batch:
+    metadata = {keys.KEY: f"{task}-{tokens}", keys.TOKENS: f"{tokens} m"}
+    given = {"id": f"batch-{task}-{tokens}", "created_at": int(NOW) - 3_600, "metadata": metadata}
+    return Batch(status=status, **{**given, **fields})
+
+
+def rejected(task: str, limit: str) -> Batch:
+    said = BatchErrors([BatchErrorItem("token_limit_exceeded", REJECTED.format(limit))])
+    return batch(task, 1, "failed", errors=said, created_at=int(NOW) - 60)
+
+
+def shards(count: int, tokens: int = 100) -> list[Shard]:
+    return [
+        Shard(
+            index=number,
+            round=0,
+            model="m",
+            first_row=number,
+            last_row=number,
+            requests=1,
+            bytes=tokens * 4,
+            estimated_tokens=tokens,
+            sha256="s",
+        )
+        for number in range(count)
+    ]
+
+
+def fitting(service: Listed, waiting: list[Shard], untested: int = 2, **settings: Any) -> list[int]:
+    """The numbers of the shards that a task may submit which has created one before."""
+    records = Records(digest="", started=NOW)
+    records.of(99).attempt = 1
+    given: Any = service
+    budget = Budget(Settings(spec=SPEC, poll_interval=60.0, **settings), given, records, "me")
+    budget.look(waiting, NOW)
+    return [shard.index for shard in budget.fitting(waiting, untested)]
+
+
+@pytest.mark.parametrize(
+    ("said", "limit"),
+    [
+        (REJECTED.format("90,000"), 90_000),
+        (REJECTED.format("90000"), 90_000),
+        (REJECTED.format("2.000.000"), 2_000_000),
+        (REJECTED.format("1 350 000"), 1_350_000),
+        ("limit: 5 tokens", 5),
+        ("Limit: none", None),
+        ("Limit: 0 enqueued tokens", None),
+        (f"Limit: {'9' * 5_000} enqueued tokens", None),
+        ("Rate limit reached", None),
+        ("", None),
+    ],
+)
+def test_the_limit_in_a_rejection(said: str, limit: int | None) -> None:
+    """With and without separators; a number that is no number of tokens is none."""
+    assert limit_in(said) == limit
+
+
+def test_a_few_batches_need_no_list() -> None:
+    """Where nobody knows a limit, three batches are the test themselves."""
+    service = Listed()
+    assert fitting(service, shards(3), untested=3) == [0, 1, 2]
+    assert service.listings == 0
+
+
+def test_nothing_known() -> None:
+    """A larger job begins with as many as are to be tested; what was in line once needs no test."""
+    assert fitting(Listed(), shards(5)) == [0, 1]
+    went_well = batch("you", 300, "completed", completed_at=int(NOW) - 60)
+    assert fitting(Listed(went_well), shards(5), untested=1) == [0, 1, 2, 3]
+
+
+def test_what_is_in_line_counts() -> None:
+    """The limit comes from the argument, the connection, or a rejection, which counts most."""
+    service = Listed(batch("you", 150))
+    assert fitting(service, shards(5), enqueued_token_limits={"m": 400}) == [0, 1]
+    assert fitting(service, shards(5), max_enqueued_tokens=260) == [0]
+    assert fitting(
+        Listed(rejected("you", "360"), *service.batches), shards(5), max_enqueued_tokens=9_999
+    ) == [0]
+
+
+def test_estimates_follow_the_usage() -> None:
+    """Finished batches had twice what was estimated."""
+    ended = batch(
+        "you",
+        50,
+        "completed",
+        completed_at=int(NOW) - 3_000,
+        usage=BatchUsage(input_tokens=100),
+        request_counts=BatchRequestCounts(5, 5, 0),
+    )
+    assert fitting(Listed(ended), shards(5), max_enqueued_tokens=450) == [0, 1]
+
+
+def test_a_share_for_each_while_others_wait() -> None:
+    """One that waits, shown by its rejection or by an end a moment ago, has its part left."""
+    mine = batch("me", 100)
+    assert fitting(Listed(mine), shards(5), max_enqueued_tokens=600) == [0, 1, 2, 3, 4]
+    assert fitting(Listed(rejected("you", "600"), mine), shards(5)) == [0, 1]
+    ended = batch("you", 100, "completed", completed_at=int(NOW) - 30)
+    assert fitting(Listed(ended, mine), shards(5), max_enqueued_tokens=600) == [0, 1]
+    long_ago = batch("you", 100, "completed", completed_at=int(NOW) - 3_000)
+    assert fitting(Listed(long_ago, mine), shards(5), max_enqueued_tokens=600) == [0, 1, 2, 3, 4]
+
+
+def test_a_share_smaller_than_a_shard() -> None:
+    """Who has nothing in line may always have one, if there is room for it."""
+    others = [batch(f"t{number}", 10) for number in range(9)]
+    waits = rejected("you", "300")
+    assert fitting(Listed(waits, *others), shards(5)) == [0]
+    assert fitting(Listed(waits, batch("me", 50), *others), shards(5)) == []
+
+
+def test_the_first_batch_takes_a_place_in_line() -> None:
+    """It is submitted although there is no room, because its rejection tells the others."""
+    given: Any = Listed(batch("you", 300))
+    budget = Budget(
+        Settings(spec=SPEC, max_enqueued_tokens=300), given, Records(digest="", started=NOW), "me"
+    )
+    budget.look(shards(3), NOW)
+    assert [shard.index for shard in budget.fitting(shards(3), 2)] == [0]
+
+
+@given(
+    line=st.lists(st.tuples(st.sampled_from(["me", "you", "she"]), st.integers(1, 400)), max_size=8),
+    sizes=st.lists(st.integers(1, 400), min_size=1, max_size=8),
+    limit=st.integers(1, 1_000),
+    waits=st.booleans(),
+)
+def test_no_more_in_line_than_the_limit(
+    line: list[tuple[str, int]], sizes: list[int], limit: int, *, waits: bool
+) -> None:
+    """For any line: what is submitted fits, in the order of the shards, and leaves others their share."""
+    listed = [batch(task, tokens) for task, tokens in line]
+    if waits:
+        listed.insert(0, rejected("it", str(limit)))
+    waiting = [shards(1, size)[0] for size in sizes]
+    found = fitting(Listed(*listed), waiting, max_enqueued_tokens=limit)
+    taken = sum(sizes[: len(found)])
+    assert not found or sum(tokens for _, tokens in line) + taken <= limit
+    own = sum(tokens for task, tokens in line if task == "me") + taken
+    tasks = len({task for task, _ in line} | {"me"}) + 1
+    assert not (waits and len(found) > 1) or own <= limit / tasks
