@@ -62,6 +62,7 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/waits.py
 	$(BIN)/python benchmarks/landing.py
+	$(BIN)/python benchmarks/makespan.py
 
 chaos: $(VENV)/.dev
 	$(BIN)/python benchmarks/chaos.py
