@@ -248,10 +248,16 @@ class Submitter:
         key: str,
         source: Any,
         expires_after: int | Mapping[str, Any] | None = None,
+        *,
+        says_input: bool = True,
     ) -> Batch:
-        """Upload a file, or find it where an earlier try left it, and create its batch."""
+        """
+        Upload a file, or find it where an earlier try left it, and create its batch.
+
+        :param says_input: whether the key says what is in the file; if not, it is uploaded in any case.
+        """
         name = file_name(key)
-        if known := self._known_file(key, name):
+        if says_input and (known := self._known_file(key, name)):
             try:
                 self._log.info("Input file %s of an earlier try is used again", known)
                 return self.submit_file_id(spec, key, known, is_own_file=True)

@@ -235,7 +235,8 @@ class Submissions:
                 self._log.info("Input file %s cannot be used any more: %s", record.input_file_id, error)
         place = self._workspace
         place.fetch([shard.file])
-        batch = self._submitter.submit_file(spec, key, place.local / shard.file, settings.input_expires_after)
+        source, expires_after = place.local / shard.file, settings.input_expires_after
+        batch = self._submitter.submit_file(spec, key, source, expires_after, says_input=shard.round == 0)
         place.drop([shard.file])
         return batch
 
