@@ -232,7 +232,7 @@ def test_results_that_do_not_come_are_not_waited_for_after_the_time_is_up(
     service.answer("batch-0")
     assert not hear(job, service)
     service.breaks = TransportError("no route", sent=False)
-    assert job.advance() == WaitFor([], 1_050.0, any_of_them=False)
+    assert job.advance() == WaitFor([], 1_050.0, "ALL_COMPLETED")
     service.now = 1_050.0
     assert not hear(job, service)
     with pytest.raises(BatchTimeout, match="no route"):
