@@ -15,7 +15,8 @@ or use the fixture ``openai_batches_server`` of
 :mod:`~airflow_provider_openai_batches.devserver.pytest_plugin`. :class:`DevServerClient` has the same control
 methods for a server in another process.
 
-The server speaks ``/v1/files`` and ``/v1/batches``. For clients of Azure it does so under ``/openai/v1`` and
+The server speaks ``/v1/files`` and ``/v1/batches``, and answers each endpoint that a batch can have, such as
+``/v1/responses``, live. For clients of Azure it does so under ``/openai/v1`` and
 ``/openai`` too, and takes the header ``api-key``. It makes up its answers from the requests alone, and each
 answer says so. A prompt with "Answer with one of: a, b, c" gets one of these, and a request with a JSON
 schema gets an instance of it.
@@ -28,7 +29,8 @@ schema gets an instance of it.
 - ``refuse``: the answer is a refusal
 - ``invalid_json``: the content of the answer is incomplete JSON
 
-With ``*N`` at the end, as in ``fail:429*1``, this applies to the first N runs of the request only.
+With ``*N`` at the end, as in ``fail:429*1``, this applies to the first N runs of the request only. A live
+request cannot ask for ``expire`` and ``omit``: it is answered as if it did not say that.
 
 **Control routes** are under ``/_dev/``, and can only be used from the server's own machine.
 :class:`DevServer` has a method for each:
@@ -36,7 +38,8 @@ With ``*N`` at the end, as in ``fail:429*1``, this applies to the first N runs o
 - ``POST /_dev/faults`` adds rules, ``DELETE /_dev/faults`` removes all of them. A rule is ``{"operation":
   ..., "action": ..., "times": 1 (null: always), "skip": 0, "probability": 1.0, "path": "part of a path"}``.
   If several rules match a call, the first one applies. Operations: create_batch, retrieve_batch,
-  list_batches, cancel_batch, upload_file, retrieve_file, list_files, delete_file, download_file, or ``*``.
+  list_batches, cancel_batch, upload_file, retrieve_file, list_files, delete_file, download_file, live, or
+  ``*``.
   Actions:
 
   - ``status``: answer with ``status`` (503), ``body`` (text or JSON), ``headers``, ``content_type`` and
@@ -53,11 +56,16 @@ With ``*N`` at the end, as in ``fail:429*1``, this applies to the first N runs o
   latency, list_lag_seconds (new batches appear in the list that much later), output_id_lag_seconds (a batch
   that is over shows no file ids for that long), file_lag_seconds (create_batch does not find a new file for
   that long), enqueued_token_limit, api_keys, freeze (no batch changes its status), list_enabled, omit_nulls,
-  seed (decides the order of the results, and when a fault with a probability applies).
+  seed (decides the order of the results, when a fault with a probability applies, and which live requests
+  fail). For live requests: live (false: 404), live_seconds (how long each takes), live_failing (which share
+  of the runs fails) with live_failure_status (500), requests_per_minute and tokens_per_minute (limits, with
+  the service's headers; beyond them the answer is 429), minute_seconds (how long the minute of these limits
+  is) and rate_limit_headers (false: only a 429 has headers about its limit).
 - ``GET /_dev/stats?metadata_key=K``: requests by operation, peak_in_flight, files, bytes_uploaded, batches
   stored, running and by status, batches by the value of their metadata K, and how many request lines were
   executed, paid for (succeeded), and executed or paid for more than once. Lines with the same body and
-  custom_id count as the same.
+  custom_id count as the same. The counts of live requests are under ``live``; there, the same body counts as
+  the same.
 - ``GET /_dev/batches?metadata.K=V``: full batches, oldest first.
 - ``GET /_dev/timeline``: of each batch its number, status, model, metadata, requests and tokens; when it was
   created, started and over, and after how many seconds; and the code with which it was rejected.

@@ -19,6 +19,7 @@ from airflow_provider_openai_batches.devserver import limits, params
 from airflow_provider_openai_batches.devserver.control import ControlRoutes
 from airflow_provider_openai_batches.devserver.errors import ApiError, error_body
 from airflow_provider_openai_batches.devserver.gateway import ASKED_PATH, Gateway
+from airflow_provider_openai_batches.devserver.live import LiveRoutes
 from airflow_provider_openai_batches.devserver.service import BatchService
 from airflow_provider_openai_batches.devserver.store import StoredFile
 from airflow_provider_openai_batches.devserver.uploads import MultipartUpload
@@ -148,6 +149,7 @@ def create_app(service: BatchService) -> ASGIApp:
     """The whole server: the API behind its gateway, and the control routes."""
     app = FastAPI(openapi_url=None, redirect_slashes=False)
     Routes(service).add_to(app)
+    LiveRoutes(service.live).add_to(app)
     ControlRoutes(service).add_to(app)
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(HTTPException, _on_http_error)

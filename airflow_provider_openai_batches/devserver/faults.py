@@ -38,6 +38,7 @@ Operation = Literal[
     "list_files",
     "delete_file",
     "download_file",
+    "live",
     "*",
 ]
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from airflow_provider_openai_batches.devserver.endpoints import ENDPOINTS
 from airflow_provider_openai_batches.devserver.errors import error_body
 from airflow_provider_openai_batches.devserver.faults import FaultyCall
 
@@ -45,6 +46,8 @@ def operation(method: str, path: str) -> str:
     """
     if path.endswith("/"):
         return "unknown"
+    if method == "POST" and f"/v1{path}" in ENDPOINTS:
+        return "live"
     collection, _, rest = path[1:].partition("/")
     item, slash, verb = rest.partition("/")
     return OPERATIONS.get((method, collection, "ID" * bool(item) + slash + verb), "unknown")

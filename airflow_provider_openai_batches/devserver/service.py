@@ -16,6 +16,7 @@ from airflow_provider_openai_batches.devserver.faults import Faults
 from airflow_provider_openai_batches.devserver.files import FileStore
 from airflow_provider_openai_batches.devserver.lifecycle import Lifecycle
 from airflow_provider_openai_batches.devserver.limits import DEFAULT_EXPIRY_SECONDS
+from airflow_provider_openai_batches.devserver.live import LiveService
 from airflow_provider_openai_batches.devserver.objects import BatchObject, new_id, page
 from airflow_provider_openai_batches.devserver.statuses import is_over
 from airflow_provider_openai_batches.devserver.store import PagedCollection, StoredBatch
@@ -55,6 +56,7 @@ class BatchService:
         self.files = FileStore(folder, self.clock)
         self.batches: PagedCollection[StoredBatch] = PagedCollection()
         self.lifecycle = Lifecycle(settings, self.clock, self.files, self.tally, upstream)
+        self.live = LiveService(settings, clock, forwards=upstream is not None)
         self._initial = msgspec.structs.asdict(settings)
         self._created = 0
 
@@ -148,6 +150,7 @@ class BatchService:
             own = self._own()
             stats = self.tally.stats() | {
                 "faults_fired": self.faults.fired,
+                "live": self.live.stats(),
                 "files": len(self.files.ledger),
                 "batches": {
                     "stored": len(own),
@@ -261,6 +264,7 @@ class BatchService:
             self.files.clear()
             self.faults.clear()
             self.tally.reset()
+            self.live.reset()
             self.patch_settings(self._initial)
 
     def close(self) -> None:

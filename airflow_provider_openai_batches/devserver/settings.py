@@ -41,6 +41,14 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     )
     clock_speed: Annotated[float, Meta(gt=0)] = 1.0
     api_keys: list[str] = []
+    live: bool = True
+    live_seconds: float = 0.0
+    live_failing: float = 0.0
+    live_failure_status: int = 500
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    minute_seconds: float = 60.0
+    rate_limit_headers: bool = True
     freeze: bool = False
     list_enabled: bool = True
     omit_nulls: bool = False
