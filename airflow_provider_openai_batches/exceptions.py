@@ -80,6 +80,10 @@ class APIError(OpenAIBatchesError):
         return f"HTTP {self.status}: {self.message}" + (f" ({', '.join(details)})" if details else "")
 
 
+class NoLiveEndpointError(APIError):
+    """The service has batches for an endpoint, but does not answer single requests to it."""
+
+
 class TaskKilled(OpenAIBatchesError):
     """The task is being stopped; the request that was about to be sent was not."""
 

@@ -30,6 +30,9 @@ NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.U
 
 # Seconds; longer than the usual poll interval, shorter than routers keep silent connections open.
 KEEP_ALIVE = 90.0
+# Of one live answer; two thousand embeddings of 3,072 numbers in base64 are 33 MB.
+MAX_LIVE_BYTES = 64 << 20
+_JSON = {"Content-Type": "application/json"}
 
 
 class AsyncBatchesClient:
@@ -56,7 +59,7 @@ class AsyncBatchesClient:
         self._http = httpx.AsyncClient(
             headers=config.headers,
             params=config.params,
-            timeout=httpx.Timeout(config.timeout, connect=config.connect_timeout, pool=None),
+            timeout=self._timeout(config.timeout),
             limits=httpx.Limits(
                 max_connections=connections,
                 max_keepalive_connections=connections,
@@ -103,20 +106,28 @@ class AsyncBatchesClient:
         :raises APIError: if the service answered with an error.
         """
         request = protocol.download_file(file_id)
-        start = b""
         async with self._answer(request, {"Range": f"bytes=0-{size - 1}"}, "identity") as answer:
             # Some servers answer 416 for an empty file, because it has no first byte.
             if answer.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 return b""
             if not is_success(answer.status_code):
                 await self._reply(request, answer)
-            decoder = Decoder(answer.headers.get("content-encoding"))
-            async for piece in answer.aiter_raw():
-                for decoded in decoder.feed(piece):
-                    start += decoded
-                    if len(start) >= size:
-                        return start[:size]
-        return start
+            return await _start(answer, size)
+
+    async def ask(self, request: protocol.HttpRequest) -> protocol.HttpReply:
+        """
+        Send a live request once; an answer that is an error is returned too.
+
+        An answer beyond :data:`MAX_LIVE_BYTES` is cut there.
+
+        :raises TransportError: if no answer came.
+        """
+        async with self._answer(request, _JSON, ACCEPTED) as answer:
+            body = await _start(answer, MAX_LIVE_BYTES)
+            return protocol.reply(request, self.config, answer.status_code, answer.headers, body)
+
+    def _timeout(self, seconds: float) -> httpx.Timeout:
+        return httpx.Timeout(seconds, connect=self.config.connect_timeout, pool=None)
 
     async def aclose(self) -> None:
         """Close all connections, whatever is cancelled meanwhile: httpx would leave the others open then."""
@@ -149,8 +160,7 @@ class AsyncBatchesClient:
         return result
 
     async def _send_once(self, request: protocol.HttpRequest) -> protocol.HttpReply:
-        headers = {"Content-Type": "application/json"} if request.json else {}
-        async with self._answer(request, headers, ACCEPTED) as answer:
+        async with self._answer(request, _JSON if request.json else {}, ACCEPTED) as answer:
             return await self._reply(request, answer)
 
     @asynccontextmanager
@@ -158,15 +168,17 @@ class AsyncBatchesClient:
         self, request: protocol.HttpRequest, headers: dict[str, str], encoding: str
     ) -> AsyncIterator[httpx.Response]:
         """Yield an answer whose body is read within the time for a whole answer."""
+        seconds = protocol.seconds_for(request, self.config)
         try:
             async with (
-                asyncio.timeout(self.config.answer_seconds),
+                asyncio.timeout(seconds),
                 self._http.stream(
                     request.method,
                     f"{self.config.base_url}{request.path}",
                     params=request.params,
                     content=request.json,
                     headers={**headers, "Accept-Encoding": encoding},
+                    timeout=self._timeout(seconds if request.seconds else self.config.timeout),
                 ) as answer,
             ):
                 yield answer
@@ -189,3 +201,14 @@ class AsyncBatchesClient:
         reply = protocol.reply(request, self.config, answer.status_code, answer.headers, body.whole())
         protocol.raise_failure(reply, self.config, time.time())
         return reply
+
+
+async def _start(answer: httpx.Response, size: int) -> bytes:
+    """Read a body, but no more than ``size`` bytes of it."""
+    start, decoder = bytearray(), Decoder(answer.headers.get("content-encoding"))
+    async for piece in answer.aiter_raw():
+        for decoded in decoder.feed(piece):
+            start += decoded
+            if len(start) >= size:
+                return bytes(start[:size])
+    return bytes(start)

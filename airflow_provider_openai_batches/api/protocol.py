@@ -50,11 +50,20 @@ T = TypeVar("T", bound=msgspec.Struct)
 Named = TypeVar("Named", Batch, File)
 
 
+# A model may think for minutes before the first byte of its answer.
+LIVE_SECONDS = 600.0
+
+
+class _WithModel(msgspec.Struct):
+    model: str = ""
+
+
 class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
     """
     One call: ``operation`` is the API reference's name for it, ``path`` follows the base URL.
 
     :param asks_for: the id of the batch or file that the answer must be of.
+    :param seconds: how long its whole answer may take, unless the connection says longer.
     """
 
     operation: str
@@ -63,6 +72,7 @@ class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
     params: dict[str, str] = {}
     json: bytes | None = None
     asks_for: str | None = None
+    seconds: float = 0.0
 
 
 class HttpReply(msgspec.Struct, frozen=True):
@@ -154,6 +164,22 @@ def download_file(file_id: str) -> HttpRequest:
     """``GET /files/{file_id}/content``."""
     path = f"/files/{quote(check_id(file_id, 'file_id'), safe='')}/content"
     return HttpRequest(operation="download_file", method="GET", path=path)
+
+
+def ask(endpoint: str, body: bytes, config: ClientConfig) -> HttpRequest:
+    """
+    ``POST`` a request to its endpoint itself, which is what a batch does with each of its lines.
+
+    https://developers.openai.com/api/reference/resources/chat/subresources/completions/methods/create
+
+    :param endpoint: as in a line's ``url``; what precedes it is the connection's base URL.
+    """
+    path = check_endpoint(endpoint).removeprefix("/v1")
+    if config.base_url.endswith("/openai") and "api-key" in config.headers and path != "/responses":
+        # Azure's older addresses, which go with an api-version, have the deployment in the path.
+        model = msgspec.json.decode(body, type=_WithModel).model
+        path = f"/deployments/{quote(check_id(model, 'model'), safe='')}{path}"
+    return HttpRequest(operation="live", method="POST", path=path, json=body, seconds=LIVE_SECONDS)
 
 
 def upload_fields(expires_after: int | Mapping[str, Any] | None) -> dict[str, str]:
@@ -309,8 +335,14 @@ def too_slow(config: ClientConfig, request: HttpRequest) -> TransportError:
     """Say that a request's answer came byte by byte, or not to its end."""
     return TransportError(
         f"{request.method} {request.path}: the answer from {config.base_url} was not complete after "
-        f"{config.answer_seconds:g} s, twice the connection's timeout"
+        f"{seconds_for(request, config):g} s"
+        + ("" if request.seconds > config.answer_seconds else ", twice the connection's timeout")
     )
+
+
+def seconds_for(request: HttpRequest, config: ClientConfig) -> float:
+    """Return how long a whole answer may take."""
+    return max(request.seconds, config.answer_seconds)
 
 
 def retry_after(value: str | None, now: float) -> float | None:

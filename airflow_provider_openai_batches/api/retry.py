@@ -41,6 +41,13 @@ UNREADABLE = "unreadable"
 _PASSING_CODES = frozenset({"server_error", "rate_limit_exceeded"})
 _PASSING_STATUSES = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS})
 
+# Some services' own status for "overloaded".
+_OVERLOADED = 529
+# What stands for the code of an error that a path does not exist.
+_NO_CODE = frozenset({None, "unknown_url", "not_found", "404", "405", "Not Found", "invalid_request_error"})
+# A 429 that says this comes again however long one waits.
+_TOO_LARGE = re.compile(r"request too large|must be reduced", re.IGNORECASE)
+
 _LAST_STATUS = 599
 _ERROR_STATUS = re.compile(r"[45]\d\d")
 _ERRORS = [status for status in HTTPStatus if status >= HTTPStatus.BAD_REQUEST]
@@ -145,6 +152,22 @@ def is_refusal(error: BaseException) -> bool:
     return isinstance(error, APIError) and error.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 
 
+def refuses_all(error: APIError) -> bool:
+    """Whether other live requests would be refused too: the key is no good, or there is no money."""
+    return is_refusal(error) or error.status == HTTPStatus.PAYMENT_REQUIRED or error.code in NO_MONEY
+
+
+def has_no_such_endpoint(error: APIError) -> bool:
+    """Whether it is the path of a live request that a service does not have, not what its body names."""
+    is_path = has_no_batch_api(error) and error.code in _NO_CODE and error.param is None
+    return is_path and "model" not in (error.message or "").lower()
+
+
+def is_overload(status: int) -> bool:
+    """Whether a service that answers so wants fewer requests at a time."""
+    return status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, _OVERLOADED}
+
+
 def has_no_batch_api(error: APIError) -> bool:
     """Whether the host answers as one that has no Batch API at the base URL."""
     no_such_path = {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}
@@ -178,7 +201,8 @@ def row_verdict(code: str, status: int | None, kind: str = "", message: str = ""
     """
     if status is None or not is_http_status(status):
         status = _status_in_words(code, kind, message) or HTTPStatus.INTERNAL_SERVER_ERROR
-    if code == UNREADABLE or not NO_MONEY.isdisjoint((code, kind)):
+    is_too_large = status == HTTPStatus.TOO_MANY_REQUESTS and _TOO_LARGE.search(message)
+    if code == UNREADABLE or not NO_MONEY.isdisjoint((code, kind)) or is_too_large:
         passing = False
     elif is_success(status):
         passing = code in _PASSING_CODES

@@ -71,7 +71,7 @@ def test_addresses_of_azure(server: DevServer, api: Api) -> None:
 
 def test_what_a_request_asks_for(server: DevServer, api: Api) -> None:
     """As in a batch; and each run of it counts."""
-    quirk = {"metadata": {"devserver": "fail:503*2"}}
+    quirk: dict[str, Any] = {"metadata": {"devserver": "fail:503*2"}}
     assert [ask(api, **quirk).status_code for _ in range(3)] == [503, 503, 200]
     assert ask(api, metadata={"devserver": "refuse"}).json()["choices"][0]["message"]["refusal"]
     assert api.http.post("/chat/completions", content=b"{").status_code == 400

@@ -1,0 +1,230 @@
+"""
+Live answers as lines of a batch's output file, and the files that they are written to.
+
+A line is stored before its row counts as answered, so a process that is killed loses no more than what was
+under way. The next one reads which rows have their answer, and adds files of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import msgspec
+import tenacity
+
+from airflow_provider_openai_batches import storage
+from airflow_provider_openai_batches.api import retry
+from airflow_provider_openai_batches.api.errors import excerpt
+from airflow_provider_openai_batches.inference.data.lines import classify, decode_line, read_line
+from airflow_provider_openai_batches.inference.data.tolerant import UnreadableError, read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from airflow_provider_openai_batches.api.endpoints import EndpointSpec
+    from airflow_provider_openai_batches.api.protocol import HttpReply
+    from airflow_provider_openai_batches.inference.workspace import Workspace
+
+# An object of a store is written anew with each few lines that are added, until it has this size.
+SEGMENT_BYTES = 256 << 10
+# The code of a row whose request got no answer.
+NO_ANSWER = "no_answer"
+NOT_JSON, CUT = "The answer is not JSON", "The answer is cut off"
+UNFINISHED = frozenset({"queued", "in_progress"})
+_encode = msgspec.json.encode
+
+
+class _CustomId(msgspec.Struct):
+    custom_id: str
+
+
+class _Status(msgspec.Struct):
+    """The part of a body that says whether the answer is complete."""
+
+    status: Any = None
+
+
+_decode_status = msgspec.json.Decoder(_Status).decode
+_decode_custom_id = msgspec.json.Decoder(_CustomId).decode
+
+
+class LiveFiles:
+    """
+    The files with the live answers of some rows of a job; one process writes them.
+
+    On a disk it is one file, which has each line as soon as it is written. In a store an object cannot be
+    added to: as soon as one version of it is stored, the next one is, with the lines that came meanwhile.
+
+    :param place: where the job keeps its files.
+    :param name: tells these rows from the others of the job, such as the number of their shard.
+    """
+
+    def __init__(self, place: Workspace, name: str | int) -> None:
+        self._place = place
+        self._prefix = f"live-{name}-"
+        self._is_local = storage.local(place.kept) is not None
+        self.names = self._found()
+        self._number = len(self.names) and self._number_of(self.names[-1]) + 1
+        # In the names, so that a process that is thought dead and is not never writes to another's file.
+        self._token = secrets.token_hex(4)
+        self._path: Path | None = None
+        self._file: BinaryIO | None = None
+        self._pending: list[bytes] = []
+        self._appended = self._stored = 0
+        self._lock = asyncio.Lock()
+        self._commits: set[asyncio.Task[None]] = set()
+
+    def _found(self) -> list[str]:
+        """Return the names of earlier processes' files, in their order."""
+        names = [path.name for path in self._place.kept.iterdir()]
+        pattern = re.compile(re.escape(self._prefix) + r"\d+-[0-9a-f]+\.jsonl")
+        return sorted(filter(pattern.fullmatch, names), key=lambda name: (self._number_of(name), name))
+
+    def _number_of(self, name: str) -> int:
+        return int(name.removeprefix(self._prefix).partition("-")[0])
+
+    def answered(self, spec: EndpointSpec) -> set[str]:
+        """Return whose answers earlier processes wrote, except for failures that may pass."""
+        self._place.fetch(self.names)
+        found = set()
+        for name in self.names:
+            path = self._place.local / name
+            _mend_end(path)
+            with path.open("rb") as lines:
+                for data in lines:
+                    line = read_line(data)
+                    if line is not None and not classify(line, spec).retryable:
+                        found.add(line.custom_id)
+        return found
+
+    def left(self, lines: Iterable[bytes], spec: EndpointSpec) -> Iterator[bytes]:
+        """Yield the request lines of rows that :meth:`answered` does not have."""
+        answered = self.answered(spec)
+        return (line for line in lines if not answered or _decode_custom_id(line).custom_id not in answered)
+
+    async def write(self, line: bytes) -> None:
+        """Return when the line is stored."""
+        self._appended += 1
+        if self._is_local:
+            self._append([line])
+            return
+        self._pending.append(line)
+        # A commit is not broken off with the one who waits for it.
+        commit = asyncio.create_task(self._commit(self._appended))
+        self._commits.add(commit)
+        commit.add_done_callback(self._commits.discard)
+        await asyncio.shield(commit)
+
+    async def close(self) -> None:
+        """Store what is not stored yet."""
+        await asyncio.gather(*self._commits, return_exceptions=True)
+        if not self._is_local:
+            await self._commit(self._appended)
+        if self._file is not None:
+            self._file.close()
+
+    async def _commit(self, number: int) -> None:
+        """Store all lines that are there, if that one is not stored yet."""
+        async with self._lock:
+            if self._stored >= number:
+                return
+            upto, lines = self._appended, self._pending
+            self._pending = []
+            await asyncio.to_thread(self._put, lines)
+            self._stored = upto
+
+    def _put(self, lines: list[bytes]) -> None:
+        if self._path is not None and self._path.stat().st_size >= SEGMENT_BYTES:
+            self._end_file()
+        self._append(lines)
+        for attempt in tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(4), wait=tenacity.wait_exponential(max=8), reraise=True
+        ):
+            with attempt:
+                self._place.store(self.names[-1:])
+
+    def _append(self, lines: list[bytes]) -> None:
+        if self._file is None:
+            name = f"{self._prefix}{self._number}-{self._token}.jsonl"
+            self._path = self._place.local / name
+            self._file = self._path.open("xb")
+            self.names.append(name)
+        self._file.write(b"".join(lines))
+        self._file.flush()
+
+    def _end_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file = self._path = None
+        self._number += 1
+
+
+def _mend_end(path: Path) -> None:
+    """Cut off a last line that a killed process did not write to its end: it cannot be read."""
+    with path.open("rb+") as file:
+        last = b"\n"
+        for line in file:
+            last = line
+        if last.endswith(b"\n"):
+            return
+        try:
+            decode_line(last)
+            file.write(b"\n")
+        except (ValueError, msgspec.MsgspecError, RecursionError):
+            file.truncate(file.tell() - len(last))
+
+
+def line_of(custom_id: str, reply: HttpReply) -> bytes:
+    """Make a line of a batch's output file of an answer; errors in it are redacted."""
+    is_good = retry.is_success(reply.status)
+    body = _one_line(reply.body if is_good else reply.redact(reply.body.decode("utf-8", "replace")).encode())
+    if is_good and (trouble := _trouble(reply.body, body)):
+        said = f"{trouble}: {excerpt(reply.body, reply.redact)!r}"
+        return error_line(custom_id, NO_ANSWER if trouble is NOT_JSON else retry.UNREADABLE, said)
+    response = {
+        "status_code": reply.status,
+        "request_id": reply.redact(reply.headers.get("x-request-id", "")),
+        "body": {"error": {"message": excerpt(reply.body, reply.redact)}} if body is None else body,
+    }
+    return _line(custom_id, response, None)
+
+
+def error_line(custom_id: str, code: str, message: str) -> bytes:
+    """Make a line of a request without an answer that can be read."""
+    return _line(custom_id, None, {"code": code, "message": message})
+
+
+def _line(custom_id: str, response: dict[str, Any] | None, error: dict[str, str] | None) -> bytes:
+    name = f"live_{secrets.token_hex(12)}"
+    return _encode({"id": name, "custom_id": custom_id, "response": response, "error": error}) + b"\n"
+
+
+def _one_line(body: bytes) -> msgspec.Raw | None:
+    """Return JSON without line breaks, as it is otherwise; None if it is no JSON."""
+    try:
+        return msgspec.Raw(msgspec.json.format(body, indent=-1))
+    except (ValueError, msgspec.MsgspecError, RecursionError):
+        pass
+    try:
+        return msgspec.Raw(_encode(read_json(body)))
+    except (UnreadableError, RecursionError):
+        return None
+
+
+def _trouble(came: bytes, body: msgspec.Raw | None) -> str | None:
+    """
+    Say why a success has no answer that can be used; None if it has.
+
+    What looks like an answer was paid for, and is not asked for again.
+    """
+    if body is None and came.lstrip()[:6].startswith((b"data:", b"event:")):
+        return 'The answer is a stream; leave "stream" out of the body'
+    if body is None:
+        return CUT if came.lstrip()[:1] in {b"{", b"["} else NOT_JSON
+    if (b'"queued"' in came or b'"in_progress"' in came) and _decode_status(body).status in UNFINISHED:
+        return "The answer is a job that has only begun, so there is no live form of this request"
+    return None
