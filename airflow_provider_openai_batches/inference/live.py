@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 # How many requests may be under way; the client needs as many connections.
 MAX_UNDER_WAY = 200
 # A row that is answered 429 is given up after so many tries in so many seconds; after other failures the
-# connection's max_attempts counts. The pace spaces the first tries, later ones come at growing intervals.
-MAX_LIMITED, LIMITED_SECONDS, MAX_AT_ONCE = 20, 300.0, 10
+# connection's max_attempts counts. The pace holds all rows back then, so a single one pauses only briefly.
+MAX_LIMITED, LIMITED_SECONDS, LIMITED_PAUSE = 20, 300.0, 5.0
 # Seconds. After a kill, and after an answer that ends the run, those under way may still be answered.
 KILL_GRACE, END_GRACE = 1.0, 60.0
 LOOK, SHORTEST_SLEEP, LONGEST_SLEEP, REPORT_EVERY = 0.2, 0.001, 1.0, 30.0
@@ -204,7 +204,7 @@ class _Run:
             sleep=asyncio.sleep,
             retry=tenacity.retry_if_result(self._is_passing),
             stop=lambda _: self._is_out_of_tries(row),
-            wait=lambda state: 0.0 if 0 < row.limited <= MAX_AT_ONCE else retry.wait(state),
+            wait=lambda state: min(retry.wait(state), LIMITED_PAUSE) if row.is_limited else retry.wait(state),
             retry_error_callback=lambda state: state.outcome and state.outcome.result(),
         )(self._ask, row)
         self._storing += 1
@@ -280,6 +280,7 @@ class _Run:
         return self._found(row, error_line(row.custom_id, NO_ANSWER, str(error)))
 
     def _found(self, row: _Row, line: bytes) -> _Found:
+        """Judge what came, and count the tries of its row."""
         read = read_line(line)
         outcome = MISSING if read is None else classify(read, self._spec)
         if outcome.retryable and row.is_limited:
@@ -287,7 +288,7 @@ class _Run:
             row.limited += 1
         elif outcome.retryable:
             row.failures += 1
-        return _Found(line, outcome, read and read.response and usage_of(read.response.body))
+        return _Found(line, outcome, usage_of(read.response.body) if read and read.response else None)
 
     def _check_end(self, error: APIError) -> None:
         """:raises _EndedError: if every other row would be refused too."""
@@ -311,8 +312,8 @@ class _Run:
         self.tally.refused += found.outcome is not SUCCEEDED and not found.outcome.retryable
         if found.usage is not None and found.outcome is SUCCEEDED:
             self.tally.usage.add(found.usage)
-            latest = max(LATEST, 1 / self.tally.succeeded)
-            self._token_ratio += latest * (found.usage.total_tokens / row.tokens - self._token_ratio)
+            change = found.usage.total_tokens / row.tokens - self._token_ratio
+            self._token_ratio += change * max(LATEST, 1 / self.tally.succeeded)
 
     async def _watch(self, workers: list[asyncio.Task[None]]) -> None:
         """Give up what is under way some time after the end."""
@@ -336,8 +337,7 @@ class _Run:
             self._say(f", {(self.tally.rows - before) * 60 / REPORT_EVERY:,.0f} a minute")
 
     def _say(self, speed: str = "") -> None:
-        tally = self.tally
-        of_all = "" if self._total is None else f" of {self._total:,}"
+        tally, of_all = self.tally, "" if self._total is None else f" of {self._total:,}"
         counts = {
             "under way": self._pace.under_way,
             "refused": tally.refused,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import tenacity
@@ -72,7 +72,6 @@ class LiveFiles:
         # In the names, so that a process that is thought dead and is not never writes to another's file.
         self._token = secrets.token_hex(4)
         self._path: Path | None = None
-        self._file: BinaryIO | None = None
         self._pending: list[bytes] = []
         self._appended = self._stored = 0
         self._lock = asyncio.Lock()
@@ -110,7 +109,11 @@ class LiveFiles:
         """Return when the line is stored."""
         self._appended += 1
         if self._is_local:
-            self._append([line])
+            try:
+                self._append([line])
+            except OSError:
+                self._end_file()  # others must not be added to what may be half a line
+                raise
             return
         self._pending.append(line)
         # A commit is not broken off with the one who waits for it.
@@ -124,8 +127,6 @@ class LiveFiles:
         await asyncio.gather(*self._commits, return_exceptions=True)
         if not self._is_local:
             await self._commit(self._appended)
-        if self._file is not None:
-            self._file.close()
 
     async def _commit(self, number: int) -> None:
         """Store all lines that are there, if that one is not stored yet."""
@@ -138,28 +139,25 @@ class LiveFiles:
             self._stored = upto
 
     def _put(self, lines: list[bytes]) -> None:
-        if self._path is not None and self._path.stat().st_size >= SEGMENT_BYTES:
-            self._end_file()
         self._append(lines)
         for attempt in tenacity.Retrying(
             stop=tenacity.stop_after_attempt(4), wait=tenacity.wait_exponential(max=8), reraise=True
         ):
             with attempt:
                 self._place.store(self.names[-1:])
+        if self._path is not None and self._path.stat().st_size >= SEGMENT_BYTES:
+            self._end_file()
 
     def _append(self, lines: list[bytes]) -> None:
-        if self._file is None:
+        if self._path is None:
             name = f"{self._prefix}{self._number}-{self._token}.jsonl"
             self._path = self._place.local / name
-            self._file = self._path.open("xb")
             self.names.append(name)
-        self._file.write(b"".join(lines))
-        self._file.flush()
+        with self._path.open("ab") as file:
+            file.write(b"".join(lines))
 
     def _end_file(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._file = self._path = None
+        self._path = None
         self._number += 1
 
 
