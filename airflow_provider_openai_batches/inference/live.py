@@ -24,7 +24,7 @@ from airflow_provider_openai_batches.inference.data.lines import classify, read_
 from airflow_provider_openai_batches.inference.data.outcomes import MISSING, SUCCEEDED, Outcome
 from airflow_provider_openai_batches.inference.data.results import Usage, usage_of
 from airflow_provider_openai_batches.inference.live_files import NO_ANSWER, error_line, line_of
-from airflow_provider_openai_batches.inference.live_pace import Pace, asked_pause
+from airflow_provider_openai_batches.inference.live_pace import LivePace, asked_pause
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -163,7 +163,7 @@ class _Run:
         self._log, self._stop, self._total, self._most = log, stop, total, most
         self._spec = spec_of(endpoint)
         self._clock = asyncio.get_running_loop().time
-        self._pace = Pace(most)
+        self._pace = LivePace(most)
         self._in_turn = asyncio.Lock()  # those who wait for it come in their order
         self._changed = asyncio.Event()
         self._token_ratio = 1.0
@@ -202,7 +202,7 @@ class _Run:
         """Ask a row until its answer is final, and pass it on."""
         found: _Found = await tenacity.AsyncRetrying(
             sleep=asyncio.sleep,
-            retry=tenacity.retry_if_result(self._is_passing),
+            retry=tenacity.retry_if_result(lambda found: found.outcome.retryable),
             stop=lambda _: self._is_out_of_tries(row),
             wait=lambda state: min(retry.wait(state), LIMITED_PAUSE) if row.is_limited else retry.wait(state),
             retry_error_callback=lambda state: state.outcome and state.outcome.result(),
@@ -218,11 +218,6 @@ class _Run:
         """Whether a row's failure is final; a 429 says more of all rows than of this one."""
         is_long = row.limited >= MAX_LIMITED and self._clock() - row.limited_at >= LIMITED_SECONDS
         return is_long or row.failures >= self._client.config.max_attempts
-
-    def _is_passing(self, found: _Found) -> bool:
-        if found.outcome.retryable and self._is_ending:
-            raise _EndedError
-        return found.outcome.retryable
 
     async def _ask(self, row: _Row) -> _Found:
         """Send a row's request once."""

@@ -116,7 +116,7 @@ class Allowance:
         return max(0.0, short / self._refill)
 
 
-class Pace:
+class LivePace:
     """
     Says when the next request may be sent.
 
