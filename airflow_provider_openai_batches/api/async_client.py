@@ -205,7 +205,8 @@ class AsyncBatchesClient:
 
 async def _start(answer: httpx.Response, size: int) -> bytes:
     """Read a body, but no more than ``size`` bytes of it."""
-    start, decoder = bytearray(), Decoder(answer.headers.get("content-encoding"))
+    is_error = not is_success(answer.status_code)
+    start, decoder = bytearray(), Decoder(answer.headers.get("content-encoding"), keeps_unknown=is_error)
     async for piece in answer.aiter_raw():
         for decoded in decoder.feed(piece):
             start += decoded
