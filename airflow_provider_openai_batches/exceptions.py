@@ -84,6 +84,14 @@ class NoLiveEndpointError(APIError):
     """The service has batches for an endpoint, but does not answer single requests to it."""
 
 
+class AnswersLate(OpenAIBatchesError):
+    """Rows had no answer by the time of ``answer_by``, and ``then`` says that this is a failure."""
+
+
+class CanaryFailed(OpenAIBatchesError):
+    """The first rows of a job were asked live, and their answers are not good enough for the rest."""
+
+
 class TaskKilled(OpenAIBatchesError):
     """The task is being stopped; the request that was about to be sent was not."""
 

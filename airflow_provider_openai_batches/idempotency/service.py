@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
+    from airflow_provider_openai_batches.api.config import ClientConfig
     from airflow_provider_openai_batches.api.models import Batch, File
 
 
@@ -18,6 +19,8 @@ class Service(Protocol):
     of seconds, and after ``stop()`` nothing is created or uploaded any more.
     """
 
+    @property
+    def config(self) -> ClientConfig: ...
     @property
     def recovery_seconds(self) -> float: ...
     @property

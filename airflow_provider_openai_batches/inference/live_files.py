@@ -15,18 +15,21 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import tenacity
 
-from airflow_provider_openai_batches import storage
 from airflow_provider_openai_batches.api import retry
+from airflow_provider_openai_batches.api.endpoints import spec_of
 from airflow_provider_openai_batches.api.errors import excerpt
-from airflow_provider_openai_batches.inference.data.lines import classify, decode_line, read_line
+from airflow_provider_openai_batches.inference.data.lines import body_of, classify, decode_line, read_line
+from airflow_provider_openai_batches.inference.data.manifest import LiveUse
+from airflow_provider_openai_batches.inference.data.results import Usage, usage_of
 from airflow_provider_openai_batches.inference.data.tolerant import UnreadableError, read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from airflow_provider_openai_batches.api.endpoints import EndpointSpec
     from airflow_provider_openai_batches.api.protocol import HttpReply
+    from airflow_provider_openai_batches.inference.data.index import ResultIndex
+    from airflow_provider_openai_batches.inference.data.job import Job, LivePart
     from airflow_provider_openai_batches.inference.workspace import Workspace
 
 # An object of a store is written anew with each few lines that are added, until it has this size.
@@ -35,11 +38,8 @@ SEGMENT_BYTES = 256 << 10
 NO_ANSWER = "no_answer"
 NOT_JSON, CUT = "The answer is not JSON", "The answer is cut off"
 UNFINISHED = frozenset({"queued", "in_progress"})
+_NAME = re.compile(r"live-\d+-\d+-\d+-[0-9a-f]+\.jsonl")
 _encode = msgspec.json.encode
-
-
-class _CustomId(msgspec.Struct):
-    custom_id: str
 
 
 class _Status(msgspec.Struct):
@@ -49,7 +49,6 @@ class _Status(msgspec.Struct):
 
 
 _decode_status = msgspec.json.Decoder(_Status).decode
-_decode_custom_id = msgspec.json.Decoder(_CustomId).decode
 
 
 class LiveFiles:
@@ -60,15 +59,15 @@ class LiveFiles:
     added to: as soon as one version of it is stored, the next one is, with the lines that came meanwhile.
 
     :param place: where the job keeps its files.
-    :param name: tells these rows from the others of the job, such as the number of their shard.
+    :param part: the name of the job's part that the rows are from, of digits.
+    :param number: how many times the part was asked before, because answers were not valid.
     """
 
-    def __init__(self, place: Workspace, name: str | int) -> None:
+    def __init__(self, place: Workspace, part: str, number: int = 0) -> None:
         self._place = place
-        self._prefix = f"live-{name}-"
-        self._is_local = storage.local(place.kept) is not None
-        self.names = self._found()
-        self._number = len(self.names) and self._number_of(self.names[-1]) + 1
+        self._prefix = f"live-{part}-{number}-"
+        self.names = [name for name in live_names(place) if name.startswith(self._prefix)]
+        self._number = len(self.names) and _number_of(self.names[-1]) + 1
         # In the names, so that a process that is thought dead and is not never writes to another's file.
         self._token = secrets.token_hex(4)
         self._path: Path | None = None
@@ -77,38 +76,16 @@ class LiveFiles:
         self._lock = asyncio.Lock()
         self._commits: set[asyncio.Task[None]] = set()
 
-    def _found(self) -> list[str]:
-        """Return the names of earlier processes' files, in their order."""
-        names = [path.name for path in self._place.kept.iterdir()]
-        pattern = re.compile(re.escape(self._prefix) + r"\d+-[0-9a-f]+\.jsonl")
-        return sorted(filter(pattern.fullmatch, names), key=lambda name: (self._number_of(name), name))
-
-    def _number_of(self, name: str) -> int:
-        return int(name.removeprefix(self._prefix).partition("-")[0])
-
-    def answered(self, spec: EndpointSpec) -> set[str]:
-        """Return whose answers earlier processes wrote, except for failures that may pass."""
+    def mend(self) -> None:
+        """Make whole what a killed process left: the last line of a file may be cut off."""
         self._place.fetch(self.names)
-        found = set()
         for name in self.names:
-            path = self._place.local / name
-            _mend_end(path)
-            with path.open("rb") as lines:
-                for data in lines:
-                    line = read_line(data)
-                    if line is not None and not classify(line, spec).retryable:
-                        found.add(line.custom_id)
-        return found
-
-    def left(self, lines: Iterable[bytes], spec: EndpointSpec) -> Iterator[bytes]:
-        """Yield the request lines of rows that :meth:`answered` does not have."""
-        answered = self.answered(spec)
-        return (line for line in lines if not answered or _decode_custom_id(line).custom_id not in answered)
+            _mend_end(self._place.local / name)
 
     async def write(self, line: bytes) -> None:
         """Return when the line is stored."""
         self._appended += 1
-        if self._is_local:
+        if self._place.is_local:
             try:
                 self._append([line])
             except OSError:
@@ -125,7 +102,7 @@ class LiveFiles:
     async def close(self) -> None:
         """Store what is not stored yet."""
         await asyncio.gather(*self._commits, return_exceptions=True)
-        if not self._is_local:
+        if not self._place.is_local:
             await self._commit(self._appended)
 
     async def _commit(self, number: int) -> None:
@@ -159,6 +136,38 @@ class LiveFiles:
     def _end_file(self) -> None:
         self._path = None
         self._number += 1
+
+
+def live_names(place: Workspace) -> list[str]:
+    """Return the names of all files with live answers of a job, in the order in which they were written."""
+    names = [path.name for path in place.kept.iterdir()] if place.kept.exists() else []
+    return sorted(filter(_NAME.fullmatch, names), key=lambda name: (name.split("-")[:3], _number_of(name)))
+
+
+def names_by_part(job: Job, place: Workspace) -> Iterator[tuple[LivePart, list[str]]]:
+    """Yield the parts of a job that have files with live answers, with the names of the files."""
+    names = live_names(place)
+    for part in job.live_parts():
+        if of_part := [name for name in names if name.startswith(f"live-{part.name}-")]:
+            yield part, of_part
+
+
+def use_of(index: ResultIndex, place: Workspace) -> LiveUse:
+    """Return how many rows have a live answer, and the tokens of all live answers."""
+    usage, spec, names = Usage(), spec_of(index.job.endpoint), live_names(place)
+    for name in names:
+        place.fetch([name])
+        with (place.local / name).open("rb") as lines:
+            for line in filter(None, map(read_line, lines)):
+                is_paid = classify(line, spec).status == "succeeded"
+                if is_paid and line.response and (used := usage_of(body_of(line.response))):
+                    usage.add(used)
+        place.drop([name])
+    return LiveUse(rows=index.answers_in(set(names)), usage=usage)
+
+
+def _number_of(name: str) -> int:
+    return int(name.split("-")[3])
 
 
 def _mend_end(path: Path) -> None:

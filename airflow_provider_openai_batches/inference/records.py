@@ -136,6 +136,10 @@ class Records(msgspec.Struct):
     :param not_before: no batch is created before this time.
     :param setbacks: the number of pauses in a row.
     :param stuck_since: when the first of them began.
+    :param counts_from: since when the time of ``answer_by`` counts.
+    :param has_live: whether rows were asked live; their answers are in files of their own.
+    :param has_canary: whether the first rows were asked live, and were good enough.
+    :param is_late: whether this try ended what ran because the time of ``answer_by`` was up.
     """
 
     digest: str
@@ -150,6 +154,10 @@ class Records(msgspec.Struct):
     not_before: float = 0
     setbacks: int = 0
     stuck_since: float | None = None
+    counts_from: float = 0
+    has_live: bool = False
+    has_canary: bool = False
+    is_late: bool = False
 
     # -- which batches there are ---------------------------------------------------------------------------
 
@@ -305,10 +313,13 @@ class Records(msgspec.Struct):
         return msgspec.structs.replace(
             new,
             first_started=self.first_started or self.started,
+            counts_from=new.counts_from or self.counts_from or self.first_started or self.started,
             salt=self.salt,
             by_shard=self.by_shard,
             stopped=self.stopped,
             token_limits=self.token_limits,
+            has_live=self.has_live,
+            has_canary=self.has_canary,
         )
 
     def save(self, folder: Path) -> None:

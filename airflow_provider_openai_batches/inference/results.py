@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from airflow_provider_openai_batches.api.validation import result_file_name
-from airflow_provider_openai_batches.exceptions import APIError, BatchFailed, OpenAIBatchesError
+from airflow_provider_openai_batches.exceptions import AnswersLate, APIError, BatchFailed, OpenAIBatchesError
 from airflow_provider_openai_batches.inference.budget import TOKEN_LIMIT
 from airflow_provider_openai_batches.inference.claim import names_of
 from airflow_provider_openai_batches.inference.data.findings import Findings, Scanner
@@ -18,32 +18,27 @@ from airflow_provider_openai_batches.inference.data.index import ResultIndex
 from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FILE
 from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, BatchRecord, Manifest
 from airflow_provider_openai_batches.inference.data.merge import merge
-from airflow_provider_openai_batches.inference.data.outcomes import RowError
+from airflow_provider_openai_batches.inference.data.outcomes import TOO_LATE, RowError
+from airflow_provider_openai_batches.inference.summary import errors_in_words, failure, in_words
 from airflow_provider_openai_batches.inference.workspace import files_of
 from airflow_provider_openai_batches.observability import metrics
 from airflow_provider_openai_batches.storage import write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from airflow_provider_openai_batches.api.models import Batch
     from airflow_provider_openai_batches.api.retry import Log
-    from airflow_provider_openai_batches.api.validation import FailOn
     from airflow_provider_openai_batches.idempotency.submit import Submitter
     from airflow_provider_openai_batches.inference.budget import Budget
     from airflow_provider_openai_batches.inference.data.job import Cut, Job, Shard
-    from airflow_provider_openai_batches.inference.data.manifest import Merged
+    from airflow_provider_openai_batches.inference.data.manifest import LiveUse, Merged
     from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
     from airflow_provider_openai_batches.inference.records import Record, Records
     from airflow_provider_openai_batches.inference.settings import Settings
     from airflow_provider_openai_batches.inference.workspace import Workspace
 
 _GONE = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
-# XCom values are stored in Airflow's database: lists are cut here, and complete in the manifest.
-SHOWN = 50
-SHOWN_ERRORS = 20
-SHOWN_MESSAGE = 300
 
 
 class JobResults:
@@ -88,6 +83,13 @@ class JobResults:
                 files = [place.local / name for name in record.files]
                 findings = self._findings(job, shard, record.files)
                 index.take(shard, files, findings, counts=shard.index not in records.stopped)
+        if records.has_live:
+            from airflow_provider_openai_batches.inference import live_files  # noqa: PLC0415 - rarely needed
+
+            for part, names in live_files.names_by_part(job, place):
+                index.add(part.as_shard, [place.local / name for name in names], counts=False)
+        if records.is_late:
+            index.nothing = TOO_LATE
         return index
 
     def follow_up(self, job: Job, cut: Cut | None) -> Job:
@@ -136,25 +138,48 @@ class JobResults:
         """
         settings, place = self._settings, self._workspace
         place.fetch([ROWS_FILE])
+        index = self.index(job)
         merged = merge(
-            self.index(job),
+            index,
             place.output,
             output=settings.output,
             schema=settings.schema,
             output_format=settings.output_format,
         )
         problem = self._records.rejection(job) or failure(merged.counts, settings.fail_on)
-        if problem:
-            raise BatchFailed(
-                f"{problem} The results so far are in {place.output}, without a manifest; another try "
+        late = self._late(merged)
+        if problem or late:
+            raise (AnswersLate if late else BatchFailed)(
+                f"{late or problem} The results so far are in {place.output}, without a manifest; another try "
                 f"continues from there.{errors_in_words(merged)}"
             )
-        manifest = self._manifest(job, merged, now)
+        manifest = self._manifest(job, merged, self._live_use(index), now)
         write_json(place.output / MANIFEST_FILE, manifest)
         self._log.info("%s: %s", place.output, in_words(manifest.counts))
         return manifest
 
-    def _manifest(self, job: Job, merged: Merged, now: float) -> Manifest:
+    def _live_use(self, index: ResultIndex) -> LiveUse | None:
+        if not self._records.has_live:
+            return None
+        from airflow_provider_openai_batches.inference.live_files import use_of  # noqa: PLC0415 - rarely needed
+
+        use = use_of(index, self._workspace)
+        self._log.info(
+            "Asked live: %d rows, %d tokens, at about %g times the price of a batch",
+            use.rows,
+            use.usage.total_tokens,
+            use.times_batch_price,
+        )
+        return use
+
+    def _late(self, merged: Merged) -> str | None:
+        """Say how many rows have no answer by the time of answer_by, where that is a failure."""
+        lost = sum(merged.counts[status] for status in ("expired", "cancelled", "missing"))
+        if self._settings.then != "fail" or not self._records.is_late or not lost:
+            return None
+        return f"{lost:,} of {sum(merged.counts.values()):,} rows had no answer by the time of answer_by."
+
+    def _manifest(self, job: Job, merged: Merged, live: LiveUse | None, now: float) -> Manifest:
         records = self._records
         times = {"started": records.first_started or records.started, "finished": now}
         return Manifest(
@@ -162,6 +187,7 @@ class JobResults:
             endpoint=self._settings.spec.endpoint,
             output_format=self._settings.output_format,
             rows=job.rows,
+            live=live,
             made_by=names_of(self._submitter.task),
             batches=[_described(shard, record) for shard, record in records.submitted(job)],
             times={name: datetime.fromtimestamp(moment, UTC).isoformat() for name, moment in times.items()},
@@ -258,79 +284,3 @@ def digests(settings: Settings, job: Job, folder: Path) -> tuple[str, str]:
         asked = f"{job.digest} {hashlib.file_digest(rows, 'sha256').hexdigest()}"
     given = f"{asked} {settings.output} {settings.output_format} {settings.schema is not None}"
     return hashlib.sha256(asked.encode()).hexdigest(), hashlib.sha256(given.encode()).hexdigest()
-
-
-def in_words(counts: Mapping[str, int]) -> str:
-    """Say how many rows have each status, such as ``998 succeeded, 2 failed``."""
-    return ", ".join(f"{number:,} {status}" for status, number in counts.items() if number)
-
-
-def failure(counts: Mapping[str, int], fail_on: FailOn) -> str | None:
-    """Say why these counts of rows by status fail the task; None if they do not."""
-    rows = sum(counts.values())
-    lost = rows - counts.get("succeeded", 0)
-    found = in_words(counts)
-    if lost == rows:
-        return f"Not one of {rows:,} rows succeeded ({found})."
-    allowed = {"none": rows, "any": 0}.get(fail_on, 0) if isinstance(fail_on, str) else fail_on * rows
-    if lost > allowed:
-        return f"{lost:,} of {rows:,} rows have no valid answer ({found}), which fail_on={fail_on!r} forbids."
-    return None
-
-
-def summary_of(manifest: Manifest, output_uri: str) -> dict[str, Any]:
-    """Return what goes into XCom; it is small whatever the size of the job."""
-    errors = sorted(manifest.errors.items(), key=lambda item: -item[1].count)
-    summary: dict[str, Any] = {
-        "output_uri": output_uri,
-        "rows": manifest.rows,
-        "counts": manifest.counts,
-        "truncated": manifest.truncated,
-        "usage": msgspec.to_builtins(manifest.usage),
-        "parts": [part.file for part in manifest.parts[:SHOWN]],
-        "parts_total": len(manifest.parts),
-        "batches": [
-            {name: getattr(batch, name) for name in ("shard", "round", "batch_id", "status")}
-            for batch in manifest.batches[:SHOWN]
-        ],
-        "batches_total": len(manifest.batches),
-        "rounds": max((batch.round for batch in manifest.batches), default=0),
-        "errors": {
-            code[:SHOWN_MESSAGE]: {
-                "count": group.count,
-                "message": group.message[:SHOWN_MESSAGE],
-                "custom_id": group.custom_id[:SHOWN_MESSAGE],
-            }
-            for code, group in errors[:SHOWN_ERRORS]
-        },
-        "errors_total": len(errors),
-        "lines": msgspec.to_builtins(manifest.scan),
-        "times": manifest.times,
-        "endpoint": manifest.endpoint,
-        "output_format": manifest.output_format,
-    }
-    return summary
-
-
-def dry_run_summary(job: Job, output_uri: str, directory: str) -> dict[str, Any]:
-    """Return the summary of a dry run."""
-    return {
-        "dry_run": True,
-        "output_uri": output_uri,
-        "shards_uri": directory,
-        "endpoint": job.endpoint,
-        "rows": job.rows,
-        "shards": len(job.shards),
-        "bytes": job.bytes,
-        "estimated_tokens": job.estimated_tokens,
-        "models": sorted({shard.model for shard in job.shards if shard.model}),
-    }
-
-
-def errors_in_words(merged: Merged) -> str:
-    """Name the most frequent errors, for a message."""
-    groups = sorted(merged.errors.items(), key=lambda item: -item[1].count)[:5]
-    return "".join(
-        f"\n  - {group.count:,} times {code}, first {group.custom_id}: {group.message[:SHOWN_MESSAGE]}"
-        for code, group in groups
-    )

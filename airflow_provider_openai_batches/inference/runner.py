@@ -8,6 +8,7 @@ for; after the wait, the caller passes its result to ``heard``.
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_openai_batches.api.retry import is_passing
@@ -23,14 +24,10 @@ from airflow_provider_openai_batches.inference.budget import Budget
 from airflow_provider_openai_batches.inference.data.job import JOB_FILE, Job
 from airflow_provider_openai_batches.inference.data.merge import check_output
 from airflow_provider_openai_batches.inference.records import RECORDS_FILE, Records
-from airflow_provider_openai_batches.inference.results import (
-    JobResults,
-    digests,
-    dry_run_summary,
-    summary_of,
-)
+from airflow_provider_openai_batches.inference.results import JobResults, digests
 from airflow_provider_openai_batches.inference.schedule import Schedule, WaitFor
 from airflow_provider_openai_batches.inference.submit import Submissions, delete_input_files
+from airflow_provider_openai_batches.inference.summary import dry_run_summary, summary_of
 from airflow_provider_openai_batches.inference.workspace import check_target
 
 if TYPE_CHECKING:
@@ -41,6 +38,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.data.job import Cut, Shard
     from airflow_provider_openai_batches.inference.data.manifest import Manifest
     from airflow_provider_openai_batches.inference.data.requests import Request
+    from airflow_provider_openai_batches.inference.live_rows import LiveRows
     from airflow_provider_openai_batches.inference.settings import Settings
     from airflow_provider_openai_batches.inference.workspace import Workspace
 
@@ -87,7 +85,8 @@ class Runner:
         :raises InvalidInputError: if the settings, the output directory or a row cannot be used. Settings and
             directory are checked before the first row is read.
         """
-        settings, place = self.settings, self.workspace
+        settings, place, now = self.settings, self.workspace, self._clock()
+        self._check_time(now)
         job, digest, results_digest, manifest = self._write(requests, is_claimed=True)
         if manifest is not None and settings.reuse:
             self._log.info("%s already holds the results of this job: nothing is sent", place.output)
@@ -97,11 +96,25 @@ class Runner:
             return summary_of(manifest, str(place.output))
         place.keep(job, digest, anew=not settings.reuse)
         self._log.info("Rows: %d, batches: %d, bytes: %d", job.rows, len(job.shards), job.bytes)
-        now, known = self._clock(), Records.load(place.kept) if settings.reuse else None
+        known = Records.load(place.kept) if settings.reuse else None
         salt = "" if settings.reuse else keys.one_time_key()
         new = Records(digest=results_digest, started=now, since=self._since, salt=salt)
+        new.counts_from = now if settings.begins_anew else 0.0
         self._begin(known.next_try(new) if known else new)
         return None
+
+    def _check_time(self, now: float) -> None:
+        """
+        Refuse a time of ``answer_by`` that is over; a later try ends what the earlier ones began.
+
+        :raises InvalidInputError: if it is.
+        """
+        due = self.settings.answer_time(now)
+        if due is not None and due <= now and self._since is None:
+            said = datetime.fromtimestamp(due, UTC).isoformat(" ", "seconds")
+            raise InvalidInputError(
+                f"The time of answer_by, {said}, is over: nothing was sent. Choose a later one."
+            )
 
     def rehearse(self, requests: Iterable[Request]) -> dict[str, Any]:
         """Write the request files, and say how large the job is; nothing is sent."""
@@ -140,6 +153,7 @@ class Runner:
                 endpoint=settings.spec.endpoint,
                 limits=settings.limits,
                 max_requests=settings.max_requests,
+                canary=settings.canary,
                 completed=self.workspace.park,
             )
             digest, results_digest = digests(settings, job, folder)
@@ -225,6 +239,14 @@ class Runner:
             self._set(submissions.find(self.job))
             if self._results.collect(self.job, self._clock()):
                 self._schedule.slow_down()
+            if self._schedule.wants_canary(self.job):
+                self._live.ask_first(self.job)
+            if self._schedule.is_due(self.job):
+                submissions.cancel_outdated(self.job)
+                submissions.stop_running()
+                if any(record.is_over for record in records.active):
+                    continue
+                return self._live.end(self.job, self._schedule)
             waiting = records.without_batch(self.job.shards)
             self._budget.look(waiting, self._clock())
             self._give_up_too_large(waiting)
@@ -240,6 +262,12 @@ class Runner:
             ):
                 self._hold()
                 return wait
+
+    @property
+    def _live(self) -> LiveRows:
+        from airflow_provider_openai_batches.inference.live_rows import LiveRows  # noqa: PLC0415 - most jobs ask nothing live
+
+        return LiveRows(self.settings, self.submitter, self.workspace, self.records, self._log, self._results)
 
     def _set(self, job: Job) -> None:
         """Go on with a job of more shards."""

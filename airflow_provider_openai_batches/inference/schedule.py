@@ -60,6 +60,30 @@ class Schedule:
             return limit
         return min(self._records.started + seconds, float("inf") if limit is None else limit)
 
+    @property
+    def answer_time(self) -> float | None:
+        """When every row is to have its answer."""
+        records = self._records
+        return self._settings.answer_time(records.counts_from or records.started)
+
+    @property
+    def is_late(self) -> bool:
+        return self.answer_time is not None and self._clock() >= self.answer_time
+
+    def is_due(self, job: Job) -> bool:
+        """Whether no batch is waited for any more, or none ever was."""
+        return self.is_late or self._settings.mode == "live" or job.rows <= self._settings.canary
+
+    def wants_canary(self, job: Job) -> bool:
+        """Whether the first rows are to be asked live before anything is submitted."""
+        is_new = not self._records.has_canary and not self.is_late
+        return is_new and 0 < self._settings.canary < job.rows
+
+    def wait_for_the_end(self) -> WaitFor | None:
+        """Wait for all batches that run; None if there are none."""
+        active = [str(record.batch_id) for record in self._records.active]
+        return WaitFor(active, self._limit, "ALL_COMPLETED") if active else None
+
     def is_busy(self, job: Job) -> bool:
         """Whether a batch runs, or is still to be submitted."""
         return bool(self._records.active or self._records.without_batch(job.shards))
@@ -93,7 +117,7 @@ class Schedule:
             ends.append(now + (TESTS_AFTER if waiting else CHECK_AFTER) * self._settings.poll_interval)
         elif not active:
             return None
-        ends.append(self._ripe_at(job))
+        ends += [self._ripe_at(job), self.answer_time]
         until = min((end for end in ends if end is not None), default=None)
         return WaitFor([str(record.batch_id) for record in active], until, self._return_when(bool(waiting)))
 

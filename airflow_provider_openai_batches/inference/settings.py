@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
 from airflow_provider_openai_batches.api import models, validation
 from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.idempotency.submit import BatchSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airflow_provider_openai_batches.api.validation import FailOn
-    from airflow_provider_openai_batches.idempotency.submit import BatchSpec
     from airflow_provider_openai_batches.inference.data.job import Limits
     from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
 
@@ -26,7 +27,15 @@ _COUNTS: dict[str, tuple[int, int | None]] = {
     "max_enqueued_tokens": (1, None),
     "max_rounds": (0, None),
     "max_requests": (1, None),
+    "canary": (0, None),
 }
+# Of answer_by: a year.
+MOST_SECONDS = 366 * 86_400
+# May be None.
+_OPTIONAL = frozenset({"max_requests", "max_enqueued_tokens"})
+# What happens to rows that have no answer by the time of answer_by.
+Then: TypeAlias = Literal["live", "fail", "keep"]
+_THEN, _MODES = ("live", "fail", "keep"), ("batch", "live")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +44,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     :param spec: what each batch asks of the service.
     :param enqueued_token_limits: those that the connection names, in tokens by model.
+    :param answer_by: seconds after the job's start, or a time.
+    :param begins_anew: whether this is the first try since the task was cleared: its time counts anew.
     :param deadline_seconds: how long one try may take in total; None: as long as its batches may run.
     :param must_end: the Unix time at which this try has to end in any case.
     """
@@ -50,6 +61,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_enqueued_tokens: int | None = None
     enqueued_token_limits: Mapping[str, int] = {}
     max_rounds: int = 3
+    mode: Literal["batch", "live"] = "batch"
+    canary: int = 0
+    answer_by: float | datetime | None = None
+    then: Then = "live"
+    begins_anew: bool = False
     fail_on: FailOn = "none"
     overwrite: bool = False
     reuse: bool = True
@@ -58,6 +74,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     poll_interval: float = 60.0
     deadline_seconds: float | None = None
     must_end: float | None = None
+
+    def answer_time(self, started: float) -> float | None:
+        """Return ``answer_by`` as a Unix time, for a job that started at this one."""
+        given = self.answer_by
+        return given.timestamp() if isinstance(given, datetime) else given and started + given
 
 
 def check_arguments(given: Any) -> None:
@@ -74,7 +95,7 @@ def check_arguments(given: Any) -> None:
     if (given.sql is None) != (given.sql_conn_id is None):
         raise InvalidInputError("sql and sql_conn_id belong together: give both.")
     for name, (least, most) in _COUNTS.items():
-        if getattr(given, name) is not None or name not in {"max_requests", "max_enqueued_tokens"}:
+        if getattr(given, name) is not None or name not in _OPTIONAL:
             validation.check_count(getattr(given, name), name, least, most)
     validation.check_fail_on(given.fail_on)
     if given.retry_invalid and given.output_schema is None:
@@ -84,3 +105,88 @@ def check_arguments(given: Any) -> None:
     for name in ("output_expires_after", "input_expires_after"):
         if getattr(given, name) is not None:
             validation.check_expiry(getattr(given, name), name)
+    _check_time(given)
+
+
+def _check_time(given: Any) -> None:
+    if given.mode not in _MODES:
+        raise InvalidInputError(f"mode is {given.mode!r}: it must be 'batch' or 'live'.")
+    if given.then not in {None, *_THEN}:
+        raise InvalidInputError(f"then is {given.then!r}: it must be 'live', 'fail' or 'keep'.")
+    if given.answer_by is None:
+        if given.then is not None:
+            raise InvalidInputError(
+                f"then={given.then!r} needs answer_by: it says what happens at that time."
+            )
+        return
+    if given.mode == "live":
+        raise InvalidInputError("answer_by has no meaning with mode='live': no batch is waited for.")
+    if isinstance(given.answer_by, int | float | timedelta | datetime):  # others are templates
+        answer_by(given.answer_by)
+
+
+def answer_by(given: Any) -> float | datetime | None:
+    """
+    Read the argument of that name, rendered.
+
+    :param given: seconds, a timedelta, or a time; the first and the last may be text. A time without a zone
+        is UTC.
+    :raises InvalidInputError: if it is nothing of these, or not above 0.
+    """
+    value = _of_text(given) if isinstance(given, str) else given
+    if not isinstance(value, int | float | timedelta | datetime | None):
+        raise InvalidInputError(f"answer_by is a {type(value).__name__}: it must be seconds or a time.")
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, datetime):
+        return value if value.tzinfo else value.replace(tzinfo=UTC)
+    if value is None or value < MOST_SECONDS:
+        return value if value is None else validation.check_interval(value, "answer_by")
+    raise InvalidInputError(
+        f"answer_by is {given!r}: it must be a time, or at most {MOST_SECONDS:,} seconds."
+    )
+
+
+def _of_text(text: str) -> float | datetime:
+    for read in (float, datetime.fromisoformat):
+        try:
+            return read(text.strip())
+        except ValueError:
+            pass
+    raise InvalidInputError(
+        f"answer_by is {text!r:.80}: it must be seconds or a time such as '2026-01-31T06:00:00+00:00'."
+    )
+
+
+def settings_of(given: Any, **more: Any) -> Settings:
+    """
+    Return the settings that an operator was given, rendered.
+
+    :param given: has the operator's arguments as attributes.
+    :param more: what is not one of its arguments.
+    :raises InvalidInputError: naming the argument.
+    """
+    from airflow_provider_openai_batches.inference.data.job import Limits  # noqa: PLC0415 - not when a DAG is parsed
+    from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema  # noqa: PLC0415 - not when a DAG is parsed
+
+    schema = given.output_schema
+    same = {name: getattr(given, name) for name in Settings.__struct_fields__ if name in given.__dict__}
+    other = {
+        "spec": BatchSpec(
+            endpoint=given.endpoint,
+            completion_window=given.completion_window,
+            metadata=given.metadata or {},
+            output_expires_after=given.output_expires_after,
+        ),
+        "output": given.output_kind,
+        "limits": Limits(
+            max_requests=given.max_requests_per_batch,
+            max_bytes=given.max_bytes_per_batch,
+            max_embedding_inputs=given.max_embedding_inputs_per_batch,
+        ),
+        "schema": schema if schema is None else OutputSchema(schema, strict=given.strict),
+        "answer_by": answer_by(given.answer_by),
+        "then": given.then or "live",
+        "deadline_seconds": given.batch_timeout,
+    }
+    return Settings(**{**same, **other, **more})

@@ -119,6 +119,20 @@ class Submissions:
                     NOT_SUBMITTED, "Not submitted, because another batch of the job was rejected"
                 )
 
+    def stop_running(self) -> None:
+        """Cancel the batches that run, because the time of ``answer_by`` is up."""
+        for record in self._records.active:
+            if record.is_over or record.status == "cancelling":
+                continue
+            if record.is_own:
+                record.saw(self._submitter.service.cancel_batch(str(record.batch_id)))
+                self._log.info("Batch %s is %s: the time of answer_by is up", record.batch_id, record.status)
+            else:
+                self._log.warning(
+                    "Batch %s is waited for beyond answer_by, because another Airflow may have made it",
+                    record.batch_id,
+                )
+
     def cancel(self) -> list[str]:
         """Cancel the running batches, and say what became of each."""
         ends = []
@@ -167,8 +181,9 @@ class Submissions:
                     break
                 record.saw(found[0])
                 record.release()
+        any_row = {"is_found": True, "first_row": 0, "last_row": job.rows - 1}
         shards = [
-            msgspec.structs.replace(shard, is_found=True) if shard.round and shard.index in adopted else shard
+            msgspec.structs.replace(shard, **any_row) if shard.round and shard.index in adopted else shard
             for shard in job.shards
         ]
         return msgspec.structs.replace(job, shards=shards) if shards != job.shards else job

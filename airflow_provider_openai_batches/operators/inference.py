@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow_provider_openai_batches.api import models
 from airflow_provider_openai_batches.exceptions import BatchTimeout, OpenAIBatchesError
 from airflow_provider_openai_batches.idempotency.ledger import Ledger
-from airflow_provider_openai_batches.idempotency.submit import BatchSpec, Submitter
-from airflow_provider_openai_batches.inference.settings import Settings, check_arguments
+from airflow_provider_openai_batches.idempotency.submit import Submitter
+from airflow_provider_openai_batches.inference.settings import check_arguments, settings_of
 from airflow_provider_openai_batches.operators.base import (
     WaitingOperator,
     began,
@@ -23,12 +23,14 @@ from airflow_provider_openai_batches.operators.base import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime, timedelta
 
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_openai_batches.api.validation import FailOn
     from airflow_provider_openai_batches.inference.data.requests import Request
     from airflow_provider_openai_batches.inference.runner import Runner
+    from airflow_provider_openai_batches.inference.settings import Settings, Then
 
 
 class OpenAIBatchInferenceOperator(WaitingOperator):
@@ -73,6 +75,13 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         default: what the connection names, or what a rejection says.
     :param max_rounds: how many times requests are sent again if they expired, were cancelled, failed with
         408, 409, 429 or 5xx, or have no result line. A round in which the task was stopped does not count.
+    :param mode: ``"live"``: ask every row at its endpoint itself, at once and at the price of live requests.
+    :param canary: ask so many of the first rows live before anything is submitted. If their answers would
+        fail the task (``output_schema``, ``fail_on``), it fails at once, without a retry.
+    :param answer_by: when every row is to have its answer: seconds or a timedelta after the first try, or a
+        time. Then the batches that run are cancelled, and what they answered is kept. (templated)
+    :param then: what happens to rows without an answer then: ``"live"``, the default, asks them live;
+        ``"fail"`` fails the task, without a retry; ``"keep"`` gives them the status ``expired``.
     :param max_requests: refuse a job with more rows than this.
     :param fail_on: ``"none"``: the task fails only if no row succeeded, or the service rejected a batch;
         ``"any"``: also if any row has no valid answer; a fraction: also if more than this fraction of the
@@ -105,6 +114,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         "model",
         "completion_window",
         "metadata",
+        "answer_by",
         "openai_conn_id",
     )
     template_ext: Sequence[str] = (".sql",)
@@ -136,6 +146,10 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         max_active_batches: int = 100,
         max_enqueued_tokens: int | None = None,
         max_rounds: int = 3,
+        mode: Literal["batch", "live"] = "batch",
+        canary: int = 0,
+        answer_by: float | timedelta | datetime | str | None = None,
+        then: Then | None = None,
         max_requests: int | None = None,
         fail_on: FailOn = "none",
         dry_run: bool = False,
@@ -171,6 +185,10 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         self.max_active_batches = max_active_batches
         self.max_enqueued_tokens = max_enqueued_tokens
         self.max_rounds = max_rounds
+        self.mode = mode
+        self.canary = canary
+        self.answer_by = answer_by
+        self.then = then
         self.max_requests = max_requests
         self.fail_on = fail_on
         self.is_dry_run = dry_run
@@ -278,32 +296,18 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
             warn_of_local_output(workspace.output, self.log)
         return Runner(self._settings(context), workspace, self._submitter, self.log, since=since)
 
-    def _settings(self, context: Context) -> Settings:
-        from airflow_provider_openai_batches.inference.data.job import Limits  # noqa: PLC0415 - not when a DAG is parsed
-        from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema  # noqa: PLC0415 - not when a DAG is parsed
+    def _begins_anew(self, context: Context) -> bool:
+        """Whether this is the first try since the task was cleared, which Airflow counts on from."""
+        ti = context["ti"]
+        return bool(ti.try_number == getattr(ti, "max_tries", 0) - (self.retries or 0) + 1)
 
-        limits = Limits(
-            max_requests=self.max_requests_per_batch,
-            max_bytes=self.max_bytes_per_batch,
-            max_embedding_inputs=self.max_embedding_inputs_per_batch,
+    def _settings(self, context: Context) -> Settings:
+        return settings_of(
+            self,
+            enqueued_token_limits={} if self.is_dry_run else self.hook.config.enqueued_token_limits,
+            must_end=self.must_end(context) if self.deferrable else None,
+            begins_anew=self._begins_anew(context),
         )
-        given = self.output_schema
-        same = {name: getattr(self, name) for name in Settings.__struct_fields__ if name in self.__dict__}
-        other = {
-            "spec": BatchSpec(
-                endpoint=self.endpoint,
-                completion_window=self.completion_window,
-                metadata=self.metadata or {},
-                output_expires_after=self.output_expires_after,
-            ),
-            "output": self.output_kind,
-            "limits": limits,
-            "schema": given if given is None else OutputSchema(given, strict=self.strict),
-            "enqueued_token_limits": {} if self.is_dry_run else self.hook.config.enqueued_token_limits,
-            "deadline_seconds": self.batch_timeout,
-            "must_end": self.must_end(context) if self.deferrable else None,
-        }
-        return Settings(**{**same, **other})
 
     def _requests(self, context: Context, settings: Settings) -> Iterator[Request]:
         """Yield the requests. No row is read before the first one is taken."""

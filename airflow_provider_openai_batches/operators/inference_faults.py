@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.exceptions import (
+    AnswersLate,
+    CanaryFailed,
+    InvalidInputError,
+    NoLiveEndpointError,
+    OpenAIBatchesError,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +35,10 @@ _NO_RIGHTS = re.compile("credential|authentication|unauthorized|forbidden|denied
 _NO_RIGHTS_CODES = {401, 403, 404}  # gcsfs has one class for all answers, with the status as its code
 
 
+class LastingError(OpenAIBatchesError, AirflowFailException):
+    """Another try would end in the same way, so none follows."""
+
+
 class UnusableInputError(InvalidInputError, AirflowFailException):
     """The task was refused before anything was spent. Another try would be refused too, so none follows."""
 
@@ -38,10 +48,13 @@ def fail_for_good(error: Exception) -> None:
     Fail a task that its next try would fail for the same reason.
 
     :raises UnusableInputError: for bad input, and for a store that this worker has no rights to.
+    :raises LastingError: for a job that is not worth going on with.
     """
     if isinstance(error, InvalidInputError):
         if not _may_pass(error.__cause__):
             raise UnusableInputError(str(error)) from error
+    elif isinstance(error, CanaryFailed | AnswersLate | NoLiveEndpointError):
+        raise LastingError(str(error)) from error
     elif _lacks_rights(error):
         message = f"A store refused this worker ({type(error).__name__}: {error}). Check its credentials."
         raise UnusableInputError(message) from error

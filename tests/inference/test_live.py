@@ -47,7 +47,7 @@ from airflow_provider_openai_batches.inference.live_pace import Left, asked_paus
 from airflow_provider_openai_batches.inference.workspace import Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from airflow_provider_openai_batches.api.protocol import HttpRequest
@@ -394,9 +394,23 @@ def place_of(uri: str, name: str) -> Workspace:
     return place
 
 
+def answered(files: LiveFiles) -> set[str]:
+    """Return whose answers earlier processes wrote, except for failures that may pass."""
+    files.mend()
+    lines = (line for name in files.names for line in (files._place.local / name).read_bytes().splitlines())
+    found = (line for line in map(read_line, lines) if line and not classify(line, SPEC).retryable)
+    return {line.custom_id for line in found}
+
+
+def left(files: LiveFiles, lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the request lines of the other rows."""
+    known = answered(files)
+    return (line for line in lines if json.loads(line)["custom_id"] not in known)
+
+
 def kept_lines(place: Workspace) -> list[bytes]:
     """All lines in the job's place, in the order of their files."""
-    files = LiveFiles(place, 0)
+    files = LiveFiles(place, "00000")
     place.fetch(files.names)
     return [
         line for name in files.names for line in (place.local / name).read_bytes().splitlines(keepends=True)
@@ -408,7 +422,7 @@ def test_each_line_is_there_when_its_write_returns(uri: str) -> None:
     name = job_at(uri)
 
     async def write(*numbers: int) -> None:
-        files = LiveFiles(place_of(uri, name), 0)
+        files = LiveFiles(place_of(uri, name), "00000")
         for number in numbers:
             line = live_files.line_of(f"row-{number}", HttpReply(200, {}, b"{}"))
             await files.write(line)
@@ -416,11 +430,11 @@ def test_each_line_is_there_when_its_write_returns(uri: str) -> None:
 
     asyncio.run(write(0, 1))  # not closed, as by a kill
     asyncio.run(write(2))
-    files = LiveFiles(place_of(uri, name), 0)
-    assert files.answered(SPEC) == {"row-0", "row-1", "row-2"}
-    assert [name.split("-")[2] for name in files.names] == ["0", "1"]
-    assert LiveFiles(place_of(uri, name), 1).names == []
-    assert list(files.left(request_lines(5), SPEC)) == list(islice(request_lines(5), 3, 5))
+    files = LiveFiles(place_of(uri, name), "00000")
+    assert answered(files) == {"row-0", "row-1", "row-2"}
+    assert [name.split("-")[3] for name in files.names] == ["0", "1"]
+    assert LiveFiles(place_of(uri, name), "00001").names == []
+    assert list(left(files, request_lines(5))) == list(islice(request_lines(5), 3, 5))
 
 
 def test_a_store_gets_few_objects(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,7 +448,7 @@ def test_a_store_gets_few_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [live_files.line_of(f"row-{n}", HttpReply(200, {}, b'{"n": "%d"}' % n)) for n in range(200)]
 
     async def main() -> None:
-        files = LiveFiles(place, 0)
+        files = LiveFiles(place, "00000")
         for begin in range(0, 200, 20):
             await asyncio.gather(*(files.write(line) for line in lines[begin : begin + 20]))
         await files.close()
@@ -462,7 +476,7 @@ def test_a_store_that_fails_now_and_then(monkeypatch: pytest.MonkeyPatch) -> Non
     first, second = (live_files.error_line(name, "x", "y") for name in ("a", "b"))
 
     async def main() -> None:
-        files = LiveFiles(place, 0)
+        files = LiveFiles(place, "00000")
         await files.write(first)
         with pytest.raises(OSError, match="away"):
             await files.write(second)
@@ -488,7 +502,7 @@ def test_a_write_that_is_given_up_breaks_nothing(monkeypatch: pytest.MonkeyPatch
     lines = [live_files.error_line(name, "x", "y") for name in ("a", "b")]
 
     async def main() -> None:
-        files = LiveFiles(place, 0)
+        files = LiveFiles(place, "00000")
         first, second = (asyncio.ensure_future(files.write(line)) for line in lines)
         await asyncio.to_thread(begun.wait, 20)
         first.cancel()
@@ -510,10 +524,11 @@ def test_a_last_line_that_was_cut(tmp_path: Path, *, is_whole: bool) -> None:
     uri = str(tmp_path / "out")
     name = job_at(uri)
     whole = [live_files.line_of(f"row-{n}", HttpReply(200, {}, b'{"a": 1}')) for n in range(2)]
-    path = place_of(uri, name).local / "live-0-0-00000000.jsonl"
+    path = place_of(uri, name).local / "live-00000-0-0-00000000.jsonl"
     path.write_bytes(whole[0] + whole[1][: -1 if is_whole else -20])
-    answered = LiveFiles(place_of(uri, name), 0).answered(SPEC)
-    assert answered == ({"row-0", "row-1"} if is_whole else {"row-0"})
+    assert answered(LiveFiles(place_of(uri, name), "00000")) == (
+        {"row-0", "row-1"} if is_whole else {"row-0"}
+    )
     assert path.read_bytes() == (b"".join(whole) if is_whole else whole[0])
 
 
@@ -561,14 +576,14 @@ def final_answers(lines: Iterable[bytes]) -> Counter[str]:
 
 async def one_try(service: LiveService, place: Workspace, count: int, end: Try) -> bool:
     """Return whether it came to its end."""
-    files, loop, stopped = LiveFiles(place, 0), asyncio.get_running_loop(), threading.Event()
+    files, loop, stopped = LiveFiles(place, "00000"), asyncio.get_running_loop(), threading.Event()
     begun = loop.time()
     if end.stopped_at is not None:
         loop.call_later(end.stopped_at, stopped.set)
     work = live.ask(
         service,
         ENDPOINT,
-        files.left(request_lines(count), SPEC),
+        left(files, request_lines(count)),
         files.write,
         log=LOG,
         stop=stopped.is_set,

@@ -21,7 +21,7 @@ from airflow_provider_openai_batches.inference.data.results import AnswerReader
 from airflow_provider_openai_batches.storage import open_binary, whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from airflow_provider_openai_batches.inference.data.job import Job, Shard
     from airflow_provider_openai_batches.inference.data.lines import RawLine
@@ -33,6 +33,7 @@ NOTHING, PASSING, LASTING, INVALID, PAID = range(5)
 _OK = int(HTTPStatus.OK)
 # 1 for each state of a row that is to be asked again, without and with those whose answers are invalid.
 OPEN = bytes(state in {NOTHING, PASSING} for state in range(256))
+FINAL = bytes(state > PASSING for state in range(256))
 OPEN_OR_INVALID = bytes(state in {NOTHING, PASSING, INVALID} for state in range(256))
 
 
@@ -128,6 +129,12 @@ class Findings(msgspec.Struct):
         opened = OPEN_OR_INVALID if self.has_checked else OPEN
         return requests - len(self.states) + sum(self.states.translate(opened))
 
+    def final_rows(self) -> Iterator[int]:
+        """Yield the numbers of the rows that another request would not help, or that were paid for."""
+        rows = array("I")
+        rows.frombytes(self.rows)
+        return compress(rows, self.states.translate(FINAL))
+
     def save(self, path: AnyPath) -> None:
         with whole(path) as handle:
             handle.write(msgspec.msgpack.encode(self))
@@ -214,7 +221,7 @@ class _ShardRows:
     """
 
     def __init__(self, job: Job, work: AnyPath, shard: Shard) -> None:
-        shards = [each for each in job.shards if each.round == 0] if shard.is_found else [shard]
+        shards = job.shards_over(shard) if shard.is_found else [shard]
         self.first = min(each.first_row for each in shards)
         size = max(each.last_row for each in shards) - self.first + 1
         self._seen, self._numbered = bytearray(size), bytearray(size)

@@ -12,7 +12,7 @@ from airflow_provider_openai_batches.inference.data.shards import Envelope, Shar
 from airflow_provider_openai_batches.storage import open_binary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from airflow_provider_openai_batches.inference.data.index import ResultIndex
     from airflow_provider_openai_batches.inference.data.job import Cut, Job, Shard
@@ -59,14 +59,24 @@ def write_followup(
 
 
 def _copy(shard: Shard, index: ResultIndex, wanted: bytearray, writer: ShardWriter) -> None:
+    count_inputs = spec_of(index.job.endpoint).count_inputs
+    for row, custom_id, line in request_lines(shard, index, wanted):
+        inputs = count_inputs(msgspec.json.decode(line, type=_Line).body.input) if count_inputs else 0
+        is_named = custom_id != default_id(row)
+        writer.add(row, msgspec.json.encode(custom_id), line, shard.model, inputs, is_named)
+
+
+def request_lines(shard: Shard, index: ResultIndex, wanted: bytearray) -> Iterator[tuple[int, str, bytes]]:
+    """
+    Yield row number, custom_id and request line of some rows of a shard of the first round.
+
+    :param wanted: 1 for each row of the job that is wanted, and 0 for the others.
+    """
     if not any(wanted[shard.first_row : shard.last_row + 1]):
         return
-    count_inputs = spec_of(index.job.endpoint).count_inputs
     index.fetch(shard.file)
     with open_binary(index.work / shard.file) as lines:
         for (row, custom_id), line in zip(read_ids(index.work, shard), lines, strict=True):
             if wanted[row]:
-                inputs = count_inputs(msgspec.json.decode(line, type=_Line).body.input) if count_inputs else 0
-                is_named = custom_id != default_id(row)
-                writer.add(row, msgspec.json.encode(custom_id), line, shard.model, inputs, is_named)
+                yield row, custom_id, line
     index.drop(shard.file)

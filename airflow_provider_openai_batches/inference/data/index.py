@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.data.findings import (
+    INVALID,
     LASTING,
     NOTHING,
     OPEN,
@@ -16,6 +17,7 @@ from airflow_provider_openai_batches.inference.data.findings import (
     Table,
 )
 from airflow_provider_openai_batches.inference.data.job import read_ids, read_runs
+from airflow_provider_openai_batches.inference.data.outcomes import MISSING
 from airflow_provider_openai_batches.storage import as_path
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ class ResultIndex:
         self._opened = OPEN if retry_invalid is None else OPEN_OR_INVALID
         self._table = Table(job.rows)
         self._asked = bytearray(job.rows)  # how many times; saturated
+        self.nothing = MISSING  # what became of rows that have no line
 
     @property
     def superseded(self) -> array[int]:
@@ -156,6 +159,12 @@ class ResultIndex:
         """Return the state of the row, and file number, offset and length of its best line if it has one."""
         table = self._table
         return table.state[row], table.file[row], table.offset[row], table.length[row]
+
+    def answers_in(self, names: set[str]) -> int:
+        """Return how many rows have their best answer in files of these names."""
+        numbers = {number for number, path in enumerate(self.files) if path and path.name in names}
+        found = zip(self._table.state, self._table.file, strict=True)
+        return sum(state >= INVALID and number in numbers for state, number in found)
 
     def is_unfinished(self, row: int) -> bool:
         """Whether the row is to be asked again: nothing usable came, and asking again may help."""

@@ -113,6 +113,28 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
         return f"shard-{self.index:05d}.findings"
 
 
+class LivePart(NamedTuple):
+    """Shards of the first round whose rows are asked live together; the same files have their answers."""
+
+    shards: list[Shard]
+
+    @property
+    def name(self) -> str:
+        """What the names of the files with its answers begin with."""
+        return f"{self.shards[0].index:05d}"
+
+    @property
+    def as_shard(self) -> Shard:
+        """Return it as one shard, which may have an answer to any row from its first to its last."""
+        return msgspec.structs.replace(
+            self.shards[0],
+            index=-1 - self.shards[0].index,
+            first_row=min(shard.first_row for shard in self.shards),
+            last_row=max(shard.last_row for shard in self.shards),
+            is_found=True,
+        )
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """
     A job whose request files are written.
@@ -144,6 +166,24 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     def shards_of(self, round_number: int) -> list[Shard]:
         return [shard for shard in self.shards if shard.round == round_number]
+
+    def shards_over(self, found: Shard) -> list[Shard]:
+        """Return the shards of the first round that have rows between a shard's first row and its last."""
+        return [
+            shard
+            for shard in self.shards_of(0)
+            if shard.first_row <= found.last_row and found.first_row <= shard.last_row
+        ]
+
+    def live_parts(self) -> list[LivePart]:
+        """Return the parts of the job whose rows are asked live together."""
+        parts: list[list[Shard]] = []
+        for shard in self.shards_of(0):
+            if parts and sum(each.requests for each in parts[-1]) + shard.requests <= MAX_REQUESTS:
+                parts[-1].append(shard)
+            else:
+                parts.append([shard])
+        return [LivePart(shards) for shards in parts]
 
     def save(self, work: AnyPath) -> None:
         write_json(work / JOB_FILE, self)

@@ -45,6 +45,21 @@ class Merged(msgspec.Struct):
     truncated: int = 0
 
 
+class LiveUse(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What was asked live rather than in a batch.
+
+    :param rows: how many rows have an answer from there.
+    :param usage: the tokens of all live answers; they are part of the job's usage.
+    :param times_batch_price: how many times as much they cost as in a batch.
+        https://developers.openai.com/api/docs/guides/batch
+    """
+
+    rows: int = 0
+    usage: Usage = msgspec.field(default_factory=Usage)
+    times_batch_price: float = 2.0
+
+
 class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One batch of the job; ``counts`` are the service's own."""
 
@@ -75,6 +90,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     errors: dict[str, ErrorGroup]
     scan: Scan
     truncated: int = 0
+    live: LiveUse | None = None
     made_by: dict[str, str] = {}
     times: dict[str, str] = {}
     version: int = VERSION

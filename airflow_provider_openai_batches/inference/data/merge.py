@@ -21,7 +21,7 @@ from airflow_provider_openai_batches.inference.data.manifest import (
     Merged,
     Part,
 )
-from airflow_provider_openai_batches.inference.data.outcomes import MISSING, STATUSES, Outcome, RowError
+from airflow_provider_openai_batches.inference.data.outcomes import STATUSES, Outcome, RowError
 from airflow_provider_openai_batches.inference.data.results import Answer, AnswerReader, usage_of
 from airflow_provider_openai_batches.inference.data.writers import WRITERS
 from airflow_provider_openai_batches.storage import as_path, open_binary, remove, whole
@@ -38,7 +38,6 @@ ROWS_PER_PART = 50_000
 MAX_ERROR_CODES = 50
 _OPEN_FILES = 64
 _BLOCK_ROWS = 64
-_NOTHING = Answer(MISSING, None, None)
 _Block: TypeAlias = tuple[list[bytes], list[Answer]]
 
 
@@ -80,6 +79,18 @@ def merge(
     merged.scan = index.scan
     _remove_others(directory, merged.parts)
     return merged
+
+
+def read_first(index: ResultIndex, rows: int, *, schema: OutputSchema | None) -> tuple[Merged, list[_Block]]:
+    """
+    Read the answers to the first rows, and write nothing.
+
+    :param rows: how many; all of them are in memory then.
+    """
+    merged = Merged(counts=dict.fromkeys(STATUSES, 0))
+    reader = AnswerReader(spec_of(index.job.endpoint), "text", schema)
+    with _ResultFiles(index) as files, open_binary(index.work / ROWS_FILE) as lines:
+        return merged, list(_Results(index, files, reader, merged).blocks(islice(lines, rows), 0))
 
 
 def check_output(output: str, output_format: str, rows_per_part: int = ROWS_PER_PART) -> None:
@@ -142,7 +153,7 @@ class _Results(msgspec.Struct):
     def _answer(self, row: int) -> Answer:
         state, number, offset, length = self.index.location(row)
         if state == NOTHING:
-            return _NOTHING
+            return Answer(self.index.nothing, None, None)
         if number in self.index.rejections:
             return Answer(Outcome("failed", error=self.index.rejections[number]), None, None)
         try:

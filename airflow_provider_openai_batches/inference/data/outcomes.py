@@ -101,3 +101,7 @@ def _failure(http_status: int | None, code: str, message: Any, kind: str = "") -
 MISSING = Outcome(
     "missing", retryable=True, error=RowError("missing", "The service returned no line for this request")
 )
+# What became of a request that had no answer when the job's time was up.
+TOO_LATE = Outcome(
+    "expired", retryable=True, error=RowError("answer_by", "There was no answer by the time of answer_by")
+)

@@ -43,6 +43,7 @@ def write_shards(
     endpoint: str,
     limits: Limits | None = None,
     max_requests: int | None = None,
+    canary: int = 0,
     completed: Callable[[Shard], None] | None = None,
 ) -> Job:
     """
@@ -50,6 +51,7 @@ def write_shards(
 
     :param work: the directory of the job; it is made if it is missing.
     :param max_requests: a job with more rows is refused, as soon as its first extra row comes.
+    :param canary: so many rows are in files of their own, which come first.
     :param completed: is called with each shard that another one follows; it may take the request file away.
     :raises InvalidInputError: if there are no rows or too many, a body is not JSON or too large for a file,
         or a ``custom_id`` occurs twice; the message names the row.
@@ -66,6 +68,8 @@ def write_shards(
                 raise InvalidInputError(
                     f"The job has more than max_requests={max_requests} rows: nothing was sent"
                 )
+            if rows == canary:
+                writer.begin_anew()
             write(request)
             rows += 1
     if not rows:
@@ -176,6 +180,16 @@ class ShardWriter:
             self.shards.append(shard.close())
         self.shards.sort(key=lambda shard: shard.index)
 
+    def begin_anew(self) -> None:
+        """Complete all files that are being written; the rows that follow come into others."""
+        for model in list(self._open):
+            self._complete(model)
+
+    def _complete(self, model: str | None) -> None:
+        self.shards.append(self._open.pop(model).close())
+        if self._completed is not None:
+            self._completed(self.shards[-1])
+
     def add(  # noqa: PLR0917 - called for each row of a job, and keyword arguments cost time
         self, row: int, custom_id: bytes, line: bytes, model: str | None, inputs: int, is_named: bool
     ) -> None:
@@ -201,9 +215,7 @@ class ShardWriter:
                 f"{self._limits.max_embedding_inputs:,}"
             )
         if model in self._open:
-            self.shards.append(self._open.pop(model).close())
-            if self._completed is not None:
-                self._completed(self.shards[-1])
+            self._complete(model)
         elif len(self._open) == MAX_MODELS:
             raise InvalidInputError(
                 f"{name} has the model {model!r}: a job may have at most {MAX_MODELS} models"

@@ -1,0 +1,55 @@
+"""Checks the answers of the first rows of a job, before anything is spent on the rest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from airflow_provider_openai_batches.exceptions import CanaryFailed
+from airflow_provider_openai_batches.inference.data.job import RowId
+from airflow_provider_openai_batches.inference.data.merge import read_first
+from airflow_provider_openai_batches.inference.summary import errors_in_words, failure, in_words
+
+if TYPE_CHECKING:
+    from airflow_provider_openai_batches.api.retry import Log
+    from airflow_provider_openai_batches.inference.data.index import ResultIndex
+    from airflow_provider_openai_batches.inference.data.job import Job, Shard
+    from airflow_provider_openai_batches.inference.data.results import Usage
+    from airflow_provider_openai_batches.inference.settings import Settings
+
+SHOWN, SHOWN_CHARACTERS = 2, 500
+
+
+def check_first(index: ResultIndex, shards: list[Shard], settings: Settings, log: Log) -> None:
+    """
+    Check the answers of the canary's rows, show two of them, and say what the whole job will take.
+
+    :param shards: those that the canary's rows are in.
+    :raises CanaryFailed: if their answers would fail the task.
+    """
+    merged, blocks = read_first(index, settings.canary, schema=settings.schema)
+    pairs = (pair for rows, answers in blocks for pair in zip(rows, answers, strict=True))
+    for row, answer in list(pairs)[:SHOWN]:
+        custom_id, error = msgspec.json.decode(row, type=RowId).custom_id, answer.outcome.error
+        said = error.message if error else answer.output
+        text = said if isinstance(said, str) else msgspec.json.encode(said).decode()
+        log.info("Canary, %s: %s: %.*s", custom_id, answer.outcome.status, SHOWN_CHARACTERS, text)
+    if problem := failure(merged.counts, settings.fail_on):
+        raise CanaryFailed(
+            f"The canary failed: nothing was submitted. {problem} The rest of {index.job.rows:,} rows was not "
+            f"asked.{errors_in_words(merged)}"
+        )
+    log.info("Canary: %s. %s", in_words(merged.counts), _outlook(merged.usage, shards, index.job, settings))
+
+
+def _outlook(usage: Usage, shards: list[Shard], job: Job, settings: Settings) -> str:
+    """Say how many tokens the whole job will have, as far as its first rows tell."""
+    estimated = sum(shard.estimated_tokens for shard in shards)
+    asked = usage.input_tokens * job.estimated_tokens / max(1, estimated)
+    answered = usage.output_tokens * job.rows / settings.canary
+    return (
+        f"{usage.input_tokens / settings.canary:,.0f} input and {usage.output_tokens / settings.canary:,.0f} "
+        f"output tokens a row; the whole job of {job.rows:,} rows will have about {asked:,.0f} and "
+        f"{answered:,.0f}"
+    )

@@ -1,0 +1,155 @@
+"""Asks rows of a job live, where no batch is to be waited for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from airflow_provider_openai_batches.api.async_client import AsyncBatchesClient
+from airflow_provider_openai_batches.exceptions import NoLiveEndpointError, TaskKilled
+from airflow_provider_openai_batches.inference.canary import check_first
+from airflow_provider_openai_batches.inference.data.findings import Scanner
+from airflow_provider_openai_batches.inference.data.followup import request_lines
+from airflow_provider_openai_batches.inference.data.job import ROWS_FILE, read_ids
+from airflow_provider_openai_batches.inference.live import MAX_UNDER_WAY, ask
+from airflow_provider_openai_batches.inference.live_files import LiveFiles
+from airflow_provider_openai_batches.inference.records import RECORDS_FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airflow_provider_openai_batches.api.retry import Log
+    from airflow_provider_openai_batches.idempotency.submit import Submitter
+    from airflow_provider_openai_batches.inference.data.index import ResultIndex
+    from airflow_provider_openai_batches.inference.data.job import Job, LivePart, Shard
+    from airflow_provider_openai_batches.inference.live import Tally
+    from airflow_provider_openai_batches.inference.records import Records
+    from airflow_provider_openai_batches.inference.results import JobResults
+    from airflow_provider_openai_batches.inference.schedule import Schedule, WaitFor
+    from airflow_provider_openai_batches.inference.settings import Settings
+    from airflow_provider_openai_batches.inference.workspace import Workspace
+
+ALL_ROUNDS = 255
+
+
+class LiveRows:
+    """The rows of a job that are asked live, and when."""
+
+    def __init__(  # noqa: PLR0917 - the collaborators of a job
+        self,
+        settings: Settings,
+        submitter: Submitter,
+        workspace: Workspace,
+        records: Records,
+        log: Log,
+        results: JobResults,
+    ) -> None:
+        self._settings, self._submitter, self._workspace = settings, submitter, workspace
+        self._records, self._log, self._results = records, log, results
+
+    def end(self, job: Job, schedule: Schedule) -> WaitFor | None:
+        """
+        Finish a job whose time is up: what is left is asked live, or not at all.
+
+        :return: what to wait for first; None if nothing is left to do.
+        :raises NoLiveEndpointError: if all rows were to be asked live, and the service cannot do it.
+        """
+        if wait := schedule.wait_for_the_end():
+            return wait
+        self._give_up(self._records.without_batch(job.shards))
+        self._records.is_late = is_late = schedule.is_late
+        if self._records.rejected or (is_late and self._settings.then != "live"):
+            return None
+        if not is_late and job.rows <= self._settings.canary:
+            self._log.info("The canary is as large as the job: all %d rows are asked live", job.rows)
+        try:
+            self.ask(job)
+        except NoLiveEndpointError as error:
+            if not is_late:
+                raise
+            self._log.error("%s. Rows without an answer get the status expired", error)
+        return None
+
+    def ask_first(self, job: Job) -> None:
+        """
+        Ask the rows of the canary, check their answers, and see to it that no batch asks them too.
+
+        :raises CanaryFailed: if the answers are not good enough.
+        """
+        shards = [shard for shard in job.shards_of(0) if shard.last_row < self._settings.canary]
+        self._give_up(self._records.without_batch(shards))
+        self.ask(job, self._settings.canary)
+        index = self._results.index(job)
+        self._workspace.fetch([ROWS_FILE])
+        check_first(index, shards, self._settings, self._log)
+        self._records.has_canary = True
+        for shard in shards:
+            rows = range(shard.first_row, shard.last_row + 1)
+            self._records.of(shard.index).open = sum(map(index.is_unfinished, rows))
+
+    def ask(self, job: Job, rows: int | None = None) -> None:
+        """
+        Ask live what has no answer yet.
+
+        :param rows: only the first so many rows.
+        :raises TaskKilled: if the task was stopped; what was answered is stored.
+        :raises APIError: if the service refuses all.
+        """
+        self._records.has_live = True
+        self._records.save(self._workspace.local)
+        self._workspace.store([RECORDS_FILE])
+        again = self._settings.max_rounds if self._settings.retry_invalid else 0
+        for part in job.live_parts():
+            for number in range(1 + again):
+                self._ask_part(job, part, number, job.rows if rows is None else rows)
+
+    def _give_up(self, shards: list[Shard]) -> None:
+        for shard in shards:
+            self._records.of(shard.index).give_up(shard.requests)
+            self._records.stopped.add(shard.index)
+
+    def _ask_part(self, job: Job, part: LivePart, number: int, rows: int) -> None:
+        files = LiveFiles(self._workspace, part.name, number)
+        files.mend()
+        index = self._results.index(job)
+        wanted = index.open_rows(ALL_ROUNDS)
+        wanted[rows:] = bytes(len(wanted[rows:]))
+        for row in self._answered(job, part, files.names):
+            wanted[row] = 0
+        total = sum(wanted[row] for shard in part.shards for row, _ in read_ids(index.work, shard))
+        if total:
+            tally = asyncio.run(self._run(files, _lines(index, part, wanted), total))
+            if tally.is_stopped:
+                raise TaskKilled("The task was stopped while rows were asked live; their answers are stored.")
+
+    def _answered(self, job: Job, part: LivePart, names: list[str]) -> Iterator[int]:
+        """Yield the rows whose answers an earlier process wrote to these files."""
+        if not names:
+            return iter(())
+        schema = self._settings.schema if self._settings.retry_invalid else None
+        folder = self._workspace.local
+        scanner = Scanner(job, folder, retry_invalid=schema)
+        return scanner.scan(part.as_shard, [folder / name for name in names]).final_rows()
+
+    async def _run(self, files: LiveFiles, lines: Iterator[bytes], total: int) -> Tally:
+        service, endpoint = self._submitter.service, self._settings.spec.endpoint
+        client = AsyncBatchesClient(service.config, connections=MAX_UNDER_WAY)
+        try:
+            return await ask(
+                client,
+                endpoint,
+                lines,
+                files.write,
+                log=self._log,
+                stop=lambda: service.stopped,
+                total=total,
+            )
+        finally:
+            await files.close()
+            await client.aclose()
+
+
+def _lines(index: ResultIndex, part: LivePart, wanted: bytearray) -> Iterator[bytes]:
+    for shard in part.shards:
+        for _, _, line in request_lines(shard, index, wanted):
+            yield line

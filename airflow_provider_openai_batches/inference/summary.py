@@ -1,0 +1,96 @@
+"""What is said of a job's results: in XCom, and in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow_provider_openai_batches.api.validation import FailOn
+    from airflow_provider_openai_batches.inference.data.job import Job
+    from airflow_provider_openai_batches.inference.data.manifest import Manifest, Merged
+
+# XCom values are stored in Airflow's database: lists are cut here, and complete in the manifest.
+SHOWN = 50
+SHOWN_ERRORS = 20
+SHOWN_MESSAGE = 300
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """Say how many rows have each status, such as ``998 succeeded, 2 failed``."""
+    return ", ".join(f"{number:,} {status}" for status, number in counts.items() if number)
+
+
+def failure(counts: Mapping[str, int], fail_on: FailOn) -> str | None:
+    """Say why these counts of rows by status fail the task; None if they do not."""
+    rows = sum(counts.values())
+    lost = rows - counts.get("succeeded", 0)
+    found = in_words(counts)
+    if lost == rows:
+        return f"Not one of {rows:,} rows succeeded ({found})."
+    allowed = {"none": rows, "any": 0}.get(fail_on, 0) if isinstance(fail_on, str) else fail_on * rows
+    if lost > allowed:
+        return f"{lost:,} of {rows:,} rows have no valid answer ({found}), which fail_on={fail_on!r} forbids."
+    return None
+
+
+def summary_of(manifest: Manifest, output_uri: str) -> dict[str, Any]:
+    """Return what goes into XCom; it is small whatever the size of the job."""
+    errors = sorted(manifest.errors.items(), key=lambda item: -item[1].count)
+    summary: dict[str, Any] = {
+        "output_uri": output_uri,
+        "rows": manifest.rows,
+        "counts": manifest.counts,
+        "truncated": manifest.truncated,
+        "usage": msgspec.to_builtins(manifest.usage),
+        "live": msgspec.to_builtins(manifest.live),
+        "parts": [part.file for part in manifest.parts[:SHOWN]],
+        "parts_total": len(manifest.parts),
+        "batches": [
+            {name: getattr(batch, name) for name in ("shard", "round", "batch_id", "status")}
+            for batch in manifest.batches[:SHOWN]
+        ],
+        "batches_total": len(manifest.batches),
+        "rounds": max((batch.round for batch in manifest.batches), default=0),
+        "errors": {
+            code[:SHOWN_MESSAGE]: {
+                "count": group.count,
+                "message": group.message[:SHOWN_MESSAGE],
+                "custom_id": group.custom_id[:SHOWN_MESSAGE],
+            }
+            for code, group in errors[:SHOWN_ERRORS]
+        },
+        "errors_total": len(errors),
+        "lines": msgspec.to_builtins(manifest.scan),
+        "times": manifest.times,
+        "endpoint": manifest.endpoint,
+        "output_format": manifest.output_format,
+    }
+    return summary
+
+
+def dry_run_summary(job: Job, output_uri: str, directory: str) -> dict[str, Any]:
+    """Return the summary of a dry run."""
+    return {
+        "dry_run": True,
+        "output_uri": output_uri,
+        "shards_uri": directory,
+        "endpoint": job.endpoint,
+        "rows": job.rows,
+        "shards": len(job.shards),
+        "bytes": job.bytes,
+        "estimated_tokens": job.estimated_tokens,
+        "models": sorted({shard.model for shard in job.shards if shard.model}),
+    }
+
+
+def errors_in_words(merged: Merged) -> str:
+    """Name the most frequent errors, for a message."""
+    groups = sorted(merged.errors.items(), key=lambda item: -item[1].count)[:5]
+    return "".join(
+        f"\n  - {group.count:,} times {code}, first {group.custom_id}: {group.message[:SHOWN_MESSAGE]}"
+        for code, group in groups
+    )
