@@ -45,6 +45,7 @@ class FakeTaskInstance:
         self.dag_id, self.run_id, self.task_id = "dag", run_id, task_id
         self.try_number, self.map_index = try_number, map_index
         self.xcoms: dict[str, Any] = {}
+        self.max_tries: int = 0
 
     def xcom_push(self, key: str, value: Any) -> None:
         json.dumps(value)  # an XCom value must be plain JSON
@@ -56,9 +57,13 @@ class FakeDagRun:
         self.run_after = run_after
 
 
-def task_context(operator: Any, try_number: int = 1, map_index: int = -1, run_id: str = "run") -> Any:
+def task_context(
+    operator: Any, try_number: int = 1, map_index: int = -1, run_id: str = "run", max_tries: int | None = None
+) -> Any:
     """Stand in for Airflow's ``Context``, with only the entries that the operators read."""
     ti = FakeTaskInstance(operator.task_id, try_number, map_index, run_id)
+    if max_tries is not None:
+        ti.max_tries = max_tries
     return {"ti": ti, "dag_run": FakeDagRun(datetime.now(UTC))}
 
 

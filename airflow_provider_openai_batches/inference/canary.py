@@ -34,7 +34,7 @@ def check_first(index: ResultIndex, shards: list[Shard], settings: Settings, log
         custom_id, error = msgspec.json.decode(row, type=RowId).custom_id, answer.outcome.error
         said = error.message if error else answer.output
         text = said if isinstance(said, str) else msgspec.json.encode(said).decode()
-        log.info("Canary, %s: %s: %.*s", custom_id, answer.outcome.status, SHOWN_CHARACTERS, text)
+        log.info("Canary, %s: %s: %s", custom_id, answer.outcome.status, text[:SHOWN_CHARACTERS])
     if problem := failure(merged.counts, settings.fail_on):
         raise CanaryFailed(
             f"The canary failed: nothing was submitted. {problem} The rest of {index.job.rows:,} rows was not "

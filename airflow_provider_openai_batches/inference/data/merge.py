@@ -21,7 +21,7 @@ from airflow_provider_openai_batches.inference.data.manifest import (
     Merged,
     Part,
 )
-from airflow_provider_openai_batches.inference.data.outcomes import STATUSES, Outcome, RowError
+from airflow_provider_openai_batches.inference.data.outcomes import STATUSES, TOO_LATE, Outcome, RowError
 from airflow_provider_openai_batches.inference.data.results import Answer, AnswerReader, usage_of
 from airflow_provider_openai_batches.inference.data.writers import WRITERS
 from airflow_provider_openai_batches.storage import as_path, open_binary, remove, whole
@@ -157,11 +157,13 @@ class _Results(msgspec.Struct):
         if number in self.index.rejections:
             return Answer(Outcome("failed", error=self.index.rejections[number]), None, None)
         try:
-            return self.reader.read_line(self.files.read(number, offset, length), answered=state >= INVALID)
+            answer = self.reader.read_line(self.files.read(number, offset, length), answered=state >= INVALID)
         except (ValueError, msgspec.DecodeError) as error:
             raise InvalidInputError(
                 f"{self.index.files[number]} was changed while its results were merged"
             ) from error
+        is_too_late = answer.outcome.status == "cancelled" and self.index.nothing is TOO_LATE
+        return Answer(TOO_LATE, None, None) if is_too_late else answer
 
     def _count(self, error: RowError, row: bytes) -> None:
         errors = self.merged.errors
