@@ -47,6 +47,11 @@ def is_over(status: str) -> bool:
     return status in TERMINAL_STATUSES
 
 
+def can_be_cancelled(status: str) -> bool:
+    """Whether a batch with this status still runs, and is not being cancelled already."""
+    return not is_over(status) and status != "cancelling"
+
+
 def status_of(word: str) -> str:
     """Return OpenAI's word for a status, whatever its spelling; an unknown one in small letters."""
     plain_word = word.strip().lower().replace("-", "_").replace(" ", "_")
@@ -142,8 +147,7 @@ class Batch(msgspec.Struct, frozen=True):
 
     @property
     def can_be_cancelled(self) -> bool:
-        """Whether it still runs, and is not being cancelled already."""
-        return not self.is_over and self.status != "cancelling"
+        return can_be_cancelled(self.status)
 
     @property
     def is_being_cancelled(self) -> bool:

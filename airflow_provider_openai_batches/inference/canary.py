@@ -37,8 +37,8 @@ def check_first(index: ResultIndex, shards: list[Shard], settings: Settings, log
         log.info("Canary, %s: %s: %s", custom_id, answer.outcome.status, text[:SHOWN_CHARACTERS])
     if problem := failure(merged.counts, settings.fail_on):
         raise CanaryFailed(
-            f"The canary failed: nothing was submitted. {problem} The rest of {index.job.rows:,} rows was not "
-            f"asked.{errors_in_words(merged)}"
+            f"The canary failed: nothing was submitted. {problem} The rest of {index.job.rows:,} rows was "
+            f"not asked.{errors_in_words(merged)}"
         )
     log.info("Canary: %s. %s", in_words(merged.counts), _outlook(merged.usage, shards, index.job, settings))
 

@@ -12,7 +12,7 @@ from airflow_provider_openai_batches.inference.data.findings import Scanner
 from airflow_provider_openai_batches.inference.data.followup import request_lines
 from airflow_provider_openai_batches.inference.data.job import ROWS_FILE, read_ids
 from airflow_provider_openai_batches.inference.live import MAX_UNDER_WAY, ask
-from airflow_provider_openai_batches.inference.live_files import LiveFiles
+from airflow_provider_openai_batches.inference.live_files import LiveFiles, live_names
 from airflow_provider_openai_batches.inference.records import RECORDS_FILE
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ class LiveRows:
         self._workspace.fetch([ROWS_FILE])
         check_first(index, shards, self._settings, self._log)
         self._records.has_canary = True
+        self._records.live_rows = index.answers_in(set(live_names(self._workspace)))
         for shard in shards:
             rows = range(shard.first_row, shard.last_row + 1)
             self._records.of(shard.index).open = sum(map(index.is_unfinished, rows))

@@ -138,6 +138,7 @@ class Records(msgspec.Struct):
     :param stuck_since: when the first of them began.
     :param counts_from: since when the time of ``answer_by`` counts.
     :param has_live: whether rows were asked live; their answers are in files of their own.
+    :param live_rows: how many rows were answered live before anything was submitted.
     :param has_canary: whether the first rows were asked live, and were good enough.
     :param is_late: whether this try ended what ran because the time of ``answer_by`` was up.
     """
@@ -156,6 +157,7 @@ class Records(msgspec.Struct):
     stuck_since: float | None = None
     counts_from: float = 0
     has_live: bool = False
+    live_rows: int = 0
     has_canary: bool = False
     is_late: bool = False
 
@@ -284,9 +286,11 @@ class Records(msgspec.Struct):
             "batches": len(job.shards),
             "finished": len(over),
             "total": job.rows,
-            "completed": sum(record.completed for record in over),
+            "completed": sum(record.completed for record in over) + self.live_rows,
             "failed": max(0, sum(record.failed for record in over) - asked_again),
             "round": job.round,
+            "again": asked_again,
+            "live": self.live_rows,
         }
 
     def rejection(self, job: Job) -> str | None:
@@ -320,6 +324,7 @@ class Records(msgspec.Struct):
             token_limits=self.token_limits,
             has_live=self.has_live,
             has_canary=self.has_canary,
+            live_rows=self.live_rows,
         )
 
     def save(self, folder: Path) -> None:

@@ -227,7 +227,8 @@ class Runner:
 
     def progress(self) -> dict[str, int]:
         """Return what was done so far, for the log of the wait."""
-        return self.records.progress(self.job)
+        shards = [shard for shard in self.job.shards if self.records.of(shard.index).files is None]
+        return {**self.records.progress(self.job), **self._budget.progress(shards)}
 
     def cancel(self) -> list[str]:
         """Cancel the running batches, and say what became of each."""

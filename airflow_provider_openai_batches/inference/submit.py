@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from airflow_provider_openai_batches.api.models import can_be_cancelled
 from airflow_provider_openai_batches.api.retry import is_passing, is_unusable
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError
 from airflow_provider_openai_batches.idempotency import keys
@@ -122,7 +123,7 @@ class Submissions:
     def stop_running(self) -> None:
         """Cancel the batches that run, because the time of ``answer_by`` is up."""
         for record in self._records.active:
-            if record.is_over or record.status == "cancelling":
+            if not can_be_cancelled(record.status):
                 continue
             if record.is_own:
                 record.saw(self._submitter.service.cancel_batch(str(record.batch_id)))

@@ -60,6 +60,11 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
         )
 
     @property
+    def has_begun(self) -> bool:
+        """Whether any of its requests was answered, or it is over."""
+        return self.is_over or self.completed + self.failed > 0
+
+    @property
     def left_something(self) -> bool:
         """Whether it is over and not all of its requests were answered."""
         return self.is_over and (self.status != "completed" or self.failed > 0 or self.completed < self.total)
@@ -75,6 +80,10 @@ class JobProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     :param completed: completed requests of the batches that had ended before.
     :param failed: failed requests of those batches.
     :param round: how many times failed requests have been sent again.
+    :param again: rows that were asked again, in the batches that had ended and in those that had not.
+    :param live: rows that were answered live; ``completed`` has them too.
+    :param tokens_in_line: estimated prompt tokens of all unfinished batches of the models.
+    :param token_limit: how many there may be; 0: it is not known.
     """
 
     batches: int = 0
@@ -83,6 +92,10 @@ class JobProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     completed: int = 0
     failed: int = 0
     round: int = 0
+    again: int = 0
+    live: int = 0
+    tokens_in_line: int = 0
+    token_limit: int = 0
 
 
 def single(seen: Seen, now: float) -> str:
@@ -96,7 +109,11 @@ def single(seen: Seen, now: float) -> str:
 
 
 def several(batches: Iterable[Seen | None], job: JobProgress, now: float) -> str:
-    """``7 of 20 batches done, 412,330/1,000,000 requests, 1.2% failed, round 1, about 2 h left``."""
+    """
+    ``7 of 20 batches done, 412,330/1,000,000 requests, 1.2% failed, round 1, about 2 h left``.
+
+    Batches that have not begun have no pace, so the time left is said to be that at the pace of the others.
+    """
     waited = list(batches)
     known = [seen for seen in waited if seen]
     completed = job.completed + sum(seen.completed for seen in known)
@@ -110,7 +127,15 @@ def several(batches: Iterable[Seen | None], job: JobProgress, now: float) -> str
         parts.append(f"{failed / (completed + failed):.1%} failed")
     if job.round:
         parts.append(f"round {job.round}")
-    return ", ".join(parts + _left(time_left(known, now, total - completed - failed)))
+    counts = {"asked again": job.again, "answered live": job.live}
+    parts += [f"{count:,} {what}" for what, count in counts.items() if count]
+    if job.token_limit:
+        parts.append(f"{job.tokens_in_line:,} of {job.token_limit:,} tokens in line")
+    left = _left(time_left(known, now, total - completed - failed))
+    idle = (job.batches or job.finished + len(waited)) - job.finished - sum(seen.has_begun for seen in known)
+    if left and idle > 0:
+        left = [f"{left[0]} at this pace", f"{idle} {'batch has' if idle == 1 else 'batches have'} not begun"]
+    return ", ".join(parts + left)
 
 
 def time_left(batches: Iterable[Seen], now: float, requests: int | None = None) -> float | None:

@@ -15,7 +15,7 @@ from airflow_provider_openai_batches.exceptions import (
     InvalidInputError,
     TransportError,
 )
-from airflow_provider_openai_batches.polling.progress import JobProgress
+from airflow_provider_openai_batches.polling.progress import JobProgress, Seen, several
 from airflow_provider_openai_batches.polling.wait import REFUSALS, Wait
 
 T0 = 1_800_000_000.0
@@ -75,7 +75,31 @@ def test_a_job_is_told_as_a_whole() -> None:
     texts(wait)
     wait.saw(batch("a", "completed", counts=(20_000, 7_330, 0)), T0)
     words = "7 of 20 batches done, 412,330/1,000,000 requests, 1.2% failed, round 1, about 1 h 54 min left"
-    assert texts(wait) == [f"a completed; {words}"]
+    assert texts(wait) == [f"a completed; {words} at this pace, 12 batches have not begun"]
+
+
+@pytest.mark.parametrize(
+    ("batches", "completed", "left"),
+    [
+        (2, 50, "about 50 s left"),
+        (3, 50, "about 50 s left at this pace, 1 batch has not begun"),
+        (2, 0, ""),
+    ],
+)
+def test_the_end_is_estimated_of_what_has_begun(batches: int, completed: int, left: str) -> None:
+    """Without a pace there is no estimate."""
+    job = JobProgress(batches=batches, finished=1, total=200, completed=100)
+    wait = wait_for("a", job=job)
+    wait.saw(batch("a", counts=(100, 0, 0), in_progress_at=int(T0 - 50)), T0)
+    texts(wait)
+    seen = Seen.of(batch("a", counts=(100, completed, 0), in_progress_at=int(T0 - 50)), T0)
+    assert several([seen], job, T0).partition("requests")[2].removeprefix(", ") == left
+
+
+def test_what_was_asked_again_or_live_and_is_in_line_is_told() -> None:
+    job = JobProgress(batches=2, total=100, again=12, live=3, tokens_in_line=80_000, token_limit=90_000)
+    said = several([None, None], job, T0)
+    assert said.endswith("12 asked again, 3 answered live, 80,000 of 90,000 tokens in line")
 
 
 def test_a_change_of_status_is_told_at_once_and_progress_once_a_minute() -> None:
