@@ -3,7 +3,8 @@ How long a job takes, compared with an ideal scheduler that knows all that will 
 
 The dev server's clock runs many times faster than real time, and so does that of each job's process: by
 default a second is an hour. Prints markdown. ``--speed 1200`` suits a slow or a busy machine: there the CPU
-time of a job weighs less against the hours that its batches take.
+time of a job weighs less against the hours that its batches take. What the other providers do with two of
+the cases stands beside ours; ``makespan_beside.py`` says how they are used. ``--only-ours`` leaves them out.
 """
 
 from __future__ import annotations
@@ -20,28 +21,28 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from environments import OURS, dev_server, environment_of
+from environments import CHECKOUT, dev_server, environment_of, python_of
 from makespan_cases import CASES, HOUR, SEED, Case, Task
+from makespan_ways import Way, ways_of
 
 from airflow_provider_openai_batches.devserver import DevServerClient
 from airflow_provider_openai_batches.devserver.settings import Settings
 from airflow_provider_openai_batches.devserver.validation import PassingFailures
 
-SIDE_PROGRAM = Path(__file__).with_name("makespan_side.py")
 READY_WITHIN = 120.0
 MOST_RUNS = 10
 NEVER = float("inf")
 
 
 class JobProcess:
-    """A job in a process of its own. Leaving the block ends it."""
+    """A job in a process of its own."""
 
-    def __init__(self, task: Task, home: Path) -> None:
+    def __init__(self, way: Way, python: Path, task: Task, home: Path) -> None:
         home.mkdir()
         (home / "task.json").write_text(json.dumps(dataclasses.asdict(task)))
         self._errors = home / "errors.txt"
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", SIDE_PROGRAM, home / "task.json"],
+            way.command(python, home / "task.json"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors.open("w"),
@@ -86,17 +87,18 @@ class Outcome(NamedTuple):
     """
     How a case went.
 
-    :param hours: of each job; infinite for one that did not end in time, or without all of its answers.
-    :param lost: how many rows have no answer in the results.
+    :param hours: until the end of each job; infinite for one that did not end in time.
+    :param answered: how many rows have an answer in the results of the jobs that ended.
     """
 
     case: Case
+    way: Way
     ideal: float
     hours: list[float]
     batches: int
     rejected: int
     answered_twice: int
-    lost: int
+    answered: int
     errors: list[str]
 
 
@@ -115,7 +117,8 @@ def ideal(case: Case) -> float:
     return case.ideal(runs)
 
 
-def measure(case: Case, options: argparse.Namespace) -> Outcome:
+def measure(case: Case, way: Way, options: argparse.Namespace) -> Outcome:
+    python = python_of(way.side, options.directory)
     validating = {"validating_seconds": options.validating * 60.0}
     settings = {**case.settings, **validating, "clock_speed": options.speed}
     given = [part for name, value in settings.items() for part in ("--set", f"{name}={json.dumps(value)}")]
@@ -124,23 +127,24 @@ def measure(case: Case, options: argparse.Namespace) -> Outcome:
         dev_server("--batch-seconds", str(case.again * HOUR), *given) as base_url,
         DevServerClient(base_url) as control,
     ):
-        tasks = tasks_of(case, options, base_url, folder)
-        ended = run_all(tasks, Path(folder), case.within * HOUR / options.speed)
+        tasks = tasks_of(case, way, options, base_url, folder)
+        jobs = [JobProcess(way, python, task, Path(folder) / str(n)) for n, task in enumerate(tasks)]
+        ended = run_all(jobs, case.within * HOUR / options.speed)
         spans, twice = control.timeline(), control.answers(at_least=2)
-    whole = [found["seconds"] / HOUR if found["succeeded"] == case.rows else NEVER for found in ended]
     return Outcome(
         case,
+        way,
         ideal(case),
-        whole,
+        [found["seconds"] / HOUR for found in ended],
         len(spans),
         sum(span["rejected"] is not None for span in spans),
         len(twice),
-        sum(case.rows - found["succeeded"] for found in ended),
+        sum(found["succeeded"] for found in ended),
         [found["error"] for found in ended if found["error"]],
     )
 
 
-def tasks_of(case: Case, options: argparse.Namespace, base_url: str, folder: str) -> list[Task]:
+def tasks_of(case: Case, way: Way, options: argparse.Namespace, base_url: str, folder: str) -> list[Task]:
     return [
         Task(
             name=f"{case.name}-{number}",
@@ -150,14 +154,14 @@ def tasks_of(case: Case, options: argparse.Namespace, base_url: str, folder: str
             rows=case.rows,
             requests_per_batch=case.requests_per_batch,
             poll_interval=options.poll_interval,
+            options=way.options,
         )
         for number in range(case.jobs)
     ]
 
 
-def run_all(tasks: list[Task], folder: Path, within: float) -> list[dict[str, Any]]:
+def run_all(jobs: list[JobProcess], within: float) -> list[dict[str, Any]]:
     """Begin all jobs at the same time, and say how each of them ended within these real seconds."""
-    jobs = [JobProcess(task, folder / str(number)) for number, task in enumerate(tasks)]
     try:
         for job in jobs:
             if job.report(READY_WITHIN) is None:
@@ -175,18 +179,26 @@ def run_all(tasks: list[Task], folder: Path, within: float) -> list[dict[str, An
 
 # -- the table -----------------------------------------------------------------------------------------------
 
-HEAD = ("case", "ideal", "job", "job ÷ ideal", "batches", "rejected", "answered twice", "rows lost")
+HEAD = ("", "ideal", "job", "job ÷ ideal", "batches", "rejected", "answered twice", "rows with an answer")
 
 
 def line_of(outcome: Outcome) -> str:
-    """The row of a case; of several jobs, the time and the ratio are those of the slowest."""
-    slowest, best = max(outcome.hours), outcome.ideal
-    times = "never", "never"
+    """
+    The row of a case; of several jobs, the time and the ratio are those of the slowest.
+
+    Jobs that leave rows without an answer have an end, but no ratio: they never did what the ideal does.
+    """
+    slowest, rows = max(outcome.hours), outcome.case.jobs * outcome.case.rows
+    time, ratio = f"not within {outcome.case.within:.0f} h", "never"
     if slowest != NEVER:
         each = f" ({', '.join(f'{hours:.1f}' for hours in sorted(outcome.hours))})"
-        times = f"{slowest:.1f} h{each if outcome.case.jobs > 1 else ''}", f"{slowest / best:.2f}"
-    counts = outcome.batches, outcome.rejected, outcome.answered_twice, outcome.lost
-    return row(outcome.case.name, f"{best:.1f} h", *times, *(f"{count:,}" for count in counts))
+        time = f"{slowest:.1f} h{each if outcome.case.jobs > 1 else ''}"
+        if outcome.answered == rows:
+            ratio = f"{slowest / outcome.ideal:.2f}"
+    counts = f"{outcome.batches:,}", f"{outcome.rejected:,}", f"{outcome.answered_twice:,}"
+    answered = f"{outcome.answered:,} of {rows:,}"
+    name = f"`{outcome.case.name}`: {outcome.way.title}"
+    return row(name, f"{outcome.ideal:.1f} h", time, ratio, *counts, answered)
 
 
 def row(*cells: str) -> str:
@@ -208,6 +220,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--validating", type=float, default=10.0, help="minutes until a batch is rejected, or begun"
     )
+    parser.add_argument("--only-ours", action="store_true")
+    parser.add_argument("--directory", type=Path, default=CHECKOUT / ".bench", help="for the environments")
     options = parser.parse_args()
     if unknown := set(options.cases) - set(names):
         parser.error(f"there is no case {', '.join(sorted(unknown))}; there are {', '.join(names)}")
@@ -216,19 +230,20 @@ def parsed() -> argparse.Namespace:
 
 def main() -> None:
     options = parsed()
-    how = f"a second is {options.speed / HOUR:.2f} h, polled every {options.poll_interval:.0f} s"
-    print(f"{OURS.title}; {how}\n")
+    options.directory.mkdir(parents=True, exist_ok=True)
+    print(f"A second is {options.speed / HOUR:.2f} h, polled every {options.poll_interval:.0f} s\n")
     print(row(*HEAD), row("---", *("---:",) * (len(HEAD) - 1)), sep="\n", flush=True)
     for case in CASES:
         if options.cases and case.name not in options.cases:
             continue
         if case.needs:
-            print(row(case.name, *("",) * (len(HEAD) - 1), f"needs {case.needs}"), flush=True)
+            print(row(f"`{case.name}`", *("",) * (len(HEAD) - 2), f"needs {case.needs}"), flush=True)
             continue
-        outcome = measure(case, options)
-        print(line_of(outcome), flush=True)
-        for error in outcome.errors:
-            print(f"{case.name}: {error}", file=sys.stderr)
+        for way in ways_of(case, only_ours=options.only_ours):
+            outcome = measure(case, way, options)
+            print(line_of(outcome), flush=True)
+            for error in outcome.errors:
+                print(f"{case.name}, {way.title}: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":
