@@ -102,7 +102,7 @@ class Outcome(NamedTuple):
     errors: list[str]
 
 
-def ideal(case: Case) -> float:
+def ideal(case: Case, speed: float) -> float:
     share = Settings(failing_share=case.share, failing_share_by_number=list(case.fails)).failing_share_of
     statuses = Settings().failing_statuses
 
@@ -114,13 +114,13 @@ def ideal(case: Case) -> float:
             count += 1
         return count
 
-    return case.ideal(runs)
+    return case.ideal(runs, speed)
 
 
 def measure(case: Case, way: Way, options: argparse.Namespace) -> Outcome:
     python = python_of(way.side, options.directory)
     validating = {"validating_seconds": options.validating * 60.0}
-    settings = {**case.settings, **validating, "clock_speed": options.speed}
+    settings = {**validating, **case.settings, "clock_speed": options.speed}
     given = [part for name, value in settings.items() for part in ("--set", f"{name}={json.dumps(value)}")]
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -130,18 +130,26 @@ def measure(case: Case, way: Way, options: argparse.Namespace) -> Outcome:
         tasks = tasks_of(case, way, options, base_url, folder)
         jobs = [JobProcess(way, python, task, Path(folder) / str(n)) for n, task in enumerate(tasks)]
         ended = run_all(jobs, case.within * HOUR / options.speed)
-        spans, twice = control.timeline(), control.answers(at_least=2)
+        spans, twice = control.timeline(), len(control.answers(at_least=2)) + _twice_live(control, case)
     return Outcome(
         case,
         way,
-        ideal(case),
+        ideal(case, options.speed),
         [found["seconds"] / HOUR for found in ended],
         len(spans),
         sum(span["rejected"] is not None for span in spans),
-        len(twice),
+        twice,
         sum(found["succeeded"] for found in ended),
         [found["error"] for found in ended if found["error"]],
     )
+
+
+def _twice_live(control: DevServerClient, case: Case) -> int:
+    """Return how many live answers there are to rows that had one."""
+    stats = control.stats()
+    live = stats["live"]
+    before = stats["request_lines_paid"] + live["paid"] - case.rows if live["paid"] else 0
+    return max(int(before), int(live["paid"] - live["paid_distinct"]))
 
 
 def tasks_of(case: Case, way: Way, options: argparse.Namespace, base_url: str, folder: str) -> list[Task]:
@@ -154,7 +162,7 @@ def tasks_of(case: Case, way: Way, options: argparse.Namespace, base_url: str, f
             rows=case.rows,
             requests_per_batch=case.requests_per_batch,
             poll_interval=options.poll_interval,
-            options=way.options,
+            options={**way.options, **({"answer_by": case.answer_by * HOUR} if case.answer_by else {})},
         )
         for number in range(case.jobs)
     ]
@@ -235,9 +243,6 @@ def main() -> None:
     print(row(*HEAD), row("---", *("---:",) * (len(HEAD) - 1)), sep="\n", flush=True)
     for case in CASES:
         if options.cases and case.name not in options.cases:
-            continue
-        if case.needs:
-            print(row(f"`{case.name}`", *("",) * (len(HEAD) - 2), f"needs {case.needs}"), flush=True)
             continue
         for way in ways_of(case, only_ours=options.only_ours):
             outcome = measure(case, way, options)

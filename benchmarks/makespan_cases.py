@@ -14,6 +14,7 @@ CHAT = "/v1/chat/completions"
 MODEL = "gpt-5-mini"
 TOKENS = 100  # of each request; the server counts four bytes of a body as a token
 SEED = 7
+ENDING_TAKES = 0.1  # of a batch's time, from its cancel to its end at the dev server
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,9 @@ class Case:
     :param share: the fraction of the rows that fail in passing; ``fails`` has others for the first batches.
     :param limit: the enqueued-token limit, in batches of the first round.
     :param jobs: how many begin at the same time.
+    :param answer_by: after so many hours the rest is asked live, of which the service answers so many at once,
+        ``burst``, and then so many a real second, ``live_rate``. Such a case's batches never begin.
     :param within: after this many hours a job counts as never ending.
-    :param needs: what the operator lacks for this case.
     """
 
     name: str
@@ -63,8 +65,10 @@ class Case:
     fails: tuple[float | None, ...] = ()
     limit: float | None = None
     jobs: int = 1
+    answer_by: float | None = None
+    burst: int = 0
+    live_rate: float = 0.0
     within: float = 60.0
-    needs: str = ""
 
     @property
     def requests_per_batch(self) -> int:
@@ -78,7 +82,8 @@ class Case:
     def settings(self) -> dict[str, Any]:
         """Those of the dev server."""
         limit = self.limit_in_tokens
-        return {
+        live = self.live_settings if self.answer_by else {}
+        return live | {
             "window_seconds": 24 * HOUR,
             "batch_seconds_by_number": [each and each * HOUR for each in self.hours],
             "failing_share": self.share,
@@ -87,12 +92,25 @@ class Case:
             "seed": SEED,
         }
 
-    def ideal(self, runs: Callable[[int, int], int]) -> float:
+    @property
+    def live_settings(self) -> dict[str, Any]:
+        """Those for a batch that never begins, and for what is asked live: its clock is the real one."""
+        return {
+            "validating_seconds": 1_000 * HOUR,
+            "requests_per_minute": self.burst,
+            "minute_seconds": self.burst / self.live_rate,
+        }
+
+    def ideal(self, runs: Callable[[int, int], int], speed: float) -> float:
         """
         The hours that no scheduler can go below, even if it knows all that will happen.
 
         :param runs: how often a row must be asked, by the number of its batch and of the row.
+        :param speed: of the server's clock.
         """
+        if self.answer_by is not None:
+            live = (self.rows - self.burst) / self.live_rate * speed / HOUR
+            return self.answer_by + self.again * ENDING_TAKES + live
         return max(self._longest_chain(runs), self._queue(runs))
 
     def _longest_chain(self, runs: Callable[[int, int], int]) -> float:
@@ -124,5 +142,6 @@ CASES = [
     Case("oversize", rows=1_000, batches=1, limit=0.3),
     # Three jobs of ten batches each begin at the same time, and the limit holds three batches.
     Case("three", rows=1_000, batches=10, limit=3.3, jobs=3),
-    Case("deadline", rows=5_000, batches=1, needs="answer_by"),
+    # A batch that never ends is given up after four hours, and its rows are asked live.
+    Case("deadline", rows=5_000, batches=1, answer_by=4.0, burst=600, live_rate=100.0),
 ]

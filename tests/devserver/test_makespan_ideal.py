@@ -66,14 +66,14 @@ def cases(draw: st.DrawFn, *, limited: bool) -> tuple[Any, dict[int, int]]:
 def test_no_schedule_is_quicker(drawn: tuple[Any, dict[int, int]]) -> None:
     """Not under a limit either."""
     case, runs = drawn
-    assert case.ideal(lambda _, row: runs[row]) <= greedy(case, runs)
+    assert case.ideal(lambda _, row: runs[row], 1.0) <= greedy(case, runs)
 
 
 @given(cases(limited=False))
 def test_without_a_limit_it_can_be_reached(drawn: tuple[Any, dict[int, int]]) -> None:
     """By asking again at once."""
     case, runs = drawn
-    assert case.ideal(lambda _, row: runs[row]) == greedy(case, runs)
+    assert case.ideal(lambda _, row: runs[row], 1.0) == greedy(case, runs)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_without_a_limit_it_can_be_reached(drawn: tuple[Any, dict[int, int]]) ->
 def test_the_cases(name: str, hours: float) -> None:
     """Their ideals, if every row is answered at once."""
     (case,) = (case for case in CASES if case.name == name)
-    assert case.ideal(lambda *_: 1) == hours
+    assert case.ideal(lambda *_: 1, 1.0) == hours
 
 
 @pytest.mark.parametrize("rows", [1, 1_000])
