@@ -30,8 +30,7 @@ class WaitFor(NamedTuple):
 
     :param batch_ids: the batches; if empty, only the time is waited for.
     :param until: Unix seconds; None: as long as the batches may run.
-    :param return_when: whether the wait ends with the first batch that ends, with the first that ends and
-        left requests without an answer, or with the last one.
+    :param return_when: what ends the wait, as the trigger's argument.
     """
 
     batch_ids: list[str]
@@ -127,9 +126,8 @@ class Schedule:
         # have answers that are not valid.
         if is_waiting or settings.retry_invalid or settings.spec.output_expires_after is not None:
             return "FIRST_COMPLETED"
-        if self._records.left_open or not settings.max_rounds:
-            return "ALL_COMPLETED"
-        return "FIRST_EXCEPTION"
+        # When the last batch ends, the results of all others are to be here.
+        return "ONE_LEFT" if self._records.left_open or not settings.max_rounds else "FIRST_EXCEPTION"
 
     def is_overdue(self, job: Job) -> bool:
         """Whether there is no time left for what still runs, or is still to be submitted."""

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_openai_batches.api.models import Batch
 
-ReturnWhen = Literal["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"]
-RETURN_WHEN: tuple[ReturnWhen, ...] = ("ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION")
+ReturnWhen = Literal["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "ONE_LEFT"]
+RETURN_WHEN: tuple[ReturnWhen, ...] = ("ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "ONE_LEFT")
 
 # A batch without an end time may run this much longer than its window before the wait gives up.
 GRACE = 3_600.0
@@ -198,9 +198,14 @@ class Wait:
             )
 
     def _is_enough(self) -> bool:
-        if self._return_when == "FIRST_EXCEPTION":
-            return any(seen is not None and seen.left_something for seen in self.seen.values())
-        return self._return_when == "FIRST_COMPLETED" and len(self.pending) < len(self.seen)
+        if self._return_when == "FIRST_COMPLETED":
+            return len(self.pending) < len(self.seen)
+        if self._return_when == "ALL_COMPLETED":
+            return False
+        if len(self.pending) == 1 < len(self.seen):
+            return True
+        left = (seen is not None and seen.left_something for seen in self.seen.values())
+        return self._return_when == "FIRST_EXCEPTION" and any(left)
 
     def _end(self, status: Literal["finished", "timeout", "error"], message: str) -> None:
         self.ending = Ending(status, message)

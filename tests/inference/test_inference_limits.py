@@ -115,7 +115,7 @@ def test_the_next_try_keeps_what_is_known_of_batches() -> None:
     known.by_shard[2] = Record(2, error=RowError("not_submitted", ""))
     second = known.next_try(Records(digest="new", started=5.0, since=4.0))
     assert second == Records(
-        digest="new", started=5.0, first_started=1.0, since=4.0, salt="s", stopped={1},
+        digest="new", started=5.0, first_started=1.0, since=4.0, salt="s", stopped={1}, counts_from=1.0,
         by_shard={
             0: Record(0, batch_id="batch_0", files=[]),
             1: Record(1, attempt=1, input_file_id="file_1"),
@@ -238,6 +238,7 @@ def test_the_progress_of_all_shards(server: DevServer, out: Path) -> None:
         operator.execute(task_context(operator))
     assert first.value.trigger.progress == {
         "batches": 2, "finished": 0, "total": 6, "completed": 0, "failed": 0, "round": 0,
+        "again": 0, "live": 0,
     }  # fmt: skip
     assert set(first.value.kwargs or {}) == {"_of_try", "deployment_id", "name", "until"}
     for batch_id in first.value.trigger.batch_ids:
@@ -251,4 +252,5 @@ def test_the_progress_of_all_shards(server: DevServer, out: Path) -> None:
         resume(operator, task_context(operator), event, first.value.kwargs)
     assert second.value.trigger.progress == {
         "batches": 3, "finished": 2, "total": 6, "completed": 5, "failed": 0, "round": 1,
+        "again": 1, "live": 0,
     }  # fmt: skip

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import pytest
-from inferencekit import again, job, manifest, results, rows
+from inferencekit import again, job, manifest, results, rows, waits
 from pydantic import BaseModel
 from support import run_task, task_context
 
@@ -253,3 +253,15 @@ def test_lines_of_no_use_are_counted_and_kept_aside(server: DevServer, out: Path
     assert [row["status"] for row in results(out)] == ["succeeded", "missing", "succeeded"]
     assert summary["lines"] == {"lines": 4, "unreadable": 1, "unknown": 1, "duplicates": 1}
     assert (out / "unreadable.txt").read_text() == "{oops\n"
+
+
+def test_results_land_while_others_run(server: DevServer, out: Path) -> None:
+    """When the last of several batches ends, the results of the others are there; it is the only one to come."""
+    server.settings(batch_seconds_by_number=[0.05, 0.05, 0.05, 2.0])
+    wait = None
+    for wait in waits(job(out, requests=rows(8), max_requests_per_batch=2)):
+        before = server.stats()["requests"].get("download_file", 0)
+    assert wait is not None
+    assert len(wait.trigger.batch_ids) == 1
+    assert (before, server.stats()["requests"]["download_file"]) == (3, 4)
+    assert {row["status"] for row in results(out)} == {"succeeded"}

@@ -16,7 +16,7 @@ from airflow_provider_openai_batches.exceptions import (
     TransportError,
 )
 from airflow_provider_openai_batches.polling.progress import JobProgress, Seen, several
-from airflow_provider_openai_batches.polling.wait import REFUSALS, Wait
+from airflow_provider_openai_batches.polling.wait import REFUSALS, RETURN_WHEN, Wait
 
 T0 = 1_800_000_000.0
 HOUR = 3_600.0
@@ -148,6 +148,27 @@ def test_first_completed_ends_with_any() -> None:
         "message": "2 batches: 1 in_progress, 1 expired",
         "batches": {"a": "in_progress", "b": "expired"},
     }
+
+
+@pytest.mark.parametrize(
+    ("return_when", "statuses", "ends"),
+    [
+        ("ONE_LEFT", ["completed", "in_progress", "in_progress"], False),
+        ("ONE_LEFT", ["completed", "in_progress", "failed"], True),
+        ("ONE_LEFT", ["in_progress"], False),
+        ("FIRST_EXCEPTION", ["completed", "in_progress", "in_progress"], False),
+        ("FIRST_EXCEPTION", ["expired", "in_progress", "in_progress"], True),
+        ("FIRST_EXCEPTION", ["completed", "in_progress", "completed"], True),
+        ("FIRST_EXCEPTION", ["in_progress"], False),
+        ("ALL_COMPLETED", ["completed", "in_progress"], False),
+    ],
+)
+def test_what_ends_a_wait_while_a_batch_runs(return_when: str, statuses: list[str], ends: bool) -> None:
+    names = [f"b{number}" for number in range(len(statuses))]
+    wait = wait_for(*names, return_when=return_when)
+    for name, status in zip(names, statuses, strict=True):
+        wait.saw(batch(name, status, counts=(5, 5, 0) if status == "completed" else (5, 0, 0)), T0)
+    assert (wait.ending is not None) == ends
 
 
 def test_no_batches_are_a_pause() -> None:
@@ -340,9 +361,7 @@ EVENTS = st.one_of(
 )
 
 
-@given(
-    st.lists(st.tuples(EVENTS, st.floats(0, 20_000))), st.sampled_from(["ALL_COMPLETED", "FIRST_COMPLETED"])
-)
+@given(st.lists(st.tuples(EVENTS, st.floats(0, 20_000))), st.sampled_from(RETURN_WHEN))
 def test_whatever_happens_a_wait_ends_once_and_at_its_deadline(events: list[Any], return_when: str) -> None:
     """No order of answers, failures and times undoes an ending, or makes a wait outlive its deadline."""
     wait = wait_for("a", "b", return_when=return_when, end_time=T0 + 50_000)
