@@ -131,6 +131,7 @@ class Records(msgspec.Struct):
     :param since: since when the service may have batches that are not recorded here; None: there are none.
     :param salt: makes the keys of this try unique, so that earlier batches are not used.
     :param stopped: the shards whose batches an earlier try had cancelled; their rows were not really asked.
+    :param cut: the same as rounds, in a file that release 0.1 wrote.
     :param token_limits: what the service said that may be in line, in tokens by model.
     :param active_limit: how many batches the enqueued-token limit seems to allow; None: no limit was met.
     :param not_before: no batch is created before this time.
@@ -150,6 +151,7 @@ class Records(msgspec.Struct):
     salt: str = ""
     by_shard: dict[int, Record] = {}
     stopped: set[int] = set()
+    cut: set[int] = set()
     token_limits: dict[str, int] = {}
     active_limit: int | None = None
     not_before: float = 0
@@ -321,6 +323,7 @@ class Records(msgspec.Struct):
             salt=self.salt,
             by_shard=self.by_shard,
             stopped=self.stopped,
+            cut=self.cut,
             token_limits=self.token_limits,
             has_live=self.has_live,
             has_canary=self.has_canary,

@@ -168,6 +168,8 @@ class Runner:
         if job is None:
             raise RuntimeError(f"{self.workspace.local} holds no job")
         self.job, self.records = job, records
+        records.stopped.update(shard.index for shard in job.shards if shard.round in records.cut)
+        records.cut = set()
         self._budget = Budget(self.settings, self.submitter.service, records, self.submitter.task.task_key)
         collaborators = self.settings, self.submitter, self.workspace, records, self._log, self._budget
         self._schedule = Schedule(self.settings, records, self._budget, self._log, self._clock)

@@ -56,10 +56,16 @@ class Submissions:
         self._watch(records.active)
 
     def keys(self, job: Job) -> set[str]:
-        return {self._key(job, shard) for shard in job.shards}
+        """Return the keys of all batches that belong to the job."""
+        firsts = {self._first_key(job, shard) for shard in job.shards if shard.has_files}
+        return firsts | {self._key(job, shard) for shard in job.shards}
 
     def _key(self, job: Job, shard: Shard) -> str:
         return self._key_of(job, shard.index, shard.sha256 if shard.round == 0 else "")
+
+    def _first_key(self, job: Job, shard: Shard) -> str:
+        """Return the key that release 0.1 gave to a shard: that of a follow-up was made of its rows too."""
+        return self._key_of(job, shard.index, shard.sha256)
 
     def _key_of(self, job: Job, index: int, sha256: str = "", attempt: int | None = None) -> str:
         """
@@ -170,7 +176,7 @@ class Submissions:
         adopted: set[int] = set()
         for shard in self._records.without_batch(job.shards):
             record = self._records.of(shard.index)
-            while found := listed.get(self._key(job, shard)):
+            while found := listed.get(self._key(job, shard)) or listed.get(self._first_key(job, shard)):
                 usable = [batch for batch in found if batch.status != "failed"]
                 if usable:
                     batch = max(usable, key=lambda one: _worth(one, is_own=self._submitter.is_own(one.id)))
@@ -178,7 +184,8 @@ class Submissions:
                         "Shard %d: batch %s of an earlier try is %s", shard.index, batch.id, batch.status
                     )
                     self._adopt(shard, batch)
-                    adopted.add(shard.index)
+                    if keys.key_of(batch) == self._key(job, shard):
+                        adopted.add(shard.index)
                     break
                 record.saw(found[0])
                 record.release()
