@@ -99,10 +99,12 @@ class Schedule:
         return ripe_at is not None and (not self.is_busy(job) or self._clock() >= ripe_at)
 
     def _ripe_at(self, job: Job) -> float | None:
-        """When rows are asked again although batches run; None if there are none, or a batch may have any."""
+        """When rows are asked again although batches run; None: not before they are over."""
         records = self._records
         are_any = any(shard.is_found and records.of(shard.index).is_active for shard in job.shards)
-        return None if are_any or not records.left_open else records.ripe_at(self._settings.poll_interval)
+        if are_any or records.rejected or not records.left_open:
+            return None
+        return records.ripe_at(self._settings.poll_interval)
 
     def next_wait(self, job: Job) -> WaitFor | None:
         active, waiting = self._records.active, self._records.without_batch(job.shards)
@@ -111,7 +113,9 @@ class Schedule:
             room_at = now + CHECK_AFTER * self._settings.poll_interval
             ends.append(max(self._records.next_creation(now), room_at))
         elif waiting and not active:
-            ends.append(self._records.next_creation(now))
+            may_go_on = self._records.next_creation(now)
+            # If this is not a pause, the task's own batches of an earlier try are in line.
+            ends.append(may_go_on if may_go_on > now else now + CHECK_AFTER * self._settings.poll_interval)
         elif any(record.status == "validating" for record in active):
             ends.append(now + (TESTS_AFTER if waiting else CHECK_AFTER) * self._settings.poll_interval)
         elif not active:

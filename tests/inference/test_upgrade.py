@@ -1,4 +1,4 @@
-"""A job that the code of the release before has in flight is continued, although follow-ups had other keys."""
+"""A job that the release before has in flight is continued, although its follow-ups have other keys."""
 
 from __future__ import annotations
 
@@ -140,9 +140,10 @@ class InFlight:
             **{f"FILE_{number}": batch["input_file_id"] for number, batch in enumerate(batches)},
         }
         for name, text in (("job.json", ROUND_0 + ROUND_1 + END), ("batches.json", RECORDS)):
+            path = self.folder / name
+            path.write_text(text)
             for before, after in names.items():
-                text = text.replace(before, after)
-            (self.folder / name).write_text(text)
+                path.write_text(path.read_text().replace(before, after))
 
     def check(self) -> None:
         """Nothing was asked anew and nothing was cancelled."""
