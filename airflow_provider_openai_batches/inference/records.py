@@ -34,6 +34,8 @@ NOT_SUBMITTED = "not_submitted"
 # https://developers.openai.com/api/docs/guides/batch#rate-limits
 CREATIONS_AN_HOUR = 1_900
 HOUR = 3_600.0
+# How many rows a batch left open if only its results, together with those of all others, can tell.
+UNKNOWN = -1
 LONGEST_PAUSE = 900.0
 # What batches leave open is collected for this part of the time that a batch takes.
 POOLED_PART = 0.1
@@ -51,8 +53,7 @@ class Record(msgspec.Struct, omit_defaults=True):
     :param is_own: whether the task has certainly made the batch; if not, it does not cancel it.
     :param is_keyless: whether the service gives no metadata back, so its input file must tell.
     :param ended_at: when its batch was over.
-    :param open: how many of its rows may have to be asked again, and are in no other shard yet; below 0: it
-        is not known.
+    :param open: how many of its rows may have to be asked again, and are in no other shard yet.
     """
 
     shard: int
@@ -70,7 +71,7 @@ class Record(msgspec.Struct, omit_defaults=True):
     is_own: bool = True
     is_keyless: bool = False
     ended_at: float = 0
-    open: int = -1
+    open: int = UNKNOWN
 
     @property
     def is_active(self) -> bool:
@@ -113,10 +114,6 @@ class Record(msgspec.Struct, omit_defaults=True):
             self.input_file_id = None
         self.batch_id, self.error, self.files, self.status, self.is_own = None, None, None, "", True
 
-    def give_up(self, requests: int) -> None:
-        """Note that its requests have to be asked in other shards: the service takes no such batch."""
-        self.files, self.open = [], requests
-
     def ended(self, batch: Batch, now: float) -> None:
         """Note when the batch was over."""
         self.ended_at = batch.ended_at or now
@@ -130,7 +127,8 @@ class Records(msgspec.Struct):
     :param started: when this try began; ``first_started`` is when the first try began.
     :param since: since when the service may have batches that are not recorded here; None: there are none.
     :param salt: makes the keys of this try unique, so that earlier batches are not used.
-    :param stopped: the shards whose batches an earlier try had cancelled; their rows were not really asked.
+    :param stopped: the shards whose rows were not really asked: they were given up, or an earlier try had
+        their batches cancelled.
     :param cut: the same as rounds, in a file that release 0.1 wrote.
     :param token_limits: what the service said that may be in line, in tokens by model.
     :param active_limit: how many batches the enqueued-token limit seems to allow; None: no limit was met.
@@ -217,6 +215,12 @@ class Records(msgspec.Struct):
         usual = statistics.median(record.ended_at - record.created_at for record in over) if over else 0.0
         first = min((record.ended_at for record in self.left_open), default=0.0)
         return first + max(shortest, usual * POOLED_PART)
+
+    def give_up(self, shard: int) -> None:
+        """Note that the rows of a shard have to be asked in others: it has no batch that can answer them."""
+        record = self.of(shard)
+        record.files, record.open = [], UNKNOWN
+        self.stopped.add(shard)
 
     # -- how many there may be -----------------------------------------------------------------------------
 
@@ -315,7 +319,7 @@ class Records(msgspec.Struct):
         for record in self.rejected:
             record.release()
         for record in self.by_shard.values():
-            record.open = -1  # more rounds may be allowed now
+            record.open = UNKNOWN  # more rounds may be allowed now
         return msgspec.structs.replace(
             new,
             first_started=self.first_started or self.started,

@@ -19,6 +19,7 @@ from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FI
 from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, BatchRecord, Manifest
 from airflow_provider_openai_batches.inference.data.merge import merge
 from airflow_provider_openai_batches.inference.data.outcomes import TOO_LATE, RowError
+from airflow_provider_openai_batches.inference.records import UNKNOWN
 from airflow_provider_openai_batches.inference.summary import errors_in_words, failure, in_words
 from airflow_provider_openai_batches.inference.workspace import files_of
 from airflow_provider_openai_batches.observability import metrics
@@ -210,7 +211,8 @@ class JobResults:
             names.append(self._download(batch, batch.output_file_id, "output"))
         if batch.error_file_id:
             names.append(self._download(batch, batch.error_file_id, "errors"))
-        record.open = self._findings(job, shard, names).unfinished(shard.requests or record.total)
+        unfinished = self._findings(job, shard, names).unfinished(shard.requests)
+        record.open = UNKNOWN if shard.is_found else unfinished  # its batch may have other rows than its file
         record.files = names
         record.ended(batch, now)
         self._log.info(
@@ -245,6 +247,10 @@ class JobResults:
 
     def _note_rejection(self, shard: Shard, record: Record, batch: Batch) -> bool:
         items = batch.error_items
+        if shard.is_found:  # which rows it had is not known, but all of them are still open
+            self._log.info("Batch %s, a follow-up, was rejected; its rows are asked in another one", batch.id)
+            self._records.give_up(shard.index)
+            return False
         if limited := [item for item in items if item.code == TOKEN_LIMIT]:
             self._log.info("Shard %d waits: %s", record.shard, limited[0])
             record.release()

@@ -307,8 +307,7 @@ class Runner:
                     self._budget.tokens(shard),
                     self._budget.limit(shard.model),
                 )
-                self.records.of(shard.index).give_up(shard.requests)
-                self.records.stopped.add(shard.index)
+                self.records.give_up(shard.index)
 
     def _cut(self, job: Job) -> Cut | None:
         """Return how to cut what is asked again, where a shard of it was too large."""

@@ -189,6 +189,11 @@ class Submissions:
                     break
                 record.saw(found[0])
                 record.release()
+        if any(shard.round for shard in job.shards if shard.index in adopted):
+            # It may have the rows of other follow-ups: they are asked again when it is over.
+            for shard in self._records.without_batch(job.shards):
+                if shard.round:
+                    self._records.give_up(shard.index)
         any_row = {"is_found": True, "first_row": 0, "last_row": job.rows - 1}
         shards = [
             msgspec.structs.replace(shard, **any_row) if shard.round and shard.index in adopted else shard

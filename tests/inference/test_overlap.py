@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
-from inferencekit import job, rows, waits
+from inferencekit import Crash, MortalHook, MortalOperator, again, job, rows, waits
 from support import fresh, resume, task_context
 
 if TYPE_CHECKING:
@@ -64,3 +66,54 @@ def test_own_batches_that_are_being_cancelled_are_waited_for_quietly(server: Dev
             break
     assert pauses
     assert min(pauses) > 0.1
+
+
+def test_a_found_follow_up_that_is_rejected(server: DevServer, out: Path) -> None:
+    """Nothing of it ran, and nobody knows which rows it had: they are asked in another one."""
+    operator = job(out, requests=rows(3, {0: "fail:500*1"}))
+    lives = waits(operator)
+    next(lives)
+    next(lives)  # the follow-up is submitted
+    shutil.rmtree(out)
+    server.settings(freeze=True)
+    deferral = deferred(operator, try_number=2)
+    server.settings(freeze=False)
+    (batch_id,) = deferral.trigger.batch_ids
+    server.force(batch_id, status="failed")
+    event = {"status": "finished", "message": "", "batches": {batch_id: "failed"}}
+    with pytest.raises(TaskDeferred):
+        resume(fresh(operator), task_context(operator, try_number=2), event, deferral.kwargs)
+    assert again(operator, 3)["counts"]["succeeded"] == 3
+    assert len(server.batches()) == 3
+    assert server.stats()["paid_more_than_once"] == 0
+
+
+def test_a_found_follow_up_with_other_rows(server: DevServer, out: Path) -> None:
+    """The files of a job were lost and written anew in another order; what is found may be about any row."""
+    operator = job(
+        out,
+        MortalOperator,
+        requests=rows(4, dict.fromkeys(range(4), "fail:500*1")),
+        max_requests_per_batch=2,
+    )
+    deferral = deferred(operator)
+    statuses = dict.fromkeys(deferral.trigger.batch_ids, "completed")
+    for batch_id in statuses:
+        server.force(batch_id, status="completed")
+    MortalHook.doom = ("create_batch", "after", 1)
+    event = {"status": "finished", "message": "", "batches": statuses}
+    with pytest.raises(Crash):
+        resume(fresh(operator), task_context(operator), event, deferral.kwargs)
+    MortalHook.doom = ("", "", 0)
+    (path,) = out.glob("_job/*/job.json")
+    told = json.loads(path.read_bytes())
+    second, third = told["shards"][2:]
+    told["shards"][2:] = [{**third, "index": 2}, {**second, "index": 3}]
+    path.write_text(json.dumps(told))
+    for end in ("jsonl", "ids.jsonl"):
+        one, other = (path.with_name(f"shard-0000{number}.{end}") for number in (2, 3))
+        other.rename(path.with_name("kept"))
+        one.rename(other)
+        path.with_name("kept").rename(one)
+    assert again(operator)["counts"]["succeeded"] == 4
+    assert server.stats()["paid_more_than_once"] == 0
