@@ -15,13 +15,13 @@ import re
 from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
+from airflow_provider_openai_batches.api.models import Batch
 from airflow_provider_openai_batches.idempotency import keys
 from airflow_provider_openai_batches.inference.data.job import Cut
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from airflow_provider_openai_batches.api.models import Batch
     from airflow_provider_openai_batches.idempotency.service import Service
     from airflow_provider_openai_batches.inference.data.job import Shard
     from airflow_provider_openai_batches.inference.records import Records
@@ -76,24 +76,40 @@ class Budget:
         self._records.token_limits[model or ""] = limit
         return True
 
-    def look(self, waiting: list[Shard], now: float) -> None:
+    def look(self, shards: list[Shard], now: float) -> None:
         """
         Read in the list what is in line, what finished batches had, and what was rejected.
 
         A job of few batches whose models have no limit that anybody knows needs no list.
+
+        :param shards: all of the job.
         """
+        waiting = self._records.without_batch(shards)
         is_known = any(self.limit(shard.model) is not None for shard in waiting)
         if not is_known and len(waiting) <= FEW:
             return
         most = MOST_BATCHES if is_known else ONE_PAGE
         by_model: dict[str, list[Estimated]] = {}
+        listed: set[str] = set()
         for batch in islice(self._service.iter_batches_since(now - LOOK_BACK), most):
             if estimate := keys.estimate_of(batch):
+                listed.add(batch.id)
                 by_model.setdefault(estimate[1], []).append((estimate[0], batch))
+        for shard in shards:
+            if batch := self._unlisted(shard, listed):
+                by_model.setdefault(shard.model or "", []).insert(0, (shard.estimated_tokens, batch))
         for model, batches in by_model.items():
             self._learn_from(model, batches)
         soon = now - GOES_ON_WITHIN * self._settings.poll_interval
         self._lines = {model: InLine(each, self._task_key, now, soon) for model, each in by_model.items()}
+
+    def _unlisted(self, shard: Shard, listed: set[str]) -> Batch | None:
+        """Return a running batch of the job that the list lacks, or shows without its estimate."""
+        record = self._records.of(shard.index)
+        if not record.is_active or record.is_over or record.batch_id in listed:
+            return None
+        key = {keys.KEY: f"{self._task_key}-"}
+        return Batch(str(record.batch_id), record.status, created_at=int(record.created_at), metadata=key)
 
     def _learn_from(self, model: str, batches: list[Estimated]) -> None:
         """Note what the service said to any task; the list is newest first, so the first one counts."""

@@ -250,9 +250,8 @@ class Runner:
                 if any(record.is_over for record in records.active):
                     continue
                 return self._live.end(self.job, self._schedule)
-            waiting = records.without_batch(self.job.shards)
-            self._budget.look(waiting, self._clock())
-            self._give_up_too_large(waiting)
+            self._budget.look(self.job.shards, self._clock())
+            self._give_up_too_large(records.without_batch(self.job.shards))
             if self._ask_again():
                 continue  # an earlier try may have made the same batches
             submissions.cancel_outdated(self.job)
