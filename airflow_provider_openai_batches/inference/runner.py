@@ -20,9 +20,10 @@ from airflow_provider_openai_batches.exceptions import (
 )
 from airflow_provider_openai_batches.idempotency import keys
 from airflow_provider_openai_batches.idempotency.ledger import Ledger
-from airflow_provider_openai_batches.inference.budget import Budget
+from airflow_provider_openai_batches.inference.budget import TOKEN_LIMIT, Budget
 from airflow_provider_openai_batches.inference.data.job import JOB_FILE, Job
 from airflow_provider_openai_batches.inference.data.merge import check_output
+from airflow_provider_openai_batches.inference.data.outcomes import RowError
 from airflow_provider_openai_batches.inference.records import RECORDS_FILE, Records
 from airflow_provider_openai_batches.inference.results import JobResults, digests
 from airflow_provider_openai_batches.inference.schedule import Schedule, WaitFor
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.data.manifest import Manifest
     from airflow_provider_openai_batches.inference.data.requests import Request
     from airflow_provider_openai_batches.inference.live_rows import LiveRows
+    from airflow_provider_openai_batches.inference.records import Record
     from airflow_provider_openai_batches.inference.settings import Settings
     from airflow_provider_openai_batches.inference.workspace import Workspace
 
@@ -287,7 +289,14 @@ class Runner:
         before, left = self.job, self.records.left_open
         if self.records.rejected or not self._schedule.is_ripe(before):
             return False
-        self.job = self._results.follow_up(before, self._cut(before))
+        cut = self._cut(before)
+        try:
+            self.job = self._results.follow_up(before, cut)
+        except InvalidInputError as error:
+            if cut is None or not self.records.has_batches:
+                raise
+            self._refuse([record for record in left if record.is_given_up], error)
+            return False
         for record in left:
             record.open = 0
         new = self.job.shards[len(before.shards) :]
@@ -295,6 +304,12 @@ class Runner:
             rows = sum(shard.requests for shard in new)
             self._log.info("Round %d: %d of %d rows are asked again", new[0].round, rows, before.rows)
         return bool(new)
+
+    def _refuse(self, records: list[Record], error: InvalidInputError) -> None:
+        """Fail the rows of shards of which one request is too large; batches that run are waited for."""
+        for record in records:
+            record.error, record.files = RowError(TOKEN_LIMIT, str(error)), None
+        self._log.error("%s. Nothing more is submitted; the task waits for what runs, and then fails", error)
 
     def _give_up_too_large(self, waiting: list[Shard]) -> None:
         """Have the requests of shards that are larger than the enqueued-token limit asked in smaller ones."""
@@ -313,7 +328,9 @@ class Runner:
         cuts = [
             self._budget.piece_of(shard)
             for shard in job.shards
-            if self.records.of(shard.index).is_given_up and self._budget.limit(shard.model)
+            if (record := self.records.of(shard.index)).is_given_up
+            and record.open
+            and self._budget.limit(shard.model)
         ]
         return min(cuts, default=None)
 
