@@ -36,8 +36,10 @@ MOST_BATCHES, ONE_PAGE = 2_000, 100
 # longer than this after a rejection, in seconds.
 GOES_ON_WITHIN = 6
 WAITS_AT_MOST = 3 * 3_600.0
-# A file that is larger than the limit is cut into pieces of this part of the limit.
-PIECE = 0.5
+# A file that is larger than the limit is cut into pieces of this part of the limit, or of the file if that is
+# less. So is one that was rejected so many times and is rejected although nothing is in line: its requests have
+# more tokens than is estimated.
+PIECE, ATTEMPTS = 0.5, 2
 # Where no limit is known, a job of more than FEW batches begins with FIRST, to see whether the service takes
 # them.
 FEW, FIRST = 3, 2
@@ -119,9 +121,13 @@ class Budget:
                     self.learn(model, item.message or "")
 
     def is_too_large(self, shard: Shard) -> bool:
-        """Whether the shard can never be taken."""
+        """Whether the shard can never be taken: it says so itself, or it was rejected though nothing ran."""
         limit = self.limit(shard.model)
-        return limit is not None and self.tokens(shard) > limit
+        if limit is None:
+            return False
+        is_alone = shard.requests > 1 and not self._line(shard.model).tokens
+        was_rejected = self._records.of(shard.index).attempt >= ATTEMPTS
+        return self.tokens(shard) > limit or (is_alone and was_rejected)
 
     def fitting(self, shards: list[Shard], untested: int) -> list[Shard]:
         """
@@ -158,7 +164,8 @@ class Budget:
         """Return how a shard that is too large is cut."""
         limit = self.limit(shard.model) or 0
         per_token = shard.bytes / max(1, self.tokens(shard))
-        return Cut(max(1, int(limit * PIECE * per_token)), max(1, int(limit * per_token)), limit)
+        piece = min(limit * PIECE * per_token, shard.bytes * PIECE)
+        return Cut(max(1, int(piece)), max(1, int(limit * per_token)), limit)
 
     def progress(self, shards: Iterable[Shard]) -> Mapping[str, int]:
         """Return the tokens in line and the limit, over the models of these shards."""

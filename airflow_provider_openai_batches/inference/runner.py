@@ -316,7 +316,7 @@ class Runner:
         for shard in waiting:
             if self._budget.is_too_large(shard):
                 self._log.info(
-                    "Shard %d: about %d tokens are more than the enqueued-token limit of %d; it is cut",
+                    "Shard %d: about %d tokens are too many for the enqueued-token limit of %d; it is cut",
                     shard.index,
                     self._budget.tokens(shard),
                     self._budget.limit(shard.model),

@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
-from inferencekit import Crash, MortalHook, MortalOperator, again, job, rows, waits
-from support import fresh, resume, task_context
+from inferencekit import Crash, MortalHook, MortalOperator, again, job, results, rows, waits
+from support import fresh, resume, run_task, task_context
+
+from airflow_provider_openai_batches.exceptions import BatchFailed
+from airflow_provider_openai_batches.inference import budget
+from airflow_provider_openai_batches.inference.data import shards
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,4 +120,49 @@ def test_a_found_follow_up_with_other_rows(server: DevServer, out: Path) -> None
         one.rename(other)
         path.with_name("kept").rename(one)
     assert again(operator)["counts"]["succeeded"] == 4
+    assert server.stats()["paid_more_than_once"] == 0
+
+
+@pytest.mark.parametrize("why", ["the list lags", "there is no room in the metadata"])
+def test_own_batches_that_the_list_does_not_show_count(server: DevServer, out: Path, why: str) -> None:
+    """The limit is known, so no batch of a job that is alone is rejected."""
+    lag = 0.8 if why == "the list lags" else 0.0
+    server.settings(enqueued_token_limit=150, batch_seconds=1.0, list_lag_seconds=lag)
+    own = {} if lag else {f"k{number}": "v" for number in range(11)}
+    operator = job(
+        out, requests=rows(8), max_requests_per_batch=2, max_enqueued_tokens=150, metadata=own
+    )
+    assert run_task(operator)["counts"]["succeeded"] == 8
+    assert server.stats()["batches"]["by_status"] == {"completed": 4}
+
+
+def test_a_request_that_is_too_large_while_others_run(server: DevServer, out: Path) -> None:
+    """Nothing told the limit before: the task waits for what runs, and then fails with all results."""
+    server.settings(enqueued_token_limit=100, batch_seconds=0.5)
+    given = rows(3)
+    given[2]["text"] = "x" * 1_000
+    operator = job(out, requests=given, max_requests_per_batch=1)
+    with pytest.raises(BatchFailed, match="Row 2 has about 29. tokens, but the enqueued-token limit of .* is 100"):
+        run_task(operator)
+    assert server.stats()["batches"]["running"] == 0
+    assert [row["status"] for row in results(out)] == ["succeeded", "succeeded", "failed"]
+    with pytest.raises(BatchFailed, match="Row 2 has"):
+        again(operator)
+    assert server.stats()["requests"]["create_batch"] == 3
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_estimates_that_are_too_low(server: DevServer, out: Path, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is rejected again although nothing is in line is cut, whatever its estimate says."""
+    monkeypatch.setattr(shards, "_BYTES_PER_TOKEN", 8)
+    monkeypatch.setattr(budget, "ratio_of", lambda _: 1.0)
+    server.settings(enqueued_token_limit=100)
+    given = rows(first + 4)
+    for row in given[first:]:
+        row["text"] = "x" * 60
+    operator = job(out, requests=given, max_requests_per_batch=first or 4)
+    for number, _ in enumerate(waits(operator)):
+        assert number < 20
+    assert [row["status"] for row in results(out)] == ["succeeded"] * len(given)
+    assert server.stats()["batches"]["by_status"]["failed"] <= 4
     assert server.stats()["paid_more_than_once"] == 0
