@@ -37,9 +37,8 @@ MOST_BATCHES, ONE_PAGE = 2_000, 100
 GOES_ON_WITHIN = 6
 WAITS_AT_MOST = 3 * 3_600.0
 # A file that is larger than the limit is cut into pieces of this part of the limit, or of the file if that is
-# less. So is one that was rejected so many times and is rejected although nothing is in line: its requests have
-# more tokens than is estimated.
-PIECE, ATTEMPTS = 0.5, 2
+# less.
+PIECE = 0.5
 # Where no limit is known, a job of more than FEW batches begins with FIRST, to see whether the service takes
 # them.
 FEW, FIRST = 3, 2
@@ -121,13 +120,18 @@ class Budget:
                     self.learn(model, item.message or "")
 
     def is_too_large(self, shard: Shard) -> bool:
-        """Whether the shard can never be taken: it says so itself, or it was rejected though nothing ran."""
+        """
+        Whether the shard can never be taken.
+
+        Its estimate says so, or rejections do that came although nothing is in line. They may also be due to
+        batches that the list does not show, so the more wrong the estimate would be, the more it takes.
+        """
         limit = self.limit(shard.model)
         if limit is None:
             return False
         is_alone = shard.requests > 1 and not self._line(shard.model).tokens
-        was_rejected = self._records.of(shard.index).attempt >= ATTEMPTS
-        return self.tokens(shard) > limit or (is_alone and was_rejected)
+        tokens, rejections = self.tokens(shard), self._records.of(shard.index).attempt
+        return tokens > limit or (is_alone and rejections >= 1 + limit / max(1, tokens))
 
     def fitting(self, shards: list[Shard], untested: int) -> list[Shard]:
         """
