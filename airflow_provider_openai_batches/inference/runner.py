@@ -314,7 +314,8 @@ class Runner:
     def _give_up_too_large(self, waiting: list[Shard]) -> None:
         """Have the requests of shards that are larger than the enqueued-token limit asked in smaller ones."""
         for shard in waiting:
-            if self._budget.is_too_large(shard):
+            # After a rejection nothing is asked again, and what waits is not submitted.
+            if not self.records.rejected and self._budget.is_too_large(shard):
                 self._log.info(
                     "Shard %d: about %d tokens are too many for the enqueued-token limit of %d; it is cut",
                     shard.index,

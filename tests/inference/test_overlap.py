@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 from inferencekit import Crash, MortalHook, MortalOperator, again, job, results, rows, waits
-from support import fresh, resume, run_task, task_context
+from support import fresh, resume, run_task, task_context, until
 
 from airflow_provider_openai_batches.exceptions import BatchFailed
 from airflow_provider_openai_batches.inference import budget
@@ -41,8 +41,8 @@ def test_a_rejected_batch_is_waited_for_quietly(server: DevServer, out: Path) ->
     event = {"status": "finished", "message": "", "batches": statuses}
     with pytest.raises(TaskDeferred) as raised:
         resume(fresh(operator), task_context(operator), event, deferral.kwargs)
-    until = (raised.value.kwargs or {})["until"]
-    assert until is None or until > time.time()
+    ends = (raised.value.kwargs or {})["until"]
+    assert ends is None or ends > time.time()
 
 
 def test_own_batches_that_are_being_cancelled_are_waited_for_quietly(server: DevServer, out: Path) -> None:
@@ -129,9 +129,7 @@ def test_own_batches_that_the_list_does_not_show_count(server: DevServer, out: P
     lag = 0.8 if why == "the list lags" else 0.0
     server.settings(enqueued_token_limit=150, batch_seconds=1.0, list_lag_seconds=lag)
     own = {} if lag else {f"k{number}": "v" for number in range(11)}
-    operator = job(
-        out, requests=rows(8), max_requests_per_batch=2, max_enqueued_tokens=150, metadata=own
-    )
+    operator = job(out, requests=rows(8), max_requests_per_batch=2, max_enqueued_tokens=150, metadata=own)
     assert run_task(operator)["counts"]["succeeded"] == 8
     assert server.stats()["batches"]["by_status"] == {"completed": 4}
 
@@ -142,7 +140,9 @@ def test_a_request_that_is_too_large_while_others_run(server: DevServer, out: Pa
     given = rows(3)
     given[2]["text"] = "x" * 1_000
     operator = job(out, requests=given, max_requests_per_batch=1)
-    with pytest.raises(BatchFailed, match="Row 2 has about 29. tokens, but the enqueued-token limit of .* is 100"):
+    with pytest.raises(
+        BatchFailed, match="Row 2 has about 29. tokens, but the enqueued-token limit of .* is 100"
+    ):
         run_task(operator)
     assert server.stats()["batches"]["running"] == 0
     assert [row["status"] for row in results(out)] == ["succeeded", "succeeded", "failed"]
@@ -152,7 +152,9 @@ def test_a_request_that_is_too_large_while_others_run(server: DevServer, out: Pa
 
 
 @pytest.mark.parametrize("first", [0, 3])
-def test_estimates_that_are_too_low(server: DevServer, out: Path, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_estimates_that_are_too_low(
+    server: DevServer, out: Path, first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A file that is rejected again although nothing is in line is cut, whatever its estimate says."""
     monkeypatch.setattr(shards, "_BYTES_PER_TOKEN", 8)
     monkeypatch.setattr(budget, "ratio_of", lambda _: 1.0)
@@ -166,3 +168,21 @@ def test_estimates_that_are_too_low(server: DevServer, out: Path, first: int, mo
     assert [row["status"] for row in results(out)] == ["succeeded"] * len(given)
     assert server.stats()["batches"]["by_status"]["failed"] <= 4
     assert server.stats()["paid_more_than_once"] == 0
+
+
+def test_a_shard_that_is_too_large_after_a_rejection(server: DevServer, out: Path) -> None:
+    """Its rows are not submitted, and their results say so."""
+    server.settings(enqueued_token_limit=100, batch_seconds=0.5, validating_seconds=0.2)
+    given = rows(6, {0: "fail:400"})
+    operator = job(out, requests=given, max_requests_per_batch=5)
+    deferral = deferred(operator)
+    first, second = deferral.trigger.batch_ids
+    server.force(second, status="failed")
+    event = {"status": "finished", "message": "", "batches": {first: "validating", second: "failed"}}
+    with pytest.raises(TaskDeferred) as raised:
+        resume(fresh(operator), task_context(operator), event, deferral.kwargs)
+    until(lambda: server.stats()["batches"]["by_status"].get("failed") == 2)
+    event = {"status": "finished", "message": "", "batches": {first: "failed"}}
+    with pytest.raises(BatchFailed, match="1 were not submitted"):
+        resume(fresh(operator), task_context(operator), event, raised.value.kwargs)
+    assert [row["error"]["code"] for row in results(out)] == ["not_submitted"] * 5 + ["server_error"]
