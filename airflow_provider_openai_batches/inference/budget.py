@@ -44,15 +44,22 @@ PIECE = 0.5
 FEW, FIRST = 3, 2
 
 
-Estimated: TypeAlias = "tuple[int, Batch]"
+Estimated: TypeAlias = "tuple[float, Batch]"
+# DAG and task: runs of the same task ask similar things.
+Kind: TypeAlias = "tuple[str | None, str | None]"
+# The least and the most tokens that there may be for each that was estimated: where a task's own batches show
+# it (images count more than their URLs, and less than their bytes), and where those of others do.
+OWN_RATIOS, OTHER_RATIOS = (0.001, 100.0), (0.25, 4.0)
 
 
 class Budget:
     """The tokens that the shards of a job may have in line."""
 
-    def __init__(self, settings: Settings, service: Service, records: Records, task_key: str) -> None:
+    def __init__(  # noqa: PLR0917 - the collaborators of a job, and whose it is
+        self, settings: Settings, service: Service, records: Records, task_key: str, kind: Kind = (None, None)
+    ) -> None:
         self._settings, self._service, self._records = settings, service, records
-        self._task_key = task_key
+        self._task_key, self._kind = task_key, kind
         self._lines: dict[str, InLine] = {}
 
     def limit(self, model: str | None) -> int | None:
@@ -64,7 +71,7 @@ class Budget:
 
     def tokens(self, shard: Shard) -> int:
         """Return the estimated tokens of a shard, corrected by what finished batches of the model had."""
-        return round(shard.estimated_tokens * self._line(shard.model).ratio)
+        return round(shard.estimated_tokens * self._line(shard.model).ratio(self._kind))
 
     def _line(self, model: str | None) -> InLine:
         return self._lines.get(model or "") or InLine([], self._task_key)
@@ -187,26 +194,30 @@ class InLine:
     """
     The batches of one model in the list, with their estimates.
 
-    ``tokens`` are in line, and ``own`` of them are the task's own; ``ratio`` is what finished batches had
-    divided by their estimates; ``proven`` is the most that was in line at one time; ``tasks`` are in line or
-    wait, and some ``are_waiting``.
+    ``tokens`` are in line, and ``own`` of them are the task's own; ``proven`` is the most that was in line at
+    one time; ``tasks`` are in line or wait, and some ``are_waiting``.
 
     :param batches: newest first.
     :param soon: a task whose newest batch ended after this time is about to go on.
     """
 
     def __init__(self, batches: list[Estimated], task_key: str, now: float = 0.0, soon: float = 0.0) -> None:
-        self.ratio = ratio_of(batches)
+        self._ratio, self._ratios = ratio_of(batches, OTHER_RATIOS), ratios_of(batches)
+        batches = [(tokens * self.ratio(kind_of(batch)), batch) for tokens, batch in batches]
         running = [(tokens, keys.task_of(batch)) for tokens, batch in batches if not batch.is_over]
-        self.tokens = self.ratio * sum(tokens for tokens, _ in running)
-        self.own = self.ratio * sum(tokens for tokens, task in running if task == task_key)
-        self.proven = self.ratio * most_at_once(batches, now)
+        self.tokens = sum(tokens for tokens, _ in running)
+        self.own = sum(tokens for tokens, task in running if task == task_key)
+        self.proven = most_at_once(batches, now)
         newest: dict[str, Batch] = {}
         for _, batch in batches:
             newest.setdefault(keys.task_of(batch), batch)
         waiting = {task for task, batch in newest.items() if waits_for_room(batch, now, soon)} - {task_key}
         self.tasks = waiting | {task for _, task in running} | {task_key}
         self.are_waiting = bool(waiting)
+
+    def ratio(self, kind: Kind) -> float:
+        """Return how many tokens a task's batches have for each that was estimated."""
+        return self._ratios.get(kind) or self._ratio or 1.0
 
     def has_room(self, limit: int, taken: float, tokens: float) -> bool:
         """
@@ -227,23 +238,39 @@ def waits_for_room(batch: Batch, now: float, soon: float) -> bool:
     return batch.is_over and (batch.ended_at or 0) > soon
 
 
-def ratio_of(batches: list[Estimated]) -> float:
-    """Return the prompt tokens that finished batches had, divided by what they were estimated to have."""
-    asked, had = 0, 0
+def kind_of(batch: Batch) -> Kind:
+    origin = keys.Origin.of(batch)
+    return origin.dag_id, origin.task_id
+
+
+def ratios_of(batches: list[Estimated]) -> dict[Kind, float | None]:
+    kinds: dict[Kind, list[Estimated]] = {}
+    for tokens, batch in batches:
+        kinds.setdefault(kind_of(batch), []).append((tokens, batch))
+    return {kind: ratio_of(each, OWN_RATIOS) for kind, each in kinds.items()}
+
+
+def ratio_of(batches: list[Estimated], bounds: tuple[float, float]) -> float | None:
+    """
+    Return the prompt tokens that finished batches had, divided by what they were estimated to have.
+
+    :return: None if no batch says what it had.
+    """
+    asked, had, (least, most) = 0.0, 0.0, bounds
     for tokens, batch in batches:
         counts, usage = batch.counts, batch.usage
-        if usage and usage.input_tokens and counts.total and counts.completed == counts.total:
-            asked, had = asked + tokens, had + usage.input_tokens
-    return had / asked if asked and had else 1.0
+        if tokens and usage and (usage.input_tokens or 0) > 0 and counts.completed == counts.total > 0:
+            asked, had = asked + tokens, had + min(usage.input_tokens or 0, tokens * most)
+    return max(had / asked, least) if asked else None
 
 
-def most_at_once(batches: list[Estimated], now: float) -> int:
+def most_at_once(batches: list[Estimated], now: float) -> float:
     """Return how many tokens of batches that were accepted were in line at one time."""
     steps = []
     for tokens, batch in batches:
         if batch.created_at and batch.status not in {"failed", "validating"}:
             steps += [(batch.created_at, tokens), (batch.ended_at or now, -tokens)]
-    in_line = most = 0
+    in_line = most = 0.0
     for _, change in sorted(steps):
         in_line += change
         most = max(most, in_line)

@@ -172,7 +172,9 @@ class Runner:
         self.job, self.records = job, records
         records.stopped.update(shard.index for shard in job.shards if shard.round in records.cut)
         records.cut = set()
-        self._budget = Budget(self.settings, self.submitter.service, records, self.submitter.task.task_key)
+        task = self.submitter.task
+        kind = task.dag_id, task.task_id
+        self._budget = Budget(self.settings, self.submitter.service, records, task.task_key, kind)
         collaborators = self.settings, self.submitter, self.workspace, records, self._log, self._budget
         self._schedule = Schedule(self.settings, records, self._budget, self._log, self._clock)
         self._submissions, self._results = Submissions(*collaborators), JobResults(*collaborators)

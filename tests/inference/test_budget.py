@@ -136,6 +136,44 @@ def test_estimates_follow_the_usage() -> None:
     assert fitting(Listed(ended), shards(5), max_enqueued_tokens=450) == [0, 1]
 
 
+def ended(tokens: int, had: int | None, dag_id: str) -> Batch:
+    """A batch of a DAG, with the prompt tokens that it had."""
+    names = {keys.DAG_ID: dag_id, keys.TASK_ID: "ask", keys.KEY: f"{dag_id}-1", keys.TOKENS: f"{tokens} m"}
+    return batch(
+        dag_id,
+        tokens,
+        "completed",
+        completed_at=int(NOW) - 3_000,
+        metadata=names,
+        usage=BatchUsage(input_tokens=had),
+        request_counts=BatchRequestCounts(5, 5, 0),
+    )
+
+
+@pytest.mark.parametrize(
+    ("listed", "tokens"),
+    [
+        ([], 100),
+        ([ended(50, 100, "mine")], 200),
+        ([ended(50, 100, "mine"), ended(50, 5_000, "images")], 200),
+        ([ended(50, 1, "mine"), ended(50, 5_000, "images")], 2),
+        ([ended(50, 5_000, "images")], 400),
+        ([ended(50_000, 5, "images")], 25),
+        ([ended(50, 10**400, "mine")], 10_000),
+        ([ended(50, 10**400, "images"), ended(50, 50, "yours")], 250),
+        ([ended(50, 0, "mine")], 100),
+        ([ended(50, None, "mine"), ended(50, -7, "mine"), ended(0, 70, "mine")], 100),
+    ],
+)
+def test_how_much_a_ratio_may_say(listed: list[Batch], tokens: int) -> None:
+    """The batches of the same task count most; what others had says little, and nonsense says nothing."""
+    given: Any = Listed(*listed)
+    settings = Settings(spec=SPEC, max_enqueued_tokens=1_000)
+    budget = Budget(settings, given, Records(digest="", started=NOW), "me", ("mine", "ask"))
+    budget.look(shards(1), NOW)
+    assert budget.tokens(shards(1)[0]) == tokens
+
+
 def test_a_share_for_each_while_others_wait() -> None:
     """One that waits, shown by its rejection or by an end a moment ago, has its part left."""
     mine = batch("me", 100)

@@ -157,7 +157,7 @@ def test_estimates_that_are_too_low(
 ) -> None:
     """A file that is rejected again although nothing is in line is cut, whatever its estimate says."""
     monkeypatch.setattr(shards, "_BYTES_PER_TOKEN", 8)
-    monkeypatch.setattr(budget, "ratio_of", lambda _: 1.0)
+    monkeypatch.setattr(budget, "ratio_of", lambda *_: 1.0)
     server.settings(enqueued_token_limit=100)
     given = rows(first + 4)
     for row in given[first:]:
