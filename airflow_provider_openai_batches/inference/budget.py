@@ -55,7 +55,7 @@ OWN_RATIOS, OTHER_RATIOS = (0.001, 100.0), (0.25, 4.0)
 class Budget:
     """The tokens that the shards of a job may have in line."""
 
-    def __init__(  # noqa: PLR0917 - the collaborators of a job, and whose it is
+    def __init__(
         self, settings: Settings, service: Service, records: Records, task_key: str, kind: Kind = (None, None)
     ) -> None:
         self._settings, self._service, self._records = settings, service, records
@@ -104,8 +104,8 @@ class Budget:
                 listed.add(batch.id)
                 by_model.setdefault(estimate[1], []).append((estimate[0], batch))
         for shard in shards:
-            if batch := self._unlisted(shard, listed):
-                by_model.setdefault(shard.model or "", []).insert(0, (shard.estimated_tokens, batch))
+            if own := self._unlisted(shard, listed):
+                by_model.setdefault(shard.model or "", []).insert(0, (shard.estimated_tokens, own))
         for model, batches in by_model.items():
             self._learn_from(model, batches)
         soon = now - GOES_ON_WITHIN * self._settings.poll_interval

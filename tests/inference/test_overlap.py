@@ -141,7 +141,7 @@ def test_a_request_that_is_too_large_while_others_run(server: DevServer, out: Pa
     given[2]["text"] = "x" * 1_000
     operator = job(out, requests=given, max_requests_per_batch=1)
     with pytest.raises(
-        BatchFailed, match="Row 2 has about 29. tokens, but the enqueued-token limit of .* is 100"
+        BatchFailed, match=r"Row 2 has about 29. tokens, but the enqueued-token limit of .* is 100"
     ):
         run_task(operator)
     assert server.stats()["batches"]["running"] == 0
