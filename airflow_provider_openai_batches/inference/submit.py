@@ -93,13 +93,19 @@ class Submissions:
         if ledger is None:
             return job
         self._refresh(job.shards, ledger)
+        before = _found(job)
         job = self._match(job, ledger)
         # An earlier try may have died a moment ago, and its last batch may not be listed yet.
         if missing := len(self._records.without_batch(job.shards)):
             self._submitter.announce_search(f"{missing} of {len(job.shards)} request files")
         while self._records.without_batch(job.shards) and ledger.look_again():
             job = self._match(job, ledger)
-        return self._add_found(job, ledger)
+        job = self._add_found(job, ledger)
+        if _found(job) - before:
+            # They may have the rows of any shard, which may have been cut: what is left is asked after them.
+            for shard in self._records.without_batch(job.shards):
+                self._records.give_up(shard.index)
+        return job
 
     def cancel_outdated(self, job: Job) -> None:
         """Cancel all other running batches of earlier tries: their requests are not needed any more."""
@@ -189,11 +195,6 @@ class Submissions:
                     break
                 record.saw(found[0])
                 record.release()
-        if any(shard.round for shard in job.shards if shard.index in adopted):
-            # It may have the rows of other follow-ups: they are asked again when it is over.
-            for shard in self._records.without_batch(job.shards):
-                if shard.round:
-                    self._records.give_up(shard.index)
         any_row = {"is_found": True, "first_row": 0, "last_row": job.rows - 1}
         shards = [
             msgspec.structs.replace(shard, **any_row) if shard.round and shard.index in adopted else shard
@@ -267,6 +268,10 @@ class Submissions:
         batch = self._submitter.submit_file(spec, key, source, expires_after, says_input=shard.round == 0)
         place.drop([shard.file])
         return batch
+
+
+def _found(job: Job) -> set[int]:
+    return {shard.index for shard in job.shards if shard.is_found}
 
 
 def delete_input_files(records: Records, submitter: Submitter, log: Log) -> None:

@@ -186,3 +186,18 @@ def test_a_shard_that_is_too_large_after_a_rejection(server: DevServer, out: Pat
     with pytest.raises(BatchFailed, match="1 were not submitted"):
         resume(fresh(operator), task_context(operator), event, raised.value.kwargs)
     assert [row["error"]["code"] for row in results(out)] == ["not_submitted"] * 5 + ["server_error"]
+
+
+def test_pieces_whose_files_are_lost(server: DevServer, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By now the batches that are over show that the file need not have been cut: it is not asked as a whole."""
+    monkeypatch.setattr(shards, "_BYTES_PER_TOKEN", 2)
+    server.settings(enqueued_token_limit=130)
+    operator = job(out, MortalOperator, requests=rows(4), max_enqueued_tokens=130)
+    MortalHook.doom = ("retrieve_batch", "before", 2)
+    with pytest.raises(Crash):
+        run_task(operator)
+    MortalHook.doom = ("", "", 0)
+    shutil.rmtree(out)
+    until(lambda: not server.stats()["batches"]["running"])
+    assert again(operator)["counts"]["succeeded"] == 4
+    assert server.stats()["paid_more_than_once"] == 0
