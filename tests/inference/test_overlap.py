@@ -189,7 +189,7 @@ def test_a_shard_that_is_too_large_after_a_rejection(server: DevServer, out: Pat
 
 
 def test_pieces_whose_files_are_lost(server: DevServer, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By now the batches that are over show that the file need not have been cut: it is not asked as a whole."""
+    """The batches that are over show by now that it need not have been cut: it is not asked as a whole."""
     monkeypatch.setattr(shards, "_BYTES_PER_TOKEN", 2)
     server.settings(enqueued_token_limit=130)
     operator = job(out, MortalOperator, requests=rows(4), max_enqueued_tokens=130)
