@@ -106,8 +106,7 @@ class LiveRows:
 
     def _give_up(self, shards: list[Shard]) -> None:
         for shard in shards:
-            self._records.of(shard.index).give_up(shard.requests)
-            self._records.stopped.add(shard.index)
+            self._records.give_up(shard.index)
 
     def _ask_part(self, job: Job, part: LivePart, number: int, rows: int) -> None:
         files = LiveFiles(self._workspace, part.name, number)
