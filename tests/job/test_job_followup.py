@@ -144,3 +144,14 @@ def test_invalid_answers_are_asked_again_if_wanted(tmp_path: Path) -> None:
         ("invalid_output", "bad"),
     ]
     assert merged.usage.total_tokens == 15
+
+
+def test_rounds_without_end_end(tmp_path: Path) -> None:
+    """However many are allowed, a request that fails each time is not asked for ever."""
+    job = prepare(tmp_path, ["a"])
+    index = ResultIndex(job, tmp_path)
+    index.add(job.shards[0], [])
+    while len(job.shards) < 300 and (more := write_followup(index, 1_000)) is not job:
+        job = more
+        index.add(job.shards[-1], [])
+    assert len(job.shards) == 255

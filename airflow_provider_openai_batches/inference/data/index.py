@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.storage import AnyPath
 
 
+# How often a row was asked is counted in one byte.
+_MOST_ROUNDS = 254
+
+
 class Copies(Protocol):
     """Where the job's files are kept if its directory holds only copies of them."""
 
@@ -193,7 +197,7 @@ class ResultIndex:
                 end = row + (1 if isinstance(given, str) else given)
                 wanted[row:end] = bytes(end - row)
         for row in _places(wanted):
-            if self._asked[row] > max_rounds:
+            if self._asked[row] > min(max_rounds, _MOST_ROUNDS):
                 wanted[row] = 0
         return wanted
 
