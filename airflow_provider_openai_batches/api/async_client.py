@@ -7,7 +7,7 @@ import logging
 import time
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 import tenacity
@@ -30,9 +30,51 @@ NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.U
 
 # Seconds; longer than the usual poll interval, shorter than routers keep silent connections open.
 KEEP_ALIVE = 90.0
+# Of one httpx client. When a request begins or ends, httpx looks at all connections for each that is idle:
+# with 200 of them that takes longer than the rest of the request, and no limit of a service is reached.
+CONNECTIONS_OF_ONE = 10
 # Of one live answer; two thousand embeddings of 3,072 numbers in base64 are 33 MB.
 MAX_LIVE_BYTES = 64 << 20
 _JSON = {"Content-Type": "application/json"}
+
+
+class _Clients:
+    """Some httpx clients that have few connections each, and these together."""
+
+    def __init__(self, connections: int, **settings: Any) -> None:
+        sizes = [min(CONNECTIONS_OF_ONE, connections - n) for n in range(0, connections, CONNECTIONS_OF_ONE)]
+        certificates = httpx.create_ssl_context()  # loading them takes longer than all else here
+        self._clients = [
+            httpx.AsyncClient(
+                **settings,
+                verify=certificates,
+                limits=httpx.Limits(
+                    max_connections=size, max_keepalive_connections=size, keepalive_expiry=KEEP_ALIVE
+                ),
+            )
+            for size in sizes
+        ]
+        self._free = sizes
+
+    @property
+    def is_closed(self) -> bool:
+        return all(client.is_closed for client in self._clients)
+
+    @asynccontextmanager
+    async def stream(self, method: str, url: str, **settings: Any) -> AsyncIterator[httpx.Response]:
+        """Send a request with the first client that has a free connection, or where fewest wait for one."""
+        free = self._free
+        number = next((number for number, count in enumerate(free) if count > 0), free.index(max(free)))
+        free[number] -= 1
+        try:
+            async with self._clients[number].stream(method, url, **settings) as answer:
+                yield answer
+        finally:
+            free[number] += 1
+
+    async def aclose(self) -> None:
+        for client in self._clients:
+            await client.aclose()
 
 
 class AsyncBatchesClient:
@@ -56,16 +98,7 @@ class AsyncBatchesClient:
         self.max_attempts = max_attempts or config.max_attempts
         self._sleep = sleep
         config.redact_log("httpx")
-        self._http = httpx.AsyncClient(
-            headers=config.headers,
-            params=config.params,
-            timeout=self._timeout(config.timeout),
-            limits=httpx.Limits(
-                max_connections=connections,
-                max_keepalive_connections=connections,
-                keepalive_expiry=KEEP_ALIVE,
-            ),
-        )
+        self._http = _Clients(connections, headers=config.headers, params=config.params)
 
     async def retrieve_batch(self, batch_id: str) -> Batch:
         """``GET /batches/{batch_id}``."""

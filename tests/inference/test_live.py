@@ -14,6 +14,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
+import httpcore
 import pytest
 import tenacity
 from hypothesis import HealthCheck, given, settings
@@ -675,6 +676,36 @@ def test_a_limit_of_the_dev_server(server: DevServer) -> None:
     stats = server.stats()["live"]
     assert stats["paid_more_than_once"] == 0
     assert stats["rate_limited"] == tally.rate_limited <= 30
+
+
+def test_many_connections_cost_a_request_nothing(server: DevServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are all there, but when a request begins or ends, httpx looks at few of them."""
+    looks = []
+    is_idle = httpcore.AsyncHTTPConnection.is_idle
+    monkeypatch.setattr(
+        httpcore.AsyncHTTPConnection, "is_idle", lambda self: (looks.append(self), is_idle(self))[1]
+    )
+
+    async def main() -> None:
+        client = client_of(server, 105)
+        request = protocol.ask(ENDPOINT, b'{"model": "m"}', client.config)
+        server.settings(live_seconds=30.0)
+        asking = [asyncio.ensure_future(client.ask(request)) for _ in range(110)]
+        async with asyncio.timeout(30):
+            while server.stats()["in_flight"] < 105:  # noqa: ASYNC110 - it is the server that changes
+                await asyncio.sleep(0.05)
+        for each in asking:
+            each.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+        server.settings(live_seconds=0.2)
+        await asyncio.gather(*(client.ask(request) for _ in range(105)))
+        looks.clear()
+        await asyncio.gather(*(client.ask(request) for _ in range(105)))
+        await client.aclose()
+
+    asyncio.run(main())
+    assert len(set(map(id, looks))) == 105
+    assert len(looks) < 500 * 105
 
 
 def test_failures_of_the_dev_server(server: DevServer) -> None:
