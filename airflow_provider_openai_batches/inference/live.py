@@ -252,7 +252,7 @@ class _Run:
     def _read(self, row: _Row, ticket: Ticket, reply: HttpReply) -> _Found:
         """Learn from an answer what the service allows, and make a line of it."""
         now, status = time.time(), reply.status
-        self._pace.hear(ticket, reply.headers)
+        self._pace.hear(ticket, reply.headers, self._clock())
         row.is_limited = status == HTTPStatus.TOO_MANY_REQUESTS
         row.is_unsure = status == HTTPStatus.GATEWAY_TIMEOUT
         self.tally.rate_limited += row.is_limited

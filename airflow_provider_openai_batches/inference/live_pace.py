@@ -92,17 +92,22 @@ class Allowance:
     def __init__(self) -> None:
         self._number = -1
         self._known = Left(inf, inf, 0.0)
-        self._at = self._spent = self._refill = 0.0
+        self._since: list[tuple[float, float]] = []
+        self._refill = 0.0
 
     @property
     def is_known(self) -> bool:
         return self._number >= 0
 
-    def hear(self, ticket: Ticket, spent: float, said: Left) -> None:
-        """Note what an answer says; what answers to later requests said is newer."""
+    def hear(self, ticket: Ticket, said: Left, *since: tuple[float, float]) -> None:
+        """
+        Note what an answer says; what answers to later requests said is newer.
+
+        :param since: times at which it may have been true, each with what had been spent by then.
+        """
         if ticket.number < self._number:
             return
-        self._number, self._known, self._at, self._spent = ticket.number, said, ticket.sent_at, spent
+        self._number, self._known, self._since = ticket.number, said, list(since)
         if said.left < said.limit and said.full_in > 0:
             self._refill = (said.limit - said.left) / said.full_in
 
@@ -111,7 +116,9 @@ class Allowance:
         limit, left, _ = self._known
         if not self._refill:
             return 0.0
-        left = min(limit, left + self._refill * (now - self._at)) - (spent - self._spent)
+        left = min(
+            min(limit, left + self._refill * (now - at)) - (spent - by_then) for at, by_then in self._since
+        )
         short = min(limit, cost + max(1.0, RESERVE * limit)) - left
         return max(0.0, short / self._refill)
 
@@ -161,11 +168,13 @@ class LivePace:
         """Count a request that is over, whatever came of it."""
         self.under_way -= 1
 
-    def hear(self, ticket: Ticket, headers: Mapping[str, str]) -> None:
-        """Note what an answer says of the limits."""
-        for kind, allowance, spent in zip(KINDS, self._allowances, ticket.spent, strict=True):
+    def hear(self, ticket: Ticket, headers: Mapping[str, str], now: float) -> None:
+        """Note what an answer says of the limits: as they were when its request came, or as they are now."""
+        for kind, allowance, before, spent in zip(
+            KINDS, self._allowances, ticket.spent, self._spent, strict=True
+        ):
             if said := left_of(kind, headers):
-                allowance.hear(ticket, spent, said)
+                allowance.hear(ticket, said, (ticket.sent_at, before), (now, spent))
 
     def answered(self, ticket: Ticket) -> None:
         """Allow for more under way, if there was no room for one since the request was sent."""

@@ -44,7 +44,13 @@ from airflow_provider_openai_batches.inference.data.lines import classify, read_
 from airflow_provider_openai_batches.inference.data.requests import Request
 from airflow_provider_openai_batches.inference.data.shards import write_shards
 from airflow_provider_openai_batches.inference.live_files import LiveFiles
-from airflow_provider_openai_batches.inference.live_pace import Left, asked_pause, left_of, seconds_of
+from airflow_provider_openai_batches.inference.live_pace import (
+    LivePace,
+    Left,
+    asked_pause,
+    left_of,
+    seconds_of,
+)
 from airflow_provider_openai_batches.inference.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -680,11 +686,14 @@ def test_a_limit_of_the_dev_server(server: DevServer) -> None:
 
 def test_many_connections_cost_a_request_nothing(server: DevServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are all there, but when a request begins or ends, httpx looks at few of them."""
-    looks = []
+    looks: list[httpcore.AsyncHTTPConnection] = []
     is_idle = httpcore.AsyncHTTPConnection.is_idle
-    monkeypatch.setattr(
-        httpcore.AsyncHTTPConnection, "is_idle", lambda self: (looks.append(self), is_idle(self))[1]
-    )
+
+    def look(self: httpcore.AsyncHTTPConnection) -> bool:
+        looks.append(self)
+        return is_idle(self)
+
+    monkeypatch.setattr(httpcore.AsyncHTTPConnection, "is_idle", look)
 
     async def main() -> None:
         client = client_of(server, 105)
@@ -799,6 +808,32 @@ def test_what_is_left_of_a_limit() -> None:
     assert left_of("requests", headers) is None
     for name in headers:
         assert left_of("tokens", {**headers, name: "?"}) is None
+
+
+@pytest.mark.parametrize(
+    ("sent_meanwhile", "allowed"),
+    [
+        pytest.param(0, 10, id="it may be less than 26, because it was said at the end"),
+        pytest.param(15, 5, id="it may be 11, because it was said at the beginning"),
+    ],
+)
+def test_when_what_is_left_was_true(sent_meanwhile: int, allowed: int) -> None:
+    """
+    When the request came, or a second later when it was answered: services differ.
+
+    Sixteen were left then, ten more come in each second, and six are the reserve.
+    """
+    pace = LivePace(100)
+    ticket = pace.begin(0.0, 1.0)
+    for _ in range(sent_meanwhile):
+        pace.begin(0.5, 1.0)
+    said = {"limit": "600", "remaining": "16", "reset": "58.4s"}
+    pace.hear(ticket, {f"x-ratelimit-{name}-requests": text for name, text in said.items()}, 1.0)
+    sent = 0
+    while not pace.wait(1.0, 1.0):
+        pace.begin(1.0, 1.0)
+        sent += 1
+    assert sent == allowed
 
 
 @pytest.mark.parametrize(
