@@ -45,8 +45,8 @@ from airflow_provider_openai_batches.inference.data.requests import Request
 from airflow_provider_openai_batches.inference.data.shards import write_shards
 from airflow_provider_openai_batches.inference.live_files import LiveFiles
 from airflow_provider_openai_batches.inference.live_pace import (
-    LivePace,
     Left,
+    LivePace,
     asked_pause,
     left_of,
     seconds_of,
