@@ -77,7 +77,9 @@ async def _ask(base_url: str, count: int, stop_after: float) -> live.Tally:
     return tally
 
 
-def measure(count: int, limit: int, minute: float, kind: str = "requests", **settings: Any) -> dict[str, float]:
+def measure(
+    count: int, limit: int, minute: float, kind: str = "requests", **settings: Any
+) -> dict[str, float]:
     """
     Ask ``count`` rows under a limit.
 
@@ -120,7 +122,9 @@ def main(arguments: list[str]) -> None:
         "a tenth fails in passing": (some, {"live_seconds": 0.5, "live_failing": 0.1}),
     }
     for name, (rows, settings) in cases.items():
-        found = measure(rows, limit // (1 if rows == count else 2), minute / (1 if rows == count else 2), **settings)
+        found = measure(
+            rows, limit // (1 if rows == count else 2), minute / (1 if rows == count else 2), **settings
+        )
         print(
             f"{name:34} {found['succeeded']:>6,.0f} {found['used']:>12.2f} {found['seconds']:>8.1f} "
             f"{found['cpu_ms']:>7.2f} {found['rate_limited']:>5.0f} {found['twice']:>6.0f}",

@@ -102,7 +102,7 @@ class LiveService:
         self.statuses: Counter[int] = Counter()
         self.under_way = self.most_under_way = 0
 
-    async def ask(self, request: HttpRequest) -> HttpReply:
+    async def ask(self, request: HttpRequest, before_large: Any = None) -> HttpReply:
         self.under_way += 1
         self.most_under_way = max(self.under_way, self.most_under_way)
         try:

@@ -13,7 +13,7 @@ import httpx
 import tenacity
 
 from airflow_provider_openai_batches.api import protocol, retry
-from airflow_provider_openai_batches.api.body import ACCEPTED, Bounded, Decoder
+from airflow_provider_openai_batches.api.body import ACCEPTED, MAX_ERROR_BYTES, Bounded, Decoder
 from airflow_provider_openai_batches.api.retry import is_success
 from airflow_provider_openai_batches.exceptions import APIError, TransportError
 
@@ -35,7 +35,10 @@ KEEP_ALIVE = 90.0
 CONNECTIONS_OF_ONE = 10
 # Of one live answer; two thousand embeddings of 3,072 numbers in base64 are 33 MB.
 MAX_LIVE_BYTES = 64 << 20
+# A live answer of more bytes is large, and has to wait until there is room for MAX_LIVE_BYTES.
+LARGE_BYTES = 128 << 10
 _JSON = {"Content-Type": "application/json"}
+_LIMIT = "time limit"
 
 
 class _Clients:
@@ -147,16 +150,21 @@ class AsyncBatchesClient:
                 await self._reply(request, answer)
             return await _start(answer, size)
 
-    async def ask(self, request: protocol.HttpRequest) -> protocol.HttpReply:
+    async def ask(
+        self, request: protocol.HttpRequest, before_large: Callable[[], Awaitable[None]] | None = None
+    ) -> protocol.HttpReply:
         """
         Send a live request once; an answer that is an error is returned too.
 
-        An answer beyond :data:`MAX_LIVE_BYTES` is cut there.
+        An answer beyond :data:`MAX_LIVE_BYTES` is cut there, an error beyond :data:`.body.MAX_ERROR_BYTES`.
 
+        :param before_large: awaited once before more than :data:`LARGE_BYTES` of an answer are read. The time
+            for the answer stands still meanwhile.
         :raises TransportError: if no answer came.
         """
         async with self._answer(request, _JSON, ACCEPTED) as answer:
-            body = await _start(answer, MAX_LIVE_BYTES)
+            size = MAX_LIVE_BYTES if is_success(answer.status_code) else MAX_ERROR_BYTES
+            body = await _start(answer, size, before_large and _in_no_time(answer, before_large))
             return protocol.reply(request, self.config, answer.status_code, answer.headers, body)
 
     def _timeout(self, seconds: float) -> httpx.Timeout:
@@ -204,7 +212,7 @@ class AsyncBatchesClient:
         seconds = protocol.seconds_for(request, self.config)
         try:
             async with (
-                asyncio.timeout(seconds),
+                asyncio.timeout(seconds) as limit,
                 self._http.stream(
                     request.method,
                     f"{self.config.base_url}{request.path}",
@@ -214,6 +222,7 @@ class AsyncBatchesClient:
                     timeout=self._timeout(seconds if request.seconds else self.config.timeout),
                 ) as answer,
             ):
+                answer.extensions[_LIMIT] = limit
                 yield answer
         except httpx.HTTPError as error:
             sent = not isinstance(error, NOT_SENT)
@@ -236,13 +245,32 @@ class AsyncBatchesClient:
         return reply
 
 
-async def _start(answer: httpx.Response, size: int) -> bytes:
+def _in_no_time(answer: httpx.Response, wait: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    """Let the time in which an answer has to be read stand still while something else is waited for."""
+
+    async def waits() -> None:
+        limit, clock = answer.extensions[_LIMIT], asyncio.get_running_loop().time
+        left = limit.when() - clock()
+        limit.reschedule(None)
+        await wait()
+        limit.reschedule(clock() + left)
+
+    return waits
+
+
+async def _start(
+    answer: httpx.Response, size: int, before_large: Callable[[], Awaitable[None]] | None = None
+) -> bytes:
     """Read a body, but no more than ``size`` bytes of it."""
     is_error = not is_success(answer.status_code)
     start, decoder = bytearray(), Decoder(answer.headers.get("content-encoding"), keeps_unknown=is_error)
     async for piece in answer.aiter_raw():
         for decoded in decoder.feed(piece):
+            if before_large and len(start) + len(decoded) > LARGE_BYTES:
+                await before_large()
+                before_large = None
             start += decoded
             if len(start) >= size:
-                return bytes(start[:size])
+                del start[size:]
+                return bytes(start)
     return bytes(start)

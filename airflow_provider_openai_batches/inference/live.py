@@ -25,6 +25,7 @@ from airflow_provider_openai_batches.inference.data.outcomes import MISSING, SUC
 from airflow_provider_openai_batches.inference.data.results import Usage, usage_of
 from airflow_provider_openai_batches.inference.live_files import NO_ANSWER, error_line, line_of
 from airflow_provider_openai_batches.inference.live_pace import LivePace, asked_pause
+from airflow_provider_openai_batches.inference.live_request import LiveRow
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -41,8 +42,10 @@ MAX_UNDER_WAY = 200
 MAX_LIMITED, LIMITED_SECONDS, LIMITED_PAUSE = 20, 300.0, 5.0
 # Seconds. After a kill, and after an answer that ends the run, those under way may still be answered.
 KILL_GRACE, END_GRACE = 1.0, 60.0
+# How many large answers may be held, from their beginning until they are stored; each is at most 64 MB, and
+# each of the others at most 128 kB. So all that are under way have about 256 MB together.
+MAX_LARGE = 3
 LOOK, SHORTEST_SLEEP, LONGEST_SLEEP, REPORT_EVERY = 0.2, 0.001, 1.0, 30.0
-BYTES_PER_TOKEN = 4
 # How much the latest answer counts in what is known of the tokens of a request.
 LATEST = 0.05
 
@@ -52,7 +55,9 @@ class LiveClient(Protocol):
 
     @property
     def config(self) -> ClientConfig: ...
-    async def ask(self, request: HttpRequest) -> HttpReply: ...
+    async def ask(
+        self, request: HttpRequest, before_large: Callable[[], Awaitable[None]] | None = None
+    ) -> HttpReply: ...
 
 
 class Tally(msgspec.Struct):
@@ -118,26 +123,6 @@ class _EndedError(Exception):
     """Nothing new may be begun."""
 
 
-class _Line(msgspec.Struct):
-    custom_id: str
-    body: msgspec.Raw
-
-
-class _Row:
-    """A row that is being asked."""
-
-    def __init__(self, data: bytes, endpoint: str, config: ClientConfig) -> None:
-        line = msgspec.json.decode(data, type=_Line)
-        body = bytes(line.body)
-        self.custom_id = line.custom_id
-        self.request = protocol.ask(endpoint, body, config)
-        self.tokens = max(1.0, len(body) / BYTES_PER_TOKEN)
-        self.limited = self.failures = 0
-        self.limited_at = 0.0
-        self.is_limited = False  # whether the last request was answered 429
-        self.is_unsure = False  # whether it may have been carried out although its answer is lost
-
-
 class _Found(NamedTuple):
     """What came of one request, as a line of a batch's output file."""
 
@@ -166,6 +151,7 @@ class _Run:
         self._pace = LivePace(most)
         self._in_turn = asyncio.Lock()  # those who wait for it come in their order
         self._changed = asyncio.Event()
+        self._places = asyncio.Semaphore(MAX_LARGE)
         self._token_ratio = 1.0
         self._end: Exception | None = None
         self._is_ending = False
@@ -193,12 +179,15 @@ class _Run:
 
     async def _work(self) -> None:
         for data in self._lines:
+            row = LiveRow(data, self._endpoint, self._client.config, self._places)
             try:
-                await self._answer(_Row(data, self._endpoint, self._client.config))
+                await self._answer(row)
             except _EndedError:
                 return
+            finally:
+                row.release()
 
-    async def _answer(self, row: _Row) -> None:
+    async def _answer(self, row: LiveRow) -> None:
         """Ask a row until its answer is final, and pass it on."""
         found: _Found = await tenacity.AsyncRetrying(
             sleep=asyncio.sleep,
@@ -214,19 +203,19 @@ class _Run:
             self._storing -= 1
         self._count(row, found)
 
-    def _is_out_of_tries(self, row: _Row) -> bool:
+    def _is_out_of_tries(self, row: LiveRow) -> bool:
         """Whether a row's failure is final; a 429 says more of all rows than of this one."""
         is_long = row.limited >= MAX_LIMITED and self._clock() - row.limited_at >= LIMITED_SECONDS
         return is_long or row.failures >= self._client.config.max_attempts
 
-    async def _ask(self, row: _Row) -> _Found:
+    async def _ask(self, row: LiveRow) -> _Found:
         """Send a row's request once."""
         tokens = row.tokens * self._token_ratio
         ticket = await self._turn(tokens)
         self.tally.requests += 1
         self.tally.unsure += row.is_unsure
         try:
-            reply = await self._client.ask(row.request)
+            reply = await self._client.ask(row.request, row.enlarge)
         except TransportError as error:
             return self._lost(row, error, ticket)
         else:
@@ -249,7 +238,7 @@ class _Run:
                     await self._changed.wait()
         raise _EndedError
 
-    def _read(self, row: _Row, ticket: Ticket, reply: HttpReply) -> _Found:
+    def _read(self, row: LiveRow, ticket: Ticket, reply: HttpReply) -> _Found:
         """Learn from an answer what the service allows, and make a line of it."""
         now, status = time.time(), reply.status
         self._pace.hear(ticket, reply.headers, self._clock())
@@ -268,16 +257,18 @@ class _Run:
             self._check_end(error)
         return self._found(row, line_of(row.custom_id, reply))
 
-    def _lost(self, row: _Row, error: TransportError, ticket: Ticket) -> _Found:
+    def _lost(self, row: LiveRow, error: TransportError, ticket: Ticket) -> _Found:
         """Make a line of a request that got no answer."""
         self._pace.failed(ticket, self._clock())
         row.is_limited, row.is_unsure = False, error.sent
         return self._found(row, error_line(row.custom_id, NO_ANSWER, str(error)))
 
-    def _found(self, row: _Row, line: bytes) -> _Found:
+    def _found(self, row: LiveRow, line: bytes) -> _Found:
         """Judge what came, and count the tries of its row."""
         read = read_line(line)
         outcome = MISSING if read is None else classify(read, self._spec)
+        if outcome.retryable:
+            row.release()  # while it waits for its turn, others must be able to end theirs
         if outcome.retryable and row.is_limited:
             row.limited_at = row.limited_at if row.limited else self._clock()
             row.limited += 1
@@ -300,7 +291,7 @@ class _Run:
         self._is_ending = True
         raise _EndedError
 
-    def _count(self, row: _Row, found: _Found) -> None:
+    def _count(self, row: LiveRow, found: _Found) -> None:
         """Count a row whose line is stored."""
         self.tally.succeeded += found.outcome is SUCCEEDED
         self.tally.failed += found.outcome.retryable

@@ -7,14 +7,16 @@ import json
 import logging
 import tempfile
 import threading
+import tracemalloc
 from collections import Counter
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from itertools import islice
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 import httpcore
+import msgspec
 import pytest
 import tenacity
 from hypothesis import HealthCheck, given, settings
@@ -54,7 +56,7 @@ from airflow_provider_openai_batches.inference.live_pace import (
 from airflow_provider_openai_batches.inference.workspace import Workspace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
     from pathlib import Path
 
     from airflow_provider_openai_batches.api.protocol import HttpRequest
@@ -176,6 +178,37 @@ def test_few_lines_are_read_ahead() -> None:
 
     asked(service, lines(), most=20)
     assert max(ahead) <= 20
+
+
+def test_few_large_answers_are_held() -> None:
+    """From their beginning until they are stored, also if some are asked again."""
+    held: set[bytes] = set()
+    most = []
+
+    class Large(LiveService):
+        async def ask(self, request: HttpRequest, before_large: Any = None) -> HttpReply:
+            body = request.json or b""
+            await asyncio.sleep(0.5)
+            await before_large()
+            held.add(body)
+            most.append(len(held))
+            await asyncio.sleep(0.5)
+            reply = await super().ask(request)
+            if reply.status != 200:
+                held.discard(body)
+            return reply
+
+    async def sink(line: bytes) -> None:
+        await asyncio.sleep(1)
+        held.discard(
+            json.dumps(json.loads(request_line(int(json.loads(line)["custom_id"][4:])))["body"]).encode()
+        )
+
+    service = Large(answer=lambda _request, times: 500 if times == 1 else None)
+    tally = run(live.ask(service, ENDPOINT, request_lines(100), sink, log=LOG))
+    assert tally.succeeded == 100
+    assert max(most) == live.MAX_LARGE
+    assert not held
 
 
 # What the lines say.
@@ -715,6 +748,73 @@ def test_many_connections_cost_a_request_nothing(server: DevServer, monkeypatch:
     asyncio.run(main())
     assert len(set(map(id, looks))) == 105
     assert len(looks) < 500 * 105
+
+
+@asynccontextmanager
+async def host_of(body: bytes, status: int = 200) -> AsyncIterator[ClientConfig]:
+    """Serve this answer to each request."""
+    head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                asked = await reader.readuntil(b"\r\n\r\n")
+                length = asked.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+                await reader.readexactly(int(length))
+                writer.write(head)
+                for begin in range(0, len(body), 1 << 16):
+                    writer.write(memoryview(body)[begin : begin + (1 << 16)])
+                    await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as host:
+        port = host.sockets[0].getsockname()[1]
+        yield ClientConfig(base_url=f"http://127.0.0.1:{port}/v1", api_key="k", headers={}, timeout=1.0)
+
+
+def test_the_memory_that_answers_take_together_is_bounded() -> None:
+    """Not each by itself: two hundred answers of 64 MB would be 12.8 GB."""
+    body = json.dumps({"data": "x" * (3 << 20)}).encode()
+
+    async def main() -> int:
+        async with host_of(body) as config:
+            client = AsyncBatchesClient(config, connections=60)
+            tracemalloc.start()
+            try:
+                await live.ask(client, ENDPOINT, request_lines(60), lambda _: asyncio.sleep(0.1), log=LOG)
+                return tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+                await client.aclose()
+
+    assert asyncio.run(main()) < 20 * len(body)
+
+
+def test_an_answer_that_waits_for_room_is_not_too_slow() -> None:
+    """It was paid for. A small one does not wait, and of an error a part is enough."""
+    waits = []
+
+    async def room() -> None:
+        waits.append(1)
+        await asyncio.sleep(2.5)
+
+    async def ask(body: bytes, status: int = 200) -> int:
+        async with host_of(body, status) as config:
+            client = AsyncBatchesClient(config)
+            assert config.answer_seconds < 2.5
+            request = msgspec.structs.replace(protocol.ask(ENDPOINT, b'{"model": "m"}', config), seconds=0.0)
+            try:
+                reply = await client.ask(request, room)
+                assert reply.status == status
+                return len(reply.body)
+            finally:
+                await client.aclose()
+
+    assert asyncio.run(ask(b"x" * 1_000_000)) == 1_000_000
+    assert waits == [1]
+    assert asyncio.run(ask(b"x" * 100_000)) == 100_000
+    assert asyncio.run(ask(b"x" * 1_000_000, 500)) == 64 << 10
+    assert waits == [1]
 
 
 def test_failures_of_the_dev_server(server: DevServer) -> None:
