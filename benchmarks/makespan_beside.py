@@ -15,8 +15,8 @@ defaults.
 Retries are Airflow's part, which stands here in its place: ``retry_delay`` after a failed try a new operator
 runs, at most ``retries`` times. Scheduling a retry and starting its process take no time here. The docs name
 no number for batches; those of ``LLMBatchOperator`` say that retries are safe, and Airflow's default is none.
-So there are two numbers: 3, as in most examples of the common.ai provider that have retries, and as many as it
-takes. The delay is Airflow's default, five minutes.
+So there are two numbers: 3, as in most examples of the common.ai provider that have retries, and as many as
+it takes. The delay is Airflow's default, five minutes.
 
 A request that failed in a completed batch causes no retry: both operators then succeed. With
 ``fail_on_partial_error`` a retry of ``LLMBatchOperator`` would read the same results again, as its docs say.
