@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 import pydantic
 from fsspec.implementations.local import LocalFileSystem
-from side import quiet_logs, report
+from side import become_a_worker, quiet_logs, report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -182,19 +182,11 @@ def until_it_waits(run: Any) -> Any:
     return None
 
 
-def become_a_worker() -> None:
-    """Import and do what every worker has done before it runs its task."""
-    importlib.import_module("airflow.sdk.execution_time.task_runner")
-    sdk = importlib.import_module("airflow.providers.common.compat.sdk")
-    sdk.BaseHook.get_connection(CONN_ID)
-    sdk.get_hook_lineage_collector()  # loads Airflow's plugins, as the listeners of any task do
-
-
 def main() -> None:
     task = json.loads(Path(sys.argv[1]).read_text())
     connection = {"conn_type": CONNECTIONS[task["side"]], "password": "bench-key", "host": task["base_url"]}
     os.environ[f"AIRFLOW_CONN_{CONN_ID.upper()}"] = json.dumps(connection)
-    become_a_worker()
+    become_a_worker(CONN_ID)
     quiet_logs()
     {"submit": submit, "land": land, "whole": whole}[task["step"]](task)
 

@@ -39,12 +39,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from makespan_cases import CHAT, MODEL, TOKENS, Task, bodies
 from makespan_side import CONN_ID, context, live_by
-from side import quiet_logs, report
+from side import become_a_worker, quiet_logs, report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 CONNECTIONS = {"official": "openai", "common_ai": "pydanticai"}
+MODULES = {
+    "official": ["airflow.providers.openai.operators.openai"],
+    "common_ai": [
+        "airflow.providers.common.ai.operators.llm_batch",
+        "airflow.providers.common.ai.batch.openai",
+    ],
+}
 MAX_TOKENS = 1_024  # the default of LLMBatchOperator, which adds it to each body
 
 
@@ -162,13 +169,23 @@ def run(side: str, task: Task, clock: Callable[[], float]) -> dict[str, Any]:
     return {"seconds": clock() - began, "succeeded": sum(one.answered for one in ended), "error": error}
 
 
+def get_ready(side: str, task: Task) -> None:
+    """Import what the job needs: beside its hours a second of that is nothing, but here it is many minutes."""
+    for module in MODULES[side]:
+        importlib.import_module(module)
+    openai = importlib.import_module("openai")
+    client = openai.OpenAI(api_key="bench-key", base_url=task.base_url)
+    client.batches.list(limit=1)  # the client imports more of itself when it is first used
+    importlib.import_module("openai.resources.files")
+
+
 def main() -> None:
     side, task = sys.argv[2], Task(**json.loads(Path(sys.argv[1]).read_text()))
     clock = live_by(task.base_url, task.speed)
     connection = {"conn_type": CONNECTIONS[side], "password": "bench-key", "host": task.base_url}
     os.environ[f"AIRFLOW_CONN_{CONN_ID.upper()}"] = json.dumps(connection)
-    importlib.import_module("airflow.sdk.execution_time.task_runner")
-    importlib.import_module("openai")
+    become_a_worker(CONN_ID)
+    get_ready(side, task)
     quiet_logs()
     report({"ready": True})
     sys.stdin.readline()

@@ -20,12 +20,13 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from makespan_cases import CHAT, MODEL, Task, bodies
-from side import quiet_logs, report
+from side import become_a_worker, quiet_logs, report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 CONN_ID = "bench"
+MODULES = ("inference.runner", "inference.data.followup", "triggers.openai_batches", "api.client")
 
 
 def live_by(base_url: str, speed: float) -> Callable[[], float]:
@@ -120,8 +121,9 @@ def main() -> None:
     clock = live_by(task.base_url, task.speed)
     connection = {"conn_type": "openai_batches", "password": "bench-key", "host": task.base_url}
     os.environ[f"AIRFLOW_CONN_{CONN_ID.upper()}"] = json.dumps(connection)
-    importlib.import_module("airflow.sdk.execution_time.task_runner")
-    importlib.import_module("airflow_provider_openai_batches.inference.runner")
+    become_a_worker(CONN_ID)
+    for module in MODULES:
+        importlib.import_module(f"airflow_provider_openai_batches.{module}")
     operator(task)
     quiet_logs()
     report({"ready": True})

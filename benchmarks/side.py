@@ -1,7 +1,8 @@
-"""What each provider's process does in a benchmark: report in lines of JSON, and discard its logs."""
+"""What each provider's process does in a benchmark: become a worker, report in JSON, discard logs."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -13,6 +14,14 @@ from typing import Any
 def report(what: dict[str, Any]) -> None:
     sys.__stdout__.write(json.dumps(what) + "\n")  # type: ignore[union-attr]
     sys.__stdout__.flush()  # type: ignore[union-attr]
+
+
+def become_a_worker(conn_id: str) -> None:
+    """Import and do what every worker has done before it runs its task."""
+    importlib.import_module("airflow.sdk.execution_time.task_runner")
+    sdk = importlib.import_module("airflow.providers.common.compat.sdk")
+    sdk.BaseHook.get_connection(conn_id)
+    sdk.get_hook_lineage_collector()  # loads Airflow's plugins, as the listeners of any task do
 
 
 def quiet_logs() -> None:
