@@ -1,9 +1,10 @@
 """
-How much of what a limit allows the live call uses, over sockets, with the dev server in a process of its own.
+How much of what a limit allows the live call uses, over sockets; the dev server has a process of its own.
 
-Run ``python benchmarks/live_rate.py [ROWS [LIMIT [SECONDS]]]``: so many rows (5,000) under a limit (1,000) for
-each "minute", which lasts so many seconds (6): 10,000 requests in a real one. The ideal run has used up the first
-bucket at once, and then takes as long as the limit takes to let the others pass. The last cases have fewer rows.
+Run ``python benchmarks/live_rate.py [ROWS [LIMIT [SECONDS]]]``: so many rows (5,000) under a limit (1,000)
+for each "minute", which lasts so many seconds (6): that is 10,000 requests in a real one. The ideal run has
+used up the first bucket at once, and then takes as long as the limit takes to let the others pass. The last
+cases have fewer rows.
 """
 
 from __future__ import annotations
@@ -87,12 +88,12 @@ def measure(
     :param minute: how many seconds a minute of the limit lasts.
     :param kind: what is limited, ``requests`` or ``tokens``.
     :param settings: of the dev server, such as ``live_seconds``.
-    :returns: ``used``, the share of what the limit allows; seconds; this process's milliseconds of CPU for each
-        request; how many requests were answered 429; and how many rows were answered, and more than once.
+    :returns: ``used``, the share of what the limit allows; seconds; this process's
+        milliseconds of CPU for each request; how many requests were answered 429; and how many rows were
+        answered, and more than once.
     """
-    work = tokens_of(count) if kind == "tokens" else count
-    each_minute = limit * work // count
-    ideal = max(0, work - each_minute) * minute / each_minute
+    each_minute = limit * tokens_of(count) // count if kind == "tokens" else limit
+    ideal = max(0, count - limit) * minute / limit
     settings |= {f"{kind}_per_minute": each_minute, "minute_seconds": minute}
     options = [text for name, value in settings.items() for text in ("--set", f"{name}={json.dumps(value)}")]
     with dev_server(*options) as url, DevServerClient(url) as server:
@@ -100,8 +101,9 @@ def measure(
         tally = asyncio.run(_ask(url, count, ideal * MOST_TIMES + MOST_SECONDS_MORE))
         seconds, cpu = time.monotonic() - begun, time.process_time() - cpu
         twice = server.stats()["live"]["paid_more_than_once"]
+    let_pass = tally.requests - tally.rate_limited  # more than the rows, if some were asked again
     return {
-        "used": ideal / seconds * tally.rows / count,
+        "used": max(0, let_pass - limit) * minute / limit / seconds,
         "seconds": seconds,
         "cpu_ms": cpu * 1_000 / tally.requests,
         "rate_limited": tally.rate_limited,
@@ -122,9 +124,8 @@ def main(arguments: list[str]) -> None:
         "a tenth fails in passing": (some, {"live_seconds": 0.5, "live_failing": 0.1}),
     }
     for name, (rows, settings) in cases.items():
-        found = measure(
-            rows, limit // (1 if rows == count else 2), minute / (1 if rows == count else 2), **settings
-        )
+        share = 1 if rows == count else 2
+        found = measure(rows, limit // share, minute / share, **settings)
         print(
             f"{name:34} {found['succeeded']:>6,.0f} {found['used']:>12.2f} {found['seconds']:>8.1f} "
             f"{found['cpu_ms']:>7.2f} {found['rate_limited']:>5.0f} {found['twice']:>6.0f}",

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -39,6 +40,12 @@ MAX_LIVE_BYTES = 64 << 20
 LARGE_BYTES = 128 << 10
 _JSON = {"Content-Type": "application/json"}
 _LIMIT = "time limit"
+_is_live: ContextVar[bool] = ContextVar("is_live", default=False)
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Whether a line of httpx's is logged: each request has one, and there are thousands of live ones."""
+    return record.levelno > logging.INFO or not _is_live.get()
 
 
 class _Clients:
@@ -101,6 +108,7 @@ class AsyncBatchesClient:
         self.max_attempts = max_attempts or config.max_attempts
         self._sleep = sleep
         config.redact_log("httpx")
+        logging.getLogger("httpx").addFilter(_is_worth_a_line)
         self._http = _Clients(connections, headers=config.headers, params=config.params)
 
     async def retrieve_batch(self, batch_id: str) -> Batch:
@@ -162,10 +170,14 @@ class AsyncBatchesClient:
             for the answer stands still meanwhile.
         :raises TransportError: if no answer came.
         """
-        async with self._answer(request, _JSON, ACCEPTED) as answer:
-            size = MAX_LIVE_BYTES if is_success(answer.status_code) else MAX_ERROR_BYTES
-            body = await _start(answer, size, before_large and _in_no_time(answer, before_large))
-            return protocol.reply(request, self.config, answer.status_code, answer.headers, body)
+        _is_live.set(True)
+        try:
+            async with self._answer(request, _JSON, ACCEPTED) as answer:
+                size = MAX_LIVE_BYTES if is_success(answer.status_code) else MAX_ERROR_BYTES
+                body = await _start(answer, size, before_large and _in_no_time(answer, before_large))
+                return protocol.reply(request, self.config, answer.status_code, answer.headers, body)
+        finally:
+            _is_live.set(False)
 
     def _timeout(self, seconds: float) -> httpx.Timeout:
         return httpx.Timeout(seconds, connect=self.config.connect_timeout, pool=None)

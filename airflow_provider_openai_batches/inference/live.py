@@ -325,6 +325,7 @@ class _Run:
     def _say(self, speed: str = "") -> None:
         tally, of_all = self.tally, "" if self._total is None else f" of {self._total:,}"
         counts = {
+            "tokens": tally.usage.total_tokens,
             "under way": self._pace.under_way,
             "refused": tally.refused,
             "failed": tally.failed,
