@@ -63,6 +63,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/waits.py
 	$(BIN)/python benchmarks/landing.py
 	$(BIN)/python benchmarks/makespan.py --speed 1200
+	$(BIN)/python benchmarks/live_rate.py
 
 chaos: $(VENV)/.dev
 	$(BIN)/python benchmarks/chaos.py
