@@ -78,9 +78,7 @@ class LiveFiles:
 
     def mend(self) -> None:
         """Make whole what a killed process left: the last line of a file may be cut off."""
-        self._place.fetch(self.names)
-        for name in self.names:
-            _mend_end(self._place.local / name)
+        fetch_whole(self._place, self.names)
 
     async def write(self, line: bytes) -> None:
         """Return when the line is stored."""
@@ -142,6 +140,13 @@ def live_names(place: Workspace) -> list[str]:
     """Return the names of all files with live answers of a job, in the order in which they were written."""
     names = [path.name for path in place.kept.iterdir()] if place.kept.exists() else []
     return sorted(filter(_NAME.fullmatch, names), key=lambda name: (name.split("-")[:3], _number_of(name)))
+
+
+def fetch_whole(place: Workspace, names: list[str]) -> None:
+    """Have these files on this machine, without the last line if a killed process left only a part of it."""
+    place.fetch(names)
+    for name in names:
+        _mend_end(place.local / name)
 
 
 def names_by_part(job: Job, place: Workspace) -> Iterator[tuple[LivePart, list[str]]]:

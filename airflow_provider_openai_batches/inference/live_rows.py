@@ -110,10 +110,10 @@ class LiveRows:
 
     def _ask_part(self, job: Job, part: LivePart, number: int, rows: int) -> None:
         files = LiveFiles(self._workspace, part.name, number)
-        files.mend()
         index = self._results.index(job)
         wanted = index.open_rows(ALL_ROUNDS)
         wanted[rows:] = bytes(len(wanted[rows:]))
+        files.mend()  # after the index, which may have dropped them
         for row in self._answered(job, part, files.names):
             wanted[row] = 0
         total = sum(wanted[row] for shard in part.shards for row, _ in read_ids(index.work, shard))

@@ -88,6 +88,7 @@ class JobResults:
             from airflow_provider_openai_batches.inference import live_files  # noqa: PLC0415 - rarely needed
 
             for part, names in live_files.names_by_part(job, place):
+                live_files.fetch_whole(place, names)
                 index.add(part.as_shard, [place.local / name for name in names], counts=False)
         if records.is_late:
             index.nothing = TOO_LATE

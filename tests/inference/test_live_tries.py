@@ -1,0 +1,118 @@
+"""Whatever ends a try of a job with rows that are asked live: the next one goes on, and pays nothing twice."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from inferencekit import Crash, MortalHook, again, job, rows
+from support import fresh, run_task, task_context
+
+from airflow_provider_openai_batches.inference import workspace
+from airflow_provider_openai_batches.inference.live_files import LiveFiles
+from airflow_provider_openai_batches.storage import as_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from airflow_provider_openai_batches.devserver import DevServer
+
+OVER = {"completed", "failed", "expired", "cancelled"}
+
+
+@pytest.fixture(autouse=True)
+def _immortal() -> Iterator[None]:
+    yield
+    MortalHook.doom = ("", "", 0)
+
+
+@pytest.fixture
+def die_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Let the process die at the nth live answer, once; nothing is stored from then on."""
+    left = 0
+    write, put = LiveFiles.write, LiveFiles._put
+
+    async def written(files: LiveFiles, line: bytes) -> None:
+        nonlocal left
+        if left:
+            left -= 1
+            if not left:
+                files._pending.clear()
+                files.is_dead = True
+                raise Crash
+        await write(files, line)
+
+    def stored(files: LiveFiles, lines: list[bytes]) -> None:
+        if not getattr(files, "is_dead", False):
+            put(files, lines)
+
+    def die(number: int) -> None:
+        nonlocal left
+        left = number
+
+    monkeypatch.setattr(LiveFiles, "write", written)
+    monkeypatch.setattr(LiveFiles, "_put", stored)
+    return die
+
+
+def outputs(out: Any) -> list[dict[str, Any]]:
+    parts = sorted(as_path(str(out)).glob("part-*.jsonl"))
+    return [json.loads(line) for part in parts for line in part.read_bytes().splitlines()]
+
+
+def paid(server: DevServer) -> int:
+    stats = server.stats()
+    return int(stats["request_lines_paid"] + stats["live"]["paid"])
+
+
+def good(out: Any, server: DevServer, count: int, under_way: int = 0) -> None:
+    """Each row has its answer, in order; no more was paid twice than was under way at the kills."""
+    found = outputs(out)
+    assert [row["custom_id"] for row in found] == [f"row-{n}" for n in range(count)]
+    assert {row["status"] for row in found} == {"succeeded"}
+    assert count <= paid(server) <= count + under_way
+    assert all(batch["status"] in OVER for batch in server.batches())
+
+
+@pytest.fixture(params=["disk", "store", "full store"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "full store":
+        monkeypatch.setattr(workspace, "SPARE_BYTES", 0)
+    return str(tmp_path / "out") if request.param == "disk" else f"memory://live/{uuid.uuid4().hex}"
+
+
+def test_two_kills_while_rows_are_asked_live(server: DevServer, place: str, die_at: Any) -> None:
+    operator = job(place, requests=rows(40), mode="live", max_requests_per_batch=7)
+    for number in (1, 2):
+        die_at(10)
+        with pytest.raises(Crash):
+            run_task(fresh(operator), task_context(operator, try_number=number))
+    before = server.stats()["live"]["executed"]
+    again(operator, 3)
+    assert server.stats()["live"]["executed"] < before + 40 - 2 * 5
+    good(place, server, 40, under_way=2 * 40)
+
+
+def test_the_canary_in_a_place(server: DevServer, place: str) -> None:
+    run_task(job(place, requests=rows(40), canary=5, max_requests_per_batch=7))
+    good(place, server, 40)
+    assert server.stats()["live"]["executed"] == 5
+
+
+def test_half_a_line_and_more_time(server: DevServer, out: Path, die_at: Any) -> None:
+    """The row is asked again, in a batch: nothing of its answer can be read."""
+    server.settings(batch_seconds=8)
+    operator = job(out, requests=rows(12), answer_by=1.0)
+    die_at(6)
+    with pytest.raises(Crash):
+        run_task(operator)
+    (file,) = out.glob("_job/*/live-*.jsonl")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-40])
+    server.settings(batch_seconds=0.05)
+    again(operator, answer_by=None, then=None)
+    good(out, server, 12, under_way=12)
+    assert not (out / "unreadable.txt").exists()
