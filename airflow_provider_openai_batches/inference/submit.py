@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from airflow_provider_openai_batches.api.models import can_be_cancelled
-from airflow_provider_openai_batches.api.retry import is_passing, is_unusable
+from airflow_provider_openai_batches.api.retry import is_passing, is_unusable, refuses_all
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError
 from airflow_provider_openai_batches.idempotency import keys
 from airflow_provider_openai_batches.inference.budget import FEW, FIRST
@@ -137,14 +137,22 @@ class Submissions:
         for record in self._records.active:
             if not can_be_cancelled(record.status):
                 continue
-            if record.is_own:
-                record.saw(self._submitter.service.cancel_batch(str(record.batch_id)))
-                self._log.info("Batch %s is %s: the time of answer_by is up", record.batch_id, record.status)
-            else:
-                self._log.warning(
-                    "Batch %s is waited for beyond answer_by, because another Airflow may have made it",
-                    record.batch_id,
-                )
+            why: object = "another Airflow may have made it"
+            try:
+                if record.is_own:
+                    self._stop(record)
+                    continue
+            except APIError as error:
+                if is_passing(error) or refuses_all(error):
+                    raise
+                why = error
+            self._log.warning("Batch %s is waited for beyond answer_by: %s", record.batch_id, why)
+
+    def _stop(self, record: Record) -> None:
+        record.saw(self._submitter.service.cancel_batch(str(record.batch_id)))
+        if not record.is_over:
+            self._records.stopped.add(record.shard)
+        self._log.info("Batch %s is %s: the time of answer_by is up", record.batch_id, record.status)
 
     def cancel(self) -> list[str]:
         """Cancel the running batches, and say what became of each."""

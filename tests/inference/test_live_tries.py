@@ -1,15 +1,17 @@
-"""Whatever ends a try of a job with rows that are asked live: the next one goes on, and pays nothing twice."""
+"""Whatever ends a try of a job with live rows: the next one goes on, and pays nothing twice."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from inferencekit import Crash, MortalHook, again, job, rows
+from inferencekit import Crash, MortalHook, MortalOperator, again, job, rows, waits
 from support import fresh, run_task, task_context
 
+from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
 from airflow_provider_openai_batches.inference import workspace
 from airflow_provider_openai_batches.inference.live_files import LiveFiles
 from airflow_provider_openai_batches.storage import as_path
@@ -116,3 +118,49 @@ def test_half_a_line_and_more_time(server: DevServer, out: Path, die_at: Any) ->
     again(operator, answer_by=None, then=None)
     good(out, server, 12, under_way=12)
     assert not (out / "unreadable.txt").exists()
+
+
+@pytest.mark.parametrize("then", ["fail", "keep"])
+def test_a_batch_that_was_cancelled_for_the_time_is_no_round(server: DevServer, out: Path, then: str) -> None:
+    """Its rows were not really asked."""
+    server.settings(batch_seconds=8)
+    given = {"answer_by": 1.0, "then": then, "max_rounds": 0, "max_requests_per_batch": 4}
+    operator = job(out, requests=rows(12), **given)
+    with pytest.raises(OpenAIBatchesError, match="12"):
+        run_task(operator)
+    server.settings(batch_seconds=0.05)
+    again(operator, answer_by=None, then=None)
+    good(out, server, 12)
+
+
+@pytest.mark.parametrize("status", [400, 405, 409, 500])
+def test_a_batch_that_cannot_be_cancelled(server: DevServer, out: Path, status: int) -> None:
+    """It is cancelled later, or waited for where the service does not cancel it at all."""
+    server.settings(batch_seconds=2.5)
+    times = 12 if status in {409, 500} else None
+    server.faults([{"operation": "cancel_batch", "action": "status", "status": status, "times": times}])
+    run_task(job(out, MortalOperator, requests=rows(12), answer_by=0.6, max_requests_per_batch=4))
+    good(out, server, 12)
+
+
+def test_the_key_is_taken_back_before_the_time(server: DevServer, out: Path) -> None:
+    """That is said, not waited for."""
+    server.settings(batch_seconds=8)
+    operator = job(out, MortalOperator, requests=rows(4), answer_by=0.6)
+    server.faults([{"operation": "cancel_batch", "action": "status", "status": 401, "times": None}])
+    with pytest.raises(OpenAIBatchesError, match="401"):
+        run_task(operator)
+
+
+def test_the_files_are_lost_after_the_canary(server: DevServer, out: Path) -> None:
+    """The batches show that it was good; its rows are asked in a batch, as are those that were left open."""
+    server.settings(batch_seconds_by_number=[0.05] * 4 + [2])
+    faults = {7: "fail:429*1", 12: "fail:429*1"}
+    operator = job(out, requests=rows(20, faults), canary=3, max_requests_per_batch=5)
+    for _ in waits(operator):
+        if len(server.batches()) > 4:
+            break
+    shutil.rmtree(out)
+    again(operator)
+    good(out, server, 20, under_way=3)
+    assert server.stats()["live"]["executed"] == 3
