@@ -75,7 +75,9 @@ class Schedule:
 
     def wants_canary(self, job: Job) -> bool:
         """Whether the first rows are to be asked live before anything is submitted."""
-        is_new = not self._records.has_canary and not self.is_late
+        records = self._records
+        # Batches of a job whose files were lost were submitted after its canary.
+        is_new = not (records.has_canary or records.has_created or self.is_late)
         return is_new and 0 < self._settings.canary < job.rows
 
     def wait_for_the_end(self) -> WaitFor | None:
