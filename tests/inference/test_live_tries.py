@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from inferencekit import Crash, MortalHook, MortalOperator, again, job, rows, waits
+from inferencekit import BODY, Crash, MortalHook, MortalOperator, again, job, rows, waits
 from support import fresh, run_task, task_context
 
 from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
+from airflow_provider_openai_batches.idempotency.submit import Submitter
 from airflow_provider_openai_batches.inference import workspace
 from airflow_provider_openai_batches.inference.live_files import LiveFiles
 from airflow_provider_openai_batches.storage import as_path
@@ -164,3 +166,87 @@ def test_the_files_are_lost_after_the_canary(server: DevServer, out: Path) -> No
     again(operator)
     good(out, server, 20, under_way=3)
     assert server.stats()["live"]["executed"] == 3
+
+
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_a_time_shorter_than_a_poll(server: DevServer, out: Path, *, deferrable: bool) -> None:
+    """It is kept to, whoever waits."""
+    server.settings(batch_seconds=20)
+    given = {"answer_by": 0.3, "poll_interval": 2.5, "deferrable": deferrable}
+    run_task(job(out, MortalOperator, requests=rows(6), max_requests_per_batch=3, **given))
+    good(out, server, 6)
+
+
+def test_batches_of_another_airflow(server: DevServer, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are waited for beyond the time, and their answers used."""
+    server.settings(batch_seconds=1.5)
+    monkeypatch.setattr(Submitter, "is_own", lambda *_: False)
+    operator = job(out, requests=rows(6), max_requests_per_batch=3, answer_by=60)
+    next(waits(operator))
+    again(operator, answer_by=0.2)
+    good(out, server, 6)
+    assert {batch["status"] for batch in server.batches()} == {"completed"}
+
+
+@pytest.mark.parametrize("stage", ["validating", "in_progress", "finalizing", "cancelling"])
+def test_the_time_passes_in_any_stage_of_a_batch(server: DevServer, out: Path, stage: str) -> None:
+    server.settings(batch_seconds=20)
+    operator = job(out, MortalOperator, requests=rows(6), max_requests_per_batch=3, answer_by=0.5)
+    waiting = waits(operator)
+    next(waiting)
+    for batch in server.batches():
+        server.force(batch["id"], status=stage, stuck=True)
+
+    def end() -> None:
+        for batch in server.batches():
+            server.force(batch["id"], status="cancelled", after=0.5)
+
+    timer = threading.Timer(1.0, end)
+    timer.start()
+    for _ in waiting:
+        pass
+    timer.join()
+    good(out, server, 6)
+
+
+def test_embeddings_in_time(server: DevServer, out: Path) -> None:
+    server.settings(batch_seconds=8)
+    body = {"model": "text-embedding-3-small", "input": "{text}"}
+    given = {"endpoint": "/v1/embeddings", "body": body, "answer_by": 0.5, "max_requests_per_batch": 3}
+    summary = run_task(job(out, requests=rows(8), canary=2, **given))
+    good(out, server, 8)
+    assert summary["live"]["rows"] == 8
+
+
+def test_a_canary_of_two_models(server: DevServer, place: str) -> None:
+    given = [{**row, "model": f"gpt-5-{'nano' if n % 3 else 'mini'}"} for n, row in enumerate(rows(20))]
+    body = {**BODY, "model": "{model}"}
+    run_task(job(place, requests=given, body=body, canary=5, max_requests_per_batch=4, id_column="key"))
+    found = outputs(place)
+    assert [row["custom_id"] for row in found] == [f"k{n}" for n in range(20)]
+    assert (paid(server), server.stats()["live"]["executed"]) == (20, 5)
+
+
+def test_kept_and_cleared(server: DevServer, out: Path) -> None:
+    """The manifest says that the job is complete: a clear asks nothing more."""
+    server.settings(batch_seconds_by_number=[0.05, 8])
+    operator = job(out, requests=rows(6), max_requests_per_batch=3, answer_by=1.0, then="keep")
+    assert run_task(operator)["counts"]["expired"] == 3
+    summary = again(operator)
+    assert (summary["counts"]["expired"], paid(server)) == (3, 3)
+
+
+def test_an_upgrade_while_a_job_waits(server: DevServer, out: Path) -> None:
+    """Its records say nothing of live rows."""
+    server.settings(batch_seconds=8)
+    operator = job(out, requests=rows(6), max_requests_per_batch=3, answer_by=0.6)
+    waiting = waits(operator)
+    next(waiting)
+    (file,) = out.glob("_job/*/batches.json")
+    told = json.loads(file.read_bytes())
+    for name in ("counts_from", "has_live", "has_canary", "is_late", "live_rows"):
+        del told[name]
+    file.write_text(json.dumps(told))
+    for _ in waiting:
+        pass
+    good(out, server, 6)
