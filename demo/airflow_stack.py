@@ -150,6 +150,22 @@ class AirflowStack:
         process.wait(timeout=60)
         psutil.wait_procs(family, timeout=30)
 
+    def task_processes(self) -> list[psutil.Process]:
+        """The processes that run tasks now: the children of the scheduler's workers."""
+        found = []
+        scheduler = psutil.Process(self.processes["scheduler"].pid)
+        for process in scheduler.children(recursive=True):
+            with suppress(psutil.Error):
+                if not process.children() and process.parent() not in {None, scheduler}:
+                    found.append(process)
+        return found
+
+    def kill_tasks(self) -> None:
+        """Send SIGKILL to the processes that run tasks, as the kernel does when memory runs out."""
+        for process in self.task_processes():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
     def is_healthy(self) -> bool:
         for component, process in self.processes.items():
             if process.poll() is not None:

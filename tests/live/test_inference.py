@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 
 if TYPE_CHECKING:
@@ -35,15 +33,6 @@ def work(airflow: AirflowStack, service: DevServerClient) -> Path:
     return work
 
 
-def kill_the_task(airflow: AirflowStack) -> None:
-    """Send SIGKILL to the process that runs the task, as the kernel does when memory runs out."""
-    scheduler = psutil.Process(airflow.processes["scheduler"].pid)
-    for worker in scheduler.children(recursive=True):
-        with suppress(psutil.Error):
-            if not worker.children() and worker.parent() not in {None, scheduler}:
-                worker.kill()
-
-
 def revive(airflow: AirflowStack, run: str, *states: str) -> None:
     """Airflow 3.0 fails a task whose process was killed, whatever its retries: there, somebody clears it."""
     if airflow.wait_for_task(DAG, run, TASK, "failed", *states) == "failed":
@@ -65,7 +54,7 @@ def test_a_job_whose_processes_are_killed(
     airflow.wait_until(
         lambda: requests(service, "create_batch") >= SHARDS // 3, 60, "some of the shards are submitted"
     )
-    kill_the_task(airflow)
+    airflow.kill_tasks()
     before = requests(service, "create_batch")
     assert before < SHARDS
     revive(airflow, run, "deferred")
@@ -78,7 +67,7 @@ def test_a_job_whose_processes_are_killed(
     for batch in service.batches():
         service.force(batch["id"], status="completed")
     airflow.wait_until(lambda: requests(service, "download_file") >= SHARDS // 3, 60, "some results")
-    kill_the_task(airflow)
+    airflow.kill_tasks()
     revive(airflow, run, "success")
     assert airflow.wait_for_run(DAG, run) == "success"
     check(airflow, service, work / "answers" / run, run)
