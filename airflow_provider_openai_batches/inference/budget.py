@@ -148,14 +148,15 @@ class Budget:
             known.
         """
         fit: list[Shard] = []
+        new = self._new_in_line(shards)
         taken: dict[str, float] = {}
         full: set[str] = set()
         for shard in shards:
             name, line, limit = shard.model or "", self._line(shard.model), self.limit(shard.model)
             before, tokens = taken.get(name, 0.0), self.tokens(shard)
             if limit is not None:
-                has_room = line.has_room(limit, before, tokens)
-                is_full = not has_room and bool(fit or self._records.has_created)
+                is_first = not (fit or self._records.has_created)
+                is_full = not (is_first or line.has_room(limit, before, tokens)) or (before and name in new)
             else:
                 untested -= line.tokens + before + tokens > line.proven
                 is_full = untested < 0
@@ -165,6 +166,20 @@ class Budget:
                 taken[name] = before + tokens
                 fit.append(shard)
         return fit
+
+    def _new_in_line(self, shards: list[Shard]) -> set[str]:
+        """
+        Return the models of which one batch is submitted first, because nothing was submitted yet.
+
+        Jobs that begin at the same moment see one another then, before each of them fills the line. A job that
+        needs less than half of the limit does not wait for that.
+        """
+        if self._records.has_created:
+            return set()
+        wanted: dict[str, int] = {}
+        for shard in shards:
+            wanted[shard.model or ""] = wanted.get(shard.model or "", 0) + self.tokens(shard)
+        return {name for name, tokens in wanted.items() if (limit := self.limit(name)) and tokens * 2 > limit}
 
     @property
     def is_shared(self) -> bool:

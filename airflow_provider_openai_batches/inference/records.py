@@ -282,32 +282,6 @@ class Records(msgspec.Struct):
         self.not_before = now + seconds
         return seconds
 
-    # -- reports -------------------------------------------------------------------------------------------
-
-    def progress(self, job: Job) -> dict[str, int]:
-        """Return what was done before a wait, for the wait's lines in the log."""
-        over = [record for record in self.by_shard.values() if record.files is not None or record.error]
-        asked_again = sum(shard.requests for shard in job.shards if shard.round)
-        return {
-            "batches": len(job.shards),
-            "finished": len(over),
-            "total": job.rows,
-            "completed": sum(record.completed for record in over) + self.live_rows,
-            "failed": max(0, sum(record.failed for record in over) - asked_again),
-            "round": job.round,
-            "again": asked_again,
-            "live": self.live_rows,
-        }
-
-    def rejection(self, job: Job) -> str | None:
-        """Say how many batches the service rejected; None if it rejected none."""
-        errors = [record.error for record in self.rejected if record.error]
-        if not errors:
-            return None
-        unsent = sum(error.code == NOT_SUBMITTED for error in errors)
-        said = f"The service rejected {len(errors) - unsent} of {len(job.shards)} batches"
-        return f"{said}, and {unsent} were not submitted." if unsent else f"{said}."
-
     # -- from try to try -----------------------------------------------------------------------------------
 
     def next_try(self, new: Records) -> Records:

@@ -20,7 +20,7 @@ from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FIL
 from airflow_provider_openai_batches.inference.data.merge import merge
 from airflow_provider_openai_batches.inference.data.outcomes import TOO_LATE, RowError
 from airflow_provider_openai_batches.inference.records import UNKNOWN
-from airflow_provider_openai_batches.inference.summary import errors_in_words, failure, in_words
+from airflow_provider_openai_batches.inference.summary import errors_in_words, failure, in_words, rejection_of
 from airflow_provider_openai_batches.inference.workspace import files_of
 from airflow_provider_openai_batches.observability import metrics
 from airflow_provider_openai_batches.storage import write_json
@@ -148,7 +148,7 @@ class JobResults:
             schema=settings.schema,
             output_format=settings.output_format,
         )
-        problem = self._records.rejection(job) or failure(merged.counts, settings.fail_on)
+        problem = rejection_of(self._records, job) or failure(merged.counts, settings.fail_on)
         late = self._late(merged)
         if problem or late:
             raise (AnswersLate if late else BatchFailed)(

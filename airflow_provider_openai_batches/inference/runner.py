@@ -20,15 +20,15 @@ from airflow_provider_openai_batches.exceptions import (
 )
 from airflow_provider_openai_batches.idempotency import keys
 from airflow_provider_openai_batches.idempotency.ledger import Ledger
-from airflow_provider_openai_batches.inference.budget import TOKEN_LIMIT, Budget
+from airflow_provider_openai_batches.inference.budget import Budget
 from airflow_provider_openai_batches.inference.data.job import JOB_FILE, Job
 from airflow_provider_openai_batches.inference.data.merge import check_output
-from airflow_provider_openai_batches.inference.data.outcomes import RowError
 from airflow_provider_openai_batches.inference.records import RECORDS_FILE, Records
 from airflow_provider_openai_batches.inference.results import JobResults, digests
+from airflow_provider_openai_batches.inference.rounds import Rounds
 from airflow_provider_openai_batches.inference.schedule import Schedule, WaitFor
 from airflow_provider_openai_batches.inference.submit import Submissions, delete_input_files
-from airflow_provider_openai_batches.inference.summary import dry_run_summary, summary_of
+from airflow_provider_openai_batches.inference.summary import dry_run_summary, progress_of, summary_of
 from airflow_provider_openai_batches.inference.workspace import check_target
 
 if TYPE_CHECKING:
@@ -36,11 +36,9 @@ if TYPE_CHECKING:
 
     from airflow_provider_openai_batches.api.retry import Log
     from airflow_provider_openai_batches.idempotency.submit import Submitter
-    from airflow_provider_openai_batches.inference.data.job import Cut, Shard
     from airflow_provider_openai_batches.inference.data.manifest import Manifest
     from airflow_provider_openai_batches.inference.data.requests import Request
     from airflow_provider_openai_batches.inference.live_rows import LiveRows
-    from airflow_provider_openai_batches.inference.records import Record
     from airflow_provider_openai_batches.inference.settings import Settings
     from airflow_provider_openai_batches.inference.workspace import Workspace
 
@@ -178,6 +176,7 @@ class Runner:
         collaborators = self.settings, self.submitter, self.workspace, records, self._log, self._budget
         self._schedule = Schedule(self.settings, records, self._budget, self._log, self._clock)
         self._submissions, self._results = Submissions(*collaborators), JobResults(*collaborators)
+        self._rounds = Rounds(records, self._results, self._budget, self._log)
 
     # -- from wait to wait ---------------------------------------------------------------------------------
 
@@ -234,7 +233,7 @@ class Runner:
     def progress(self) -> dict[str, int]:
         """Return what was done so far, for the log of the wait."""
         shards = [shard for shard in self.job.shards if self.records.of(shard.index).files is None]
-        return {**self.records.progress(self.job), **self._budget.progress(shards)}
+        return {**progress_of(self.records, self.job), **self._budget.progress(shards)}
 
     def cancel(self) -> list[str]:
         """Cancel the running batches, and say what became of each."""
@@ -255,8 +254,9 @@ class Runner:
                     continue
                 return self._live.end(self.job, self._schedule)
             self._budget.look(self.job.shards, self._clock())
-            self._give_up_too_large(records.without_batch(self.job.shards))
-            if self._ask_again():
+            self._rounds.give_up_too_large(self.job)
+            if (job := self._rounds.ask_again(self.job, self._schedule)) is not self.job:
+                self.job = job
                 continue  # an earlier try may have made the same batches
             submissions.cancel_outdated(self.job)
             if not self._schedule.is_busy(self.job):
@@ -281,61 +281,6 @@ class Runner:
             self.job = job
             job.save(self.workspace.local)
             self.workspace.store([JOB_FILE])
-
-    def _ask_again(self) -> bool:
-        """
-        Put rows that the batches left open into new shards, while others still run.
-
-        :return: whether there are new shards.
-        """
-        before, left = self.job, self.records.left_open
-        if self.records.rejected or not self._schedule.is_ripe(before):
-            return False
-        cut = self._cut(before)
-        try:
-            self.job = self._results.follow_up(before, cut)
-        except InvalidInputError as error:
-            if cut is None or not self.records.has_batches:
-                raise
-            self._refuse([record for record in left if record.is_given_up], error)
-            return False
-        for record in left:
-            record.open = 0
-        new = self.job.shards[len(before.shards) :]
-        if new:
-            rows = sum(shard.requests for shard in new)
-            self._log.info("Round %d: %d of %d rows are asked again", new[0].round, rows, before.rows)
-        return bool(new)
-
-    def _refuse(self, records: list[Record], error: InvalidInputError) -> None:
-        """Fail the rows of shards of which one request is too large; batches that run are waited for."""
-        for record in records:
-            record.error, record.files = RowError(TOKEN_LIMIT, str(error)), None
-        self._log.error("%s. Nothing more is submitted; the task waits for what runs, and then fails", error)
-
-    def _give_up_too_large(self, waiting: list[Shard]) -> None:
-        """Have the requests of shards that are larger than the enqueued-token limit asked in smaller ones."""
-        for shard in waiting:
-            # After a rejection nothing is asked again, and what waits is not submitted.
-            if not self.records.rejected and self._budget.is_too_large(shard):
-                self._log.info(
-                    "Shard %d: about %d tokens are too many for the enqueued-token limit of %d; it is cut",
-                    shard.index,
-                    self._budget.tokens(shard),
-                    self._budget.limit(shard.model),
-                )
-                self.records.give_up(shard.index)
-
-    def _cut(self, job: Job) -> Cut | None:
-        """Return how to cut what is asked again, where a shard of it was too large."""
-        cuts = [
-            self._budget.piece_of(shard)
-            for shard in job.shards
-            if (record := self.records.of(shard.index)).is_given_up
-            and record.open
-            and self._budget.limit(shard.model)
-        ]
-        return min(cuts, default=None)
 
     # -- the end -------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What is said of a job's results: in XCom, and in words."""
+"""What is said of a job and its results: in the log, in XCom, and in words."""
 
 from __future__ import annotations
 
@@ -6,17 +6,46 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from airflow_provider_openai_batches.inference.records import NOT_SUBMITTED
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airflow_provider_openai_batches.api.validation import FailOn
     from airflow_provider_openai_batches.inference.data.job import Job
     from airflow_provider_openai_batches.inference.data.manifest import Manifest, Merged
+    from airflow_provider_openai_batches.inference.records import Records
 
 # XCom values are stored in Airflow's database: lists are cut here, and complete in the manifest.
 SHOWN = 50
 SHOWN_ERRORS = 20
 SHOWN_MESSAGE = 300
+
+
+def progress_of(records: Records, job: Job) -> dict[str, int]:
+    """Return what was done before a wait, for the wait's lines in the log."""
+    over = [record for record in records.by_shard.values() if record.files is not None or record.error]
+    asked_again = sum(shard.requests for shard in job.shards if shard.round)
+    return {
+        "batches": len(job.shards),
+        "finished": len(over),
+        "total": job.rows,
+        "completed": sum(record.completed for record in over) + records.live_rows,
+        "failed": max(0, sum(record.failed for record in over) - asked_again),
+        "round": job.round,
+        "again": asked_again,
+        "live": records.live_rows,
+    }
+
+
+def rejection_of(records: Records, job: Job) -> str | None:
+    """Say how many batches the service rejected; None if it rejected none."""
+    errors = [record.error for record in records.rejected if record.error]
+    if not errors:
+        return None
+    unsent = sum(error.code == NOT_SUBMITTED for error in errors)
+    said = f"The service rejected {len(errors) - unsent} of {len(job.shards)} batches"
+    return f"{said}, and {unsent} were not submitted." if unsent else f"{said}."
 
 
 def in_words(counts: Mapping[str, int]) -> str:

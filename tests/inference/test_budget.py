@@ -223,3 +223,14 @@ def test_no_more_in_line_than_the_limit(
     own = sum(tokens for task, tokens in line if task == "me") + taken
     tasks = len({task for task, _ in line} | {"me"}) + 1
     assert not (waits and len(found) > 1) or own <= limit / tasks
+
+
+@pytest.mark.parametrize(("limit", "submitted"), [(1_000, [0]), (1_999, [0]), (2_000, [0, 1, 2, 3])])
+def test_a_job_that_needs_much_of_the_line_begins_with_one_batch(limit: int, submitted: list[int]) -> None:
+    """So jobs that begin together see one another before they fill the line."""
+    waiting: list[Shard] = [*shards(4, 250)]
+    given: Any = Listed()
+    settings = Settings(spec=SPEC, poll_interval=60.0, max_enqueued_tokens=limit)
+    budget = Budget(settings, given, Records(digest="", started=NOW), "me")
+    budget.look(waiting, NOW)
+    assert [shard.index for shard in budget.fitting(waiting, 2)] == submitted

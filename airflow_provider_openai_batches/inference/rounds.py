@@ -1,0 +1,78 @@
+"""Asks again for what batches left open, and cuts what is too large for any batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.inference.budget import TOKEN_LIMIT
+from airflow_provider_openai_batches.inference.data.outcomes import RowError
+
+if TYPE_CHECKING:
+    from airflow_provider_openai_batches.api.retry import Log
+    from airflow_provider_openai_batches.inference.budget import Budget
+    from airflow_provider_openai_batches.inference.data.job import Cut, Job
+    from airflow_provider_openai_batches.inference.records import Record, Records
+    from airflow_provider_openai_batches.inference.results import JobResults
+    from airflow_provider_openai_batches.inference.schedule import Schedule
+
+
+class Rounds:
+    """Makes more shards of rows that have no answer."""
+
+    def __init__(self, records: Records, results: JobResults, budget: Budget, log: Log) -> None:
+        self._records, self._results, self._budget, self._log = records, results, budget, log
+
+    def ask_again(self, job: Job, schedule: Schedule) -> Job:
+        """
+        Put rows that the batches left open into new shards, while others still run.
+
+        :return: the job with the new shards; the same job if there are none.
+        """
+        left = self._records.left_open
+        if self._records.rejected or not schedule.is_ripe(job):
+            return job
+        cut = self._cut(job)
+        try:
+            after = self._results.follow_up(job, cut)
+        except InvalidInputError as error:
+            if cut is None or not self._records.has_batches:
+                raise
+            self._refuse([record for record in left if record.is_given_up], error)
+            return job
+        for record in left:
+            record.open = 0
+        if new := after.shards[len(job.shards) :]:
+            rows = sum(shard.requests for shard in new)
+            self._log.info("Round %d: %d of %d rows are asked again", new[0].round, rows, job.rows)
+        return after
+
+    def _refuse(self, records: list[Record], error: InvalidInputError) -> None:
+        """Fail the rows of shards of which one request is too large; batches that run are waited for."""
+        for record in records:
+            record.error, record.files = RowError(TOKEN_LIMIT, str(error)), None
+        self._log.error("%s. Nothing more is submitted; the task waits for what runs, and then fails", error)
+
+    def give_up_too_large(self, job: Job) -> None:
+        """Have the requests of shards that are larger than the enqueued-token limit asked in smaller ones."""
+        for shard in self._records.without_batch(job.shards):
+            # After a rejection nothing is asked again, and what waits is not submitted.
+            if not self._records.rejected and self._budget.is_too_large(shard):
+                self._log.info(
+                    "Shard %d: about %d tokens are too many for the enqueued-token limit of %d; it is cut",
+                    shard.index,
+                    self._budget.tokens(shard),
+                    self._budget.limit(shard.model),
+                )
+                self._records.give_up(shard.index)
+
+    def _cut(self, job: Job) -> Cut | None:
+        """Return how to cut what is asked again, where a shard of it was too large."""
+        cuts = [
+            self._budget.piece_of(shard)
+            for shard in job.shards
+            if (record := self._records.of(shard.index)).is_given_up
+            and record.open
+            and self._budget.limit(shard.model)
+        ]
+        return min(cuts, default=None)
