@@ -170,7 +170,7 @@ def run(side: str, task: Task, clock: Callable[[], float]) -> dict[str, Any]:
 
 
 def get_ready(side: str, task: Task) -> None:
-    """Import what the job needs: beside its hours a second of that is nothing, but here it is many minutes."""
+    """Import what the job needs: a second of that is nothing beside its hours, but here it is minutes."""
     for module in MODULES[side]:
         importlib.import_module(module)
     openai = importlib.import_module("openai")
