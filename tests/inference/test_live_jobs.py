@@ -34,7 +34,7 @@ def paid(server: DevServer) -> int:
 def logged(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     """What was logged until now, wherever this Airflow puts it."""
     caplog.set_level("INFO")
-    return lambda: [*capfd.readouterr().out.splitlines(), *caplog.messages]
+    return lambda: capfd.readouterr().out.splitlines() or caplog.messages
 
 
 def assert_all(out: Path, server: DevServer, count: int) -> None:

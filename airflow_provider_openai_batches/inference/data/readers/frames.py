@@ -68,6 +68,8 @@ def _plain(value: Any) -> Any:
     try:
         if hasattr(value, "to_pydatetime"):  # not after floor(), which refuses the hour that a clock repeats
             return value.to_pydatetime(warn=False)
-        return value.floor("us").to_pytimedelta() if hasattr(value, "to_pytimedelta") else value
+        if hasattr(value, "to_pytimedelta"):  # pandas 2 cannot floor one of whole seconds
+            return (value.floor("us") if value.unit == "ns" else value).to_pytimedelta()
+        return value
     except (ValueError, OverflowError):
         return str(value)
