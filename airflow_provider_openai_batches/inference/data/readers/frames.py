@@ -69,7 +69,7 @@ def _plain(value: Any) -> Any:
         if hasattr(value, "to_pydatetime"):  # not after floor(), which refuses the hour that a clock repeats
             return value.to_pydatetime(warn=False)
         if hasattr(value, "to_pytimedelta"):  # pandas 2 cannot floor one of whole seconds
-            return (value.floor("us") if value.unit == "ns" else value).to_pytimedelta()
+            return (value.floor("us") if getattr(value, "unit", "ns") == "ns" else value).to_pytimedelta()
         return value
     except (ValueError, OverflowError):
         return str(value)
