@@ -51,8 +51,8 @@ class Case:
     :param share: the fraction of the rows that fail in passing; ``fails`` has others for the first batches.
     :param limit: the enqueued-token limit, in batches of the first round.
     :param jobs: how many begin at the same time.
-    :param answer_by: after so many hours the rest is asked live, of which the service answers so many at once,
-        ``burst``, and then so many a real second, ``live_rate``. Such a case's batches never begin.
+    :param answer_by: after so many hours the rest is asked live, of which the service answers ``burst`` at
+        once, and then ``live_rate`` a real second. Such a case's batches never begin.
     :param within: after this many hours a job counts as never ending.
     """
 

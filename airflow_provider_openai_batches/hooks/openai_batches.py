@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from http import HTTPStatus
 from itertools import islice, takewhile
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseHook, conf
@@ -70,6 +71,7 @@ class OpenAIBatchesHook(BaseHook):
         self.sleep = sleep
         self._config: ClientConfig | None = None
         self._session: BatchesSession | None = None
+        self._lock = Lock()  # several threads may download at the same time
 
     # -- the connection ------------------------------------------------------------------------------------
 
@@ -89,10 +91,11 @@ class OpenAIBatchesHook(BaseHook):
     @property
     def session(self) -> BatchesSession:
         """One session with keep-alive; it carries the key."""
-        if self._session is None:
-            self._session = BatchesSession(self.config, self.log, self.sleep)
-            self._session.stopped = self._stopped
-        return self._session
+        with self._lock:
+            if self._session is None:
+                self._session = BatchesSession(self.config, self.log, self.sleep)
+                self._session.stopped = self._stopped
+            return self._session
 
     def get_conn(self) -> HttpSession:
         """Return the requests session, for calls that this hook has no method for."""

@@ -265,9 +265,29 @@ class Submitter:
                 if not retry.is_unusable(error):
                     raise
                 self._log.info("Input file %s cannot be used any more (%s); uploading it again", known, error)
+        return self.submit_uploaded(spec, key, self._upload(source, name, expires_after))
+
+    def submit_uploaded(self, spec: BatchSpec, key: str, file_id: str) -> Batch:
+        """Create the batch of a file that was uploaded for it."""
+        return self._after_upload(lambda: self.submit_file_id(spec, key, file_id, is_own_file=True))
+
+    def upload(
+        self,
+        key: str,
+        source: Any,
+        expires_after: int | Mapping[str, Any] | None = None,
+        *,
+        says_input: bool = True,
+    ) -> str | None:
+        """Upload a file ahead of its create, and return its id; None if an earlier try has left it."""
+        name = file_name(key)
+        is_known = says_input and self._known_file(key, name)
+        return None if is_known else self._upload(source, name, expires_after)
+
+    def _upload(self, source: Any, name: str, expires_after: int | Mapping[str, Any] | None) -> str:
         file = self.service.upload_file(source, name, expires_after)
         self._log.info("Input file %s uploaded: %s bytes", file.id, file.bytes)
-        return self._after_upload(lambda: self.submit_file_id(spec, key, file.id, is_own_file=True))
+        return file.id
 
     def _known_file(self, key: str, name: str) -> str | None:
         if self.ledger is None or not self._reuse:

@@ -171,8 +171,8 @@ class Budget:
         """
         Return the models of which one batch is submitted first, because nothing was submitted yet.
 
-        Jobs that begin at the same moment see one another then, before each of them fills the line. A job that
-        needs less than half of the limit does not wait for that.
+        Jobs that begin at the same moment see one another then, before each of them fills the line. A job
+        that needs less than half of the limit does not wait for that.
         """
         if self._records.has_created:
             return set()

@@ -51,6 +51,7 @@ class Record(msgspec.Struct, omit_defaults=True):
     :param files: the names of the downloaded result files; None until they are downloaded.
     :param error: why the shard has no batch, and gets none in this try.
     :param is_own: whether the task has certainly made the batch; if not, it does not cancel it.
+    :param uploaded: the id of its input file, which no batch has yet.
     :param is_keyless: whether the service gives no metadata back, so its input file must tell.
     :param ended_at: when its batch was over.
     :param open: how many of its rows may have to be asked again, and are in no other shard yet.
@@ -69,6 +70,7 @@ class Record(msgspec.Struct, omit_defaults=True):
     files: list[str] | None = None
     error: RowError | None = None
     is_own: bool = True
+    uploaded: str | None = None
     is_keyless: bool = False
     ended_at: float = 0
     open: int = UNKNOWN
@@ -98,7 +100,7 @@ class Record(msgspec.Struct, omit_defaults=True):
 
     def saw(self, batch: Batch) -> None:
         """Note what the service says about the batch."""
-        self.batch_id, self.status = batch.id, batch.status
+        self.batch_id, self.status, self.uploaded = batch.id, batch.status, None
         self.input_file_id = batch.input_file_id or self.input_file_id
         self.created_at = batch.created_at or self.created_at
         self.expires_at = batch.expires_at

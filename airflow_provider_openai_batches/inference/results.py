@@ -66,10 +66,25 @@ class JobResults:
             that was rejected for it is submitted again.
         """
         limited, self._limits_before = False, dict(self._records.token_limits)
-        for record in self._records.active:
-            if record.is_over:
-                limited |= self._take(job, record, now)
+        over = [record for record in self._records.active if record.is_over]
+        if len(over) > 1:
+            from airflow_provider_openai_batches.inference.transfers import at_once  # noqa: PLC0415 - rarely needed
+
+            ended = at_once(self._fetch, over)
+        else:
+            ended = map(self._fetch, over)
+        for record, (batch, names) in zip(over, ended, strict=True):
+            limited |= self._take(job, record, batch, names, now)
         return limited
+
+    def _fetch(self, record: Record) -> tuple[Batch, list[str]]:
+        """Download the result files of a batch; several threads do this at the same time."""
+        service = self._submitter.service
+        batch = service.settled(service.retrieve_batch(str(record.batch_id)))
+        files = {"output": batch.output_file_id, "errors": batch.error_file_id}
+        is_wanted = batch.is_over and batch.status != "failed"
+        wanted = [(kind, file_id) for kind, file_id in files.items() if file_id and is_wanted]
+        return batch, [self._download(batch, file_id, kind) for kind, file_id in wanted]
 
     def index(self, job: Job) -> ResultIndex:
         """Return where each row's result is, in the batches that have ended."""
@@ -196,9 +211,7 @@ class JobResults:
             **msgspec.structs.asdict(merged),
         )
 
-    def _take(self, job: Job, record: Record, now: float) -> bool:
-        service = self._submitter.service
-        batch = service.settled(service.retrieve_batch(str(record.batch_id)))
+    def _take(self, job: Job, record: Record, batch: Batch, names: list[str], now: float) -> bool:
         record.saw(batch)
         if not batch.is_over:
             return False
@@ -207,11 +220,6 @@ class JobResults:
         shard = next(each for each in job.shards if each.index == record.shard)
         if batch.status == "failed":
             return self._note_rejection(shard, record, batch)
-        names: list[str] = []
-        if batch.output_file_id:
-            names.append(self._download(batch, batch.output_file_id, "output"))
-        if batch.error_file_id:
-            names.append(self._download(batch, batch.error_file_id, "errors"))
         unfinished = self._findings(job, shard, names).unfinished(shard.requests)
         record.open = UNKNOWN if shard.is_found else unfinished  # its batch may have other rows than its file
         record.files = names

@@ -16,7 +16,7 @@ from airflow_provider_openai_batches.inference.data.outcomes import RowError
 from airflow_provider_openai_batches.inference.records import NOT_SUBMITTED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from airflow_provider_openai_batches.api.models import Batch
     from airflow_provider_openai_batches.api.retry import Log
@@ -53,6 +53,7 @@ class Submissions:
     ) -> None:
         self._settings, self._submitter, self._workspace = settings, submitter, workspace
         self._records, self._log, self._budget = records, log, budget
+        self._fresh: set[str | None] = set()  # uploaded by this process
         self._watch(records.active)
 
     def keys(self, job: Job) -> set[str]:
@@ -122,7 +123,8 @@ class Submissions:
         if not records.rejected:
             waiting = records.without_batch(job.shards)
             untested = records.untested(FIRST if len(job.shards) > FEW else FEW)
-            for shard in self._budget.fitting(waiting, untested)[:room]:
+            shards = self._budget.fitting(waiting, untested)[:room]
+            for shard in self._uploaded(job, shards):
                 self._submit(shard, self._key(job, shard))
                 if records.rejected:
                     break
@@ -247,6 +249,28 @@ class Submissions:
         if not batch.is_over:
             self._submitter.note_running(batch.id)
 
+    def _uploaded(self, job: Job, shards: list[Shard]) -> Iterator[Shard]:
+        """Yield the shards, with the files of the next ones on their way; the first batch goes alone."""
+        yield from shards[:1]
+        if len(shards) > 2:  # noqa: PLR2004 - there is a next one beside the one that is submitted
+            from airflow_provider_openai_batches.inference.transfers import at_once  # noqa: PLC0415 - rarely needed
+
+            yield from at_once(lambda shard: self._upload(shard, self._key(job, shard)), shards[1:])
+        else:
+            yield from shards[1:]
+
+    def _upload(self, shard: Shard, key: str) -> Shard:
+        """Upload a shard's file ahead of its create; several threads do this at the same time."""
+        record = self._records.of(shard.index)
+        if not (record.input_file_id or record.uploaded):
+            place = self._workspace
+            place.fetch([shard.file])
+            source, expires_after = place.local / shard.file, self._settings.input_expires_after
+            record.uploaded = self._submitter.upload(key, source, expires_after, says_input=shard.round == 0)
+            self._fresh.add(record.uploaded)
+            place.drop([shard.file])
+        return shard
+
     def _submit(self, shard: Shard, key: str) -> None:
         record = self._records.of(shard.index)
         try:
@@ -263,13 +287,15 @@ class Submissions:
         settings, spec = self._settings, self._settings.spec
         own = keys.with_estimate(spec.metadata, shard.estimated_tokens, shard.model)
         spec = msgspec.structs.replace(spec, metadata=own)
-        if record.input_file_id:
+        if known := record.input_file_id or record.uploaded:
             try:
-                return self._submitter.submit_file_id(spec, key, record.input_file_id)
+                if record.input_file_id:
+                    return self._submitter.submit_file_id(spec, key, known)
+                return self._submitter.submit_uploaded(spec, key, known)
             except APIError as error:
-                if not is_unusable(error):
+                if known in self._fresh or not is_unusable(error):
                     raise
-                self._log.info("Input file %s cannot be used any more: %s", record.input_file_id, error)
+                self._log.info("Input file %s cannot be used any more: %s", known, error)
         place = self._workspace
         place.fetch([shard.file])
         source, expires_after = place.local / shard.file, settings.input_expires_after

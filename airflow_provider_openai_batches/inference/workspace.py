@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_openai_batches import storage
@@ -200,7 +201,11 @@ class Workspace:
         self._local = self.kept
 
     def _is_full(self) -> bool:
-        return sum(path.stat().st_size for path in self.local.iterdir()) > SPARE_BYTES
+        size = 0
+        for path in self.local.iterdir():
+            with suppress(FileNotFoundError):  # another thread has just completed or removed it
+                size += path.stat().st_size
+        return size > SPARE_BYTES
 
     def _put(self, name: str, directory: Any) -> None:
         directory.fs.put_file(str(self.local / name), f"{directory.path}/{name}")

@@ -256,12 +256,11 @@ def test_lines_of_no_use_are_counted_and_kept_aside(server: DevServer, out: Path
 
 
 def test_results_land_while_others_run(server: DevServer, out: Path) -> None:
-    """When the last of several batches ends, the results of the others are there; it is the only one to come."""
+    """When the last of several batches ends, the results of the others are there."""
     server.settings(batch_seconds_by_number=[0.05, 0.05, 0.05, 2.0])
-    wait = None
+    awaited: list[str] = []
     for wait in waits(job(out, requests=rows(8), max_requests_per_batch=2)):
-        before = server.stats()["requests"].get("download_file", 0)
-    assert wait is not None
-    assert len(wait.trigger.batch_ids) == 1
+        awaited, before = wait.trigger.batch_ids, server.stats()["requests"].get("download_file", 0)
+    assert len(awaited) == 1
     assert (before, server.stats()["requests"]["download_file"]) == (3, 4)
     assert {row["status"] for row in results(out)} == {"succeeded"}

@@ -211,7 +211,7 @@ def test_results_that_were_fetched_are_not_fetched_again(server: DevServer, out:
     good(out, server)
     files = sum(bool(b["output_file_id"]) + bool(b["error_file_id"]) for b in server.batches())
     assert server.stats()["requests"]["download_file"] == files
-    assert before == 4
+    assert 4 <= before < 8  # as many are downloaded at once
 
 
 def test_a_crash_while_input_files_are_deleted(server: DevServer, out: Path) -> None:

@@ -16,9 +16,19 @@ from airflow_provider_openai_batches.inference.data import merge
 from airflow_provider_openai_batches.storage import as_path
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from airflow_provider_openai_batches.devserver import DevServer
 
 FAULTS = {3: "fail:503*1", 40: "fail:429*2", 77: "fail:400"}
+
+
+def size_of(path: Path) -> int:
+    """Of a file that another thread may have removed meanwhile."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 @pytest.fixture
@@ -29,7 +39,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def is_full(place: workspace.Workspace) -> bool:
         data = [*place.local.glob("shard-*[0-9].jsonl"), *place.local.glob("batch_*")]
-        found.append(sum(path.stat().st_size for path in data))
+        found.append(sum(map(size_of, data)))
         return True
 
     def get_and_look(place: workspace.Workspace, name: str) -> None:

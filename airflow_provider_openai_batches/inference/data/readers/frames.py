@@ -68,8 +68,9 @@ def _plain(value: Any) -> Any:
     try:
         if hasattr(value, "to_pydatetime"):  # not after floor(), which refuses the hour that a clock repeats
             return value.to_pydatetime(warn=False)
-        if hasattr(value, "to_pytimedelta"):  # pandas 2 cannot floor one of whole seconds
-            return (value.floor("us") if getattr(value, "unit", "ns") == "ns" else value).to_pytimedelta()
-        return value
+        if not hasattr(value, "to_pytimedelta"):
+            return value
+        # pandas 2 cannot floor one of whole seconds.
+        return (value.floor("us") if getattr(value, "unit", "ns") == "ns" else value).to_pytimedelta()
     except (ValueError, OverflowError):
         return str(value)
