@@ -151,13 +151,13 @@ class AirflowStack:
         psutil.wait_procs(family, timeout=30)
 
     def task_processes(self) -> list[psutil.Process]:
-        """The processes that run tasks now: the children of the scheduler's workers."""
+        """The processes that run tasks now: the children of the executor's workers."""
         found = []
         scheduler = psutil.Process(self.processes["scheduler"].pid)
-        for process in scheduler.children(recursive=True):
-            with suppress(psutil.Error):
-                if not process.children() and process.parent() not in {None, scheduler}:
-                    found.append(process)
+        for worker in scheduler.children():
+            with suppress(psutil.Error):  # others serve the logs
+                if any("LocalExecutor" in word for word in worker.cmdline()):
+                    found += worker.children()
         return found
 
     def kill_tasks(self) -> None:
