@@ -90,7 +90,7 @@ def check(airflow: AirflowStack, service: DevServerClient, output: Path, run: st
     assert airflow.task(DAG, run, TASK)["try_number"] == 3
     summary = airflow.xcom(DAG, run, TASK)
     assert summary["counts"]["succeeded"] == ROWS - 1
-    assert summary["batches_total"] == SHARDS + 1
+    assert SHARDS < summary["batches_total"] < 2 * SHARDS  # a row is asked again while other batches run
     assert not (output / "_job").exists()
     logs = "".join(airflow.task_log(DAG, run, TASK, number) for number in (1, 2, 3))
-    assert f"of {SHARDS} batches done" in logs
+    assert " batches done, " in logs

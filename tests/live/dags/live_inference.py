@@ -25,6 +25,7 @@ with DAG("live_inference", schedule=None):
         },
         output_uri=f"{WORK}/answers/{{{{ run_id }}}}",
         max_requests_per_batch=25,
+        max_enqueued_tokens=10_000_000,  # a limit that is known need not be tested with a few batches first
         poll_interval=2,
         retries=5,
         retry_delay=timedelta(seconds=1),
