@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # Of several batches of one shard, a completed one is preferred, then one that runs, then one cut short.
 _RANK = {"completed": 3, "cancelling": 1, "expired": 1, "cancelled": 1}
 _RUNNING_RANK = 2
+_CANCELLED = frozenset({"cancelling", "cancelled"})
 # So many follow-ups, and rejected batches of each, are looked for where their files are gone.
 MOST_FOLLOW_UPS, MOST_ATTEMPTS = 5_000, 20
 
@@ -152,7 +153,7 @@ class Submissions:
 
     def _stop(self, record: Record) -> None:
         record.saw(self._submitter.service.cancel_batch(str(record.batch_id)))
-        if not record.is_over:
+        if record.status in _CANCELLED:
             self._records.stopped.add(record.shard)
         self._log.info("Batch %s is %s: the time of answer_by is up", record.batch_id, record.status)
 
@@ -244,7 +245,7 @@ class Submissions:
         record = self._records.of(shard.index)
         record.saw(batch)
         record.is_own = self._submitter.is_own(batch.id)
-        if batch.status in {"cancelling", "cancelled"}:
+        if batch.status in _CANCELLED:
             self._records.stopped.add(shard.index)
         if not batch.is_over:
             self._submitter.note_running(batch.id)

@@ -13,6 +13,7 @@ from inferencekit import BODY, Crash, MortalHook, MortalOperator, again, job, ro
 from support import fresh, run_task, task_context
 
 from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
+from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 from airflow_provider_openai_batches.idempotency.submit import Submitter
 from airflow_provider_openai_batches.inference import workspace
 from airflow_provider_openai_batches.inference.live_files import LiveFiles
@@ -37,6 +38,7 @@ def _immortal() -> Iterator[None]:
 def die_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Let the process die at the nth live answer, once; nothing is stored from then on."""
     left = 0
+    dead: set[LiveFiles] = set()
     write, put = LiveFiles.write, LiveFiles._put
 
     async def written(files: LiveFiles, line: bytes) -> None:
@@ -45,12 +47,12 @@ def die_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
             left -= 1
             if not left:
                 files._pending.clear()
-                files.is_dead = True
+                dead.add(files)
                 raise Crash
         await write(files, line)
 
     def stored(files: LiveFiles, lines: list[bytes]) -> None:
-        if not getattr(files, "is_dead", False):
+        if files not in dead:
             put(files, lines)
 
     def die(number: int) -> None:
@@ -122,11 +124,21 @@ def test_half_a_line_and_more_time(server: DevServer, out: Path, die_at: Any) ->
     assert not (out / "unreadable.txt").exists()
 
 
-@pytest.mark.parametrize("then", ["fail", "keep"])
-def test_a_batch_that_was_cancelled_for_the_time_is_no_round(server: DevServer, out: Path, then: str) -> None:
-    """Its rows were not really asked."""
+@pytest.mark.parametrize(("then", "at_once"), [("fail", False), ("keep", False), ("fail", True)])
+def test_a_batch_that_was_cancelled_for_the_time_is_no_round(
+    server: DevServer, out: Path, monkeypatch: pytest.MonkeyPatch, then: str, *, at_once: bool
+) -> None:
+    """Its rows were not really asked, whether it is over when the cancel is answered or later."""
     server.settings(batch_seconds=8)
-    given = {"answer_by": 1.0, "then": then, "max_rounds": 0, "max_requests_per_batch": 4}
+    cancel = OpenAIBatchesHook.cancel_batch
+
+    def cancelled(hook: OpenAIBatchesHook, batch_id: str) -> Any:
+        server.force(batch_id, status="cancelled", after=0.0)
+        return cancel(hook, batch_id)
+
+    if at_once:
+        monkeypatch.setattr(OpenAIBatchesHook, "cancel_batch", cancelled)
+    given: dict[str, Any] = {"answer_by": 1.0, "then": then, "max_rounds": 0, "max_requests_per_batch": 4}
     operator = job(out, requests=rows(12), **given)
     with pytest.raises(OpenAIBatchesError, match="12"):
         run_task(operator)
@@ -172,7 +184,7 @@ def test_the_files_are_lost_after_the_canary(server: DevServer, out: Path) -> No
 def test_a_time_shorter_than_a_poll(server: DevServer, out: Path, *, deferrable: bool) -> None:
     """It is kept to, whoever waits."""
     server.settings(batch_seconds=20)
-    given = {"answer_by": 0.3, "poll_interval": 2.5, "deferrable": deferrable}
+    given: dict[str, Any] = {"answer_by": 0.3, "poll_interval": 2.5, "deferrable": deferrable}
     run_task(job(out, MortalOperator, requests=rows(6), max_requests_per_batch=3, **given))
     good(out, server, 6)
 
@@ -212,7 +224,12 @@ def test_the_time_passes_in_any_stage_of_a_batch(server: DevServer, out: Path, s
 def test_embeddings_in_time(server: DevServer, out: Path) -> None:
     server.settings(batch_seconds=8)
     body = {"model": "text-embedding-3-small", "input": "{text}"}
-    given = {"endpoint": "/v1/embeddings", "body": body, "answer_by": 0.5, "max_requests_per_batch": 3}
+    given: dict[str, Any] = {
+        "endpoint": "/v1/embeddings",
+        "body": body,
+        "answer_by": 0.5,
+        "max_requests_per_batch": 3,
+    }
     summary = run_task(job(out, requests=rows(8), canary=2, **given))
     good(out, server, 8)
     assert summary["live"]["rows"] == 8
