@@ -81,6 +81,7 @@ class MortalHook(OpenAIBatchesHook):
     """Dies before or after the Nth call of an operation: ``create_batch``, ``before``, 2."""
 
     doom: tuple[str, str, int] = ("", "", 0)
+    latest: MortalHook
 
     def _live(self, name: str, call: Any) -> Any:
         operation, moment, count = self.doom
@@ -106,6 +107,9 @@ class MortalHook(OpenAIBatchesHook):
     def download_file(self, *args: Any, **kwargs: Any) -> Any:
         return self._live("download_file", lambda: super(MortalHook, self).download_file(*args, **kwargs))
 
+    def cancel_batch(self, *args: Any, **kwargs: Any) -> Any:
+        return self._live("cancel_batch", lambda: super(MortalHook, self).cancel_batch(*args, **kwargs))
+
     def delete_file(self, *args: Any, **kwargs: Any) -> Any:
         return self._live("delete_file", lambda: super(MortalHook, self).delete_file(*args, **kwargs))
 
@@ -113,4 +117,5 @@ class MortalHook(OpenAIBatchesHook):
 class MortalOperator(OpenAIBatchInferenceOperator):
     @cached_property
     def hook(self) -> OpenAIBatchesHook:
-        return MortalHook(self.openai_conn_id, sleep=short_sleep)
+        MortalHook.latest = MortalHook(self.openai_conn_id, sleep=short_sleep)
+        return MortalHook.latest
