@@ -71,7 +71,8 @@ class Budget:
 
     def tokens(self, shard: Shard) -> int:
         """Return the estimated tokens of a shard, corrected by what finished batches of the model had."""
-        return round(shard.estimated_tokens * self._line(shard.model).ratio(self._kind))
+        ratio = self._line(shard.model).ratio(self._kind, self._records.measured)
+        return round(shard.estimated_tokens * ratio)
 
     def _line(self, model: str | None) -> InLine:
         return self._lines.get(model or "") or InLine([], self._task_key)
@@ -230,9 +231,13 @@ class InLine:
         self.tasks = waiting | {task for _, task in running} | {task_key}
         self.are_waiting = bool(waiting)
 
-    def ratio(self, kind: Kind) -> float:
-        """Return how many tokens a task's batches have for each that was estimated."""
-        return self._ratios.get(kind) or self._ratio or 1.0
+    def ratio(self, kind: Kind, measured: float = 0.0) -> float:
+        """
+        Return how many tokens a task's batches have for each that was estimated.
+
+        :param measured: of the job's canary; 0: there was none.
+        """
+        return self._ratios.get(kind) or measured or self._ratio or 1.0
 
     def has_room(self, limit: int, taken: float, tokens: float) -> bool:
         """

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 SHOWN, SHOWN_CHARACTERS = 2, 500
 
 
-def check_first(index: ResultIndex, shards: list[Shard], settings: Settings, log: Log) -> None:
+def check_first(index: ResultIndex, shards: list[Shard], settings: Settings, log: Log) -> float:
     """
     Check the answers of the canary's rows, show two of them, and say what the whole job will take.
 
     :param shards: those that the canary's rows are in.
+    :return: their prompt tokens, divided by what they were estimated to be; 0: no answer says it.
     :raises CanaryFailed: if their answers would fail the task.
     """
     merged, blocks = read_first(index, settings.canary, schema=settings.schema)
@@ -40,13 +41,16 @@ def check_first(index: ResultIndex, shards: list[Shard], settings: Settings, log
             f"The canary failed: nothing was submitted. {problem} The rest of {index.job.rows:,} rows was "
             f"not asked.{errors_in_words(merged)}"
         )
-    log.info("Canary: %s. %s", in_words(merged.counts), _outlook(merged.usage, shards, index.job, settings))
+    usage, estimated = merged.usage, sum(shard.estimated_tokens for shard in shards)
+    measured = usage.input_tokens / estimated if estimated else 0.0
+    said = _outlook(usage, measured, index.job, settings)
+    log.info("Canary: %s. %s", in_words(merged.counts), said)
+    return measured
 
 
-def _outlook(usage: Usage, shards: list[Shard], job: Job, settings: Settings) -> str:
+def _outlook(usage: Usage, measured: float, job: Job, settings: Settings) -> str:
     """Say how many tokens the whole job will have, as far as its first rows tell."""
-    estimated = sum(shard.estimated_tokens for shard in shards)
-    asked = usage.input_tokens * job.estimated_tokens / max(1, estimated)
+    asked = measured * job.estimated_tokens
     answered = usage.output_tokens * job.rows / settings.canary
     return (
         f"{usage.input_tokens / settings.canary:,.0f} input and {usage.output_tokens / settings.canary:,.0f} "

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_openai_batches.api.async_client import AsyncBatchesClient
 from airflow_provider_openai_batches.exceptions import NoLiveEndpointError, TaskKilled
+from airflow_provider_openai_batches.inference.budget import OWN_RATIOS
 from airflow_provider_openai_batches.inference.canary import check_first
 from airflow_provider_openai_batches.inference.data.findings import Scanner
 from airflow_provider_openai_batches.inference.data.followup import request_lines
@@ -81,7 +82,9 @@ class LiveRows:
         self.ask(job, self._settings.canary)
         index = self._results.index(job)
         self._workspace.fetch([ROWS_FILE])
-        check_first(index, shards, self._settings, self._log)
+        measured = check_first(index, shards, self._settings, self._log)
+        least, most = OWN_RATIOS
+        self._records.measured = measured and min(max(measured, least), most)
         self._records.has_canary = True
         self._records.live_rows = index.answers_in(set(live_names(self._workspace)))
         for shard in shards:

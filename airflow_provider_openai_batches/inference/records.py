@@ -141,6 +141,7 @@ class Records(msgspec.Struct):
     :param has_live: whether rows were asked live; their answers are in files of their own.
     :param live_rows: how many rows were answered live before anything was submitted.
     :param has_canary: whether the first rows were asked live, and were good enough.
+    :param measured: the prompt tokens of the canary, divided by what they were estimated to be.
     :param is_late: whether this try ended what ran because the time of ``answer_by`` was up.
     """
 
@@ -161,6 +162,7 @@ class Records(msgspec.Struct):
     has_live: bool = False
     live_rows: int = 0
     has_canary: bool = False
+    measured: float = 0
     is_late: bool = False
 
     # -- which batches there are ---------------------------------------------------------------------------
@@ -308,6 +310,7 @@ class Records(msgspec.Struct):
             has_live=self.has_live,
             has_canary=self.has_canary,
             live_rows=self.live_rows,
+            measured=self.measured,
         )
 
     def save(self, folder: Path) -> None:

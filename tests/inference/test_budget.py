@@ -234,3 +234,15 @@ def test_a_job_that_needs_much_of_the_line_begins_with_one_batch(limit: int, sub
     budget = Budget(settings, given, Records(digest="", started=NOW), "me")
     budget.look(waiting, NOW)
     assert [shard.index for shard in budget.fitting(waiting, 2)] == submitted
+
+
+def test_a_canary_corrects_the_estimates() -> None:
+    """Until a batch of the task's own is over; what others had says less."""
+    given: Any = Listed()
+    records = Records(digest="", started=NOW, measured=3.0)
+    budget = Budget(Settings(spec=SPEC, max_enqueued_tokens=1_000), given, records, "me")
+    (shard,) = shards(1, 250)
+    assert budget.tokens(shard) == 750
+    assert not budget.is_too_large(shard)
+    records.measured = 5.0
+    assert budget.is_too_large(shard)

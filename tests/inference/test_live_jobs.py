@@ -120,6 +120,7 @@ def test_the_canary_goes_first(server: DevServer, out: Path, logged: Callable[[]
     said = [line[line.index("Canary") :] for line in logged() if "Canary" in line]
     assert [line.split(":")[0] for line in said] == ["Canary, row-0", "Canary, row-1", "Canary"]
     assert "4 succeeded" in said[2]
+    assert f"{summary['live']['usage']['input_tokens'] / 4:,.0f} input" in said[2]
     assert "the whole job of 30 rows will have about" in said[2]
 
 
@@ -237,3 +238,15 @@ def test_the_key_is_refused(server: DevServer, out: Path) -> None:
     server.settings(api_keys=["another"])
     with pytest.raises(OpenAIBatchesError, match="401"):
         run_task(operator)
+
+
+@pytest.mark.parametrize("given", [{}, {"max_requests_per_batch": 2}, {"canary": 1}])
+def test_a_request_that_no_batch_can_hold(server: DevServer, out: Path, given: dict[str, Any]) -> None:
+    """It is refused before anything is submitted, with its row, its tokens and the limit."""
+    table = rows(6)
+    table[4]["text"] = "x" * 8_000
+    said = r"row 4 .*has about 2,0\d\d tokens, but the enqueued-token limit of gpt-5-mini is 1,000"
+    with pytest.raises(UnusableInputError, match=f"(?i){said}"):
+        run_task(job(out, requests=table, max_enqueued_tokens=1_000, **given))
+    assert server.stats()["requests"].get("upload_file", 0) == 0
+    assert server.batches() == []
