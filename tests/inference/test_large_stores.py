@@ -81,7 +81,8 @@ def test_a_worker_holds_a_part_of_the_job(server: DevServer, seen: list[int], fa
     good(uri, server)
     sent = sum(batch["request_counts"]["total"] for batch in server.batches())
     assert sent > 100  # other rounds took request files again
-    assert 0 < max(seen) < 10_000  # the requests of a round have 20,000 bytes, its results 65,000
+    # The requests of a round have 20,000 bytes, its results 65,000; four or five files are in use at once.
+    assert 0 < max(seen) < 18_000
 
 
 def test_the_files_do_not_depend_on_the_room(server: DevServer, monkeypatch: pytest.MonkeyPatch) -> None:
