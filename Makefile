@@ -10,6 +10,7 @@ CONSTRAINTS = constraints/airflow-$(AIRFLOW).txt
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 PYTEST = $(BIN)/python -m pytest
 TESTS = not ui and not long
+FILES =
 SERVICE ?= local
 
 .PHONY: help demo ui test test-ui test-airflow lint bench chaos clean
@@ -45,7 +46,7 @@ ui: $(VENV)/.demo
 	@$(BIN)/python demo/run.py --service $(SERVICE) --ui
 
 test: $(VENV)/.dev
-	$(PYTEST) -m "$(TESTS)"
+	$(PYTEST) -m "$(TESTS)" $(FILES)
 
 test-ui: $(VENV)/.dev
 	$(PYTEST) -m ui
