@@ -54,7 +54,7 @@ class Submissions:
     ) -> None:
         self._settings, self._submitter, self._workspace = settings, submitter, workspace
         self._records, self._log, self._budget = records, log, budget
-        self._fresh: set[str | None] = set()  # uploaded by this process
+        self._fresh: set[str | None] = set()  # uploaded a moment ago
         self._watch(records.active)
 
     def keys(self, job: Job) -> set[str]:
@@ -121,6 +121,7 @@ class Submissions:
         :param room: how many may be submitted.
         """
         records = self._records
+        self._fresh.clear()  # there may have been a pause, and a file may be gone since
         if not records.rejected:
             waiting = records.without_batch(job.shards)
             untested = records.untested(FIRST if len(job.shards) > FEW else FEW)

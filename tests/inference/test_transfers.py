@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from inferencekit import Crash, MortalHook, MortalOperator, again, job, results, rows
 from support import run_task, until
 
+from airflow_provider_openai_batches.inference.runner import Runner
 from airflow_provider_openai_batches.inference.transfers import AT_ONCE, at_once
 
 if TYPE_CHECKING:
@@ -112,5 +113,32 @@ def test_one_of_several_transfers_fails_in_passing(server: DevServer, out: Path,
     fault = {"operation": operation, "action": "status", "status": 503, "times": 8, "skip": 2}
     server.faults([fault])
     run_task(job(out, requests=rows(16), max_requests_per_batch=2))
+    assert {row["status"] for row in results(out)} == {"succeeded"}
+    assert server.stats()["paid_more_than_once"] == 0
+
+
+def test_files_that_are_gone_after_a_pause_are_uploaded_again(server: DevServer, out: Path) -> None:
+    """They were uploaded ahead, and their creates were put off; the job waits in its worker."""
+    busy = {"operation": "create_batch", "action": "status", "status": 429, "times": 40, "skip": 2}
+    server.faults([busy])
+    limits = {"max_requests_per_batch": 2, "max_enqueued_tokens": 1_000_000}
+    operator = job(out, MortalOperator, requests=rows(16), deferrable=False, **limits)
+    gone: list[str] = []
+    advance = Runner.advance
+
+    def advance_and_lose(runner: Runner) -> Any:
+        wait = advance(runner)
+        ahead = [record.uploaded for record in runner.records.by_shard.values() if record.uploaded]
+        if ahead and not gone:
+            gone.extend(ahead)
+            for file_id in ahead:
+                runner.submitter.service.delete_file(file_id)
+            server.faults([])
+        return wait
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Runner, "advance", advance_and_lose)
+        run_task(operator)
+    assert gone
     assert {row["status"] for row in results(out)} == {"succeeded"}
     assert server.stats()["paid_more_than_once"] == 0
