@@ -7,10 +7,6 @@ its ``openai_client_kwargs``).
 
 from __future__ import annotations
 
-import base64
-import functools
-import json
-import logging
 import re
 from ipaddress import ip_address
 from itertools import chain
@@ -19,6 +15,7 @@ from urllib.parse import quote, quote_plus, urlsplit
 
 import msgspec
 
+from airflow_provider_openai_batches.api.redaction import in_base64, pattern_of, redact_logger
 from airflow_provider_openai_batches.exceptions import InvalidConnectionError
 
 if TYPE_CHECKING:
@@ -27,9 +24,6 @@ if TYPE_CHECKING:
 # The one host that gets OPENAI_API_KEY without being named for it in a connection.
 OPENAI_HOST = "api.openai.com"
 DEFAULT_BASE_URL = f"https://{OPENAI_HOST}/v1"
-# Shorter secrets are found as whole words alone, and shorter base64 is not looked for.
-MIN_PART = 4
-MIN_BASE64 = 8
 # No time-out or number of attempts is larger: four months, and less than any system's clock or timer takes.
 MOST = 10_000_000
 DEFAULT_CONSOLE_URL = "https://platform.openai.com/batches"
@@ -89,16 +83,15 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
         version = self.params.get("api-version")  # a date, which may stand in the logs of others
         secrets = [secret for secret in self.secrets if secret != version]
         forms = [(secret, quote(secret, safe=""), quote_plus(secret)) for secret in secrets]
-        return list(dict.fromkeys([*chain(*forms), *chain(*map(_in_base64, secrets))]))
+        return list(dict.fromkeys([*chain(*forms), *chain(*map(in_base64, secrets))]))
 
     def redact(self, text: str) -> str:
         """Return the text with the connection's secrets replaced by ``***``, also where they are encoded."""
-        return _pattern(self.secrets).sub("***", text)
+        return pattern_of(self.secrets).sub("***", text)
 
     def redact_log(self, name: str) -> None:
         """From now on, redact what a logger of an HTTP library says: it logs URLs with all parameters."""
-        _redacting.patterns.add(_pattern(self.secrets))
-        logging.getLogger(name).addFilter(_redacting)
+        redact_logger(name, self.secrets)
 
     @property
     def answer_seconds(self) -> float:
@@ -119,55 +112,6 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
         :raises InvalidConnectionError: if the connection has no key, a bad URL or a bad field.
         """
         return _read(conn, environ)
-
-
-@functools.lru_cache(64)
-def _pattern(secrets: tuple[str, ...]) -> re.Pattern[str]:
-    """Find secrets in text: as they are, encoded for a URL or as a JSON string, and within base64."""
-    forms = []
-    for secret in sorted(secrets, key=len, reverse=True):
-        found = "".join(map(_any_form, secret))
-        # A very short value is part of many words.
-        forms.append(found if len(secret) >= MIN_PART else f"(?<![A-Za-z0-9]){found}(?![A-Za-z0-9])")
-    cores = sorted({core for secret in secrets for core in _in_base64(secret)}, key=len, reverse=True)
-    forms += ["".join(map(_any_form, core)) for core in cores]
-    return re.compile("|".join(forms) or "(?!)")
-
-
-def _any_form(sign: str) -> str:
-    """Return a pattern for one character, whatever a library has made of it."""
-    if sign.isascii() and sign.isalnum():
-        return sign
-    in_url = "".join(f"%(?:25)*{byte:02x}" for byte in sign.encode("utf-8", "replace"))
-    in_json = json.dumps(sign)[1:-1]
-    others = {" ": r"|\+", "+": "|-", "/": "|_"}.get(sign, "")  # forms, and the base64 of URLs
-    return rf"(?:\\*{re.escape(sign)}|(?i:{in_url})|{re.escape(in_json)}{others})"
-
-
-def _in_base64(secret: str) -> set[str]:
-    """Return what base64 makes of a secret, whatever precedes and follows it; nothing for a short one."""
-    data = secret.encode("utf-8", "replace")
-    cores = set()
-    for before in range(3):
-        encoded = base64.b64encode(bytes(before) + data).decode()
-        cores.add(encoded[-(-before * 8 // 6) : (before + len(data)) * 8 // 6])
-    return {core for core in cores if len(core) >= MIN_BASE64}
-
-
-class _Redacting(logging.Filter):
-    def __init__(self) -> None:
-        super().__init__()
-        self.patterns: set[re.Pattern[str]] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        for pattern in list(self.patterns):
-            text = pattern.sub("***", text)
-        record.msg, record.args = text, ()
-        return True
-
-
-_redacting = _Redacting()
 
 
 def _read(conn: ConnectionLike, environ: Mapping[str, str]) -> ClientConfig:

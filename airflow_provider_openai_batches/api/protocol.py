@@ -50,14 +50,6 @@ T = TypeVar("T", bound=msgspec.Struct)
 Named = TypeVar("Named", Batch, File)
 
 
-# A model may think for minutes before the first byte of its answer.
-LIVE_SECONDS = 600.0
-
-
-class _WithModel(msgspec.Struct):
-    model: str = ""
-
-
 class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
     """
     One call: ``operation`` is the API reference's name for it, ``path`` follows the base URL.
@@ -164,22 +156,6 @@ def download_file(file_id: str) -> HttpRequest:
     """``GET /files/{file_id}/content``."""
     path = f"/files/{quote(check_id(file_id, 'file_id'), safe='')}/content"
     return HttpRequest(operation="download_file", method="GET", path=path)
-
-
-def ask(endpoint: str, body: bytes, config: ClientConfig) -> HttpRequest:
-    """
-    ``POST`` a request to its endpoint itself, which is what a batch does with each of its lines.
-
-    https://developers.openai.com/api/reference/resources/chat/subresources/completions/methods/create
-
-    :param endpoint: as in a line's ``url``; what precedes it is the connection's base URL.
-    """
-    path = check_endpoint(endpoint).removeprefix("/v1")
-    if config.base_url.endswith("/openai") and "api-key" in config.headers and path != "/responses":
-        # Azure's older addresses, which go with an api-version, have the deployment in the path.
-        model = msgspec.json.decode(body, type=_WithModel).model
-        path = f"/deployments/{quote(check_id(model, 'model'), safe='')}{path}"
-    return HttpRequest(operation="live", method="POST", path=path, json=body, seconds=LIVE_SECONDS)
 
 
 def upload_fields(expires_after: int | Mapping[str, Any] | None) -> dict[str, str]:

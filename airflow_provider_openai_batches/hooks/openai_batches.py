@@ -84,9 +84,8 @@ class OpenAIBatchesHook(BaseHook):
 
     @property
     def recovery_seconds(self) -> float:
-        if self._recovery_seconds is not None:
-            return self._recovery_seconds
-        return float(conf.getfloat("openai_batches", "recovery_seconds", fallback=30.0))
+        given = self._recovery_seconds
+        return conf.getfloat("openai_batches", "recovery_seconds", fallback=30.0) if given is None else given
 
     @property
     def session(self) -> BatchesSession:
@@ -282,11 +281,8 @@ class OpenAIBatchesHook(BaseHook):
 
     def iter_files(self, purpose: str = "batch", limit: int = 100) -> Iterator[File]:
         """Yield the files of one purpose, newest first."""
-        return _walk(
-            lambda after: self.session.send(
-                protocol.list_files(purpose, after, limit), protocol.read_file_page
-            )
-        )
+        read = protocol.read_file_page
+        return _walk(lambda after: self.session.send(protocol.list_files(purpose, after, limit), read))
 
     def iter_files_since(self, since: float) -> Iterator[File]:
         """Yield the input files uploaded at ``since`` (Unix seconds) or later, newest first."""

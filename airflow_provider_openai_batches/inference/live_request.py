@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from airflow_provider_openai_batches.api import protocol
+from airflow_provider_openai_batches.api.live import ask
 
 if TYPE_CHECKING:
     import asyncio
@@ -33,7 +33,7 @@ class LiveRow:
         line = msgspec.json.decode(data, type=_Line)
         body = bytes(line.body)
         self.custom_id = line.custom_id
-        self.request = protocol.ask(endpoint, body, config)
+        self.request = ask(endpoint, body, config)
         self.tokens = max(1.0, len(body) / BYTES_PER_TOKEN)
         self.limited = self.failures = 0
         self.limited_at = 0.0

@@ -36,6 +36,7 @@ from live_service import (
 )
 from virtual_time import run
 
+from airflow_provider_openai_batches.api import live as api_live
 from airflow_provider_openai_batches.api import protocol, retry
 from airflow_provider_openai_batches.api.async_client import AsyncBatchesClient
 from airflow_provider_openai_batches.api.config import ClientConfig
@@ -748,7 +749,7 @@ def test_many_connections_cost_a_request_nothing(server: DevServer, monkeypatch:
 
     async def main() -> None:
         client = client_of(server, 105)
-        request = protocol.ask(ENDPOINT, b'{"model": "m"}', client.config)
+        request = api_live.ask(ENDPOINT, b'{"model": "m"}', client.config)
         server.settings(live_seconds=30.0)
         asking = [asyncio.ensure_future(client.ask(request)) for _ in range(110)]
         async with asyncio.timeout(30):
@@ -820,7 +821,7 @@ def test_an_answer_that_waits_for_room_is_not_too_slow() -> None:
         async with host_of(body, status) as config:
             client = AsyncBatchesClient(config)
             assert config.answer_seconds < 2.5
-            request = msgspec.structs.replace(protocol.ask(ENDPOINT, b'{"model": "m"}', config), seconds=0.0)
+            request = msgspec.structs.replace(api_live.ask(ENDPOINT, b'{"model": "m"}', config), seconds=0.0)
             try:
                 reply = await client.ask(request, room)
                 assert reply.status == status
@@ -877,9 +878,9 @@ def test_addresses(base_url: str, headers: dict[str, str], path: str) -> None:
     """What a line's url says follows the base URL; Azure's older addresses name the deployment."""
     config = ClientConfig(base_url=base_url, api_key="k", headers=headers)
     for endpoint in (ENDPOINT, "/chat/completions"):
-        request = protocol.ask(endpoint, b'{"model": "my:m"}', config)
+        request = api_live.ask(endpoint, b'{"model": "my:m"}', config)
         assert request.path == path
-    assert protocol.seconds_for(request, CONFIG) == protocol.LIVE_SECONDS
+    assert protocol.seconds_for(request, CONFIG) == api_live.LIVE_SECONDS
 
 
 # What headers say.
