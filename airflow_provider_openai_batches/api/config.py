@@ -15,7 +15,7 @@ from urllib.parse import quote, quote_plus, urlsplit
 
 import msgspec
 
-from airflow_provider_openai_batches.api.redaction import in_base64, pattern_of, redact_logger
+from airflow_provider_openai_batches.api.redaction import in_base64, redact_logger, redacted
 from airflow_provider_openai_batches.exceptions import InvalidConnectionError
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def redact(self, text: str) -> str:
         """Return the text with the connection's secrets replaced by ``***``, also where they are encoded."""
-        return pattern_of(self.secrets).sub("***", text)
+        return redacted(text, self.secrets)
 
     def redact_log(self, name: str) -> None:
         """From now on, redact what a logger of an HTTP library says: it logs URLs with all parameters."""

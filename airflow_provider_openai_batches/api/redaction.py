@@ -14,7 +14,7 @@ MIN_BASE64 = 8
 
 
 @functools.lru_cache(64)
-def pattern_of(secrets: tuple[str, ...]) -> re.Pattern[str]:
+def _pattern_of(secrets: tuple[str, ...]) -> re.Pattern[str]:
     """Find secrets in text: as they are, encoded for a URL or as a JSON string, and within base64."""
     forms = []
     for secret in sorted(secrets, key=len, reverse=True):
@@ -62,7 +62,12 @@ class _Redacting(logging.Filter):
 _redacting = _Redacting()
 
 
+def redacted(text: str, secrets: tuple[str, ...]) -> str:
+    """Return the text with the secrets replaced by ``***``."""
+    return _pattern_of(secrets).sub("***", text)
+
+
 def redact_logger(name: str, secrets: tuple[str, ...]) -> None:
     """From now on, redact what a logger says."""
-    _redacting.patterns.add(pattern_of(secrets))
+    _redacting.patterns.add(_pattern_of(secrets))
     logging.getLogger(name).addFilter(_redacting)

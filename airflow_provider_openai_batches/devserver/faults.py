@@ -90,7 +90,7 @@ class Faults:
     def clear(self) -> None:
         self.rules: list[FaultRule] = []
         self.fired = 0
-        self._random = Random(self._seed)  # noqa: S311 - it must be repeatable, not secret
+        self._random = Random(self._seed)
 
     def pick(self, operation: str, path: str) -> FaultRule | None:
         for rule in self.rules:

@@ -116,7 +116,7 @@ class LiveService:
         quirk, _, times = str(asked or "").partition("*")
         if quirk and (not times.isdecimal() or runs < int(times)):
             return quirk
-        chance = Random(f"{settings.seed}:{key.hex()}:{runs}").random()  # noqa: S311 - repeatable, not secret
+        chance = Random(f"{settings.seed}:{key.hex()}:{runs}").random()
         return f"fail:{settings.live_failure_status}" if chance < settings.live_failing else ""
 
     def _limits(self) -> dict[str, int]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.records import Records
     from airflow_provider_openai_batches.inference.settings import Settings
 
-TOKEN_LIMIT = "token_limit_exceeded"  # noqa: S105 - a code of the service
+LIMIT_EXCEEDED = "token_limit_exceeded"
 _LIMIT = re.compile(r"limit:\s*(\d[\d,._\s]*?)\s*(?:enqueued\s+)?tokens", re.IGNORECASE)
 # Seconds, and batches, for which the list is read: older batches are over.
 LOOK_BACK = 26 * 3_600.0
@@ -43,6 +43,8 @@ PIECE = 0.5
 # them.
 FEW, FIRST = 3, 2
 
+# What a rejection names as its limit has no more digits.
+MOST_DIGITS = 15
 
 Estimated: TypeAlias = "tuple[float, Batch]"
 # DAG and task: runs of the same task ask similar things.
@@ -124,7 +126,7 @@ class Budget:
         """Note what the service said to any task; the list is newest first, so the first one counts."""
         for _, batch in batches:
             for item in batch.error_items:
-                if item.code == TOKEN_LIMIT and model not in self._records.token_limits:
+                if item.code == LIMIT_EXCEEDED and model not in self._records.token_limits:
                     self.learn(model, item.message or "")
 
     def is_too_large(self, shard: Shard) -> bool:
@@ -253,7 +255,7 @@ class InLine:
 def waits_for_room(batch: Batch, now: float, soon: float) -> bool:
     """Whether the task whose newest batch this is will submit another one as soon as there is room."""
     if batch.status == "failed":
-        said = any(item.code == TOKEN_LIMIT for item in batch.error_items)
+        said = any(item.code == LIMIT_EXCEEDED for item in batch.error_items)
         return said and (batch.created_at or 0) > now - WAITS_AT_MOST
     return batch.is_over and (batch.ended_at or 0) > soon
 
@@ -301,4 +303,4 @@ def limit_in(said: str) -> int | None:
     """Return the number in the words of a rejection, such as ``Limit: 90,000 enqueued tokens``."""
     found = _LIMIT.search(said)
     digits = re.sub(r"\D", "", found.group(1)) if found else ""
-    return int(digits) or None if 0 < len(digits) <= 15 else None  # noqa: PLR2004 - more is no number of tokens
+    return int(digits) or None if 0 < len(digits) <= MOST_DIGITS else None

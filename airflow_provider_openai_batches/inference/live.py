@@ -303,8 +303,8 @@ class _Run:
 
     async def _watch(self, workers: list[asyncio.Task[None]]) -> None:
         """Give up what is under way some time after the end."""
-        while not self._is_ending and not self._stop():  # noqa: ASYNC110 - a signal handler sets no event of a loop
-            await asyncio.sleep(LOOK)
+        while not self._is_ending and not self._stop():
+            await asyncio.wait(workers, timeout=LOOK)  # a signal handler sets no event of a loop
         self._is_ending = True
         self._changed.set()
         until = self._clock() + (KILL_GRACE if self._end is None else END_GRACE)

@@ -16,20 +16,15 @@ import msgspec
 import tenacity
 
 from airflow_provider_openai_batches.api import retry
-from airflow_provider_openai_batches.api.endpoints import spec_of
 from airflow_provider_openai_batches.api.errors import excerpt
-from airflow_provider_openai_batches.inference.data.lines import body_of, classify, decode_line, read_line
-from airflow_provider_openai_batches.inference.data.manifest import LiveUse
-from airflow_provider_openai_batches.inference.data.results import Usage, usage_of
+from airflow_provider_openai_batches.inference.data.lines import decode_line
 from airflow_provider_openai_batches.inference.data.tolerant import UnreadableError, read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from airflow_provider_openai_batches.api.protocol import HttpReply
     from airflow_provider_openai_batches.inference.data.index import ResultIndex
-    from airflow_provider_openai_batches.inference.data.job import Job, LivePart
     from airflow_provider_openai_batches.inference.workspace import Workspace
 
 # An object of a store is written anew with each few lines that are added, until it has this size.
@@ -149,26 +144,13 @@ def fetch_whole(place: Workspace, names: list[str]) -> None:
         _mend_end(place.local / name)
 
 
-def names_by_part(job: Job, place: Workspace) -> Iterator[tuple[LivePart, list[str]]]:
-    """Yield the parts of a job that have files with live answers, with the names of the files."""
+def add_live(index: ResultIndex, place: Workspace) -> None:
+    """Add all live answers of a job to its index."""
     names = live_names(place)
-    for part in job.live_parts():
-        if of_part := [name for name in names if name.startswith(f"live-{part.name}-")]:
-            yield part, of_part
-
-
-def use_of(index: ResultIndex, place: Workspace) -> LiveUse:
-    """Return how many rows have a live answer, and the tokens of all live answers."""
-    usage, spec, names = Usage(), spec_of(index.job.endpoint), live_names(place)
-    for name in names:
-        place.fetch([name])
-        with (place.local / name).open("rb") as lines:
-            for line in filter(None, map(read_line, lines)):
-                is_paid = classify(line, spec).status == "succeeded"
-                if is_paid and line.response and (used := usage_of(body_of(line.response))):
-                    usage.add(used)
-        place.drop([name])
-    return LiveUse(rows=index.answers_in(set(names)), usage=usage)
+    for part in index.job.live_parts():
+        of_part = [name for name in names if name.startswith(f"live-{part.name}-")]
+        fetch_whole(place, of_part)
+        index.add_live(part, [place.local / name for name in of_part])
 
 
 def _number_of(name: str) -> int:

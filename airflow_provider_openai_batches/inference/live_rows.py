@@ -13,22 +13,18 @@ from airflow_provider_openai_batches.inference.data.findings import Scanner
 from airflow_provider_openai_batches.inference.data.followup import request_lines
 from airflow_provider_openai_batches.inference.data.job import ROWS_FILE, read_ids
 from airflow_provider_openai_batches.inference.live import MAX_UNDER_WAY, ask
-from airflow_provider_openai_batches.inference.live_files import LiveFiles, live_names
+from airflow_provider_openai_batches.inference.live_files import LiveFiles
 from airflow_provider_openai_batches.inference.records import RECORDS_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from airflow_provider_openai_batches.api.retry import Log
-    from airflow_provider_openai_batches.idempotency.submit import Submitter
     from airflow_provider_openai_batches.inference.data.index import ResultIndex
     from airflow_provider_openai_batches.inference.data.job import Job, LivePart, Shard
+    from airflow_provider_openai_batches.inference.job_context import JobContext
     from airflow_provider_openai_batches.inference.live import Tally
-    from airflow_provider_openai_batches.inference.records import Records
     from airflow_provider_openai_batches.inference.results import JobResults
     from airflow_provider_openai_batches.inference.schedule import Schedule, WaitFor
-    from airflow_provider_openai_batches.inference.settings import Settings
-    from airflow_provider_openai_batches.inference.workspace import Workspace
 
 ALL_ROUNDS = 255
 
@@ -36,17 +32,13 @@ ALL_ROUNDS = 255
 class LiveRows:
     """The rows of a job that are asked live, and when."""
 
-    def __init__(  # noqa: PLR0917 - the collaborators of a job
-        self,
-        settings: Settings,
-        submitter: Submitter,
-        workspace: Workspace,
-        records: Records,
-        log: Log,
-        results: JobResults,
-    ) -> None:
-        self._settings, self._submitter, self._workspace = settings, submitter, workspace
-        self._records, self._log, self._results = records, log, results
+    def __init__(self, context: JobContext, results: JobResults) -> None:
+        self._settings, self._submitter, self._workspace = (
+            context.settings,
+            context.submitter,
+            context.workspace,
+        )
+        self._records, self._log, self._results = context.records, context.log, results
 
     def end(self, job: Job, schedule: Schedule) -> WaitFor | None:
         """
@@ -86,7 +78,7 @@ class LiveRows:
         least, most = OWN_RATIOS
         self._records.measured = measured and min(max(measured, least), most)
         self._records.has_canary = True
-        self._records.live_rows = index.answers_in(set(live_names(self._workspace)))
+        self._records.live_rows = index.live_rows
         for shard in shards:
             rows = range(shard.first_row, shard.last_row + 1)
             self._records.of(shard.index).open = sum(map(index.is_unfinished, rows))

@@ -11,7 +11,7 @@ import msgspec
 
 from airflow_provider_openai_batches.api.validation import result_file_name
 from airflow_provider_openai_batches.exceptions import AnswersLate, APIError, BatchFailed, OpenAIBatchesError
-from airflow_provider_openai_batches.inference.budget import TOKEN_LIMIT
+from airflow_provider_openai_batches.inference.budget import LIMIT_EXCEEDED
 from airflow_provider_openai_batches.inference.claim import names_of
 from airflow_provider_openai_batches.inference.data.findings import Findings, Scanner
 from airflow_provider_openai_batches.inference.data.index import ResultIndex
@@ -21,6 +21,7 @@ from airflow_provider_openai_batches.inference.data.merge import merge
 from airflow_provider_openai_batches.inference.data.outcomes import TOO_LATE, RowError
 from airflow_provider_openai_batches.inference.records import UNKNOWN
 from airflow_provider_openai_batches.inference.summary import errors_in_words, failure, in_words, rejection_of
+from airflow_provider_openai_batches.inference.transfers import at_once
 from airflow_provider_openai_batches.inference.workspace import files_of
 from airflow_provider_openai_batches.observability import metrics
 from airflow_provider_openai_batches.storage import write_json
@@ -29,15 +30,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from airflow_provider_openai_batches.api.models import Batch
-    from airflow_provider_openai_batches.api.retry import Log
-    from airflow_provider_openai_batches.idempotency.submit import Submitter
-    from airflow_provider_openai_batches.inference.budget import Budget
     from airflow_provider_openai_batches.inference.data.job import Cut, Job, Shard
-    from airflow_provider_openai_batches.inference.data.manifest import LiveUse, Merged
+    from airflow_provider_openai_batches.inference.data.manifest import Merged
     from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
-    from airflow_provider_openai_batches.inference.records import Record, Records
+    from airflow_provider_openai_batches.inference.job_context import JobContext
+    from airflow_provider_openai_batches.inference.records import Record
     from airflow_provider_openai_batches.inference.settings import Settings
-    from airflow_provider_openai_batches.inference.workspace import Workspace
 
 _GONE = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
 
@@ -45,17 +43,13 @@ _GONE = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
 class JobResults:
     """Downloads what the batches answered, says what must be asked again, and writes the rest into parts."""
 
-    def __init__(  # noqa: PLR0917 - the collaborators of a job
-        self,
-        settings: Settings,
-        submitter: Submitter,
-        workspace: Workspace,
-        records: Records,
-        log: Log,
-        budget: Budget,
-    ) -> None:
-        self._settings, self._submitter, self._workspace = settings, submitter, workspace
-        self._records, self._log, self._budget = records, log, budget
+    def __init__(self, context: JobContext) -> None:
+        self._settings, self._submitter, self._workspace = (
+            context.settings,
+            context.submitter,
+            context.workspace,
+        )
+        self._records, self._log, self._budget = context.records, context.log, context.budget
 
     def collect(self, job: Job, now: float) -> bool:
         """
@@ -67,13 +61,7 @@ class JobResults:
         """
         limited, self._limits_before = False, dict(self._records.token_limits)
         over = [record for record in self._records.active if record.is_over]
-        if len(over) > 1:
-            from airflow_provider_openai_batches.inference.transfers import at_once  # noqa: PLC0415 - rarely needed
-
-            ended = at_once(self._fetch, over)
-        else:
-            ended = map(self._fetch, over)
-        for record, (batch, names) in zip(over, ended, strict=True):
+        for record, (batch, names) in zip(over, at_once(self._fetch, over), strict=True):
             limited |= self._take(job, record, batch, names, now)
         return limited
 
@@ -100,11 +88,9 @@ class JobResults:
                 findings = self._findings(job, shard, record.files)
                 index.take(shard, files, findings, counts=shard.index not in records.stopped)
         if records.has_live:
-            from airflow_provider_openai_batches.inference import live_files  # noqa: PLC0415 - rarely needed
+            from airflow_provider_openai_batches.inference.live_files import add_live  # noqa: PLC0415 - rarely needed
 
-            for part, names in live_files.names_by_part(job, place):
-                live_files.fetch_whole(place, names)
-                index.add(part.as_shard, [place.local / name for name in names], counts=False)
+            add_live(index, place)
         if records.is_late:
             index.nothing = TOO_LATE
         return index
@@ -170,24 +156,13 @@ class JobResults:
                 f"{late or problem} The results so far are in {place.output}, without a manifest; another "
                 f"try continues from there.{errors_in_words(merged)}"
             )
-        manifest = self._manifest(job, merged, self._live_use(index), now)
+        manifest = self._manifest(job, merged, now)
         write_json(place.output / MANIFEST_FILE, manifest)
         self._log.info("%s: %s", place.output, in_words(manifest.counts))
+        if live := manifest.live:
+            said = live.rows, live.usage.total_tokens, live.times_batch_price
+            self._log.info("Live: %d rows, %d tokens, at about %g times the price of a batch", *said)
         return manifest
-
-    def _live_use(self, index: ResultIndex) -> LiveUse | None:
-        if not self._records.has_live:
-            return None
-        from airflow_provider_openai_batches.inference.live_files import use_of  # noqa: PLC0415 - rarely needed
-
-        use = use_of(index, self._workspace)
-        self._log.info(
-            "Asked live: %d rows, %d tokens, at about %g times the price of a batch",
-            use.rows,
-            use.usage.total_tokens,
-            use.times_batch_price,
-        )
-        return use
 
     def _late(self, merged: Merged) -> str | None:
         """Say how many rows have no answer by the time of answer_by, where that is a failure."""
@@ -196,7 +171,7 @@ class JobResults:
             return None
         return f"{lost:,} of {sum(merged.counts.values()):,} rows had no answer by the time of answer_by."
 
-    def _manifest(self, job: Job, merged: Merged, live: LiveUse | None, now: float) -> Manifest:
+    def _manifest(self, job: Job, merged: Merged, now: float) -> Manifest:
         records = self._records
         times = {"started": records.first_started or records.started, "finished": now}
         return Manifest(
@@ -204,7 +179,6 @@ class JobResults:
             endpoint=self._settings.spec.endpoint,
             output_format=self._settings.output_format,
             rows=job.rows,
-            live=live,
             made_by=names_of(self._submitter.task),
             batches=[_described(shard, record) for shard, record in records.submitted(job)],
             times={name: datetime.fromtimestamp(moment, UTC).isoformat() for name, moment in times.items()},
@@ -260,7 +234,7 @@ class JobResults:
             self._log.info("Batch %s, a follow-up, was rejected; its rows are asked in another one", batch.id)
             self._records.give_up(shard.index)
             return False
-        if limited := [item for item in items if item.code == TOKEN_LIMIT]:
+        if limited := [item for item in items if item.code == LIMIT_EXCEEDED]:
             self._log.info("Shard %d waits: %s", record.shard, limited[0])
             record.release()
             is_named = self._budget.learn(shard.model, limited[0].message or "")

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.inference.budget import TOKEN_LIMIT
+from airflow_provider_openai_batches.inference.budget import LIMIT_EXCEEDED
 from airflow_provider_openai_batches.inference.data.outcomes import RowError
 
 if TYPE_CHECKING:
-    from airflow_provider_openai_batches.api.retry import Log
-    from airflow_provider_openai_batches.inference.budget import Budget
     from airflow_provider_openai_batches.inference.data.job import Cut, Job
-    from airflow_provider_openai_batches.inference.records import Record, Records
+    from airflow_provider_openai_batches.inference.job_context import JobContext
+    from airflow_provider_openai_batches.inference.records import Record
     from airflow_provider_openai_batches.inference.results import JobResults
     from airflow_provider_openai_batches.inference.schedule import Schedule
 
@@ -20,8 +19,9 @@ if TYPE_CHECKING:
 class Rounds:
     """Makes more shards of rows that have no answer."""
 
-    def __init__(self, records: Records, results: JobResults, budget: Budget, log: Log) -> None:
-        self._records, self._results, self._budget, self._log = records, results, budget, log
+    def __init__(self, context: JobContext, results: JobResults) -> None:
+        self._records, self._log, self._budget = context.records, context.log, context.budget
+        self._results = results
 
     def ask_again(self, job: Job, schedule: Schedule) -> Job:
         """
@@ -50,7 +50,7 @@ class Rounds:
     def _refuse(self, records: list[Record], error: InvalidInputError) -> None:
         """Fail the rows of shards of which one request is too large; batches that run are waited for."""
         for record in records:
-            record.error, record.files = RowError(TOKEN_LIMIT, str(error)), None
+            record.error, record.files = RowError(LIMIT_EXCEEDED, str(error)), None
         self._log.error("%s. Nothing more is submitted; the task waits for what runs, and then fails", error)
 
     def give_up_too_large(self, job: Job) -> None:

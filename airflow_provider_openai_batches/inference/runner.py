@@ -23,6 +23,7 @@ from airflow_provider_openai_batches.idempotency.ledger import Ledger
 from airflow_provider_openai_batches.inference.budget import Budget
 from airflow_provider_openai_batches.inference.data.job import JOB_FILE, Job
 from airflow_provider_openai_batches.inference.data.merge import check_output
+from airflow_provider_openai_batches.inference.job_context import JobContext
 from airflow_provider_openai_batches.inference.records import RECORDS_FILE, Records
 from airflow_provider_openai_batches.inference.results import JobResults, digests
 from airflow_provider_openai_batches.inference.rounds import Rounds
@@ -172,11 +173,12 @@ class Runner:
         records.cut = set()
         task = self.submitter.task
         kind = task.dag_id, task.task_id
-        self._budget = Budget(self.settings, self.submitter.service, records, task.task_key, kind)
-        collaborators = self.settings, self.submitter, self.workspace, records, self._log, self._budget
-        self._schedule = Schedule(self.settings, records, self._budget, self._log, self._clock)
-        self._submissions, self._results = Submissions(*collaborators), JobResults(*collaborators)
-        self._rounds = Rounds(records, self._results, self._budget, self._log)
+        budget = Budget(self.settings, self.submitter.service, records, task.task_key, kind)
+        context = JobContext(self.settings, self.submitter, self.workspace, records, self._log, budget)
+        self._context, self._budget = context, budget
+        self._schedule = Schedule(self.settings, records, budget, self._log, self._clock)
+        self._submissions, self._results = Submissions(context), JobResults(context)
+        self._rounds = Rounds(context, self._results)
 
     # -- from wait to wait ---------------------------------------------------------------------------------
 
@@ -273,7 +275,7 @@ class Runner:
     def _live(self) -> LiveRows:
         from airflow_provider_openai_batches.inference.live_rows import LiveRows  # noqa: PLC0415 - most jobs ask nothing live
 
-        return LiveRows(self.settings, self.submitter, self.workspace, self.records, self._log, self._results)
+        return LiveRows(self._context, self._results)
 
     def _set(self, job: Job) -> None:
         """Go on with a job of more shards."""

@@ -9,12 +9,12 @@ import msgspec
 
 from airflow_provider_openai_batches.api import models, validation
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.idempotency.submit import BatchSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from airflow_provider_openai_batches.api.validation import FailOn
+    from airflow_provider_openai_batches.idempotency.submit import BatchSpec
     from airflow_provider_openai_batches.inference.data.job import Limits
     from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
 
@@ -156,37 +156,3 @@ def _of_text(text: str) -> float | datetime:
     raise InvalidInputError(
         f"answer_by is {text!r:.80}: it must be seconds or a time such as '2026-01-31T06:00:00+00:00'."
     )
-
-
-def settings_of(given: Any, **more: Any) -> Settings:
-    """
-    Return the settings that an operator was given, rendered.
-
-    :param given: has the operator's arguments as attributes.
-    :param more: what is not one of its arguments.
-    :raises InvalidInputError: naming the argument.
-    """
-    from airflow_provider_openai_batches.inference.data.job import Limits  # noqa: PLC0415 - not when a DAG is parsed
-    from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema  # noqa: PLC0415 - not when a DAG is parsed
-
-    schema = given.output_schema
-    same = {name: getattr(given, name) for name in Settings.__struct_fields__ if name in given.__dict__}
-    other = {
-        "spec": BatchSpec(
-            endpoint=given.endpoint,
-            completion_window=given.completion_window,
-            metadata=given.metadata or {},
-            output_expires_after=given.output_expires_after,
-        ),
-        "output": given.output_kind,
-        "limits": Limits(
-            max_requests=given.max_requests_per_batch,
-            max_bytes=given.max_bytes_per_batch,
-            max_embedding_inputs=given.max_embedding_inputs_per_batch,
-        ),
-        "schema": schema if schema is None else OutputSchema(schema, strict=given.strict),
-        "answer_by": answer_by(given.answer_by),
-        "then": given.then or "live",
-        "deadline_seconds": given.batch_timeout,
-    }
-    return Settings(**{**same, **other, **more})

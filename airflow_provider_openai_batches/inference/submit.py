@@ -14,6 +14,7 @@ from airflow_provider_openai_batches.inference.budget import FEW, FIRST
 from airflow_provider_openai_batches.inference.data.job import Shard
 from airflow_provider_openai_batches.inference.data.outcomes import RowError
 from airflow_provider_openai_batches.inference.records import NOT_SUBMITTED
+from airflow_provider_openai_batches.inference.transfers import at_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -22,11 +23,9 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.retry import Log
     from airflow_provider_openai_batches.idempotency.ledger import Ledger
     from airflow_provider_openai_batches.idempotency.submit import Submitter
-    from airflow_provider_openai_batches.inference.budget import Budget
     from airflow_provider_openai_batches.inference.data.job import Job
+    from airflow_provider_openai_batches.inference.job_context import JobContext
     from airflow_provider_openai_batches.inference.records import Record, Records
-    from airflow_provider_openai_batches.inference.settings import Settings
-    from airflow_provider_openai_batches.inference.workspace import Workspace
 
 # Of several batches of one shard, a completed one is preferred, then one that runs, then one cut short.
 _RANK = {"completed": 3, "cancelling": 1, "expired": 1, "cancelled": 1}
@@ -43,19 +42,15 @@ class Submissions:
     Which batch belongs to which shard is noted in the records.
     """
 
-    def __init__(  # noqa: PLR0917 - the collaborators of a job
-        self,
-        settings: Settings,
-        submitter: Submitter,
-        workspace: Workspace,
-        records: Records,
-        log: Log,
-        budget: Budget,
-    ) -> None:
-        self._settings, self._submitter, self._workspace = settings, submitter, workspace
-        self._records, self._log, self._budget = records, log, budget
+    def __init__(self, context: JobContext) -> None:
+        self._settings, self._submitter, self._workspace = (
+            context.settings,
+            context.submitter,
+            context.workspace,
+        )
+        self._records, self._log, self._budget = context.records, context.log, context.budget
         self._fresh: set[str | None] = set()  # uploaded a moment ago
-        self._watch(records.active)
+        self._watch(self._records.active)
 
     def keys(self, job: Job) -> set[str]:
         """Return the keys of all batches that belong to the job."""
@@ -254,12 +249,7 @@ class Submissions:
     def _uploaded(self, job: Job, shards: list[Shard]) -> Iterator[Shard]:
         """Yield the shards, with the files of the next ones on their way; the first batch goes alone."""
         yield from shards[:1]
-        if len(shards) > 2:  # noqa: PLR2004 - there is a next one beside the one that is submitted
-            from airflow_provider_openai_batches.inference.transfers import at_once  # noqa: PLC0415 - rarely needed
-
-            yield from at_once(lambda shard: self._upload(shard, self._key(job, shard)), shards[1:])
-        else:
-            yield from shards[1:]
+        yield from at_once(lambda shard: self._upload(shard, self._key(job, shard)), shards[1:])
 
     def _upload(self, shard: Shard, key: str) -> Shard:
         """Upload a shard's file ahead of its create; several threads do this at the same time."""

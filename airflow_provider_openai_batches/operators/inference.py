@@ -10,7 +10,7 @@ from airflow_provider_openai_batches.api import models
 from airflow_provider_openai_batches.exceptions import BatchTimeout, OpenAIBatchesError
 from airflow_provider_openai_batches.idempotency.ledger import Ledger
 from airflow_provider_openai_batches.idempotency.submit import Submitter
-from airflow_provider_openai_batches.inference.settings import check_arguments, settings_of
+from airflow_provider_openai_batches.inference.settings import check_arguments
 from airflow_provider_openai_batches.operators.base import (
     WaitingOperator,
     began,
@@ -278,36 +278,33 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         raise BatchTimeout(f"{said} Cancelled: {', '.join(runner.cancel()) or 'nothing'}.")
 
     def _runner(self, context: Context, since: float | None, deployment_id: str) -> Runner:
-        from airflow_provider_openai_batches.inference.runner import Runner  # noqa: PLC0415 - not when a DAG is parsed
-        from airflow_provider_openai_batches.inference.workspace import Workspace  # noqa: PLC0415 - not when a DAG is parsed
+        from airflow_provider_openai_batches.inference import job_context, runner, workspace  # noqa: PLC0415 - not when a DAG is parsed
 
         if not self.is_dry_run:
             self.ready_to_be_killed(context)
         task = task_identity(context, deployment_id)
-        workspace = Workspace(self.output_uri, task.task_key[:12], task=task)
-        if since is not None and (first := workspace.claim.first_identity()):
-            task, workspace = first, Workspace(self.output_uri, first.task_key[:12], task=first)
+        place = workspace.Workspace(self.output_uri, task.task_key[:12], task=task)
+        if since is not None and (first := place.claim.first_identity()):
+            task, place = first, workspace.Workspace(self.output_uri, first.task_key[:12], task=first)
         ledger = None if since is None else Ledger(self.hook, task, since)
         self._submitter = Submitter(self.hook, task, ledger, self.log)
         self.end_if_killed()
-        if workspace.is_local and not (workspace.output.is_absolute() and runs_on_one_machine()):
+        if place.is_local and not (place.output.is_absolute() and runs_on_one_machine()):
             from airflow_provider_openai_batches.operators.inference_faults import warn_of_local_output  # noqa: PLC0415 - rarely needed
 
-            warn_of_local_output(workspace.output, self.log)
-        return Runner(self._settings(context), workspace, self._submitter, self.log, since=since)
-
-    def _begins_anew(self, context: Context) -> bool:
-        """Whether this is the first try since the task was cleared, which Airflow counts on from."""
-        ti = context["ti"]
-        return bool(ti.try_number == getattr(ti, "max_tries", 0) - (self.retries or 0) + 1)
-
-    def _settings(self, context: Context) -> Settings:
-        return settings_of(
+            warn_of_local_output(place.output, self.log)
+        settings = job_context.settings_of(
             self,
             enqueued_token_limits={} if self.is_dry_run else self.hook.config.enqueued_token_limits,
             must_end=self.must_end(context) if self.deferrable else None,
             begins_anew=self._begins_anew(context),
         )
+        return runner.Runner(settings, place, self._submitter, self.log, since=since)
+
+    def _begins_anew(self, context: Context) -> bool:
+        """Whether this is the first try since the task was cleared, which Airflow counts on from."""
+        ti = context["ti"]
+        return bool(ti.try_number == getattr(ti, "max_tries", 0) - (self.retries or 0) + 1)
 
     def _requests(self, context: Context, settings: Settings) -> Iterator[Request]:
         """Yield the requests. No row is read before the first one is taken."""

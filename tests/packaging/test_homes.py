@@ -97,7 +97,7 @@ HOMES: dict[str, tuple[Callable[[Source], Iterator[int]], str]] = {
     ),
     "which endpoint is what": (calls_of("EndpointSpec"), "api.endpoints"),
     "the statuses that end a batch": (sets_of_ends, "api.models"),
-    "the words for secrets in logs": (strings_like(r"\*\*\*"), "api.config"),
+    "the words for secrets in logs": (strings_like(r"\*\*\*"), "api.redaction"),
     "masking of secrets": (names_like("mask_secret"), "compat.supervisor"),
     "reading of a connection": (calls_of("from_connection"), "compat.supervisor"),
     "task states after which no try follows": (strings_like("upstream_failed"), "idempotency.cancel"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from array import array
 from http import HTTPStatus
 from itertools import compress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -83,6 +83,14 @@ class Table:
         self.offset[place], self.length[place] = offset, length
 
 
+class Found(NamedTuple):
+    """What was found while files are scanned, see :class:`Findings`."""
+
+    table: Table
+    unreadable: array[int]
+    scan: Scan
+
+
 class Findings(msgspec.Struct):
     """
     What the result files of one shard's batch hold, in the order of the rows; 18 bytes for each row found.
@@ -104,16 +112,15 @@ class Findings(msgspec.Struct):
     has_checked: bool
 
     @classmethod
-    def of(
-        cls, table: Table, first: int, unreadable: array[int], scan: Scan, *, has_checked: bool
-    ) -> Findings:
-        found = table.state
+    def of(cls, found: Found, first: int, *, has_checked: bool) -> Findings:
+        table, unreadable, scan = found
+        states = table.state
         return cls(
-            rows=array("I", compress(range(first, first + len(found)), found)).tobytes(),
-            states=bytes(compress(found, found)),
-            files=bytes(compress(table.file, found)),
-            offsets=array("Q", compress(table.offset, found)).tobytes(),
-            lengths=array("I", compress(table.length, found)).tobytes(),
+            rows=array("I", compress(range(first, first + len(states)), states)).tobytes(),
+            states=bytes(compress(states, states)),
+            files=bytes(compress(table.file, states)),
+            offsets=array("Q", compress(table.offset, states)).tobytes(),
+            lengths=array("I", compress(table.length, states)).tobytes(),
             unreadable=unreadable.tobytes(),
             superseded=table.superseded.tobytes(),
             scan=scan,
@@ -167,15 +174,13 @@ class Scanner:
     def scan(self, shard: Shard, paths: Iterable[AnyPath]) -> Findings:
         """Find the best line of each row in the result files of a shard's batch."""
         rows = _ShardRows(self._job, self._work, shard)
-        table, unreadable, scan = Table(len(rows)), array("Q"), Scan()
+        found = Found(Table(len(rows)), array("Q"), Scan())
         for number, path in enumerate(paths):
-            self._scan_file(number, path, rows, table, unreadable, scan)
-        return Findings.of(table, rows.first, unreadable, scan, has_checked=self._reader is not None)
+            self._scan_file(number, path, rows, found)
+        return Findings.of(found, rows.first, has_checked=self._reader is not None)
 
-    def _scan_file(  # noqa: PLR0917 - one call for each file
-        self, number: int, path: AnyPath, rows: _ShardRows, table: Table, unreadable: array[int], scan: Scan
-    ) -> None:
-        offset = 0
+    def _scan_file(self, number: int, path: AnyPath, rows: _ShardRows, found: Found) -> None:
+        offset, (table, unreadable, scan) = 0, found
         with open_binary(path) as lines:
             for data in lines:
                 length = len(data)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from airflow_provider_openai_batches.inference.data.findings import Findings
-    from airflow_provider_openai_batches.inference.data.job import Job, Shard
+    from airflow_provider_openai_batches.inference.data.job import Job, LivePart, Shard
     from airflow_provider_openai_batches.inference.data.outcomes import RowError
     from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
     from airflow_provider_openai_batches.storage import AnyPath
@@ -73,6 +73,7 @@ class ResultIndex:
         self._opened = OPEN if retry_invalid is None else OPEN_OR_INVALID
         self._table = Table(job.rows)
         self._asked = bytearray(job.rows)  # how many times; saturated
+        self.live_files: set[int] = set()  # the numbers of those with live answers
         self.nothing = MISSING  # what became of rows that have no line
 
     @property
@@ -95,6 +96,12 @@ class ResultIndex:
             self.drop(path.name)
         self.take(shard, files, findings, counts=counts)
         return findings.scan
+
+    def add_live(self, part: LivePart, paths: list[AnyPath]) -> None:
+        """Note the live answers to the rows of a part; they are no round of their own."""
+        first = len(self.files)
+        self.add(part.as_shard, paths, counts=False)
+        self.live_files.update(range(first, len(self.files)))
 
     def take(self, shard: Shard, paths: list[AnyPath], findings: Findings, *, counts: bool = True) -> None:
         """Note what was found in the files of a shard's batch."""
@@ -164,11 +171,11 @@ class ResultIndex:
         table = self._table
         return table.state[row], table.file[row], table.offset[row], table.length[row]
 
-    def answers_in(self, names: set[str]) -> int:
-        """Return how many rows have their best answer in files of these names."""
-        numbers = {number for number, path in enumerate(self.files) if path and path.name in names}
+    @property
+    def live_rows(self) -> int:
+        """How many rows have their best answer in a live file."""
         found = zip(self._table.state, self._table.file, strict=True)
-        return sum(state >= INVALID and number in numbers for state, number in found)
+        return sum(state >= INVALID and number in self.live_files for state, number in found)
 
     def is_unfinished(self, row: int) -> bool:
         """Whether the row is to be asked again: nothing usable came, and asking again may help."""

@@ -26,25 +26,6 @@ class ErrorGroup(msgspec.Struct):
     custom_id: str
 
 
-class Merged(msgspec.Struct):
-    """
-    What was written.
-
-    :param counts: the number of rows by status.
-    :param usage: the tokens of all answers that were paid for, including those that are not used.
-    :param errors: the errors by code.
-    :param scan: what the downloaded files held.
-    :param truncated: how many rows have an answer that was cut off, whatever their status.
-    """
-
-    parts: list[Part] = []
-    counts: dict[str, int] = {}
-    usage: Usage = msgspec.field(default_factory=Usage)
-    errors: dict[str, ErrorGroup] = {}
-    scan: Scan = msgspec.field(default_factory=Scan)
-    truncated: int = 0
-
-
 class LiveUse(msgspec.Struct, frozen=True, kw_only=True):
     """
     What was asked live rather than in a batch.
@@ -58,6 +39,27 @@ class LiveUse(msgspec.Struct, frozen=True, kw_only=True):
     rows: int = 0
     usage: Usage = msgspec.field(default_factory=Usage)
     times_batch_price: float = 2.0
+
+
+class Merged(msgspec.Struct):
+    """
+    What was written.
+
+    :param counts: the number of rows by status.
+    :param usage: the tokens of all answers that were paid for, including those that are not used.
+    :param errors: the errors by code.
+    :param scan: what the downloaded files held.
+    :param truncated: how many rows have an answer that was cut off, whatever their status.
+    :param live: what was asked live; None if nothing was.
+    """
+
+    parts: list[Part] = []
+    counts: dict[str, int] = {}
+    usage: Usage = msgspec.field(default_factory=Usage)
+    errors: dict[str, ErrorGroup] = {}
+    scan: Scan = msgspec.field(default_factory=Scan)
+    truncated: int = 0
+    live: LiveUse | None = None
 
 
 class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):

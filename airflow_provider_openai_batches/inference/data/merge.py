@@ -13,16 +13,17 @@ from airflow_provider_openai_batches.api.endpoints import spec_of
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.data.findings import INVALID, NOTHING
 from airflow_provider_openai_batches.inference.data.job import ROWS_FILE, RowId
-from airflow_provider_openai_batches.inference.data.lines import body_of, read_line
+from airflow_provider_openai_batches.inference.data.lines import body_of, classify, read_line
 from airflow_provider_openai_batches.inference.data.manifest import (
     MANIFEST_FILE,
     UNREADABLE_FILE,
     ErrorGroup,
+    LiveUse,
     Merged,
     Part,
 )
 from airflow_provider_openai_batches.inference.data.outcomes import STATUSES, TOO_LATE, Outcome, RowError
-from airflow_provider_openai_batches.inference.data.results import Answer, AnswerReader, usage_of
+from airflow_provider_openai_batches.inference.data.results import Answer, AnswerReader, Usage, usage_of
 from airflow_provider_openai_batches.inference.data.writers import WRITERS
 from airflow_provider_openai_batches.storage import as_path, open_binary, remove, whole
 
@@ -76,6 +77,8 @@ def merge(
                 merged.parts.append(_write_part(directory, number, writer, blocks))
         _add_superseded(index, files, merged)
         _keep_unreadable(index, files, directory)
+        if index.live_files:
+            merged.live = _live_use(index)
     merged.scan = index.scan
     _remove_others(directory, merged.parts)
     return merged
@@ -240,6 +243,21 @@ def _add_superseded(index: ResultIndex, files: _ResultFiles, merged: Merged) -> 
         usage = line and line.response and usage_of(body_of(line.response))
         if usage:
             merged.usage.add(usage)
+
+
+def _live_use(index: ResultIndex) -> LiveUse:
+    """Add up the live answers, also those that are not used: they were paid for too."""
+    usage, spec = Usage(), spec_of(index.job.endpoint)
+    for number in sorted(index.live_files):
+        path = index.files[number]
+        index.fetch(path.name)
+        with open_binary(path) as lines:
+            for line in filter(None, map(read_line, lines)):
+                is_paid = line.response is not None and classify(line, spec).status == "succeeded"
+                if is_paid and line.response and (used := usage_of(body_of(line.response))):
+                    usage.add(used)
+        index.drop(path.name)
+    return LiveUse(rows=index.live_rows, usage=usage)
 
 
 def _keep_unreadable(index: ResultIndex, files: _ResultFiles, directory: AnyPath) -> None:

@@ -1,0 +1,59 @@
+"""What all that works on one job in one process shares, and how a job's settings are read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from airflow_provider_openai_batches.idempotency.submit import BatchSpec
+from airflow_provider_openai_batches.inference.data.job import Limits
+from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
+from airflow_provider_openai_batches.inference.settings import Settings, answer_by
+
+if TYPE_CHECKING:
+    from airflow_provider_openai_batches.api.retry import Log
+    from airflow_provider_openai_batches.idempotency.submit import Submitter
+    from airflow_provider_openai_batches.inference.budget import Budget
+    from airflow_provider_openai_batches.inference.records import Records
+    from airflow_provider_openai_batches.inference.workspace import Workspace
+
+
+class JobContext(NamedTuple):
+    """The collaborators of a job."""
+
+    settings: Settings
+    submitter: Submitter
+    workspace: Workspace
+    records: Records
+    log: Log
+    budget: Budget
+
+
+def settings_of(given: Any, **more: Any) -> Settings:
+    """
+    Return the settings that an operator was given, rendered.
+
+    :param given: has the operator's arguments as attributes.
+    :param more: what is not one of its arguments.
+    :raises InvalidInputError: naming the argument.
+    """
+    schema = given.output_schema
+    same = {name: getattr(given, name) for name in Settings.__struct_fields__ if name in given.__dict__}
+    other = {
+        "spec": BatchSpec(
+            endpoint=given.endpoint,
+            completion_window=given.completion_window,
+            metadata=given.metadata or {},
+            output_expires_after=given.output_expires_after,
+        ),
+        "output": given.output_kind,
+        "limits": Limits(
+            max_requests=given.max_requests_per_batch,
+            max_bytes=given.max_bytes_per_batch,
+            max_embedding_inputs=given.max_embedding_inputs_per_batch,
+        ),
+        "schema": schema if schema is None else OutputSchema(schema, strict=given.strict),
+        "answer_by": answer_by(given.answer_by),
+        "then": given.then or "live",
+        "deadline_seconds": given.batch_timeout,
+    }
+    return Settings(**{**same, **other, **more})
