@@ -39,6 +39,8 @@ UNKNOWN = -1
 LONGEST_PAUSE = 900.0
 # What batches leave open is collected for this part of the time that a batch takes.
 POOLED_PART = 0.1
+# So many batches at least may be rejected at one time to find out how many the service takes.
+TESTED = 2
 # Seconds of nothing but pauses after which the task fails.
 PATIENCE = 86_400.0
 
@@ -244,12 +246,12 @@ class Records(msgspec.Struct):
         """
         Return how many batches may be submitted to see whether the service takes them.
 
-        :param first: how many at the beginning; later it is half of those that were taken.
+        :param first: how many at the beginning; later it is half of those that were taken, or two.
         """
         created = [record for record in self.by_shard.values() if record.batch_id]
         unknown = sum(record.status == "validating" for record in created)
         taken = len(created) - unknown
-        return (max(1, taken // 2) if taken else first) - unknown
+        return (max(TESTED, taken // 2) if taken else first) - unknown
 
     def next_creation(self, now: float) -> float:
         """Return the time at which the service takes one more batch."""

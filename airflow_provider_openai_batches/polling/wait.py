@@ -44,6 +44,8 @@ PART_OF_AGE = 0.02
 PROGRESS_EVERY = 60.0
 TROUBLE_EVERY = 60.0
 TROUBLE_AT_MOST_EVERY = 3_600.0
+# Seconds. A shorter wait does not end for one batch that is left: that costs a worker's start, and time.
+SHORT_WAIT = 60.0
 # A short failure soon after another one is not worth a line; one that lasts is.
 HICCUP_EVERY = 900.0
 
@@ -167,7 +169,7 @@ class Wait:
         if before is None or after.is_over or before.expires_at != after.expires_at:
             self.deadline = self._latest()
         self._speak(before, after, now)
-        if after.is_over:
+        if after.is_over or len(self.pending) == 1:
             self.tick(now)
 
     def failed(self, error: Exception, now: float, batch_id: str | None = None) -> None:
@@ -188,7 +190,7 @@ class Wait:
         """End the wait if its condition is met, or its deadline has passed."""
         if self.ending:
             return
-        if self.seen and (not self.pending or self._is_enough()):
+        if self.seen and (not self.pending or self._is_enough(now)):
             self._end("finished", progress.ending(self.statuses))
         elif now >= self.deadline and not self.seen:
             self._end("finished", "The pause is over.")
@@ -197,12 +199,12 @@ class Wait:
                 "timeout", progress.overdue(self.deadline, self.seen, self.pending, self._last_trouble(now))
             )
 
-    def _is_enough(self) -> bool:
+    def _is_enough(self, now: float) -> bool:
         if self._return_when == "FIRST_COMPLETED":
             return len(self.pending) < len(self.seen)
         if self._return_when == "ALL_COMPLETED":
             return False
-        if len(self.pending) == 1 < len(self.seen):
+        if len(self.pending) == 1 < len(self.seen) and now - self._began >= SHORT_WAIT:
             return True
         left = (seen is not None and seen.left_something for seen in self.seen.values())
         return self._return_when == "FIRST_EXCEPTION" and any(left)

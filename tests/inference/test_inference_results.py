@@ -255,8 +255,9 @@ def test_lines_of_no_use_are_counted_and_kept_aside(server: DevServer, out: Path
     assert (out / "unreadable.txt").read_text() == "{oops\n"
 
 
-def test_results_land_while_others_run(server: DevServer, out: Path) -> None:
+def test_results_land_while_others_run(server: DevServer, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the last of several batches ends, the results of the others are there."""
+    monkeypatch.setattr("airflow_provider_openai_batches.polling.wait.SHORT_WAIT", 0)
     server.settings(batch_seconds_by_number=[0.05, 0.05, 0.05, 2.0])
     awaited: list[str] = []
     for wait in waits(job(out, requests=rows(8), max_requests_per_batch=2)):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from inferencekit import again, job, manifest, results, rows, waits
-from support import run_task
+from support import run_task, until
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError, OpenAIBatchesError
 from airflow_provider_openai_batches.operators.inference_faults import LastingError, UnusableInputError
@@ -187,7 +187,8 @@ def test_a_task_that_is_cleared_has_its_time_anew(server: DevServer, out: Path) 
     server.settings(batch_seconds=8)
     operator = job(out, requests=rows(4), answer_by=1.0, retries=1)
     next(waits(operator))
-    time.sleep(1.1)
+    begun = time.time()
+    until(lambda: time.time() > begun + 1)
     wait = next(waits(operator, try_number=2, max_tries=2), None)
     assert wait is not None
     server.settings(batch_seconds=0.05)

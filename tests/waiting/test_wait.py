@@ -164,11 +164,23 @@ def test_first_completed_ends_with_any() -> None:
     ],
 )
 def test_what_ends_a_wait_while_a_batch_runs(return_when: str, statuses: list[str], ends: bool) -> None:
+    """One that is left ends a wait of a minute or more, because that costs a worker's start."""
     names = [f"b{number}" for number in range(len(statuses))]
     wait = wait_for(*names, return_when=return_when)
     for name, status in zip(names, statuses, strict=True):
-        wait.saw(batch(name, status, counts=(5, 5, 0) if status == "completed" else (5, 0, 0)), T0)
+        wait.saw(batch(name, status, counts=(5, 5, 0) if status == "completed" else (5, 0, 0)), T0 + 60)
     assert (wait.ending is not None) == ends
+
+
+@pytest.mark.parametrize("return_when", ["ONE_LEFT", "FIRST_EXCEPTION"])
+def test_a_short_wait_does_not_end_for_one_that_is_left(return_when: str) -> None:
+    """It ends when it has become a longer one."""
+    wait = wait_for("a", "b", return_when=return_when)
+    wait.saw(batch("a", "completed", counts=(5, 5, 0)), T0 + 59)
+    wait.saw(batch("b"), T0 + 59)
+    assert wait.ending is None
+    wait.saw(batch("b"), T0 + 61)
+    assert wait.ending is not None
 
 
 def test_no_batches_are_a_pause() -> None:
