@@ -200,7 +200,7 @@ class Budget:
         """Return the tokens in line and the limit, over the models of these shards."""
         models = {shard.model for shard in shards}
         limits = [limit for model in models if (limit := self.limit(model)) is not None]
-        if not limits:
+        if not limits or not self._lines:  # nobody has looked at the list
             return {}
         return {
             "tokens_in_line": round(sum(self._line(model).tokens for model in models)),

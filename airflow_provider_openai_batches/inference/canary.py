@@ -38,8 +38,8 @@ def check_first(index: ResultIndex, shards: list[Shard], settings: Settings, log
         log.info("Canary, %s: %s: %s", custom_id, answer.outcome.status, text[:SHOWN_CHARACTERS])
     if problem := failure(merged.counts, settings.fail_on):
         raise CanaryFailed(
-            f"The canary failed: nothing was submitted. {problem} The rest of {index.job.rows:,} rows was "
-            f"not asked.{errors_in_words(merged)}"
+            f"The canary failed: nothing was submitted. {problem} The other "
+            f"{index.job.rows - settings.canary:,} rows were not asked.{errors_in_words(merged)}"
         )
     usage, estimated = merged.usage, sum(shard.estimated_tokens for shard in shards)
     measured = usage.input_tokens / estimated if estimated else 0.0

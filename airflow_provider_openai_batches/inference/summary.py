@@ -24,11 +24,12 @@ SHOWN_MESSAGE = 300
 
 def progress_of(records: Records, job: Job) -> dict[str, int]:
     """Return what was done before a wait, for the wait's lines in the log."""
+    given_up = sum(record.is_given_up for record in records.by_shard.values())
     over = [record for record in records.by_shard.values() if record.files is not None or record.error]
     asked_again = sum(shard.requests for shard in job.shards if shard.round)
     return {
-        "batches": len(job.shards),
-        "finished": len(over),
+        "batches": len(job.shards) - given_up,
+        "finished": len(over) - given_up,
         "total": job.rows,
         "completed": sum(record.completed for record in over) + records.live_rows,
         "failed": max(0, sum(record.failed for record in over) - asked_again),

@@ -246,3 +246,14 @@ def test_a_canary_corrects_the_estimates() -> None:
     assert not budget.is_too_large(shard)
     records.measured = 5.0
     assert budget.is_too_large(shard)
+
+
+def test_what_is_in_line_is_told_when_somebody_has_looked() -> None:
+    given: Any = Listed(batch("other", 400))
+    budget = Budget(
+        Settings(spec=SPEC, max_enqueued_tokens=1_000), given, Records(digest="", started=NOW), "me"
+    )
+    waiting = shards(2)
+    assert budget.progress(waiting) == {}
+    budget.look(waiting, NOW)
+    assert budget.progress(waiting) == {"tokens_in_line": 400, "token_limit": 1_000}

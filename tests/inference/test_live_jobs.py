@@ -124,10 +124,19 @@ def test_the_canary_goes_first(server: DevServer, out: Path, logged: Callable[[]
     assert "the whole job of 30 rows will have about" in said[2]
 
 
+def test_progress_counts_the_canarys_rows_and_no_batch_of_it(server: DevServer, out: Path) -> None:
+    server.settings(freeze=True)
+    progress = next(waits(job(out, requests=rows(30), canary=4, max_requests_per_batch=13))).trigger.progress
+    assert (progress["batches"], progress["finished"]) == (2, 0)
+    assert (progress["total"], progress["completed"], progress["live"]) == (30, 4, 4)
+
+
 def test_a_canary_that_fails_costs_no_more(server: DevServer, out: Path) -> None:
     """No batch is made and no retry is used; a later try asks nothing again."""
     operator = job(out, requests=rows(30, {0: "fail:400", 1: "fail:400"}), canary=2)
-    with pytest.raises(LastingError, match=r"(?s)nothing was submitted.*Not one of 2 rows.*first row-0"):
+    with pytest.raises(
+        LastingError, match=r"(?s)nothing was submitted.*Not one of 2 rows.*other 28 rows.*first row-0"
+    ):
         run_task(operator)
     assert (server.batches(), server.stats()["live"]["executed"]) == ([], 2)
     with pytest.raises(LastingError, match="nothing was submitted"):
