@@ -33,12 +33,8 @@ class LiveRows:
     """The rows of a job that are asked live, and when."""
 
     def __init__(self, context: JobContext, results: JobResults) -> None:
-        self._settings, self._submitter, self._workspace = (
-            context.settings,
-            context.submitter,
-            context.workspace,
-        )
-        self._records, self._log, self._results = context.records, context.log, results
+        self._settings, self._submitter, self._workspace, self._records, self._log, _ = context
+        self._results = results
 
     def end(self, job: Job, schedule: Schedule) -> WaitFor | None:
         """

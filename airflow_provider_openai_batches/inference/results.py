@@ -44,12 +44,7 @@ class JobResults:
     """Downloads what the batches answered, says what must be asked again, and writes the rest into parts."""
 
     def __init__(self, context: JobContext) -> None:
-        self._settings, self._submitter, self._workspace = (
-            context.settings,
-            context.submitter,
-            context.workspace,
-        )
-        self._records, self._log, self._budget = context.records, context.log, context.budget
+        self._settings, self._submitter, self._workspace, self._records, self._log, self._budget = context
 
     def collect(self, job: Job, now: float) -> bool:
         """

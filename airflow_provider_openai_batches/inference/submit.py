@@ -43,12 +43,7 @@ class Submissions:
     """
 
     def __init__(self, context: JobContext) -> None:
-        self._settings, self._submitter, self._workspace = (
-            context.settings,
-            context.submitter,
-            context.workspace,
-        )
-        self._records, self._log, self._budget = context.records, context.log, context.budget
+        self._settings, self._submitter, self._workspace, self._records, self._log, self._budget = context
         self._fresh: set[str | None] = set()  # uploaded a moment ago
         self._watch(self._records.active)
 
