@@ -14,15 +14,13 @@ import os
 import resource
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import fsspec
 import pydantic
 from fsspec.implementations.local import LocalFileSystem
-from side import become_a_worker, quiet_logs, report
+from side import become_a_worker, context, quiet_logs, report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,19 +99,6 @@ class Prompts:
         return prompts(self.count)
 
 
-def context() -> dict[str, Any]:
-    ti = SimpleNamespace(
-        dag_id="bench",
-        task_id="ask",
-        run_id="run",
-        map_index=-1,
-        try_number=1,
-        max_tries=0,
-        xcom_push=lambda *_, **__: None,
-    )
-    return {"ti": ti, "task_instance": ti, "dag_run": SimpleNamespace(run_after=datetime.now(UTC))}
-
-
 class Measured:
     """CPU seconds, and peak memory in MB above what the process had before."""
 
@@ -134,7 +119,7 @@ def submit(task: dict[str, Any]) -> None:
     rows = list(prompts(task["count"]))
     asking = operator(task["side"], rows, task["folder"], structured=task["structured"])
     measured = Measured()
-    deferral = until_it_waits(lambda: asking.execute(context()))
+    deferral = until_it_waits(lambda: asking.execute(context("bench", "ask")))
     report({**measured.so_far(), "kwargs": getattr(deferral, "kwargs", None) or {}})
 
 
@@ -145,7 +130,7 @@ def land(task: dict[str, Any]) -> None:
     if task["side"] != "ours":
         event = {"status": "success", "batch_id": task["batch_id"], "counts": None, "message": ""}
     measured = Measured()
-    asking.resume_execution("execute_complete", {**task["kwargs"], "event": event}, context())
+    asking.resume_execution("execute_complete", {**task["kwargs"], "event": event}, context("bench", "ask"))
     report(measured.so_far())
 
 
@@ -154,7 +139,7 @@ def whole(task: dict[str, Any]) -> None:
     make = Prompts(task["count"])
     asking = operator(task["side"], make, task["folder"], task["batches"])
     measured = Measured()
-    deferral = until_it_waits(lambda: asking.execute(context()))
+    deferral = until_it_waits(lambda: asking.execute(context("bench", "ask")))
     while deferral is not None:
         report({"waits": deferral.trigger.batch_ids})
         sys.stdin.readline()
@@ -166,7 +151,7 @@ def whole(task: dict[str, Any]) -> None:
         resumed = operator(task["side"], make, task["folder"], task["batches"])
         deferral = until_it_waits(
             lambda resumed=resumed, known={**deferral.kwargs, "event": event}: resumed.resume_execution(
-                "execute_complete", known, context()
+                "execute_complete", known, context("bench", "ask")
             )
         )
     report(measured.so_far())

@@ -38,8 +38,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from makespan_cases import CHAT, MODEL, TOKENS, Task, bodies
-from makespan_side import CONN_ID, context, live_by
-from side import become_a_worker, quiet_logs, report
+from makespan_side import CONN_ID, live_by
+from side import become_a_worker, context, quiet_logs, report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,7 +67,7 @@ class Part(NamedTuple):
         return f"{self.task.name}-{self.number}"
 
     def context(self) -> dict[str, Any]:
-        given = context(self.task)
+        given = context("makespan", self.task.name)
         given["ti"].map_index = self.number
         return given
 

@@ -14,13 +14,11 @@ import os
 import sys
 import time
 import urllib.request
-from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from makespan_cases import CHAT, MODEL, Task, bodies
-from side import become_a_worker, quiet_logs, report
+from side import become_a_worker, context, quiet_logs, report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,19 +40,6 @@ def live_by(base_url: str, speed: float) -> Callable[[], float]:
     time.time = now
     time.sleep = lambda seconds: sleep(float(seconds) / speed)
     return now
-
-
-def context(task: Task) -> dict[str, Any]:
-    ti = SimpleNamespace(
-        dag_id="makespan",
-        task_id=task.name,
-        run_id="run",
-        map_index=-1,
-        try_number=1,
-        max_tries=0,
-        xcom_push=lambda *_, **__: None,
-    )
-    return {"ti": ti, "task_instance": ti, "dag_run": SimpleNamespace(run_after=datetime.now(UTC))}
 
 
 def operator(task: Task) -> Any:
@@ -110,7 +95,7 @@ def run(task: Task, clock: Callable[[], float]) -> dict[str, Any]:
     error, began = "", clock()
     try:
         asking = operator(task)
-        asking.execute(context(task))
+        asking.execute(context("makespan", task.name))
     except Exception as failure:  # noqa: BLE001 - it is reported
         error = str(failure) or type(failure).__name__
     return {"seconds": clock() - began, "succeeded": succeeded(task.folder), "error": error}

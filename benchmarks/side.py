@@ -7,7 +7,9 @@ import json
 import logging
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 
@@ -31,3 +33,17 @@ def quiet_logs() -> None:
     discarded = Path(os.devnull).open("wb")  # noqa: SIM115 - until the process ends
     configure_logging(json_output=True, output=discarded, log_level="INFO", sending_to_supervisor=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def context(dag_id: str, task_id: str) -> dict[str, Any]:
+    """Stand in for Airflow's context of a first try."""
+    ti = SimpleNamespace(
+        dag_id=dag_id,
+        task_id=task_id,
+        run_id="run",
+        map_index=-1,
+        try_number=1,
+        max_tries=0,
+        xcom_push=lambda *_, **__: None,
+    )
+    return {"ti": ti, "task_instance": ti, "dag_run": SimpleNamespace(run_after=datetime.now(UTC))}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from devserver_api import Api, LeapingClock
@@ -14,13 +14,15 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def clock() -> LeapingClock:
-    return LeapingClock()
+def clock(request: pytest.FixtureRequest) -> Any:
+    """A clock that leaps to the next moment that matters, or the module's own kind of ``CLOCK``."""
+    return getattr(request.module, "CLOCK", LeapingClock)()
 
 
 @pytest.fixture
-def server(clock: LeapingClock) -> Iterator[DevServer]:
-    with DevServer(batch_seconds=0.05, clock=clock) as running:
+def server(request: pytest.FixtureRequest, clock: Any) -> Iterator[DevServer]:
+    """A server whose batches take so many seconds as the module's ``BATCH_SECONDS`` says."""
+    with DevServer(batch_seconds=getattr(request.module, "BATCH_SECONDS", 0.05), clock=clock) as running:
         yield running
 
 

@@ -6,31 +6,19 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from devserver_api import Clock, wait_until
 
 from airflow_provider_openai_batches.devserver import DevServer, lifecycle
 from airflow_provider_openai_batches.devserver.validation import check_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    import pytest
     from devserver_api import Api
 
     from airflow_provider_openai_batches.devserver.store import InputCheck
 
+CLOCK, BATCH_SECONDS = Clock, 100
 MANY = 40
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def server(clock: Clock) -> Iterator[DevServer]:
-    with DevServer(batch_seconds=100, clock=clock) as running:
-        yield running
 
 
 def validated(api: Api, batch: dict[str, Any]) -> dict[str, Any]:

@@ -8,28 +8,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from devserver_api import CHAT, Api, Clock
 
-from airflow_provider_openai_batches.devserver import DevServer
 from airflow_provider_openai_batches.devserver.endpoints import ENDPOINTS
 from airflow_provider_openai_batches.devserver.live import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import httpx
 
+    from airflow_provider_openai_batches.devserver import DevServer
+
+CLOCK = Clock  # it stands still: limits fill up only when a test says so
 CONTENT = {spec.path: spec.content for spec in ENDPOINTS.values()}
-
-
-@pytest.fixture
-def still() -> Clock:
-    """A clock that stands still: limits fill up only when a test says so."""
-    return Clock()
-
-
-@pytest.fixture
-def server(still: Clock) -> Iterator[DevServer]:
-    with DevServer(batch_seconds=0.05, clock=still) as running:
-        yield running
 
 
 def ask(api: Api, path: str = CHAT, **body: Any) -> httpx.Response:
@@ -46,14 +34,14 @@ def ids_removed(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
-def test_a_live_answer_is_that_of_a_batch(api: Api, still: Clock, path: str) -> None:
+def test_a_live_answer_is_that_of_a_batch(api: Api, clock: Clock, path: str) -> None:
     """Whatever the endpoint."""
     live = ask(api, path)
     assert live.status_code == 200
     assert b"\n" in live.content, "the service's own answers have several lines"
     body = json.loads(live.request.content)
     created = api.create([{"custom_id": "a", "method": "POST", "url": path, "body": body}], path)
-    still.now += 1
+    clock.now += 1
     batch = api.wait(created["id"])
     line = api.results(batch["output_file_id"])["a"]
     assert ids_removed(line["response"]["body"]) == ids_removed(live.json())
@@ -90,7 +78,7 @@ def test_what_a_request_asks_for(server: DevServer, api: Api) -> None:
     assert server.stats()["live"]["executed"] == 0
 
 
-def test_a_limit_of_requests(server: DevServer, api: Api, still: Clock) -> None:
+def test_a_limit_of_requests(server: DevServer, api: Api, clock: Clock) -> None:
     """Each answer says what is left, and a 429 when to come again."""
     server.settings(requests_per_minute=3)
     first = ask(api).headers
@@ -104,7 +92,7 @@ def test_a_limit_of_requests(server: DevServer, api: Api, still: Clock) -> None:
     assert over.json()["error"]["type"] == "requests"
     assert [over.headers[name] for name in ("retry-after", "retry-after-ms")] == ["20", "20000"]
     assert "Please try again in 20s" in over.json()["error"]["message"]
-    still.now += 20
+    clock.now += 20
     assert [ask(api).status_code for _ in range(2)] == [200, 429]
     assert server.stats()["live"]["rate_limited"] == 2
     assert server.stats()["requests"]["live"] == 6

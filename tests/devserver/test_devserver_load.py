@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from devserver_api import Api, Clock, wait_until
@@ -15,22 +15,9 @@ from airflow_provider_openai_batches.devserver import DevServer, DevServerClient
 from airflow_provider_openai_batches.devserver.clock import BatchClock
 from airflow_provider_openai_batches.devserver.validation import PassingFailures
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+CLOCK, BATCH_SECONDS = Clock, 100
 TOKENS = 20  # of each line that ``line`` makes
 STATUSES = [500, 429]
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def server(clock: Clock) -> Iterator[DevServer]:
-    with DevServer(batch_seconds=100, clock=clock) as running:
-        yield running
 
 
 def line(custom_id: str, model: str = "m") -> dict[str, Any]:
