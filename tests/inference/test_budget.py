@@ -34,11 +34,17 @@ class Listed:
     """A service that has these batches, newest first."""
 
     def __init__(self, *batches: Batch) -> None:
-        self.batches, self.listings = batches, 0
+        self.batches, self.listings, self.listed = batches, 0, 0
 
     def iter_batches_since(self, since: float) -> Iterator[Batch]:
         self.listings += 1
-        return iter(self.batches)
+        return self._newer(since)
+
+    def _newer(self, since: float) -> Iterator[Batch]:
+        for each in self.batches:
+            if (each.created_at or 0) >= since:
+                self.listed += 1
+                yield each
 
 
 def batch(task: str, tokens: int, status: str = "in_progress", **fields: Any) -> Batch:
@@ -47,9 +53,9 @@ def batch(task: str, tokens: int, status: str = "in_progress", **fields: Any) ->
     return Batch(status=status, **{**given, **fields})
 
 
-def rejected(task: str, limit: str) -> Batch:
+def rejected(task: str, limit: str, seconds_ago: int = 60) -> Batch:
     said = BatchErrors([BatchErrorItem("token_limit_exceeded", REJECTED.format(limit))])
-    return batch(task, 1, "failed", errors=said, created_at=int(NOW) - 60)
+    return batch(task, 1, "failed", errors=said, created_at=int(NOW) - seconds_ago)
 
 
 def shards(count: int, tokens: int = 100) -> list[Shard]:
@@ -123,6 +129,28 @@ def test_what_is_in_line_counts() -> None:
     ) == [0]
 
 
+def test_the_newest_rejection_counts() -> None:
+    """The limit of an account changes."""
+    service = Listed(rejected("you", "900"), rejected("she", "250", 7_200))
+    assert fitting(service, shards(5)) == [0, 1, 2]
+
+
+def test_a_batch_of_a_day_ago_is_not_in_line() -> None:
+    """Whatever the list says of it: the service ends each batch after a day."""
+    given = [batch("you", 300, created_at=int(NOW) - hours * 3_600) for hours in (25, 27)]
+    assert fitting(Listed(given[0]), shards(5), max_enqueued_tokens=500) == [0, 1]
+    assert fitting(Listed(given[1]), shards(5), max_enqueued_tokens=500) == [0, 1, 2, 3, 4]
+
+
+def test_how_much_of_the_list_is_read() -> None:
+    """A page, to see whether anybody knows a limit; where there is one, all that may be in line."""
+    unknown, known = Listed(*[batch("you", 1)] * 300), Listed(*[batch("you", 1)] * 300)
+    fitting(unknown, shards(5))
+    assert unknown.listed == 100
+    assert fitting(known, shards(5), max_enqueued_tokens=550) == [0, 1]
+    assert known.listed == 300
+
+
 def test_estimates_follow_the_usage() -> None:
     """Finished batches had twice what was estimated."""
     ended = batch(
@@ -183,6 +211,9 @@ def test_a_share_for_each_while_others_wait() -> None:
     assert fitting(Listed(ended, mine), shards(5), max_enqueued_tokens=600) == [0, 1]
     long_ago = batch("you", 100, "completed", completed_at=int(NOW) - 3_000)
     assert fitting(Listed(long_ago, mine), shards(5), max_enqueued_tokens=600) == [0, 1, 2, 3, 4]
+    for hours, found in ((2, [0, 1]), (4, [0, 1, 2, 3, 4])):  # a rejection that nothing followed
+        waits = rejected("you", "600", hours * 3_600)
+        assert fitting(Listed(mine, waits), shards(5)) == found
 
 
 def test_a_share_smaller_than_a_shard() -> None:
