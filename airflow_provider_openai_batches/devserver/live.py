@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable
 from hashlib import blake2b
 from http import HTTPStatus
-from random import Random
 from typing import Any
 
 import msgspec
@@ -21,10 +20,12 @@ from airflow_provider_openai_batches.devserver.answers import SyntheticAnswer, a
 from airflow_provider_openai_batches.devserver.endpoints import ENDPOINTS
 from airflow_provider_openai_batches.devserver.errors import ApiError, error_body
 from airflow_provider_openai_batches.devserver.input_lines import InputLine, estimated_tokens
+from airflow_provider_openai_batches.devserver.lifecycle import ORGANIZATION
 from airflow_provider_openai_batches.devserver.settings import Settings
+from airflow_provider_openai_batches.devserver.validation import PassingFailures
 
 DEPLOYMENT = "/deployments/{deployment}"
-_SIXTY, _THOUSAND = 60, 1_000
+_SECOND = 1_000  # in milliseconds
 
 
 class _Head(msgspec.Struct):
@@ -116,8 +117,8 @@ class LiveService:
         quirk, _, times = str(asked or "").partition("*")
         if quirk and (not times.isdecimal() or runs < int(times)):
             return quirk
-        chance = Random(f"{settings.seed}:{key.hex()}:{runs}").random()
-        return f"fail:{settings.live_failure_status}" if chance < settings.live_failing else ""
+        failures = PassingFailures(settings.live_failing, [settings.live_failure_status], settings.seed)
+        return failures.quirk(key.hex(), runs)
 
     def _limits(self) -> dict[str, int]:
         settings = self._settings
@@ -139,7 +140,7 @@ class LiveService:
 
     def _refusal(self, kind: str, cost: int, limit: int, left: float, model: str | None) -> Response:
         short = {"requests": "RPM", "tokens": "TPM"}[kind]
-        where = f"for {model} in organization org-devserver on {kind} per min ({short})"
+        where = f"for {model} in organization {ORGANIZATION} on {kind} per min ({short})"
         headers = self._headers()
         if cost > limit:
             text = (
@@ -154,7 +155,7 @@ class LiveService:
             )
             headers |= {
                 "retry-after": str(math.ceil(wait)),
-                "retry-after-ms": str(math.ceil(wait * _THOUSAND)),
+                "retry-after-ms": str(math.ceil(wait * _SECOND)),
             }
         body = error_body(HTTPStatus.TOO_MANY_REQUESTS, text)
         body["error"]["type"] = kind
@@ -188,12 +189,12 @@ def _read(body: bytes, path: str, model: str | None) -> _Head:
 
 def duration(seconds: float) -> str:
     """Write a duration as the service does: ``20ms``, ``1.5s``, ``6m0s``, ``1h0m2.5s``."""
-    thousandths = math.ceil(round(seconds * _THOUSAND, 3))
-    if thousandths < _THOUSAND:
+    thousandths = math.ceil(round(seconds * _SECOND, 3))
+    if thousandths < _SECOND:
         return f"{thousandths}ms"
-    whole, part = divmod(thousandths, _THOUSAND)
-    minutes, whole = divmod(whole, _SIXTY)
-    hours, minutes = divmod(minutes, _SIXTY)
+    whole, part = divmod(thousandths, _SECOND)
+    minutes, whole = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
     last = f"{whole}.{part:03}".rstrip("0").rstrip(".") + "s"
     return f"{hours}h{minutes}m{last}" if hours else f"{minutes}m{last}" if minutes else last
 

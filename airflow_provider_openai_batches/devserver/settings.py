@@ -13,6 +13,7 @@ from airflow_provider_openai_batches.devserver.errors import ApiError
 Seconds = Annotated[float, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Status = Annotated[int, Meta(ge=300, le=599)]
+Limit = Annotated[int, Meta(ge=1)]
 
 
 class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -42,12 +43,12 @@ class Settings(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     clock_speed: Annotated[float, Meta(gt=0)] = 1.0
     api_keys: list[str] = []
     live: bool = True
-    live_seconds: float = 0.0
-    live_failing: float = 0.0
-    live_failure_status: int = 500
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
-    minute_seconds: float = 60.0
+    live_seconds: Seconds = 0.0
+    live_failing: Share = 0.0
+    live_failure_status: Status = 500
+    requests_per_minute: Limit | None = None
+    tokens_per_minute: Limit | None = None
+    minute_seconds: Annotated[float, Meta(gt=0)] = 60.0
     rate_limit_headers: bool = True
     freeze: bool = False
     list_enabled: bool = True

@@ -265,6 +265,12 @@ def test_a_day_in_a_second(api: Api) -> None:
         {"validating_seconds": -1},
         {"batch_seconds_by_number": [-1]},
         {"enqueued_token_limits": {"m": "many"}},
+        {"live_seconds": -1},
+        {"live_failing": 2},
+        {"live_failure_status": 200},
+        {"requests_per_minute": 0},
+        {"tokens_per_minute": -1},
+        {"minute_seconds": 0},
     ],
 )
 def test_settings_that_make_no_sense(server: DevServer, api: Api, changes: dict[str, Any]) -> None:
