@@ -26,6 +26,8 @@ OPENAI_HOST = "api.openai.com"
 DEFAULT_BASE_URL = f"https://{OPENAI_HOST}/v1"
 # No time-out or number of attempts is larger: four months, and less than any system's clock or timer takes.
 MOST = 10_000_000
+# Of a limit: the service has accounts that may have billions of tokens in line.
+MOST_TOKENS = 10**15
 DEFAULT_CONSOLE_URL = "https://platform.openai.com/batches"
 FIELD_LIMITS = "enqueued_token_limits"
 DEFAULT_CONN_ID = "openai_batches_default"
@@ -143,8 +145,9 @@ def _read(conn: ConnectionLike, environ: Mapping[str, str]) -> ClientConfig:
         max_attempts=max(1, int(_number(conn, extra, "max_attempts", 6))),
         console_url=console_url,
         enqueued_token_limits={
-            model: int(_number(conn, {FIELD_LIMITS: limit}, FIELD_LIMITS, 1.0))
+            model: int(_number(conn, {FIELD_LIMITS: limit}, FIELD_LIMITS, 1.0, 1.0, MOST_TOKENS))
             for model, limit in _text_map(conn, extra, FIELD_LIMITS).items()
+            if limit
         },
     )
 
@@ -168,7 +171,7 @@ def _extra(conn: ConnectionLike) -> dict[str, Any]:
         renames.get(name, name): value for name, value in theirs.items() if value is not None
     }
     if "max_retries" in read:
-        read["max_attempts"] = 1 + _number(conn, read, "max_retries", 2.0, least=0)
+        read["max_attempts"] = 1 + _number(conn, read, "max_retries", 2.0, 0.0)
     return read | extra
 
 
@@ -258,21 +261,27 @@ def _choice(conn: ConnectionLike, extra: dict[str, Any], field: str, choices: tu
     return value
 
 
-def _number(
-    conn: ConnectionLike, extra: dict[str, Any], field: str, default: float, least: int = -1
+def _number(  # noqa: PLR0917 - short calls
+    conn: ConnectionLike,
+    extra: dict[str, Any],
+    field: str,
+    default: float,
+    least: float | None = None,
+    most: int = MOST,
 ) -> float:
+    """:param least: None: it must be above 0."""
     value = extra.get(field)
     if value is None or value == "":
         return default
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
-        number = -2
-    if not (0 < number <= MOST or number == least):
-        allowed = "above 0" if least else "of at least 0"
+        number = float("nan")
+    if not ((number > 0 if least is None else number >= least) and number <= most):
+        allowed = "above 0" if least is None else f"of at least {least:g}"
         raise _bad(
             conn,
-            f"extra field {field!r} is {value!r:.80}; it must be a number {allowed}, and at most {MOST:,}",
+            f"extra field {field!r} is {value!r:.80}; it must be a number {allowed}, and at most {most:,}",
         )
     return number
 

@@ -164,6 +164,12 @@ def test_connections_given_as_uris(monkeypatch: pytest.MonkeyPatch, uri: str, ba
         ({"timeout": "soon"}, {}, "'timeout' is 'soon'"),
         ({"max_attempts": 0}, {}, "'max_attempts' is 0"),
         ({"max_attempts": [1]}, {}, "'max_attempts' is"),
+        ({"timeout": -1}, {}, "'timeout' is -1"),
+        ({"max_attempts": -1}, {}, "'max_attempts' is -1"),
+        ({"enqueued_token_limits": {"m": -1}}, {}, "'enqueued_token_limits' is '-1'.*of at least 1"),
+        ({"enqueued_token_limits": {"m": 0.5}}, {}, "'enqueued_token_limits' is '0.5'"),
+        ({"enqueued_token_limits": {"m": "90,000"}}, {}, "'enqueued_token_limits' is '90,000'"),
+        ({"enqueued_token_limits": {"m": {"n": 1}}}, {}, "'enqueued_token_limits' is"),
         ({"max_attempts": "inf"}, {}, "'max_attempts' is 'inf'.*at most 10,000,000"),
         ({"max_attempts": "nan"}, {}, "'max_attempts' is 'nan'"),
         ({"timeout": 10**400}, {}, "'timeout' is 1000"),
@@ -190,6 +196,13 @@ def test_a_bad_connection_is_refused(extra: dict[str, Any], fields: dict[str, An
     """With the connection's name, the field, and what to do."""
     with pytest.raises(InvalidConnectionError, match=rf"Connection 'c': .*{said}"):
         read(extra, **fields)
+
+
+def test_the_token_limits_of_models() -> None:
+    """Large accounts have billions; a field that was left empty says nothing."""
+    given = {"large": 15_000_000_000, "small": "90000", "empty": "", "none": None}
+    limits = read({"enqueued_token_limits": given}).enqueued_token_limits
+    assert limits == {"large": 15_000_000_000, "small": 90_000}
 
 
 @pytest.mark.parametrize("extra", [[1, 2], [["timeout", 5]], "text", 7])
