@@ -39,6 +39,9 @@ WAITS_AT_MOST = 3 * 3_600.0
 # A file that is larger than the limit is cut into pieces of this part of the limit, or of the file if that is
 # less.
 PIECE = 0.5
+# A task that has waited in vain for WAITS_AT_MOST cuts its files to its share of the limit, if that is not
+# less than this part of it: smaller batches fit in where others always come first.
+LEAST_SHARE = 0.05
 # Where no limit is known, a job of more than FEW batches begins with FIRST, to see whether the service takes
 # them.
 FEW, FIRST = 3, 2
@@ -112,7 +115,15 @@ class Budget:
         for model, batches in by_model.items():
             self._learn_from(model, batches)
         soon = now - GOES_ON_WITHIN * self._settings.poll_interval
-        self._lines = {model: InLine(each, self._task_key, now, soon) for model, each in by_model.items()}
+        self._lines = {
+            model: InLine(each, self._task_key, now, soon, self._idle_since(model, shards))
+            for model, each in by_model.items()
+        }
+
+    def _idle_since(self, model: str, shards: list[Shard]) -> float | None:
+        """Return when a batch of the model was created, or ended, last; None: there was none."""
+        records = [self._records.of(shard.index) for shard in shards if (shard.model or "") == model]
+        return max((max(record.created_at, record.ended_at) for record in records), default=0.0) or None
 
     def _unlisted(self, shard: Shard, listed: set[str]) -> Batch | None:
         """Return a running batch of the job that the list lacks, or shows without its estimate."""
@@ -129,9 +140,14 @@ class Budget:
                 if item.code == LIMIT_EXCEEDED and model not in self._records.token_limits:
                     self.learn(model, item.message or "")
 
+    def most(self, model: str | None) -> int:
+        """Return how many tokens a batch may have; 0: no limit is known."""
+        limit, line = self.limit(model) or 0, self._line(model)
+        return round(limit * max(LEAST_SHARE, 1 / len(line.tasks))) if line.is_in_vain else limit
+
     def is_too_large(self, shard: Shard) -> bool:
         """
-        Whether the shard can never be taken.
+        Whether the shard can never be taken, or has waited in vain because smaller ones came first.
 
         Its estimate says so, or rejections do that came although nothing is in line. They may also be due to
         batches that the list does not show, so the more wrong the estimate would be, the more it takes.
@@ -141,7 +157,8 @@ class Budget:
             return False
         is_alone = shard.requests > 1 and not self._line(shard.model).tokens
         tokens, rejections = self.tokens(shard), self._records.of(shard.index).attempt
-        return tokens > limit or (is_alone and rejections >= 1 + limit / max(1, tokens))
+        is_larger = tokens > limit or (shard.requests > 1 and tokens > self.most(shard.model))
+        return is_larger or (is_alone and rejections >= 1 + limit / max(1, tokens))
 
     def fitting(self, shards: list[Shard], untested: int) -> list[Shard]:
         """
@@ -193,7 +210,7 @@ class Budget:
         """Return how a shard that is too large is cut."""
         limit = self.limit(shard.model) or 0
         per_token = shard.bytes / max(1, self.tokens(shard))
-        piece = min(limit * PIECE * per_token, shard.bytes * PIECE)
+        piece = min(self.most(shard.model) * PIECE * per_token, shard.bytes * PIECE)
         return Cut(max(1, int(piece)), max(1, int(limit * per_token)), limit)
 
     def progress(self, shards: Iterable[Shard]) -> Mapping[str, int]:
@@ -213,13 +230,22 @@ class InLine:
     The batches of one model in the list, with their estimates.
 
     ``tokens`` are in line, and ``own`` of them are the task's own; ``proven`` is the most that was in line at
-    one time; ``tasks`` are in line or wait, and some ``are_waiting``.
+    one time; ``tasks`` are in line or wait, and some ``are_waiting``; this one ``is_in_vain``, because others
+    always had the room.
 
     :param batches: newest first.
     :param soon: a task whose newest batch ended after this time is about to go on.
+    :param idle_since: when the task's own newest batch was rejected, or ended; None: it had none.
     """
 
-    def __init__(self, batches: list[Estimated], task_key: str, now: float = 0.0, soon: float = 0.0) -> None:
+    def __init__(
+        self,
+        batches: list[Estimated],
+        task_key: str,
+        now: float = 0.0,
+        soon: float = 0.0,
+        idle_since: float | None = None,
+    ) -> None:
         self._ratio, self._ratios = ratio_of(batches, OTHER_RATIOS), ratios_of(batches)
         batches = [(tokens * self.ratio(kind_of(batch)), batch) for tokens, batch in batches]
         running = [(tokens, keys.task_of(batch)) for tokens, batch in batches if not batch.is_over]
@@ -232,6 +258,8 @@ class InLine:
         waiting = {task for task, batch in newest.items() if waits_for_room(batch, now, soon)} - {task_key}
         self.tasks = waiting | {task for _, task in running} | {task_key}
         self.are_waiting = bool(waiting)
+        has_waited = idle_since is not None and now - idle_since > WAITS_AT_MOST
+        self.is_in_vain = has_waited and self.tokens > 0 and not self.own
 
     def ratio(self, kind: Kind, measured: float = 0.0) -> float:
         """

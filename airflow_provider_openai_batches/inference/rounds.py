@@ -59,10 +59,10 @@ class Rounds:
             # After a rejection nothing is asked again, and what waits is not submitted.
             if not self._records.rejected and self._budget.is_too_large(shard):
                 self._log.info(
-                    "Shard %d: about %d tokens are too many for the enqueued-token limit of %d; it is cut",
+                    "Shard %d: about %d tokens are too many where a batch may have %d; it is cut",
                     shard.index,
                     self._budget.tokens(shard),
-                    self._budget.limit(shard.model),
+                    self._budget.most(shard.model),
                 )
                 self._records.give_up(shard.index)
 

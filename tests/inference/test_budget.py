@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -288,3 +289,29 @@ def test_what_is_in_line_is_told_when_somebody_has_looked() -> None:
     assert budget.progress(waiting) == {}
     budget.look(waiting, NOW)
     assert budget.progress(waiting) == {"tokens_in_line": 400, "token_limit": 1_000}
+
+
+def budget_that_waited(hours: float, *listed: Batch) -> Budget:
+    """Of a task whose one batch so far was rejected so many hours ago."""
+    records = Records(digest="", started=NOW)
+    records.of(0).attempt, records.of(0).created_at = 1, NOW - hours * 3_600
+    given: Any = Listed(*listed)
+    budget = Budget(Settings(spec=SPEC, max_enqueued_tokens=1_000), given, records, "me")
+    budget.look(shards(1, 500), NOW)
+    return budget
+
+
+def test_what_has_waited_in_vain_is_cut_to_its_share() -> None:
+    """Otherwise smaller batches, of which there are always more, would have the room forever."""
+    (large,) = [msgspec.structs.replace(shard, requests=50) for shard in shards(1, 500)]
+    small = [batch(f"t{number}", 90) for number in range(9)]
+    waited = budget_that_waited(4, *small)
+    assert waited.is_too_large(large)
+    assert waited.piece_of(large).piece_bytes == 50 * 4
+    assert waited.piece_of(large).limit == 1_000
+    assert not waited.is_too_large(msgspec.structs.replace(large, requests=1))
+    assert not waited.is_too_large(msgspec.structs.replace(large, estimated_tokens=100, bytes=400))
+    assert not budget_that_waited(2, *small).is_too_large(large)
+    assert not budget_that_waited(4, *small, batch("me", 50)).is_too_large(large)
+    many = [batch(f"t{number}", 1) for number in range(900)]
+    assert budget_that_waited(4, *many).piece_of(large).piece_bytes == 25 * 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import time
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 from inferencekit import Crash, MortalHook, MortalOperator, again, job, results, rows, waits
-from support import fresh, resume, run_task, task_context, until
+from support import ENDPOINT, fresh, request_lines, resume, run_task, task_context, until
 
 from airflow_provider_openai_batches.exceptions import BatchFailed
+from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
+from airflow_provider_openai_batches.idempotency import keys
 from airflow_provider_openai_batches.inference import budget
 from airflow_provider_openai_batches.inference.data import shards
 
@@ -203,3 +206,20 @@ def test_pieces_whose_files_are_lost(server: DevServer, out: Path, monkeypatch: 
     until(lambda: not server.stats()["batches"]["running"])
     assert again(operator)["counts"]["succeeded"] == 4
     assert server.stats()["paid_more_than_once"] == 0
+
+
+def test_a_large_batch_beside_small_ones(
+    server: DevServer, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is never room for it as it is; others, which always come first, leave room for its pieces."""
+    monkeypatch.setattr(budget, "WAITS_AT_MOST", 0.3)
+    server.settings(batch_seconds=0.05, batch_seconds_by_number=[1_000.0] * 8, enqueued_token_limit=400)
+    hook = OpenAIBatchesHook()
+    for number in range(8):
+        file = hook.upload_file(io.BytesIO(request_lines(1)), "small.jsonl")
+        own = {keys.KEY: f"task{number}-1", keys.TOKENS: "40 gpt-5-mini"}
+        hook.create_batch(file.id, ENDPOINT, metadata=own)
+    run_task(job(out, requests=rows(12), max_enqueued_tokens=400))
+    assert [row["status"] for row in results(out)] == ["succeeded"] * 12
+    assert server.stats()["paid_more_than_once"] == 0
+    assert server.stats()["batches"]["running"] == 8
