@@ -79,11 +79,7 @@ class LiveFiles:
         """Return when the line is stored."""
         self._appended += 1
         if self._place.is_local:
-            try:
-                self._append([line])
-            except OSError:
-                self._end_file()  # others must not be added to what may be half a line
-                raise
+            self._append([line])
             return
         self._pending.append(line)
         # A commit is not broken off with the one who waits for it.
@@ -123,8 +119,12 @@ class LiveFiles:
             name = f"{self._prefix}{self._number}-{self._token}.jsonl"
             self._path = self._place.local / name
             self.names.append(name)
-        with self._path.open("ab") as file:
-            file.write(b"".join(lines))
+        try:
+            with self._path.open("ab") as file:
+                file.write(b"".join(lines))
+        except OSError:
+            self._end_file()  # others must not be added to what may be half a line
+            raise
 
     def _end_file(self) -> None:
         self._path = None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
+import pathlib
 import re
 import tempfile
 import threading
@@ -573,6 +575,35 @@ def test_a_write_that_is_given_up_breaks_nothing(monkeypatch: pytest.MonkeyPatch
 
     asyncio.run(main())
     assert kept_lines(place) == lines
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_line(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines after it, for which there is room again, are not added to the half of it."""
+    place = place_of(uri, job_at(uri))
+    lines = [live_files.error_line(name, "x", "y") for name in ("a", "b", "c")]
+    original, opened = pathlib.Path.open, []
+
+    def is_full(path: pathlib.Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        opened.append(mode)
+        if opened.count("ab") == 2 and mode == "ab":
+            with original(path, mode) as file:
+                file.write(lines[1][:20])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(path, mode, *args, **kwargs)
+
+    monkeypatch.setattr(pathlib.Path, "open", is_full)
+
+    async def main() -> None:
+        files = LiveFiles(place, "00000")
+        await files.write(lines[0])
+        with pytest.raises(OSError, match="No space left"):
+            await files.write(lines[1])
+        await files.write(lines[2])
+        await files.close()
+
+    asyncio.run(main())
+    found = [line for line in kept_lines(place) if line.endswith(b"\n")]
+    assert found == [lines[0], lines[2]]
 
 
 @pytest.mark.parametrize("is_whole", [True, False])
