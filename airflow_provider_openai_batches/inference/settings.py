@@ -111,7 +111,7 @@ def check_arguments(given: Any) -> None:
 def _check_time(given: Any) -> None:
     if given.mode not in _MODES:
         raise InvalidInputError(f"mode is {given.mode!r}: it must be 'batch' or 'live'.")
-    if given.then not in {None, *_THEN}:
+    if given.then not in (None, *_THEN):
         raise InvalidInputError(f"then is {given.then!r}: it must be 'live', 'fail' or 'keep'.")
     if given.answer_by is None:
         if given.then is not None:
@@ -139,7 +139,12 @@ def answer_by(given: Any) -> float | datetime | None:
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if isinstance(value, datetime):
-        return value if value.tzinfo else value.replace(tzinfo=UTC)
+        try:
+            return (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC)
+        except (OverflowError, ValueError):
+            raise InvalidInputError(
+                f"answer_by is {value!r}: no such time is in the years 1 to 9999."
+            ) from None
     if value is None or value < MOST_SECONDS:
         return value if value is None else validation.check_interval(value, "answer_by")
     raise InvalidInputError(

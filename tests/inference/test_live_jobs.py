@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -220,6 +220,8 @@ def test_a_time_may_be_given_in_many_ways(server: DevServer, out: Path, given: A
     [
         ({"then": "live"}, "then='live' needs answer_by"),
         ({"then": "later", "answer_by": 60}, "then is 'later'"),
+        ({"then": ["live"], "answer_by": 60}, "then is \\['live'\\]"),
+        ({"answer_by": datetime.min.replace(tzinfo=timezone(timedelta(hours=9)))}, "no such time"),
         ({"mode": "both"}, "mode is 'both'"),
         ({"mode": "live", "answer_by": 60}, "no meaning with mode='live'"),
         ({"canary": -1}, "canary is -1"),
@@ -236,7 +238,7 @@ def test_what_is_refused_when_a_dag_is_parsed(out: Path, given: dict[str, Any], 
         job(out, requests=rows(1), **given)
 
 
-@pytest.mark.parametrize("given", ["soon", "-5", "inf", "nan", "", "2026-13-01"])
+@pytest.mark.parametrize("given", ["soon", "-5", "inf", "nan", "", "2026-13-01", "0001-01-01 00:00+09:00"])
 def test_a_rendered_time_that_cannot_be_read(server: DevServer, out: Path, given: str) -> None:
     with pytest.raises(UnusableInputError, match="answer_by"):
         run_task(job(out, requests=iter(()), answer_by=given))
