@@ -14,7 +14,7 @@ import tenacity
 
 from airflow_provider_openai_batches.api import protocol, retry
 from airflow_provider_openai_batches.api.body import ACCEPTED, Bounded, Decoder, Watchdog, Withheld
-from airflow_provider_openai_batches.exceptions import TaskKilled, TransportError
+from airflow_provider_openai_batches.exceptions import APIError, TaskKilled, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -233,7 +233,7 @@ class Download:
         self._request = protocol.download_file(file_id)
         self._sink = sink
         self._log = log
-        self._is_compressed = False
+        self._needs_all = False
         self.written = 0
 
     def run(self) -> int:
@@ -260,12 +260,22 @@ class Download:
                 return
 
     def _receive(self) -> None:
-        # Of a compressed answer a range cannot be decoded.
-        asked = 0 if self._is_compressed else self.written
+        asked = 0 if self._needs_all else self.written
+        try:
+            self._receive_from(asked)
+        except APIError as error:
+            if not asked or error.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                raise
+            self._needs_all = True
+            raise TransportError(
+                f"{self._request.path} has no byte {asked}; all is asked for again."
+            ) from None
+
+    def _receive_from(self, asked: int) -> None:
         with self._session.stream(self._request, asked) as answer:
             start = received = _position(answer, asked)
             decoder = Decoder(answer.headers.get("Content-Encoding"))
-            self._is_compressed = decoder.is_needed
+            self._needs_all |= decoder.is_needed  # of a compressed answer a range cannot be decoded
             if decoder.is_needed and start:
                 raise TransportError(f"{self._request.path} goes on compressed; all is asked for again.")
             position = start

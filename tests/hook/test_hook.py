@@ -12,6 +12,7 @@ from airflow.sdk import ObjectStoragePath
 from support import ENDPOINT, request_lines
 
 from airflow_provider_openai_batches import storage
+from airflow_provider_openai_batches.api.client import Download
 from airflow_provider_openai_batches.exceptions import APIError, InvalidInputError, TransportError
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 
@@ -122,6 +123,18 @@ def test_a_broken_download_goes_on(
     server.faults(cuts)
     assert hook.download_file(file_id, tmp_path / "out.jsonl") == len(whole.getvalue())
     assert (tmp_path / "out.jsonl").read_bytes() == whole.getvalue()
+
+
+def test_a_download_that_broke_after_its_last_byte(hook: OpenAIBatchesHook, server: DevServer) -> None:
+    """No byte follows, which is an error to the service (416); all is asked for again, and nothing doubled."""
+    file_id = completed(hook)
+    whole, sink = io.BytesIO(), io.BytesIO()
+    hook.download_file(file_id, whole)
+    download = Download(hook.session, file_id, sink, hook.log)
+    sink.write(whole.getvalue())
+    download.written = len(whole.getvalue())
+    assert download.run() == len(whole.getvalue())
+    assert sink.getvalue() == whole.getvalue()
 
 
 def test_a_download_that_never_ends_well_leaves_nothing(
