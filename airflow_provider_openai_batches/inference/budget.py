@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.settings import Settings
 
 LIMIT_EXCEEDED = "token_limit_exceeded"
-_LIMIT = re.compile(r"limit:\s*(\d[\d,._\s]*?)\s*(?:enqueued\s+)?tokens", re.IGNORECASE)
+_LIMIT = re.compile(r"limit:\s{0,9}(\d[\d,._'\u2019\s]{0,40})(?:enqueued\s{1,9})?tokens", re.IGNORECASE)
+# Of a number that is written as 90,000.00.
+_FRACTION = re.compile(r"[.,]\d{1,2}\s*$")
 # Seconds, and batches, for which the list is read: older batches are over.
 LOOK_BACK = 26 * 3_600.0
 MOST_BATCHES, ONE_PAGE = 2_000, 100
@@ -330,5 +332,5 @@ def most_at_once(batches: list[Estimated], now: float) -> float:
 def limit_in(said: str) -> int | None:
     """Return the number in the words of a rejection, such as ``Limit: 90,000 enqueued tokens``."""
     found = _LIMIT.search(said)
-    digits = re.sub(r"\D", "", found.group(1)) if found else ""
+    digits = re.sub(r"\D", "", _FRACTION.sub("", found[1])) if found else ""
     return int(digits) or None if 0 < len(digits) <= MOST_DIGITS else None
