@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from airflow_provider_openai_batches.api.async_client import AsyncBatchesClient
@@ -14,10 +13,11 @@ from airflow_provider_openai_batches.inference.data.followup import request_line
 from airflow_provider_openai_batches.inference.data.job import ROWS_FILE, read_ids
 from airflow_provider_openai_batches.inference.live import MAX_UNDER_WAY, ask
 from airflow_provider_openai_batches.inference.live_files import LiveFiles
+from airflow_provider_openai_batches.inference.own_loop import run_beside
 from airflow_provider_openai_batches.inference.records import RECORDS_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from airflow_provider_openai_batches.inference.data.index import ResultIndex
     from airflow_provider_openai_batches.inference.data.job import Job, LivePart, Shard
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.live import Tally
     from airflow_provider_openai_batches.inference.results import JobResults
     from airflow_provider_openai_batches.inference.schedule import Schedule, WaitFor
-
-ALL_ROUNDS = 255
-
 
 class LiveRows:
     """The rows of a job that are asked live, and when."""
@@ -77,7 +74,7 @@ class LiveRows:
         self._records.live_rows = index.live_rows
         for shard in shards:
             rows = range(shard.first_row, shard.last_row + 1)
-            self._records.of(shard.index).open = sum(map(index.is_unfinished, rows))
+            self._records.of(shard.index).unfinished = sum(map(index.is_unfinished, rows))
 
     def ask(self, job: Job, rows: int | None = None) -> None:
         """
@@ -102,14 +99,15 @@ class LiveRows:
     def _ask_part(self, job: Job, part: LivePart, number: int, rows: int) -> None:
         files = LiveFiles(self._workspace, part.name, number)
         index = self._results.index(job)
-        wanted = index.open_rows(ALL_ROUNDS)
+        wanted = index.open_rows()
         wanted[rows:] = bytes(len(wanted[rows:]))
         files.mend()  # after the index, which may have dropped them
         for row in self._answered(job, part, files.names):
             wanted[row] = 0
         total = sum(wanted[row] for shard in part.shards for row, _ in read_ids(index.work, shard))
         if total:
-            tally = asyncio.run(self._run(files, _lines(index, part, wanted), total))
+            lines = _lines(index, part, wanted)
+            tally = run_beside(lambda has_to_end: self._run(files, lines, total, has_to_end))
             if tally.is_stopped:
                 raise TaskKilled("The task was stopped while rows were asked live; their answers are stored.")
 
@@ -117,12 +115,13 @@ class LiveRows:
         """Yield the rows whose answers an earlier process wrote to these files."""
         if not names:
             return iter(())
-        schema = self._settings.schema if self._settings.retry_invalid else None
         folder = self._workspace.local
-        scanner = Scanner(job, folder, retry_invalid=schema)
+        scanner = Scanner(job, folder, retry_invalid=self._settings.retry_schema)
         return scanner.scan(part.as_shard, [folder / name for name in names]).final_rows()
 
-    async def _run(self, files: LiveFiles, lines: Iterator[bytes], total: int) -> Tally:
+    async def _run(
+        self, files: LiveFiles, lines: Iterator[bytes], total: int, has_to_end: Callable[[], bool]
+    ) -> Tally:
         service, endpoint = self._submitter.service, self._settings.spec.endpoint
         client = AsyncBatchesClient(service.config, connections=MAX_UNDER_WAY)
         try:
@@ -132,7 +131,7 @@ class LiveRows:
                 lines,
                 files.write,
                 log=self._log,
-                stop=lambda: service.stopped,
+                stop=lambda: service.stopped or has_to_end(),
                 total=total,
             )
         finally:

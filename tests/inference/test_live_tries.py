@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import shutil
+import signal
 import threading
+import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -267,3 +271,43 @@ def test_an_upgrade_while_a_job_waits(server: DevServer, out: Path) -> None:
     for _ in waiting:
         pass
     good(out, server, 6)
+
+
+class TimeIsUpError(BaseException):
+    """Stands for what Airflow raises when the time of ``execution_timeout`` has passed."""
+
+
+@pytest.mark.usefixtures("_alarm")
+def test_an_execution_timeout_in_a_callback_of_the_loop(
+    server: DevServer, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends the try, although asyncio would forget it there; what is under way is still answered."""
+    write, written = LiveFiles.write, []
+
+    def callback() -> None:
+        os.kill(os.getpid(), signal.SIGALRM)
+        time.sleep(0.1)
+
+    async def counting(files: LiveFiles, line: bytes) -> None:
+        written.append(line)
+        if len(written) == 10:
+            asyncio.get_running_loop().call_soon(callback)
+        await write(files, line)
+
+    monkeypatch.setattr(LiveFiles, "write", counting)
+    operator = job(place, requests=rows(200), mode="live")
+    with pytest.raises(TimeIsUpError):
+        run_task(operator)
+    assert 10 <= len(written) < 200
+    again(operator)
+    good(place, server, 200)
+
+
+@pytest.fixture
+def _alarm() -> Iterator[None]:
+    def time_is_up(*_: object) -> None:
+        raise TimeIsUpError
+
+    before = signal.signal(signal.SIGALRM, time_is_up)
+    yield
+    signal.signal(signal.SIGALRM, before)
