@@ -138,6 +138,7 @@ class LivePace:
         self._allowances = [Allowance() for _ in KINDS]
         self._spent = [0.0 for _ in KINDS]
         self._sent = 0
+        self._begun_at = inf
         self._cut_at = self._full_at = -1
         self._failures = 0
         self._pause = FIRST_PAUSE
@@ -154,12 +155,15 @@ class LivePace:
         """Return in how many seconds a request may be sent, if there is room for it then."""
         costs = zip(self._allowances, self._spent, (1.0, tokens), strict=True)
         waits = (allowance.wait(now, spent, cost) for allowance, spent, cost in costs)
-        return max(self._paused_until - now, 0.0, *waits)
+        seconds = max(self._paused_until - now, 0.0, *waits)
+        # Now and then one is sent in any case: what was said may be wrong, or not true any more.
+        return min(seconds, max(0.0, self._begun_at + MAX_RETRY_AFTER - now))
 
     def begin(self, now: float, tokens: float) -> Ticket:
         """Count a request that is being sent."""
         self.under_way += 1
         self._sent += 1
+        self._begun_at = now
         self._spent[0] += 1
         self._spent[1] += tokens
         return Ticket(self._sent, now, tuple(self._spent))

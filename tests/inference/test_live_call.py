@@ -138,6 +138,15 @@ def test_a_limit_of_tokens_is_used() -> None:
     assert found.tally.rate_limited <= 20
 
 
+def test_what_a_service_says_of_its_limits_stops_nobody_for_days() -> None:
+    """It says that nothing is left for a year, and answers all the same."""
+    names = {"limit": "100", "remaining": "0", "reset": "365d"}
+    headers = {f"x-ratelimit-{name}-requests": text for name, text in names.items()}
+    found = asked(answering(200, b'{"choices": []}', headers), 12)
+    assert found.tally.rows == 12
+    assert found.seconds <= 12 * 301
+
+
 def test_without_a_limit_the_number_under_way_is_one() -> None:
     """It begins with a few, and grows to the most."""
     service = LiveService(1.0)
