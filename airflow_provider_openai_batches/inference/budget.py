@@ -34,8 +34,8 @@ _FRACTION = re.compile(r"[.,]\d{1,2}\s*$")
 # Seconds, and batches, for which the list is read: older batches are over.
 LOOK_BACK = 26 * 3_600.0
 MOST_BATCHES, ONE_PAGE = 2_000, 100
-# A task is expected to go on within so many poll intervals after the end of its newest batch, and to wait no
-# longer than this after a rejection, in seconds.
+# A task whose newest batch has ended counts as about to submit another one for so many poll intervals; one
+# whose newest batch was rejected, for so many seconds.
 GOES_ON_WITHIN = 6
 WAITS_AT_MOST = 3 * 3_600.0
 # A file that is larger than the limit is cut into pieces of this part of the limit, or of the file if that is
@@ -115,7 +115,7 @@ class Budget:
             if own := self._unlisted(shard, listed):
                 by_model.setdefault(shard.model or "", []).insert(0, (shard.estimated_tokens, own))
         for model, batches in by_model.items():
-            self._learn_from(model, batches)
+            self._learn_from(model, batches, now)
         soon = now - GOES_ON_WITHIN * self._settings.poll_interval
         self._lines = {
             model: InLine(each, self._task_key, now, soon, self._idle_since(model, shards))
@@ -135,10 +135,15 @@ class Budget:
         key = {keys.KEY: f"{self._task_key}-"}
         return Batch(str(record.batch_id), record.status, created_at=int(record.created_at), metadata=key)
 
-    def _learn_from(self, model: str, batches: list[Estimated]) -> None:
-        """Note what the service said to any task; the list is newest first, so the first one counts."""
+    def _learn_from(self, model: str, batches: list[Estimated], now: float) -> None:
+        """
+        Note what the service said to any task; the list is newest first, so the first one counts.
+
+        A limit that was configured is overruled by what was said of late alone: it may have been raised.
+        """
+        since = 0.0 if self.limit(model) is None else now - WAITS_AT_MOST
         for _, batch in batches:
-            for item in batch.error_items:
+            for item in batch.error_items if (batch.created_at or 0) >= since else ():
                 if item.code == LIMIT_EXCEEDED and model not in self._records.token_limits:
                     self.learn(model, item.message or "")
 
@@ -162,13 +167,13 @@ class Budget:
         is_larger = tokens > limit or (shard.requests > 1 and tokens > self.most(shard.model))
         return is_larger or (is_alone and rejections >= 1 + limit / max(1, tokens))
 
-    def fitting(self, shards: list[Shard], untested: int) -> list[Shard]:
+    def fitting(self, shards: list[Shard], total: int) -> list[Shard]:
         """
         Return those that fit beside what is in line, the first ones first; none overtakes another.
 
-        :param untested: how many may be submitted that are more than was ever in line, where no limit is
-            known.
+        :param total: how many shards the job has.
         """
+        untested = self._untested(total)
         fit: list[Shard] = []
         new = self._new_in_line(shards)
         taken: dict[str, float] = {}
@@ -188,6 +193,18 @@ class Budget:
                 taken[name] = before + tokens
                 fit.append(shard)
         return fit
+
+    def _untested(self, total: int) -> int:
+        """
+        Return how many batches may be submitted that are more than was ever in line, where no limit is known.
+
+        First it is few, and later half of those that were taken.
+        """
+        created = [record for record in self._records.by_shard.values() if record.batch_id]
+        unknown = sum(record.status == "validating" for record in created)
+        taken = len(created) - unknown
+        first = FIRST if total > FEW else FEW
+        return (max(FIRST, taken // 2) if taken else first) - unknown
 
     def _new_in_line(self, shards: list[Shard]) -> set[str]:
         """
@@ -217,13 +234,13 @@ class Budget:
 
     def progress(self, shards: Iterable[Shard]) -> Mapping[str, int]:
         """Return the tokens in line and the limit, over the models of these shards."""
-        models = {shard.model for shard in shards}
-        limits = [limit for model in models if (limit := self.limit(model)) is not None]
-        if not limits or not self._lines:  # nobody has looked at the list
+        models = {shard.model for shard in shards if shard.model or not shard.is_found}
+        known = {model: limit for model in models if (limit := self.limit(model)) is not None}
+        if not known or not self._lines:  # nobody has looked at the list
             return {}
         return {
-            "tokens_in_line": round(sum(self._line(model).tokens for model in models)),
-            "token_limit": sum(limits),
+            "tokens_in_line": round(sum(self._line(model).tokens for model in known)),
+            "token_limit": sum(known.values()),
         }
 
 

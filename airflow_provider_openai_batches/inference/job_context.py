@@ -1,4 +1,4 @@
-"""What all that works on one job in one process shares, and how a job's settings are read."""
+"""What a job is given: its settings, as an operator has them, and its collaborators."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.results import JobResults
     from airflow_provider_openai_batches.inference.schedule import Schedule, WaitFor
 
+
 class LiveRows:
     """The rows of a job that are asked live, and when."""
 

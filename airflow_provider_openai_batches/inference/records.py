@@ -39,8 +39,6 @@ UNKNOWN = -1
 LONGEST_PAUSE = 900.0
 # What batches leave open is collected for this part of the time that a batch takes.
 POOLED_PART = 0.1
-# So many batches at least may be rejected at one time to find out how many the service takes.
-TESTED = 2
 # Seconds of nothing but pauses after which the task fails.
 PATIENCE = 86_400.0
 
@@ -56,7 +54,8 @@ class Record(msgspec.Struct, omit_defaults=True):
     :param uploaded: the id of its input file, which no batch has yet.
     :param is_keyless: whether the service gives no metadata back, so its input file must tell.
     :param ended_at: when its batch was over.
-    :param open: how many of its rows may have to be asked again, and are in no other shard yet.
+    :param is_too_large: whether the service takes no batch of its size.
+    :param unfinished: how many of its rows may have to be asked again, and are in no other shard yet.
     """
 
     shard: int
@@ -75,7 +74,8 @@ class Record(msgspec.Struct, omit_defaults=True):
     uploaded: str | None = None
     is_keyless: bool = False
     ended_at: float = 0
-    open: int = UNKNOWN
+    unfinished: int = UNKNOWN
+    is_too_large: bool = False
 
     @property
     def is_active(self) -> bool:
@@ -83,13 +83,13 @@ class Record(msgspec.Struct, omit_defaults=True):
         return self.batch_id is not None and self.files is None and self.error is None
 
     @property
-    def is_open(self) -> bool:
+    def needs_batch(self) -> bool:
         """Whether a batch is still to be submitted for it."""
         return self.batch_id is None and self.error is None and self.files is None
 
     @property
     def is_given_up(self) -> bool:
-        """Whether it never had a batch, because the service takes none of its size."""
+        """Whether it has no batch and gets none: its rows are asked live, or in other shards."""
         return self.batch_id is None and self.files is not None
 
     @property
@@ -174,7 +174,7 @@ class Records(msgspec.Struct):
 
     def without_batch(self, shards: Iterable[Shard]) -> list[Shard]:
         """Return the shards for which a batch is still to be submitted."""
-        return [shard for shard in shards if self.of(shard.index).is_open]
+        return [shard for shard in shards if self.of(shard.index).needs_batch]
 
     def submitted(self, job: Job) -> list[tuple[Shard, Record]]:
         """Return the shards that have a batch."""
@@ -206,7 +206,7 @@ class Records(msgspec.Struct):
     @property
     def left_open(self) -> list[Record]:
         """Those of which some rows may have to be asked again."""
-        return [record for record in self.by_shard.values() if record.files is not None and record.open]
+        return [record for record in self.by_shard.values() if record.files is not None and record.unfinished]
 
     def ripe_at(self, shortest: float) -> float:
         """
@@ -225,7 +225,7 @@ class Records(msgspec.Struct):
     def give_up(self, shard: int) -> None:
         """Note that the rows of a shard have to be asked in others: it has no batch that can answer them."""
         record = self.of(shard)
-        record.files, record.open = [], UNKNOWN
+        record.files, record.unfinished = [], UNKNOWN
         self.stopped.add(shard)
 
     # -- how many there may be -----------------------------------------------------------------------------
@@ -241,17 +241,6 @@ class Records(msgspec.Struct):
         if self.active_limit is not None:
             most = min(most, self.active_limit)
         return max(0, min(most - len(self.active), CREATIONS_AN_HOUR - len(self._created_after(now - HOUR))))
-
-    def untested(self, first: int) -> int:
-        """
-        Return how many batches may be submitted to see whether the service takes them.
-
-        :param first: how many at the beginning; later it is half of those that were taken, or two.
-        """
-        created = [record for record in self.by_shard.values() if record.batch_id]
-        unknown = sum(record.status == "validating" for record in created)
-        taken = len(created) - unknown
-        return (max(TESTED, taken // 2) if taken else first) - unknown
 
     def next_creation(self, now: float) -> float:
         """Return the time at which the service takes one more batch."""
@@ -299,7 +288,7 @@ class Records(msgspec.Struct):
         for record in self.rejected:
             record.release()
         for record in self.by_shard.values():
-            record.open = UNKNOWN  # more rounds may be allowed now
+            record.unfinished = UNKNOWN  # more rounds may be allowed now
         return msgspec.structs.replace(
             new,
             first_started=self.first_started or self.started,

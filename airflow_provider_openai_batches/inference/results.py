@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.models import Batch
     from airflow_provider_openai_batches.inference.data.job import Cut, Job, Shard
     from airflow_provider_openai_batches.inference.data.manifest import Merged
-    from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
     from airflow_provider_openai_batches.inference.job_context import JobContext
     from airflow_provider_openai_batches.inference.records import Record
     from airflow_provider_openai_batches.inference.settings import Settings
@@ -45,6 +44,7 @@ class JobResults:
 
     def __init__(self, context: JobContext) -> None:
         self._settings, self._submitter, self._workspace, self._records, self._log, self._budget = context
+        self._limits_before: dict[str, int] = {}  # what was known when a collection began
 
     def collect(self, job: Job, now: float) -> bool:
         """
@@ -73,7 +73,7 @@ class JobResults:
         """Return where each row's result is, in the batches that have ended."""
         place, records = self._workspace, self._records
         place.fetch(shard.ids_file for shard in job.shards if shard.has_files)
-        index = ResultIndex(job, place.local, retry_invalid=self._retry_invalid, copies=place)
+        index = ResultIndex(job, place.local, retry_invalid=self._settings.retry_schema, copies=place)
         for shard in job.shards:
             record = records.of(shard.index)
             if record.error is not None:
@@ -105,10 +105,6 @@ class JobResults:
             self._workspace.store([*files_of(after.shards[len(job.shards) :]), JOB_FILE])
         return after
 
-    @property
-    def _retry_invalid(self) -> OutputSchema | None:
-        return self._settings.schema if self._settings.retry_invalid else None
-
     def _findings(self, job: Job, shard: Shard, names: list[str]) -> Findings:
         """Return what the result files of a batch hold; they are read only once."""
         place, name = self._workspace, shard.findings_file
@@ -116,11 +112,11 @@ class JobResults:
             place.fetch([name])
             findings = Findings.load(place.local / name)
             place.drop([name])
-            if findings is not None and findings.has_checked == (self._retry_invalid is not None):
+            if findings is not None and findings.has_checked == (self._settings.retry_schema is not None):
                 return findings
         originals = job.shards_of(0) if shard.is_found else [shard]
         place.fetch([*names, *(each.ids_file for each in originals)])
-        scanner = Scanner(job, place.local, retry_invalid=self._retry_invalid)
+        scanner = Scanner(job, place.local, retry_invalid=self._settings.retry_schema)
         findings = scanner.scan(shard, [place.local / each for each in names])
         findings.save(place.local / name)
         place.store([name])
@@ -190,7 +186,9 @@ class JobResults:
         if batch.status == "failed":
             return self._note_rejection(shard, record, batch)
         unfinished = self._findings(job, shard, names).unfinished(shard.requests)
-        record.open = UNKNOWN if shard.is_found else unfinished  # its batch may have other rows than its file
+        record.unfinished = (
+            UNKNOWN if shard.is_found else unfinished
+        )  # its batch may have other rows than its file
         record.files = names
         record.ended(batch, now)
         self._log.info(

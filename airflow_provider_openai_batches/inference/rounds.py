@@ -38,10 +38,10 @@ class Rounds:
         except InvalidInputError as error:
             if cut is None or not self._records.has_batches:
                 raise
-            self._refuse([record for record in left if record.is_given_up], error)
+            self._refuse([record for record in left if record.is_too_large], error)
             return job
         for record in left:
-            record.open = 0
+            record.unfinished = 0
         if new := after.shards[len(job.shards) :]:
             rows = sum(shard.requests for shard in new)
             self._log.info("Round %d: %d of %d rows are asked again", new[0].round, rows, job.rows)
@@ -65,14 +65,15 @@ class Rounds:
                     self._budget.most(shard.model),
                 )
                 self._records.give_up(shard.index)
+                self._records.of(shard.index).is_too_large = True
 
     def _cut(self, job: Job) -> Cut | None:
         """Return how to cut what is asked again, where a shard of it was too large."""
         cuts = [
             self._budget.piece_of(shard)
             for shard in job.shards
-            if (record := self._records.of(shard.index)).is_given_up
-            and record.open
+            if (record := self._records.of(shard.index)).is_too_large
+            and record.unfinished
             and self._budget.limit(shard.model)
         ]
         return min(cuts, default=None)

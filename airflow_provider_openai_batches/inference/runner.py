@@ -251,7 +251,7 @@ class Runner:
                 self._live.ask_first(self.job)
             if self._schedule.is_due(self.job):
                 submissions.cancel_outdated(self.job)
-                submissions.stop_running()
+                submissions.stop_running(self._schedule.why_due)
                 if any(record.is_over for record in records.active):
                     continue
                 return self._live.end(self.job, self._schedule)

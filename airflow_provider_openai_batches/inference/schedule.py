@@ -73,6 +73,10 @@ class Schedule:
         """Whether no batch is waited for any more, or none ever was."""
         return self.is_late or self._settings.mode == "live" or job.rows <= self._settings.canary
 
+    @property
+    def why_due(self) -> str:
+        return "the time of answer_by is up" if self.is_late else "its rows are asked live"
+
     def wants_canary(self, job: Job) -> bool:
         """Whether the first rows are to be asked live before anything is submitted."""
         records = self._records

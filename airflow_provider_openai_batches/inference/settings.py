@@ -75,6 +75,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     deadline_seconds: float | None = None
     must_end: float | None = None
 
+    @property
+    def retry_schema(self) -> OutputSchema | None:
+        """The schema, if answers that do not match it are asked for again."""
+        return self.schema if self.retry_invalid else None
+
     def answer_time(self, started: float) -> float | None:
         """Return ``answer_by`` as a Unix time, for a job that started at this one."""
         given = self.answer_by

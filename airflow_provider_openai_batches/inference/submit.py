@@ -10,7 +10,6 @@ from airflow_provider_openai_batches.api.models import can_be_cancelled
 from airflow_provider_openai_batches.api.retry import is_passing, is_unusable, refuses_all
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError
 from airflow_provider_openai_batches.idempotency import keys
-from airflow_provider_openai_batches.inference.budget import FEW, FIRST
 from airflow_provider_openai_batches.inference.data.job import Shard
 from airflow_provider_openai_batches.inference.data.outcomes import RowError
 from airflow_provider_openai_batches.inference.records import NOT_SUBMITTED
@@ -114,8 +113,7 @@ class Submissions:
         self._fresh.clear()  # there may have been a pause, and a file may be gone since
         if not records.rejected:
             waiting = records.without_batch(job.shards)
-            untested = records.untested(FIRST if len(job.shards) > FEW else FEW)
-            shards = self._budget.fitting(waiting, untested)[:room]
+            shards = self._budget.fitting(waiting, len(job.shards))[:room]
             for shard in self._uploaded(job, shards):
                 self._submit(shard, self._key(job, shard))
                 if records.rejected:
@@ -126,27 +124,31 @@ class Submissions:
                     NOT_SUBMITTED, "Not submitted, because another batch of the job was rejected"
                 )
 
-    def stop_running(self) -> None:
-        """Cancel the batches that run, because the time of ``answer_by`` is up."""
+    def stop_running(self, why: str) -> None:
+        """
+        Cancel the batches that run, because no batch is waited for any more.
+
+        :param why: for the log.
+        """
         for record in self._records.active:
             if not can_be_cancelled(record.status):
                 continue
-            why: object = "another Airflow may have made it"
+            obstacle: object = "another Airflow may have made it"
             try:
                 if record.is_own:
-                    self._stop(record)
+                    self._stop(record, why)
                     continue
             except APIError as error:
                 if is_passing(error) or refuses_all(error):
                     raise
-                why = error
-            self._log.warning("Batch %s is waited for beyond answer_by: %s", record.batch_id, why)
+                obstacle = error
+            self._log.warning("Batch %s is waited for, although %s: %s", record.batch_id, why, obstacle)
 
-    def _stop(self, record: Record) -> None:
+    def _stop(self, record: Record, why: str) -> None:
         record.saw(self._submitter.service.cancel_batch(str(record.batch_id)))
         if record.status in _CANCELLED:
             self._records.stopped.add(record.shard)
-        self._log.info("Batch %s is %s: the time of answer_by is up", record.batch_id, record.status)
+        self._log.info("Batch %s is %s: %s", record.batch_id, record.status, why)
 
     def cancel(self) -> list[str]:
         """Cancel the running batches, and say what became of each."""

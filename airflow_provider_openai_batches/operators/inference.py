@@ -103,6 +103,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
     :raises InvalidInputError: if an argument or a row is not valid, before anything is spent.
     :raises BatchFailed: as ``fail_on`` says, or if the service rejected a batch, once the others have ended.
     :raises BatchTimeout: if the time was up before the batches had ended.
+    :raises LastingError: if the canary fails, with ``then="fail"``, or if an endpoint has no live form.
     """
 
     template_fields: Sequence[str] = (

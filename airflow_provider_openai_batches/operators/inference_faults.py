@@ -48,7 +48,7 @@ def fail_for_good(error: Exception) -> None:
     Fail a task that its next try would fail for the same reason.
 
     :raises UnusableInputError: for bad input, and for a store that this worker has no rights to.
-    :raises LastingError: for a job that is not worth going on with.
+    :raises LastingError: for an end of a job that another try would only meet again.
     """
     if isinstance(error, InvalidInputError):
         if not _may_pass(error.__cause__):

@@ -85,8 +85,8 @@ class Wait:
     :param now: when the wait begins.
     :param end_time: the deadline. None means an hour after the last batch's ``expires_at``, or 25 hours after
         the beginning where that is unknown.
-    :param return_when: whether the wait ends with the last of its batches, with the first, or with the first
-        that ends and leaves requests without an answer.
+    :param return_when: whether the wait ends with the last of its batches, with the first, when one is left,
+        or with the first that leaves requests without an answer.
     :param job: what the job had done before, see :class:`.progress.JobProgress`.
     :param max_poll_interval: seconds up to which the interval grows with a batch's age.
     """

@@ -126,7 +126,7 @@ def test_a_broken_download_goes_on(
 
 
 def test_a_download_that_broke_after_its_last_byte(hook: OpenAIBatchesHook, server: DevServer) -> None:
-    """No byte follows, which is an error to the service (416); all is asked for again, and nothing doubled."""
+    """No byte follows, which the service calls an error (416): all is asked for again, nothing doubled."""
     file_id = completed(hook)
     whole, sink = io.BytesIO(), io.BytesIO()
     hook.download_file(file_id, whole)

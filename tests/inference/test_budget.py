@@ -76,14 +76,14 @@ def shards(count: int, tokens: int = 100) -> list[Shard]:
     ]
 
 
-def fitting(service: Listed, waiting: list[Shard], untested: int = 2, **settings: Any) -> list[int]:
+def fitting(service: Listed, waiting: list[Shard], total: int = 9, **settings: Any) -> list[int]:
     """The numbers of the shards that a task may submit which has created one before."""
     records = Records(digest="", started=NOW)
     records.of(99).attempt = 1
     given: Any = service
     budget = Budget(Settings(spec=SPEC, poll_interval=60.0, **settings), given, records, "me")
     budget.look(waiting, NOW)
-    return [shard.index for shard in budget.fitting(waiting, untested)]
+    return [shard.index for shard in budget.fitting(waiting, total)]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_the_limit_in_a_rejection(said: str, limit: int | None) -> None:
 def test_a_few_batches_need_no_list() -> None:
     """Where nobody knows a limit, three batches are the test themselves."""
     service = Listed()
-    assert fitting(service, shards(3), untested=3) == [0, 1, 2]
+    assert fitting(service, shards(3), total=3) == [0, 1, 2]
     assert service.listings == 0
 
 
@@ -125,7 +125,7 @@ def test_nothing_known() -> None:
     """A larger job begins with as many as are to be tested; what was in line once needs no test."""
     assert fitting(Listed(), shards(5)) == [0, 1]
     went_well = batch("you", 300, "completed", completed_at=int(NOW) - 60)
-    assert fitting(Listed(went_well), shards(5), untested=1) == [0, 1, 2, 3]
+    assert fitting(Listed(went_well), shards(7)) == [0, 1, 2, 3, 4]
 
 
 def test_what_is_in_line_counts() -> None:
@@ -273,7 +273,7 @@ def test_a_job_that_needs_much_of_the_line_begins_with_one_batch(limit: int, sub
     settings = Settings(spec=SPEC, poll_interval=60.0, max_enqueued_tokens=limit)
     budget = Budget(settings, given, Records(digest="", started=NOW), "me")
     budget.look(waiting, NOW)
-    assert [shard.index for shard in budget.fitting(waiting, 2)] == submitted
+    assert [shard.index for shard in budget.fitting(waiting, 9)] == submitted
 
 
 def test_a_canary_corrects_the_estimates() -> None:
@@ -297,6 +297,22 @@ def test_what_is_in_line_is_told_when_somebody_has_looked() -> None:
     assert budget.progress(waiting) == {}
     budget.look(waiting, NOW)
     assert budget.progress(waiting) == {"tokens_in_line": 400, "token_limit": 1_000}
+    found = msgspec.structs.replace(waiting[0], model=None, is_found=True)
+    assert budget.progress([*waiting, found]) == {"tokens_in_line": 400, "token_limit": 1_000}
+
+
+def test_a_limit_that_was_raised_is_not_overruled_by_what_was_said_long_ago() -> None:
+    for hours, limit in ((1, 90), (4, 1_000)):
+        given: Any = Listed(
+            batch(
+                "you", 1, "failed", errors=rejected("you", "90").errors, created_at=int(NOW) - hours * 3_600
+            )
+        )
+        budget = Budget(
+            Settings(spec=SPEC, max_enqueued_tokens=1_000), given, Records(digest="", started=NOW), "me"
+        )
+        budget.look(shards(2), NOW)
+        assert budget.limit("m") == limit
 
 
 def budget_that_waited(hours: float, *listed: Batch) -> Budget:

@@ -262,3 +262,17 @@ def test_a_request_that_no_batch_can_hold(server: DevServer, out: Path, given: d
         run_task(job(out, requests=table, max_enqueued_tokens=1_000, **given))
     assert server.stats()["requests"].get("upload_file", 0) == 0
     assert server.batches() == []
+
+
+def test_a_job_that_is_asked_live_after_all(
+    server: DevServer, out: Path, logged: Callable[[], list[str]]
+) -> None:
+    """What its batches have not answered yet is cancelled there; the log does not speak of a time."""
+    server.settings(batch_seconds=8)
+    operator = job(out, requests=rows(6), max_requests_per_batch=3)
+    next(waits(operator))
+    again(operator, mode="live")
+    assert_all(out, server, 6)
+    said = [line for line in logged() if "Batch batch_" in line and "cancel" in line]
+    assert len(said) == 2
+    assert all("its rows are asked live" in line for line in said)

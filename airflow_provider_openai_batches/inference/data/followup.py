@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from airflow_provider_openai_batches.api.endpoints import spec_of
+from airflow_provider_openai_batches.inference.data.index import MOST_ROUNDS
 from airflow_provider_openai_batches.inference.data.job import default_id, read_ids
 from airflow_provider_openai_batches.inference.data.shards import Envelope, ShardWriter
 from airflow_provider_openai_batches.storage import open_binary
@@ -28,7 +29,7 @@ class _Line(msgspec.Struct):
 
 def write_followup(
     index: ResultIndex,
-    max_rounds: int = 255,
+    max_rounds: int = MOST_ROUNDS,
     cut: Cut | None = None,
     *,
     completed: Callable[[Shard], None] | None = None,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 # How often a row was asked is counted in one byte.
-_MOST_ROUNDS = 254
+MOST_ROUNDS = 254
 
 
 class Copies(Protocol):
@@ -186,7 +186,7 @@ class ResultIndex:
         """How many rows are to be asked again."""
         return sum(self._table.state.translate(self._opened))
 
-    def open_rows(self, max_rounds: int) -> bytearray:
+    def open_rows(self, max_rounds: int = MOST_ROUNDS) -> bytearray:
         """
         Return for each row 1 if it is to be asked again now, and 0 otherwise.
 
@@ -204,7 +204,7 @@ class ResultIndex:
                 end = row + (1 if isinstance(given, str) else given)
                 wanted[row:end] = bytes(end - row)
         for row in _places(wanted):
-            if self._asked[row] > min(max_rounds, _MOST_ROUNDS):
+            if self._asked[row] > min(max_rounds, MOST_ROUNDS):
                 wanted[row] = 0
         return wanted
 
