@@ -107,7 +107,8 @@ class AsyncBatchesClient:
         self.config = config
         self.max_attempts = max_attempts or config.max_attempts
         self._sleep = sleep
-        config.redact_log("httpx")
+        for logger in ("httpx", "httpcore.http11"):  # the latter has the headers of answers
+            config.redact_log(logger)
         logging.getLogger("httpx").addFilter(_is_worth_a_line)
         self._http = _Clients(connections, headers=config.headers, params=config.params)
 

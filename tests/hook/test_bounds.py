@@ -582,9 +582,14 @@ def test_calls_of_ones_own_follow_no_redirect_either(host: Callable[..., Host]) 
     ],
 )
 def test_no_answer_brings_the_key_into_an_error(
-    host: Callable[..., Host], kind: str, form: Callable[[str], str], answer: bytes
+    host: Callable[..., Host],
+    kind: str,
+    form: Callable[[str], str],
+    answer: bytes,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """In the text of the error, in its fields, and in the trace with all its causes."""
+    """In the text of the error, in its fields, in the trace with all its causes, and in any library's log."""
+    caplog.set_level("DEBUG")
     key = "sk-Ab/9+key_of=mine"
     shown = form(key)
     one = host([answer.replace(b"KEY", shown.encode())])
@@ -594,5 +599,6 @@ def test_no_answer_brings_the_key_into_an_error(
     error = caught.value
     text = "".join(traceback.format_exception(error)) + repr(vars(error)) + str(error)
     core = shown if form(key) != b64encode(b"x" + key.encode()).decode() else shown[3:-4]
+    text += caplog.text
     assert core not in text
     assert key not in text

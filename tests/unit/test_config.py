@@ -315,7 +315,7 @@ def test_a_bad_url_does_not_show_a_password(url: str, field: str) -> None:
         assert "hush" not in repr(config)
 
 
-@pytest.mark.parametrize("name", ["httpx", "urllib3.connectionpool"])
+@pytest.mark.parametrize("name", ["httpx", "urllib3.connectionpool", "httpcore.http11"])
 def test_what_http_libraries_log_is_redacted(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """They log each URL: httpx at INFO, urllib3 at DEBUG."""
     config = read({"params": {"code": "hush hush"}, "api_version": "2025-04-01"})
