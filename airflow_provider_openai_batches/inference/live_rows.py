@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_openai_batches.api.async_client import AsyncBatchesClient
 from airflow_provider_openai_batches.exceptions import NoLiveEndpointError, TaskKilled
-from airflow_provider_openai_batches.inference.budget import OWN_RATIOS
 from airflow_provider_openai_batches.inference.canary import check_first
 from airflow_provider_openai_batches.inference.data.findings import Scanner
 from airflow_provider_openai_batches.inference.data.followup import request_lines
 from airflow_provider_openai_batches.inference.data.job import ROWS_FILE, read_ids
+from airflow_provider_openai_batches.inference.in_line import OWN_RATIOS
 from airflow_provider_openai_batches.inference.live import MAX_UNDER_WAY, ask
 from airflow_provider_openai_batches.inference.live_files import LiveFiles
 from airflow_provider_openai_batches.inference.own_loop import run_beside

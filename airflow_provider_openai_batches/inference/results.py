@@ -11,7 +11,6 @@ import msgspec
 
 from airflow_provider_openai_batches.api.validation import result_file_name
 from airflow_provider_openai_batches.exceptions import AnswersLate, APIError, BatchFailed, OpenAIBatchesError
-from airflow_provider_openai_batches.inference.budget import LIMIT_EXCEEDED
 from airflow_provider_openai_batches.inference.claim import names_of
 from airflow_provider_openai_batches.inference.data.findings import Findings, Scanner
 from airflow_provider_openai_batches.inference.data.index import ResultIndex
@@ -19,6 +18,7 @@ from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FI
 from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, BatchRecord, Manifest
 from airflow_provider_openai_batches.inference.data.merge import merge
 from airflow_provider_openai_batches.inference.data.outcomes import TOO_LATE, RowError
+from airflow_provider_openai_batches.inference.in_line import LIMIT_EXCEEDED
 from airflow_provider_openai_batches.inference.records import UNKNOWN
 from airflow_provider_openai_batches.inference.summary import errors_in_words, failure, in_words, rejection_of
 from airflow_provider_openai_batches.inference.transfers import at_once

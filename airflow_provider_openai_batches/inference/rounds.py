@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.inference.budget import LIMIT_EXCEEDED
 from airflow_provider_openai_batches.inference.data.outcomes import RowError
+from airflow_provider_openai_batches.inference.in_line import LIMIT_EXCEEDED
 
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.data.job import Cut, Job
