@@ -16,7 +16,7 @@ from support import ENDPOINT, fresh, request_lines, resume, run_task, task_conte
 from airflow_provider_openai_batches.exceptions import BatchFailed
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 from airflow_provider_openai_batches.idempotency import keys
-from airflow_provider_openai_batches.inference import budget
+from airflow_provider_openai_batches.inference import in_line
 from airflow_provider_openai_batches.inference.data import shards
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def test_estimates_that_are_too_low(
 ) -> None:
     """A file that is rejected again although nothing is in line is cut, whatever its estimate says."""
     monkeypatch.setattr(shards, "_BYTES_PER_TOKEN", 8)
-    monkeypatch.setattr(budget, "ratio_of", lambda *_: 1.0)
+    monkeypatch.setattr(in_line, "ratio_of", lambda *_: 1.0)
     server.settings(enqueued_token_limit=100)
     given = rows(first + 4)
     for row in given[first:]:
@@ -212,7 +212,7 @@ def test_a_large_batch_beside_small_ones(
     server: DevServer, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is never room for it as it is; others, which always come first, leave room for its pieces."""
-    monkeypatch.setattr(budget, "WAITS_AT_MOST", 0.3)
+    monkeypatch.setattr(in_line, "WAITS_AT_MOST", 0.3)
     server.settings(batch_seconds=0.05, batch_seconds_by_number=[1_000.0] * 8, enqueued_token_limit=400)
     hook = OpenAIBatchesHook()
     for number in range(8):
