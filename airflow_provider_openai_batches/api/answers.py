@@ -22,6 +22,7 @@ _Tokens: TypeAlias = Annotated[int, msgspec.Meta(le=1 << 53)]
 
 class TokenDetails(msgspec.Struct, frozen=True, gc=False):
     cached_tokens: _Tokens | None = None
+    cache_write_tokens: _Tokens | None = None
     reasoning_tokens: _Tokens | None = None
 
 

@@ -87,6 +87,7 @@ class BatchErrors(msgspec.Struct, frozen=True):
 
 class InputTokensDetails(msgspec.Struct, frozen=True):
     cached_tokens: int | None = 0
+    cache_write_tokens: int | None = 0
 
 
 class OutputTokensDetails(msgspec.Struct, frozen=True):

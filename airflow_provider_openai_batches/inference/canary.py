@@ -13,9 +13,9 @@ from airflow_provider_openai_batches.inference.summary import errors_in_words, f
 
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.retry import Log
+    from airflow_provider_openai_batches.api.usage import Usage
     from airflow_provider_openai_batches.inference.data.index import ResultIndex
     from airflow_provider_openai_batches.inference.data.job import Job, Shard
-    from airflow_provider_openai_batches.inference.data.results import Usage
     from airflow_provider_openai_batches.inference.settings import Settings
 
 SHOWN, SHOWN_CHARACTERS = 2, 500

@@ -18,11 +18,11 @@ import tenacity
 from airflow_provider_openai_batches.api import protocol, retry
 from airflow_provider_openai_batches.api.endpoints import spec_of
 from airflow_provider_openai_batches.api.errors import status_within
+from airflow_provider_openai_batches.api.usage import Usage, usage_of
 from airflow_provider_openai_batches.api.validation import check_count, check_endpoint
 from airflow_provider_openai_batches.exceptions import APIError, NoLiveEndpointError, TransportError
 from airflow_provider_openai_batches.inference.data.lines import classify, read_line
 from airflow_provider_openai_batches.inference.data.outcomes import MISSING, SUCCEEDED, Outcome
-from airflow_provider_openai_batches.inference.data.results import Usage, usage_of
 from airflow_provider_openai_batches.inference.live_files import NO_ANSWER, error_line, line_of
 from airflow_provider_openai_batches.inference.live_pace import LivePace, asked_pause
 from airflow_provider_openai_batches.inference.live_request import LiveRow

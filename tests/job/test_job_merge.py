@@ -21,7 +21,14 @@ from airflow_provider_openai_batches.storage import whole
 if TYPE_CHECKING:
     from pathlib import Path
 
-TOKENS = {"input_tokens": 3, "cached_tokens": 0, "output_tokens": 2, "reasoning_tokens": 0, "total_tokens": 5}
+TOKENS = {
+    "input_tokens": 3,
+    "cached_tokens": 0,
+    "output_tokens": 2,
+    "reasoning_tokens": 0,
+    "total_tokens": 5,
+    "cache_write_tokens": 0,
+}
 
 
 def names(directory: Path) -> list[str]:

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from jobkit import USAGE, answered, chat, failed
 
 from airflow_provider_openai_batches.api.endpoints import spec_of
+from airflow_provider_openai_batches.api.usage import Usage, usage_of
 from airflow_provider_openai_batches.inference.data.lines import body_of, classify, read_line
 from airflow_provider_openai_batches.inference.data.outcomes import RowError
 from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
-from airflow_provider_openai_batches.inference.data.results import Answer, AnswerReader, Usage, usage_of
+from airflow_provider_openai_batches.inference.data.results import Answer, AnswerReader
 
 if TYPE_CHECKING:
     import random

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from airflow_provider_openai_batches.api.usage import Usage
 from airflow_provider_openai_batches.inference.data.findings import Scan
-from airflow_provider_openai_batches.inference.data.results import Usage
 
 MANIFEST_FILE = "manifest.json"
 UNREADABLE_FILE = "unreadable.txt"  # result lines that cannot be read, unchanged

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias
 import msgspec
 
 from airflow_provider_openai_batches.api.endpoints import spec_of
+from airflow_provider_openai_batches.api.usage import Usage, usage_of
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.data.findings import INVALID, NOTHING
 from airflow_provider_openai_batches.inference.data.job import ROWS_FILE, RowId
@@ -23,7 +24,7 @@ from airflow_provider_openai_batches.inference.data.manifest import (
     Part,
 )
 from airflow_provider_openai_batches.inference.data.outcomes import STATUSES, TOO_LATE, Outcome, RowError
-from airflow_provider_openai_batches.inference.data.results import Answer, AnswerReader, Usage, usage_of
+from airflow_provider_openai_batches.inference.data.results import Answer, AnswerReader
 from airflow_provider_openai_batches.inference.data.writers import WRITERS
 from airflow_provider_openai_batches.storage import as_path, open_binary, remove, whole
 

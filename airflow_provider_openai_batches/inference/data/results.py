@@ -10,58 +10,18 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from airflow_provider_openai_batches.api.answers import CUT_OFF, AnyBody, Content, is_nothing
+from airflow_provider_openai_batches.api.answers import CUT_OFF, Content, is_nothing
 from airflow_provider_openai_batches.api.retry import UNREADABLE
+from airflow_provider_openai_batches.api.usage import Usage
 from airflow_provider_openai_batches.inference.data.lines import body_of, classify, read_line
 from airflow_provider_openai_batches.inference.data.outcomes import SUCCEEDED, Outcome, RowError
 from airflow_provider_openai_batches.inference.data.tolerant import clean, read_json
 
 if TYPE_CHECKING:
-    from airflow_provider_openai_batches.api.answers import ReportedUsage
     from airflow_provider_openai_batches.api.endpoints import EndpointSpec
     from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
 
 _EMPTY = Content()
-
-
-class Usage(msgspec.Struct, gc=False):
-    """Token counts, under the names of the responses endpoint for every endpoint."""
-
-    input_tokens: int = 0
-    cached_tokens: int = 0
-    output_tokens: int = 0
-    reasoning_tokens: int = 0
-    total_tokens: int = 0
-
-    def add(self, other: Usage) -> None:
-        self.input_tokens += other.input_tokens
-        self.cached_tokens += other.cached_tokens
-        self.output_tokens += other.output_tokens
-        self.reasoning_tokens += other.reasoning_tokens
-        self.total_tokens += other.total_tokens
-
-
-def _usage(reported: ReportedUsage) -> Usage:
-    sent = reported.prompt_tokens_details or reported.input_tokens_details
-    made = reported.completion_tokens_details or reported.output_tokens_details
-    input_tokens = reported.prompt_tokens or reported.input_tokens or 0
-    output_tokens = reported.completion_tokens or reported.output_tokens or 0
-    return Usage(
-        input_tokens,
-        (sent and sent.cached_tokens) or 0,
-        output_tokens,
-        (made and made.reasoning_tokens) or 0,
-        reported.total_tokens or input_tokens + output_tokens,
-    )
-
-
-def usage_of(body: msgspec.Raw) -> Usage | None:
-    """Return the tokens that a body of any endpoint reports, None if it reports none."""
-    try:
-        reported = msgspec.json.decode(body, type=AnyBody).usage
-    except (ValueError, msgspec.MsgspecError, RecursionError):
-        return None
-    return None if reported is None else _usage(reported)
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -144,7 +104,7 @@ class AnswerReader:
                 raise msgspec.ValidationError
             error = RowError("unexpected_answer", "The answer does not have the form of its endpoint")
             return Answer(SUCCEEDED if self._whole else Outcome("failed", error=error), clean(body), None)
-        usage = decoded.usage and _usage(decoded.usage)
+        usage = decoded.usage and Usage.of_answer(decoded.usage)
         whole = clean(body) if self._whole and body else None
         if content.refusal:
             return Answer(Outcome("failed", error=RowError("refusal", content.refusal)), whole, usage)

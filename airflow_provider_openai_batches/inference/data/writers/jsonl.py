@@ -13,8 +13,9 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from airflow_provider_openai_batches.api.usage import Usage
     from airflow_provider_openai_batches.inference.data.outcomes import RowError
-    from airflow_provider_openai_batches.inference.data.results import Answer, Usage
+    from airflow_provider_openai_batches.inference.data.results import Answer
     from airflow_provider_openai_batches.inference.data.writers.protocol import OpenPart
 
 

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 
 from airflow_provider_openai_batches.api.endpoints import spec_of
+from airflow_provider_openai_batches.api.usage import Usage
 from airflow_provider_openai_batches.inference.data.arrow import pyarrow
 from airflow_provider_openai_batches.inference.data.job import ROWS_FILE
-from airflow_provider_openai_batches.inference.data.results import Answer, Usage
 from airflow_provider_openai_batches.storage import open_binary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from airflow_provider_openai_batches.inference.data.job import Job
+    from airflow_provider_openai_batches.inference.data.results import Answer
     from airflow_provider_openai_batches.inference.data.writers.protocol import OpenPart
     from airflow_provider_openai_batches.storage import AnyPath
 
