@@ -75,6 +75,15 @@ def _connection_type() -> dict[str, Any]:
                 "A JSON object of the tokens that may be in line at the service, by model. Learnt if empty.",
                 "object",
             ),
+            "prices": _field(
+                "Prices",
+                'A JSON object of US dollars for a million tokens, by model: {"my-model": {"input": 0.25, '
+                '"cached_input": 0.025, "output": 2}}. OpenAI\'s list prices if empty.',
+                "object",
+            ),
+            "batch_discount": _field(
+                "Batch discount", "The part of the price that a batch costs; 0.5 if empty.", "number"
+            ),
             "headers": _field("Headers", "A JSON object of extra headers, for a gateway.", "object"),
             "params": _field(
                 "Query parameters", "A JSON object of parameters for every request, for a gateway.", "object"

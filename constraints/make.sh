@@ -7,8 +7,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 airflow=$1 day=$2
 # The same, new ones for every Airflow: common-compat is what makes one code run on all of them; anyio before 4.16
-# leaves a connection open that is cancelled as it comes up, which fails tests now and then.
-newer=(apache-airflow-providers-common-compat anyio typing-extensions)
+# leaves a connection open that is cancelled as it comes up, which fails tests now and then; prices are to be new.
+newer=(apache-airflow-providers-common-compat anyio typing-extensions genai-prices httpx2 httpcore2 truststore)
 newer=("${newer[@]/%/=2026-11-20}")
 file=constraints/airflow-$airflow.txt
 {

@@ -30,6 +30,8 @@ MOST = 10_000_000
 MOST_TOKENS = 10**15
 DEFAULT_CONSOLE_URL = "https://platform.openai.com/batches"
 FIELD_LIMITS = "enqueued_token_limits"
+# What a price in the field "prices" may have; the first two must be there.
+RATES = ("input", "output", "cached_input", "cache_write")
 DEFAULT_CONN_ID = "openai_batches_default"
 
 
@@ -58,6 +60,8 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     :param console_url: where people look at batches; the batch's id is appended.
     :param max_attempts: how many times a request that may be repeated is sent at most.
     :param enqueued_token_limits: how many prompt tokens may be in line at the service, by model.
+    :param prices: US dollars for a million tokens, by model and by the names of :data:`RATES`.
+    :param batch_discount: the part of the price that a request in a batch costs.
     """
 
     base_url: str
@@ -69,6 +73,8 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_attempts: int = 6
     console_url: str = ""
     enqueued_token_limits: dict[str, int] = {}
+    prices: dict[str, dict[str, float]] = {}
+    batch_discount: float = 0.5
 
     def __repr__(self) -> str:
         return f"ClientConfig(base_url={self.base_url!r})"
@@ -149,6 +155,8 @@ def _read(conn: ConnectionLike, environ: Mapping[str, str]) -> ClientConfig:
             for model, limit in _text_map(conn, extra, FIELD_LIMITS).items()
             if limit
         },
+        prices={model: _price(conn, model, given) for model, given in _map(conn, extra, "prices").items()},
+        batch_discount=_number(conn, extra, "batch_discount", 0.5, 0.0, 1),
     )
 
 
@@ -286,7 +294,7 @@ def _number(  # noqa: PLR0917 - short calls
     return number
 
 
-def _text_map(conn: ConnectionLike, extra: dict[str, Any], field: str) -> dict[str, str]:
+def _map(conn: ConnectionLike, extra: dict[str, Any], field: str, of: str = "objects") -> dict[str, Any]:
     value = extra.get(field) or {}
     if isinstance(value, str):
         try:
@@ -294,12 +302,32 @@ def _text_map(conn: ConnectionLike, extra: dict[str, Any], field: str) -> dict[s
         except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
             value = None
     if not isinstance(value, dict):
-        raise _bad(conn, f"extra field {field!r} is not a JSON object of strings")
-    texts = {str(name): str(text) for name, text in value.items() if text is not None}
+        raise _bad(conn, f"extra field {field!r} is not a JSON object of {of}")
+    return {str(name): inner for name, inner in value.items() if inner is not None}
+
+
+def _text_map(conn: ConnectionLike, extra: dict[str, Any], field: str) -> dict[str, str]:
+    texts = {name: str(text) for name, text in _map(conn, extra, field, "strings").items()}
     for name, text in texts.items():
         if re.search("[\ud800-\udfff]", name + text):  # JSON can hold half a character, and no request can
             raise _bad(conn, f"extra field {field!r} has half a character in {name!r}: enter it again")
     return texts
+
+
+def _price(conn: ConnectionLike, model: str, given: Any) -> dict[str, float]:
+    """Read the price of a model."""
+    where = f"prices: {model:.80}"
+    if not isinstance(given, dict) or not {"input", "output"} <= set(given) <= set(RATES):
+        raise _bad(
+            conn,
+            f"extra field {where!r} is {given!r:.80}; it must be an object with input and output, and where "
+            "they differ cached_input and cache_write, in US dollars for a million tokens",
+        )
+    fields = {f"{where}.{rate}": value for rate, value in given.items()}
+    for field, value in fields.items():
+        if value is None or value == "" or isinstance(value, bool):
+            raise _bad(conn, f"extra field {field!r} is {value!r}; it must be a number of at least 0")
+    return {rate: _number(conn, fields, f"{where}.{rate}", 0.0, 0.0) for rate in given}
 
 
 def _header_value(conn: ConnectionLike, name: str, value: str) -> str:

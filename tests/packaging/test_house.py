@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 FLOORS = (
     {"", "exceptions", "get_provider_info"},
     {"api", "storage"},
+    {"pricing"},
     {"compat", "idempotency.keys", "inference.data"},
     {"observability"},
     {"idempotency", "polling"},
@@ -45,6 +46,7 @@ WITHOUT_AIRFLOW = {
     "exceptions",
     "get_provider_info",
     "api",
+    "pricing",
     "idempotency",
     "idempotency.keys",
     "inference.data",

@@ -6,6 +6,7 @@ import msgspec
 
 from airflow_provider_openai_batches.api.usage import Usage
 from airflow_provider_openai_batches.inference.data.findings import Scan
+from airflow_provider_openai_batches.pricing.cost import Cost
 
 MANIFEST_FILE = "manifest.json"
 UNREADABLE_FILE = "unreadable.txt"  # result lines that cannot be read, unchanged
@@ -32,13 +33,13 @@ class LiveUse(msgspec.Struct, frozen=True, kw_only=True):
 
     :param rows: how many rows have an answer from there.
     :param usage: the tokens of all live answers; they are part of the job's usage.
-    :param times_batch_price: how many times as much they cost as in a batch.
+    :param times_batch_price: how many times as much they cost as in a batch; None: a batch costs nothing.
         https://developers.openai.com/api/docs/guides/batch
     """
 
     rows: int = 0
     usage: Usage = msgspec.field(default_factory=Usage)
-    times_batch_price: float = 2.0
+    times_batch_price: float | None = 2.0
 
 
 class Merged(msgspec.Struct):
@@ -51,6 +52,7 @@ class Merged(msgspec.Struct):
     :param scan: what the downloaded files held.
     :param truncated: how many rows have an answer that was cut off, whatever their status.
     :param live: what was asked live; None if nothing was.
+    :param cost: what the usage cost, by model, in batches and live.
     """
 
     parts: list[Part] = []
@@ -60,6 +62,7 @@ class Merged(msgspec.Struct):
     scan: Scan = msgspec.field(default_factory=Scan)
     truncated: int = 0
     live: LiveUse | None = None
+    cost: Cost = msgspec.field(default_factory=Cost)
 
 
 class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +80,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     A complete job.
 
     :param digest: the digest of the results: of the requests, ids, kept columns and settings of the output.
+    :param cost: what it cost; None in a manifest of release 0.1.
     :param made_by: dag_id, run_id, task_id and map_index of the task that wrote it.
     :param times: when the job ``started`` and ``finished``, in ISO 8601.
     """
@@ -93,6 +97,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     scan: Scan
     truncated: int = 0
     live: LiveUse | None = None
+    cost: Cost | None = None
     made_by: dict[str, str] = {}
     times: dict[str, str] = {}
     version: int = VERSION

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections import OrderedDict
 from itertools import islice
-from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
 from airflow_provider_openai_batches.api.endpoints import spec_of
-from airflow_provider_openai_batches.api.usage import Usage, usage_of
+from airflow_provider_openai_batches.api.usage import usage_of
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.data.findings import INVALID, NOTHING
 from airflow_provider_openai_batches.inference.data.job import ROWS_FILE, RowId
-from airflow_provider_openai_batches.inference.data.lines import body_of, classify, read_line
+from airflow_provider_openai_batches.inference.data.lines import body_of, read_line
 from airflow_provider_openai_batches.inference.data.manifest import (
     MANIFEST_FILE,
     UNREADABLE_FILE,
@@ -24,8 +22,12 @@ from airflow_provider_openai_batches.inference.data.manifest import (
     Part,
 )
 from airflow_provider_openai_batches.inference.data.outcomes import STATUSES, TOO_LATE, Outcome, RowError
+from airflow_provider_openai_batches.inference.data.result_files import ResultFiles
 from airflow_provider_openai_batches.inference.data.results import Answer, AnswerReader
+from airflow_provider_openai_batches.inference.data.row_models import RowModels
 from airflow_provider_openai_batches.inference.data.writers import WRITERS
+from airflow_provider_openai_batches.pricing.cost import Bill
+from airflow_provider_openai_batches.pricing.prices import NO_PRICES
 from airflow_provider_openai_batches.storage import as_path, open_binary, remove, whole
 
 if TYPE_CHECKING:
@@ -34,11 +36,12 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.data.index import ResultIndex
     from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
     from airflow_provider_openai_batches.inference.data.writers.protocol import PartWriter
+    from airflow_provider_openai_batches.pricing.cost import Way
+    from airflow_provider_openai_batches.pricing.prices import Prices
     from airflow_provider_openai_batches.storage import AnyPath
 
 ROWS_PER_PART = 50_000
 MAX_ERROR_CODES = 50
-_OPEN_FILES = 64
 _BLOCK_ROWS = 64
 _Block: TypeAlias = tuple[list[bytes], list[Answer]]
 
@@ -51,6 +54,7 @@ def merge(
     schema: OutputSchema | None = None,
     output_format: str = "jsonl",
     rows_per_part: int = ROWS_PER_PART,
+    prices: Prices = NO_PRICES,
 ) -> Merged:
     """
     Write ``part-00000.jsonl``, … in the order of the input; each part appears whole or not at all.
@@ -60,6 +64,7 @@ def merge(
 
     :param output: ``"text"`` or ``"body"``, see :class:`AnswerReader`.
     :param output_format: one of :data:`WRITERS`.
+    :param prices: what tokens cost; without them the cost is unknown.
     :raises InvalidInputError: if an argument is unknown, or the results of a shard are not in the index.
     """
     check_output(output, output_format, rows_per_part)
@@ -70,31 +75,43 @@ def merge(
     writer = WRITERS[output_format](index.job, index.work, whole_body=output == "body")
     reader = AnswerReader(spec_of(index.job.endpoint), output, schema)
     merged = Merged(counts=dict.fromkeys(STATUSES, 0))
-    with _ResultFiles(index) as files:
-        results = _Results(index, files, reader, merged)
+    with ResultFiles(index) as files:
+        results = _Results(index, files, reader, merged, Bill(prices), RowModels(index.job, index.work))
         with open_binary(index.work / ROWS_FILE) as lines:
             for number, first in enumerate(range(0, index.job.rows, rows_per_part)):
                 blocks = results.blocks(islice(lines, rows_per_part), first)
                 merged.parts.append(_write_part(directory, number, writer, blocks))
-        _add_superseded(index, files, merged)
+        results.add_superseded()
         _keep_unreadable(index, files, directory)
-        if index.live_files:
-            merged.live = _live_use(index)
+    results.sum_up()
+    if index.live_files:
+        share = prices.batch_discount
+        merged.live = LiveUse(
+            rows=index.live_rows,
+            usage=results.bill.usage("live"),
+            times_batch_price=1 / share if share else None,
+        )
     merged.scan = index.scan
     _remove_others(directory, merged.parts)
     return merged
 
 
-def read_first(index: ResultIndex, rows: int, *, schema: OutputSchema | None) -> tuple[Merged, list[_Block]]:
+def read_first(
+    index: ResultIndex, rows: int, *, schema: OutputSchema | None, prices: Prices = NO_PRICES
+) -> tuple[Merged, list[_Block]]:
     """
     Read the answers to the first rows, and write nothing.
 
     :param rows: how many; all of them are in memory then.
+    :param prices: what tokens cost.
     """
     merged = Merged(counts=dict.fromkeys(STATUSES, 0))
     reader = AnswerReader(spec_of(index.job.endpoint), "text", schema)
-    with _ResultFiles(index) as files, open_binary(index.work / ROWS_FILE) as lines:
-        return merged, list(_Results(index, files, reader, merged).blocks(islice(lines, rows), 0))
+    with ResultFiles(index) as files, open_binary(index.work / ROWS_FILE) as lines:
+        results = _Results(index, files, reader, merged, Bill(prices), RowModels(index.job, index.work))
+        blocks = list(results.blocks(islice(lines, rows), 0))
+        results.sum_up()
+        return merged, blocks
 
 
 def check_output(output: str, output_format: str, rows_per_part: int = ROWS_PER_PART) -> None:
@@ -126,26 +143,26 @@ def _write_part(directory: AnyPath, number: int, writer: PartWriter, blocks: Ite
 
 
 class _Results(msgspec.Struct):
-    """The rows of the job with their results, in order; counts and usage are added up in ``merged``."""
+    """The rows of the job with their results, in order; they are counted in ``merged`` and in the bill."""
 
     index: ResultIndex
-    files: _ResultFiles
+    files: ResultFiles
     reader: AnswerReader
     merged: Merged
+    bill: Bill
+    models: RowModels
 
     def blocks(self, lines: Iterator[bytes], first: int) -> Iterator[_Block]:
         """
         :param lines: of ``rows.jsonl``.
         :param first: the number of the first one.
         """
-        counts, usage = self.merged.counts, self.merged.usage
+        counts = self.merged.counts
         while rows := list(islice(lines, _BLOCK_ROWS)):
             answers = list(map(self._answer, range(first, first + len(rows))))
             for row, answer in zip(rows, answers, strict=True):
                 outcome = answer.outcome
                 counts[outcome.status] += 1
-                if answer.usage is not None:
-                    usage.add(answer.usage)
                 if answer.finish_reason is not None:
                     self.merged.truncated += 1
                 if outcome.error is not None:
@@ -166,8 +183,29 @@ class _Results(msgspec.Struct):
             raise InvalidInputError(
                 f"{self.index.files[number]} was changed while its results were merged"
             ) from error
+        self._charge(row, number, answer)
         is_too_late = answer.outcome.status == "cancelled" and self.index.nothing is TOO_LATE
         return Answer(TOO_LATE, None, None) if is_too_late else answer
+
+    def _charge(self, row: int, number: int, answer: Answer) -> None:
+        meter = self.bill.meter(self.models.of(row), "live" if number in self.index.live_files else "batch")
+        if answer.usage is not None:
+            meter.add(answer.usage)
+        elif answer.outcome.status == "succeeded":
+            meter.unmetered += 1
+
+    def add_superseded(self) -> None:
+        """Add the tokens of answers that were replaced by others: they were paid for too."""
+        for number, data in self.files.read_all(self.index.superseded):
+            line = read_line(data)
+            body = line and line.response and body_of(line.response)
+            if usage := body and usage_of(body):
+                way: Way = "live" if number in self.index.live_files else "batch"
+                self.bill.meter(self.models.only or _model_in(body), way).add(usage)
+
+    def sum_up(self) -> None:
+        """Note what all answers took."""
+        self.merged.usage, self.merged.cost = self.bill.usage(), self.bill.cost()
 
     def _count(self, error: RowError, row: bytes) -> None:
         errors = self.merged.errors
@@ -179,94 +217,25 @@ class _Results(msgspec.Struct):
             group.count += 1
 
 
-class _ResultFiles:
-    """Reads pieces of many files, and keeps only a few of them open."""
-
-    def __init__(self, index: ResultIndex) -> None:
-        self._index = index
-        self._fetched: set[int] = set()
-        self._open: OrderedDict[int, tuple[BinaryIO, int | None]] = OrderedDict()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        while self._open:
-            self._open.popitem()[1][0].close()
-
-    def read(self, number: int, offset: int, length: int) -> bytes:
-        handle, descriptor = self._open.get(number) or self._opened(number)
-        if descriptor is not None:
-            return os.pread(descriptor, length, offset)
-        handle.seek(offset)
-        return handle.read(length)
-
-    def drop_before(self, row: int) -> None:
-        """Let the files go in which there is nothing about this row and those that follow."""
-        self._drop([number for number in self._fetched if self._index.last_rows[number] < row])
-
-    def read_all(self, flat: Any) -> Iterator[bytes]:
-        """Yield pieces that are given as file, offset and length, one after the other; file after file."""
-        last = None
-        for number, offset, length in sorted(zip(flat[::3], flat[1::3], flat[2::3], strict=True)):
-            if last not in {None, number}:
-                self._drop([last])
-            last = number
-            yield self.read(number, offset, length)
-
-    def _drop(self, numbers: list[Any]) -> None:
-        for number in numbers:
-            if number in self._open:
-                self._open.pop(number)[0].close()
-            self._fetched.discard(number)
-            self._index.drop(self._index.files[number].name)
-
-    def _opened(self, number: int) -> tuple[BinaryIO, int | None]:
-        if len(self._open) == _OPEN_FILES:
-            self._open.popitem(last=False)[1][0].close()
-        path = self._index.files[number]
-        if number not in self._fetched:
-            self._index.fetch(path.name)
-            self._fetched.add(number)
-        handle = open_binary(path)
-        try:
-            descriptor = handle.fileno()
-        except OSError:  # a file in a store has none
-            descriptor = None
-        self._open[number] = (handle, descriptor)
-        return self._open[number]
+class _Model(msgspec.Struct):
+    model: Any = None
 
 
-def _add_superseded(index: ResultIndex, files: _ResultFiles, merged: Merged) -> None:
-    """Add the usage of answers that were replaced by others: they were paid for too."""
-    for data in files.read_all(index.superseded):
-        line = read_line(data)
-        usage = line and line.response and usage_of(body_of(line.response))
-        if usage:
-            merged.usage.add(usage)
+def _model_in(body: msgspec.Raw) -> str | None:
+    """Return the model that made an answer, as it says."""
+    try:
+        model = msgspec.json.decode(body, type=_Model).model
+    except (ValueError, msgspec.MsgspecError, RecursionError):
+        return None
+    return model if isinstance(model, str) else None
 
 
-def _live_use(index: ResultIndex) -> LiveUse:
-    """Add up the live answers, also those that are not used: they were paid for too."""
-    usage, spec = Usage(), spec_of(index.job.endpoint)
-    for number in sorted(index.live_files):
-        path = index.files[number]
-        index.fetch(path.name)
-        with open_binary(path) as lines:
-            for line in filter(None, map(read_line, lines)):
-                is_paid = line.response is not None and classify(line, spec).status == "succeeded"
-                if is_paid and line.response and (used := usage_of(body_of(line.response))):
-                    usage.add(used)
-        index.drop(path.name)
-    return LiveUse(rows=index.live_rows, usage=usage)
-
-
-def _keep_unreadable(index: ResultIndex, files: _ResultFiles, directory: AnyPath) -> None:
+def _keep_unreadable(index: ResultIndex, files: ResultFiles, directory: AnyPath) -> None:
     if not index.unreadable:
         remove(directory / UNREADABLE_FILE)
         return
     with whole(directory / UNREADABLE_FILE) as handle:
-        for data in files.read_all(index.unreadable):
+        for _, data in files.read_all(index.unreadable):
             handle.write(data.rstrip(b"\n") + b"\n")
 
 

@@ -1,0 +1,74 @@
+"""Reads pieces of a job's result files, of which only a few are open and on this machine."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
+
+from airflow_provider_openai_batches.storage import open_binary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airflow_provider_openai_batches.inference.data.index import ResultIndex
+
+_OPEN_FILES = 64
+
+
+class ResultFiles:
+    """Reads pieces of many files, and keeps only a few of them open."""
+
+    def __init__(self, index: ResultIndex) -> None:
+        self._index = index
+        self._fetched: set[int] = set()
+        self._open: OrderedDict[int, tuple[BinaryIO, int | None]] = OrderedDict()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._open:
+            self._open.popitem()[1][0].close()
+
+    def read(self, number: int, offset: int, length: int) -> bytes:
+        handle, descriptor = self._open.get(number) or self._opened(number)
+        if descriptor is not None:
+            return os.pread(descriptor, length, offset)
+        handle.seek(offset)
+        return handle.read(length)
+
+    def drop_before(self, row: int) -> None:
+        """Let the files go in which there is nothing about this row and those that follow."""
+        self._drop([number for number in self._fetched if self._index.last_rows[number] < row])
+
+    def read_all(self, flat: Any) -> Iterator[tuple[int, bytes]]:
+        """Yield file and bytes of pieces that are given as file, offset and length; file after file."""
+        last = None
+        for number, offset, length in sorted(zip(flat[::3], flat[1::3], flat[2::3], strict=True)):
+            if last not in {None, number}:
+                self._drop([last])
+            last = number
+            yield number, self.read(number, offset, length)
+
+    def _drop(self, numbers: list[Any]) -> None:
+        for number in numbers:
+            if number in self._open:
+                self._open.pop(number)[0].close()
+            self._fetched.discard(number)
+            self._index.drop(self._index.files[number].name)
+
+    def _opened(self, number: int) -> tuple[BinaryIO, int | None]:
+        if len(self._open) == _OPEN_FILES:
+            self._open.popitem(last=False)[1][0].close()
+        path = self._index.files[number]
+        if number not in self._fetched:
+            self._index.fetch(path.name)
+            self._fetched.add(number)
+        handle = open_binary(path)
+        try:
+            descriptor = handle.fileno()
+        except OSError:  # a file in a store has none
+            descriptor = None
+        self._open[number] = (handle, descriptor)
+        return self._open[number]
