@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.answers import Content
 
 
+# No request has more output tokens.
+_MOST = 1 << 40
+
+
 class EndpointSpec(msgspec.Struct, frozen=True, kw_only=True):
     """
     One endpoint. The defaults are for an unknown endpoint: nothing is checked, and answers are kept as whole
@@ -49,7 +53,8 @@ class EndpointSpec(msgspec.Struct, frozen=True, kw_only=True):
         file may have.
     :param schema_path: where in a body an output schema goes; empty if the endpoint takes none.
     :param schema_form: puts the schema and its name into the endpoint's own form.
-    :param length_field: the field of a body that says how long an answer may be.
+    :param length_fields: the fields of a body that say how long an answer may be; the first one is new.
+    :param has_output: whether its answers have output tokens.
     :param answer: the struct of an answer's body.
     :param read: reads it; returns None if the body does not have the form of the endpoint.
     :param can_fail_inside: whether a body can report a failure although the HTTP status is 200.
@@ -64,7 +69,8 @@ class EndpointSpec(msgspec.Struct, frozen=True, kw_only=True):
     count_inputs: Callable[[Any], int] | None = None
     schema_path: tuple[str, ...] = ()
     schema_form: Callable[[dict[str, Any]], dict[str, Any]] = dict
-    length_field: str = ""
+    length_fields: tuple[str, ...] = ()
+    has_output: bool = True
     answer: type[AnyBody] = AnyBody
     read: Callable[[Any], Content | None] | None = None
     can_fail_inside: bool = False
@@ -99,6 +105,18 @@ class EndpointSpec(msgspec.Struct, frozen=True, kw_only=True):
         model = body.get("model")
         if not (isinstance(model, str) and model) and (model is not None or self.model_required):
             raise InvalidInputError(f"its model is {model!r}: name one, in the body or for the whole job")
+
+    def most_output_tokens(self, body: Mapping[str, Any]) -> int | None:
+        """Return how many output tokens a request may have; None: its body sets no bound."""
+        if not self.has_output:
+            return 0
+        for field in self.length_fields:
+            most = body.get(field)
+            if most is not None:
+                choices = body.get("n") or 1
+                is_bound = isinstance(most, int) and isinstance(choices, int) and 0 < most * choices <= _MOST
+                return most * choices if is_bound else None
+        return None
 
     def with_schema(self, body: dict[str, Any], form: Any) -> dict[str, Any]:
         """
@@ -146,7 +164,7 @@ _ALL = (
         model_required=True,
         schema_path=("response_format",),
         schema_form=lambda schema: {"type": "json_schema", "json_schema": schema},
-        length_field="max_completion_tokens",
+        length_fields=("max_completion_tokens", "max_tokens"),
         answer=ChoicesBody,
         read=read_chat,
     ),
@@ -156,7 +174,7 @@ _ALL = (
         content_fields=("input", "prompt", "previous_response_id", "conversation"),
         schema_path=("text", "format"),
         schema_form=lambda schema: {"type": "json_schema", **schema},
-        length_field="max_output_tokens",
+        length_fields=("max_output_tokens",),
         answer=ResponseBody,
         read=read_response,
         can_fail_inside=True,
@@ -170,13 +188,14 @@ _ALL = (
         answer=EmbeddingsBody,
         read=read_embeddings,
         gives_vectors=True,
+        has_output=False,
     ),
     EndpointSpec(
         path="completions",
         prompt_field="prompt",
         content_fields=("prompt",),
         model_required=True,
-        length_field="max_tokens",
+        length_fields=("max_tokens",),
         answer=ChoicesBody,
         read=read_completion,
     ),
@@ -186,6 +205,7 @@ _ALL = (
         content_fields=("input",),
         answer=ModerationsBody,
         read=lambda body: read_raw(body.results),
+        has_output=False,
     ),
     EndpointSpec(
         path="images/generations",

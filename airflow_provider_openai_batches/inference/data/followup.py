@@ -17,14 +17,11 @@ if TYPE_CHECKING:
 
     from airflow_provider_openai_batches.inference.data.index import ResultIndex
     from airflow_provider_openai_batches.inference.data.job import Cut, Job, Shard
-
-
-class _Body(msgspec.Struct):
-    input: Any = None
+    from airflow_provider_openai_batches.inference.data.shards import Counts
 
 
 class _Line(msgspec.Struct):
-    body: _Body
+    body: dict[str, Any]
 
 
 def write_followup(
@@ -60,11 +57,16 @@ def write_followup(
 
 
 def _copy(shard: Shard, index: ResultIndex, wanted: bytearray, writer: ShardWriter) -> None:
-    count_inputs = spec_of(index.job.endpoint).count_inputs
+    spec = spec_of(index.job.endpoint)
+    is_bound = spec.has_output and shard.most_output_tokens is not None
+    counts: Counts = (0, None if spec.has_output else 0)
     for row, custom_id, line in request_lines(shard, index, wanted):
-        inputs = count_inputs(msgspec.json.decode(line, type=_Line).body.input) if count_inputs else 0
+        if spec.count_inputs or is_bound:
+            body = msgspec.json.decode(line, type=_Line).body
+            inputs = spec.count_inputs(body.get("input")) if spec.count_inputs else 0
+            counts = inputs, spec.most_output_tokens(body)
         is_named = custom_id != default_id(row)
-        writer.add(row, msgspec.json.encode(custom_id), line, shard.model, inputs, is_named)
+        writer.add(row, msgspec.json.encode(custom_id), line, shard.model, counts, is_named)
 
 
 def request_lines(shard: Shard, index: ResultIndex, wanted: bytearray) -> Iterator[tuple[int, str, bytes]]:

@@ -74,6 +74,7 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     :param round: 0 for the first time that its rows are asked, 1 or more for a follow-up.
     :param bytes: the size of the file.
     :param estimated_tokens: the tokens of the request bodies, at four bytes a token.
+    :param most_output_tokens: how many output tokens its requests allow; None: not all of them set a bound.
     :param sha256: the digest of the file; the same rows give the same file.
     :param first_row: the number of the first row in it, counted from 0; so is ``last_row``.
     :param is_found: whether its batch was found at the service, and the files of the try that made it are
@@ -89,6 +90,7 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int = 0
     embedding_inputs: int = 0
     estimated_tokens: int = 0
+    most_output_tokens: int | None = None
     sha256: str = ""
     is_found: bool = False
 

@@ -135,7 +135,7 @@ class AnswerReader:
     def _way_out(self, cut: str) -> str:
         if cut == "content_filter":
             return "the service's content filter stopped it"
-        return f"raise {self._spec.length_field}, which counts the tokens of the reasoning too"
+        return f"raise {self._spec.length_fields[0]}, which counts the tokens of the reasoning too"
 
     def _decoded(self, body: msgspec.Raw) -> Any:
         try:

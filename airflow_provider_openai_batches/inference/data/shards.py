@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias
 
 import msgspec
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 MAX_MODELS = 100  # one open file each
 _BYTES_PER_TOKEN = 4
+# The embedding inputs of a request, and the most output tokens that it allows.
+Counts: TypeAlias = tuple[int, int | None]
 
 
 def write_shards(
@@ -90,7 +92,7 @@ def _row_writer(
     rows_file: BinaryIO, writer: ShardWriter, envelope: Envelope, ids: GivenIds, spec: EndpointSpec
 ) -> Callable[[Request], None]:
     """Return a function that writes one request; names are looked up here once, not for each row."""
-    count_inputs = spec.count_inputs
+    count_inputs, most_output = spec.count_inputs, spec.most_output_tokens
     add, add_id, line_of, write_row = writer.add, ids.add, envelope.line, rows_file.write
 
     def write(request: Request) -> None:
@@ -101,7 +103,8 @@ def _row_writer(
             raise _not_json(request, error) from error
         inputs = count_inputs(request.body.get("input")) if count_inputs else 0
         line = line_of(custom_id, body)
-        add(request.row_number, custom_id, line, request.body.get("model"), inputs, request.is_named)
+        counts = inputs, most_output(request.body)
+        add(request.row_number, custom_id, line, request.body.get("model"), counts, request.is_named)
         write_row(b'{"custom_id":%b%b}\n' % (custom_id, kept))
         if request.is_named:
             add_id(request.custom_id)
@@ -191,17 +194,17 @@ class ShardWriter:
             self._completed(self.shards[-1])
 
     def add(  # noqa: PLR0917 - called for each row of a job, and keyword arguments cost time
-        self, row: int, custom_id: bytes, line: bytes, model: str | None, inputs: int, is_named: bool
+        self, row: int, custom_id: bytes, line: bytes, model: str | None, counts: Counts, is_named: bool
     ) -> None:
         """
         :param custom_id: as JSON.
-        :param inputs: the embedding inputs of the request.
+        :param counts: the embedding inputs of the request, and the most output tokens that it allows.
         :param is_named: whether the ``custom_id`` was given.
         """
         shard = self._open.get(model)
-        if shard is None or not shard.add(row, custom_id, line, inputs, is_named):
-            shard = self._begin(row, custom_id, model, len(line), inputs)
-            shard.add(row, custom_id, line, inputs, is_named)
+        if shard is None or not shard.add(row, custom_id, line, counts, is_named):
+            shard = self._begin(row, custom_id, model, len(line), counts[0])
+            shard.add(row, custom_id, line, counts, is_named)
 
     def _begin(self, row: int, custom_id: bytes, model: str | None, size: int, inputs: int) -> _OpenShard:
         name = name_row(row, msgspec.json.decode(custom_id))
@@ -244,16 +247,17 @@ class _OpenShard:
         self._sha256 = hashlib.sha256()
         self._requests, self._bytes = limits.max_requests, limits.max_bytes
         self._inputs = limits.max_embedding_inputs
-        self._ids_bytes = 0
+        self._ids_bytes = self._most_output = 0
+        self._is_unbound = False
         self._last_row = shard.first_row
         with ExitStack() as stack:
             self._lines = stack.enter_context(open_binary(work / shard.file, "wb"))
             self._ids = stack.enter_context(IdsWriter(open_binary(work / shard.ids_file, "wb")))
             self._files = stack.pop_all()
 
-    def add(self, row: int, custom_id: bytes, line: bytes, inputs: int, is_named: bool) -> bool:
+    def add(self, row: int, custom_id: bytes, line: bytes, counts: Counts, is_named: bool) -> bool:
         """Write a line if there is room for it, and return whether there was."""
-        size = len(line)
+        size, (inputs, most_output) = len(line), counts
         if not self._requests or size > self._bytes or inputs > self._inputs:
             return False
         self._lines.write(line)
@@ -267,6 +271,10 @@ class _OpenShard:
         self._requests -= 1
         self._bytes -= size
         self._inputs -= inputs
+        if most_output is None:
+            self._is_unbound = True
+        else:
+            self._most_output += most_output
         self._ids_bytes += len(custom_id)
         self._last_row = row
         return True
@@ -281,6 +289,7 @@ class _OpenShard:
             bytes=size,
             embedding_inputs=self._limits.max_embedding_inputs - self._inputs,
             estimated_tokens=-(-bodies // _BYTES_PER_TOKEN),
+            most_output_tokens=None if self._is_unbound else self._most_output,
             sha256=self._sha256.hexdigest(),
             last_row=self._last_row,
         )

@@ -1,0 +1,108 @@
+"""What requests are going to cost, and what that is based on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import msgspec
+
+from airflow_provider_openai_batches.api.usage import Usage
+from airflow_provider_openai_batches.pricing.cost import NO_MODEL, Cost, CostItem, Way, in_words
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from airflow_provider_openai_batches.pricing.prices import Prices
+
+Basis: TypeAlias = Literal["canary", "earlier", "most", "unknown"]
+_BASES: dict[str, str] = {
+    "canary": "as many for each row as the canary's rows had",
+    "earlier": "as many for each request as this task's earlier batches had",
+    "most": "the most that the requests allow",
+}
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    Requests of one model.
+
+    :param input_tokens: how many they are estimated to have.
+    :param most_output_tokens: how many output tokens they allow; None: there is no bound in each of them.
+    """
+
+    model: str | None
+    requests: int
+    input_tokens: int
+    most_output_tokens: int | None
+
+
+class Estimate(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What requests are going to cost.
+
+    :param output_tokens: None: nobody can say.
+    :param basis: where ``output_tokens`` comes from.
+    :param cost: without the output tokens where these are unknown.
+    """
+
+    requests: int
+    input_tokens: int
+    output_tokens: int | None
+    basis: Basis
+    cost: Cost
+
+    @property
+    def is_known(self) -> bool:
+        """Whether nothing is missing in the cost."""
+        return self.cost.is_known and self.output_tokens is not None
+
+    def __str__(self) -> str:
+        missing = [] if self.output_tokens is not None else ["output"]
+        priced = in_words(self.cost.usd, self.cost.unpriced)
+        said = f"{self.input_tokens:,} input tokens"
+        if missing:
+            priced = priced if self.cost.unpriced else f"≥ {priced}"
+            return f"about {said} and nobody knows how many output tokens: {priced}"
+        output = f"{self.output_tokens:,} output tokens"
+        basis = f" ({_BASES[self.basis]})" if self.output_tokens else ""
+        return f"about {said} and {output}{basis}: {priced}"
+
+
+def estimate(
+    loads: Iterable[Load],
+    prices: Prices,
+    *,
+    way: Way,
+    per_request: float | None = None,
+    basis: Basis = "most",
+) -> Estimate:
+    """
+    Estimate what requests cost.
+
+    :param per_request: the output tokens of a request, where these were measured; None: the most that the
+        requests allow.
+    :param basis: where that was measured.
+    """
+    items, unknown = [], 0
+    given = list(loads)
+    for load in given:
+        output = load.most_output_tokens
+        if per_request is not None and output != 0:
+            output = round(per_request * load.requests)
+        unknown += output is None
+        total = load.input_tokens + (output or 0)
+        usage = Usage(input_tokens=load.input_tokens, output_tokens=output or 0, total_tokens=total)
+        usd = prices.cost(load.model, usage, is_batch=way == "batch")
+        items.append(CostItem(model=load.model or "", way=way, usage=usage, usd=usd))
+    output_tokens = sum(item.usage.output_tokens for item in items)
+    return Estimate(
+        requests=sum(load.requests for load in given),
+        input_tokens=sum(load.input_tokens for load in given),
+        output_tokens=None if unknown else output_tokens,
+        basis="unknown" if unknown else basis if per_request is not None else "most",
+        cost=Cost(
+            usd=round(sum(item.usd or 0.0 for item in items), 9),
+            unpriced=sorted({item.model or NO_MODEL for item in items if item.usd is None}),
+            items=items,
+        ),
+    )
