@@ -92,6 +92,10 @@ class CanaryFailed(OpenAIBatchesError):
     """The first rows of a job were asked live, and their answers are not good enough for the rest."""
 
 
+class CostLimitReached(OpenAIBatchesError):
+    """The rest of a job would cost more than ``max_cost`` allows."""
+
+
 class TaskKilled(OpenAIBatchesError):
     """The task is being stopped; the request that was about to be sent was not."""
 

@@ -90,6 +90,13 @@ def check_interval(value: object, field: str) -> float:
     return float(value)
 
 
+def check_amount(value: object, field: str) -> float:
+    """Refuse anything but a finite amount of US dollars above 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise InvalidInputError(f"{field} is {value!r}; it must be an amount of US dollars above 0.")
+    return float(value)
+
+
 def check_text(value: object, field: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise InvalidInputError(f"{field} is {value!r}; it must be a string such as '24h'.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -21,15 +21,26 @@ if TYPE_CHECKING:
 SHOWN, SHOWN_CHARACTERS = 2, 500
 
 
-def check_first(index: ResultIndex, shards: list[Shard], settings: Settings, log: Log) -> float:
+class Measured(NamedTuple):
+    """
+    What the canary's answers show.
+
+    :param input_ratio: their input tokens, divided by what they were estimated to be; 0: no answer says it.
+    :param output: the output tokens of a row; None: no answer says it.
+    """
+
+    input_ratio: float
+    output: float | None
+
+
+def check_first(index: ResultIndex, shards: list[Shard], settings: Settings, log: Log) -> Measured:
     """
     Check the answers of the canary's rows, show two of them, and say what the whole job will take.
 
     :param shards: those that the canary's rows are in.
-    :return: their prompt tokens, divided by what they were estimated to be; 0: no answer says it.
     :raises CanaryFailed: if their answers would fail the task.
     """
-    merged, blocks = read_first(index, settings.canary, schema=settings.schema)
+    merged, blocks = read_first(index, settings.canary, schema=settings.schema, prices=settings.prices)
     pairs = (pair for rows, answers in blocks for pair in zip(rows, answers, strict=True))
     for row, answer in list(pairs)[:SHOWN]:
         custom_id, error = msgspec.json.decode(row, type=RowId).custom_id, answer.outcome.error
@@ -44,8 +55,8 @@ def check_first(index: ResultIndex, shards: list[Shard], settings: Settings, log
     usage, estimated = merged.usage, sum(shard.estimated_tokens for shard in shards)
     measured = usage.input_tokens / estimated if estimated else 0.0
     said = _outlook(usage, measured, index.job, settings)
-    log.info("Canary: %s. %s", in_words(merged.counts), said)
-    return measured
+    log.info("Canary: %s, cost: %s. %s", in_words(merged.counts), merged.cost, said)
+    return Measured(measured, usage.output_tokens / settings.canary if usage.total_tokens else None)
 
 
 def _outlook(usage: Usage, measured: float, job: Job, settings: Settings) -> str:

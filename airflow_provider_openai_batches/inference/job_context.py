@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
+
+from airflow_provider_openai_batches.exceptions import InvalidConnectionError
 from airflow_provider_openai_batches.idempotency.submit import BatchSpec
 from airflow_provider_openai_batches.inference.data.job import Limits
 from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
 from airflow_provider_openai_batches.inference.settings import Settings, answer_by
+from airflow_provider_openai_batches.pricing.prices import Prices
 
 if TYPE_CHECKING:
+    from airflow_provider_openai_batches.api.config import ClientConfig
     from airflow_provider_openai_batches.api.retry import Log
+    from airflow_provider_openai_batches.idempotency.service import Service
     from airflow_provider_openai_batches.idempotency.submit import Submitter
     from airflow_provider_openai_batches.inference.budget import Budget
+    from airflow_provider_openai_batches.inference.purse import Purse
     from airflow_provider_openai_batches.inference.records import Records
     from airflow_provider_openai_batches.inference.workspace import Workspace
 
@@ -26,13 +33,25 @@ class JobContext(NamedTuple):
     records: Records
     log: Log
     budget: Budget
+    purse: Purse
 
 
-def settings_of(given: Any, **more: Any) -> Settings:
+def config_of(service: Service, *, can_do_without: bool) -> ClientConfig | None:
+    """Return what the connection says; None if the task can do without, and there is none."""
+    try:
+        return service.config
+    except (AirflowNotFoundException, InvalidConnectionError):
+        if not can_do_without:
+            raise
+        return None
+
+
+def settings_of(given: Any, config: ClientConfig | None, **more: Any) -> Settings:
     """
     Return the settings that an operator was given, rendered.
 
     :param given: has the operator's arguments as attributes.
+    :param config: what the connection says; None: there is none.
     :param more: what is not one of its arguments.
     :raises InvalidInputError: naming the argument.
     """
@@ -56,4 +75,6 @@ def settings_of(given: Any, **more: Any) -> Settings:
         "then": given.then or "live",
         "deadline_seconds": given.batch_timeout,
     }
+    if config is not None:
+        other |= {"enqueued_token_limits": config.enqueued_token_limits, "prices": Prices.of(config)}
     return Settings(**{**same, **other, **more})

@@ -73,6 +73,7 @@ class Tally(msgspec.Struct):
         have been carried out and paid for: there is no way to ask.
     :param usage: the tokens of the answers.
     :param is_stopped: whether it was stopped before all rows were asked.
+    :param is_out_of_money: whether rows were not asked because ``may_ask`` said so.
     """
 
     succeeded: int = 0
@@ -83,6 +84,7 @@ class Tally(msgspec.Struct):
     unsure: int = 0
     usage: Usage = msgspec.field(default_factory=Usage)
     is_stopped: bool = False
+    is_out_of_money: bool = False
 
     @property
     def rows(self) -> int:
@@ -98,6 +100,7 @@ async def ask(
     *,
     log: Log,
     stop: Callable[[], bool] = lambda: False,
+    may_ask: Callable[[int], bool] = lambda _: True,
     total: int | None = None,
     most: int = MAX_UNDER_WAY,
 ) -> Tally:
@@ -108,6 +111,8 @@ async def ask(
     :param sink: returns when the line is stored. The row's place among ``most`` is free then.
     :param stop: looked at five times a second. Once it says True, nothing new is begun, and what is not
         answered within a second is given up.
+    :param may_ask: is told how many rows have no answer yet; once it says False although none is left, no
+        other row is begun.
     :param total: how many lines there are, for the log.
     :param most: how many requests may be under way.
     :raises APIError: if the service refuses the key, has no money to take, or has no such endpoint
@@ -116,7 +121,8 @@ async def ask(
     """
     check_endpoint(endpoint)
     check_count(most, "most")
-    return await _Run(client, endpoint, lines, sink, log=log, stop=stop, total=total, most=most).run()
+    run = _Run(client, endpoint, lines, sink, log=log, stop=stop, may_ask=may_ask, total=total, most=most)
+    return await run.run()
 
 
 class _EndedError(Exception):
@@ -141,11 +147,13 @@ class _Run:
         *,
         log: Log,
         stop: Callable[[], bool],
+        may_ask: Callable[[int], bool],
         total: int | None,
         most: int,
     ) -> None:
         self._client, self._endpoint, self._lines, self._sink = client, endpoint, iter(lines), sink
-        self._log, self._stop, self._total, self._most = log, stop, total, most
+        self._log, self._stop, self._may_ask, self._total, self._most = log, stop, may_ask, total, most
+        self._begun = 0  # rows without an answer
         self._spec = spec_of(endpoint)
         self._clock = asyncio.get_running_loop().time
         self._pace = LivePace(most)
@@ -181,14 +189,31 @@ class _Run:
         for data in self._lines:
             row = LiveRow(data, self._endpoint, self._client.config, self._places)
             try:
+                await self._afford()
                 await self._answer(row)
             except _EndedError:
                 return
             finally:
                 row.release()
 
+    async def _afford(self) -> None:
+        """Wait until one row more may be paid for."""
+        while not self._may_ask(self._begun):
+            if not self._begun:
+                self.tally.is_out_of_money = True
+            if self.tally.is_out_of_money or self._is_ending:
+                raise _EndedError
+            await asyncio.sleep(LOOK)
+
     async def _answer(self, row: LiveRow) -> None:
         """Ask a row until its answer is final, and pass it on."""
+        self._begun += 1
+        try:
+            await self._ask_until_final(row)
+        finally:
+            self._begun -= 1
+
+    async def _ask_until_final(self, row: LiveRow) -> None:
         found: _Found = await tenacity.AsyncRetrying(
             sleep=asyncio.sleep,
             retry=tenacity.retry_if_result(lambda found: found.outcome.retryable),

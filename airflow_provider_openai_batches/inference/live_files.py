@@ -21,6 +21,7 @@ from airflow_provider_openai_batches.inference.data.lines import decode_line
 from airflow_provider_openai_batches.inference.data.tolerant import UnreadableError, read_json
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from airflow_provider_openai_batches.api.protocol import HttpReply
@@ -142,6 +143,15 @@ def fetch_whole(place: Workspace, names: list[str]) -> None:
     place.fetch(names)
     for name in names:
         _mend_end(place.local / name)
+
+
+def live_lines(place: Workspace) -> Iterator[bytes]:
+    """Yield all live answers of a job that were stored."""
+    names = live_names(place)
+    fetch_whole(place, names)
+    for name in names:
+        with (place.local / name).open("rb") as file:
+            yield from file
 
 
 def add_live(index: ResultIndex, place: Workspace) -> None:

@@ -12,7 +12,7 @@ from airflow_provider_openai_batches.inference.data.followup import request_line
 from airflow_provider_openai_batches.inference.data.job import ROWS_FILE, read_ids
 from airflow_provider_openai_batches.inference.in_line import OWN_RATIOS
 from airflow_provider_openai_batches.inference.live import MAX_UNDER_WAY, ask
-from airflow_provider_openai_batches.inference.live_files import LiveFiles
+from airflow_provider_openai_batches.inference.live_files import LiveFiles, live_lines
 from airflow_provider_openai_batches.inference.own_loop import run_beside
 from airflow_provider_openai_batches.inference.records import RECORDS_FILE
 
@@ -31,7 +31,8 @@ class LiveRows:
     """The rows of a job that are asked live, and when."""
 
     def __init__(self, context: JobContext, results: JobResults) -> None:
-        self._settings, self._submitter, self._workspace, self._records, self._log, _ = context
+        self._settings, self._submitter, self._workspace, self._records, self._log = context[:5]
+        self._purse = context.purse
         self._results = results
 
     def end(self, job: Job, schedule: Schedule) -> WaitFor | None:
@@ -66,11 +67,15 @@ class LiveRows:
         shards = [shard for shard in job.shards_of(0) if shard.last_row < self._settings.canary]
         self._give_up(self._records.without_batch(shards))
         self.ask(job, self._settings.canary)
+        if self._purse.is_empty:
+            return
         index = self._results.index(job)
         self._workspace.fetch([ROWS_FILE])
         measured = check_first(index, shards, self._settings, self._log)
         least, most = OWN_RATIOS
-        self._records.measured = measured and min(max(measured, least), most)
+        ratio = measured.input_ratio
+        self._records.measured = ratio and min(max(ratio, least), most)
+        self._records.canary_output = measured.output
         self._records.has_canary = True
         self._records.live_rows = index.live_rows
         for shard in shards:
@@ -88,9 +93,11 @@ class LiveRows:
         self._records.has_live = True
         self._records.save(self._workspace.local)
         self._workspace.store([RECORDS_FILE])
+        if self._settings.max_cost is not None:
+            self._purse.begin_live(job, live_lines(self._workspace))
         again = self._settings.max_rounds if self._settings.retry_invalid else 0
         for part in job.live_parts():
-            for number in range(1 + again):
+            for number in range(0 if self._purse.is_empty else 1 + again):
                 self._ask_part(job, part, number, job.rows if rows is None else rows)
 
     def _give_up(self, shards: list[Shard]) -> None:
@@ -109,6 +116,7 @@ class LiveRows:
         if total:
             lines = _lines(index, part, wanted)
             tally = run_beside(lambda has_to_end: self._run(files, lines, total, has_to_end))
+            self._purse.is_empty = tally.is_out_of_money
             if tally.is_stopped:
                 raise TaskKilled("The task was stopped while rows were asked live; their answers are stored.")
 
@@ -123,14 +131,20 @@ class LiveRows:
     async def _run(
         self, files: LiveFiles, lines: Iterator[bytes], total: int, has_to_end: Callable[[], bool]
     ) -> Tally:
-        service, endpoint = self._submitter.service, self._settings.spec.endpoint
+        service, endpoint, purse = self._submitter.service, self._settings.spec.endpoint, self._purse
+
+        async def store(line: bytes) -> None:
+            await files.write(line)
+            purse.paid(line)
+
         client = AsyncBatchesClient(service.config, connections=MAX_UNDER_WAY)
         try:
             return await ask(
                 client,
                 endpoint,
                 lines,
-                files.write,
+                store,
+                may_ask=purse.may_ask,
                 log=self._log,
                 stop=lambda: service.stopped or has_to_end(),
                 total=total,

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from airflow_provider_openai_batches.api.models import is_over
+from airflow_provider_openai_batches.api.usage import Usage
 from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
-from airflow_provider_openai_batches.idempotency.keys import Origin
+from airflow_provider_openai_batches.idempotency import keys
 from airflow_provider_openai_batches.inference.data.job import is_bare_name
 from airflow_provider_openai_batches.inference.data.outcomes import RowError  # noqa: TC001 - msgspec reads the annotation
 from airflow_provider_openai_batches.polling.wait import GRACE, UNKNOWN_WINDOW
@@ -55,6 +56,9 @@ class Record(msgspec.Struct, omit_defaults=True):
     :param is_keyless: whether the service gives no metadata back, so its input file must tell.
     :param ended_at: when its batch was over.
     :param is_too_large: whether the service takes no batch of its size.
+    :param usage: the tokens of its answers, once the batch is over and where it says them.
+    :param model: its model, as far as the batch says it.
+    :param estimated_tokens: its input tokens, as its requests' sizes suggest.
     :param unfinished: how many of its rows may have to be asked again, and are in no other shard yet.
     """
 
@@ -75,6 +79,9 @@ class Record(msgspec.Struct, omit_defaults=True):
     is_keyless: bool = False
     ended_at: float = 0
     unfinished: int = UNKNOWN
+    usage: Usage | None = None
+    model: str | None = None
+    estimated_tokens: int = 0
     is_too_large: bool = False
 
     @property
@@ -106,9 +113,14 @@ class Record(msgspec.Struct, omit_defaults=True):
         self.input_file_id = batch.input_file_id or self.input_file_id
         self.created_at = batch.created_at or self.created_at
         self.expires_at = batch.expires_at
-        self.is_keyless = Origin.of(batch).dag_id is None
+        self.is_keyless = keys.Origin.of(batch).dag_id is None
         counts = batch.counts
         self.total, self.completed, self.failed = counts.total, counts.completed, counts.failed
+        estimate = keys.estimate_of(batch)
+        self.model = batch.model or (estimate and estimate[1]) or None
+        self.estimated_tokens = estimate[0] if estimate else 0
+        usage = Usage.of_batch(batch.usage)
+        self.usage = usage if batch.is_over and usage and usage.total_tokens else None
 
     def release(self) -> None:
         """Forget the batch, which was rejected; another one may be submitted under another key."""
@@ -117,6 +129,7 @@ class Record(msgspec.Struct, omit_defaults=True):
         if self.is_keyless:
             self.input_file_id = None
         self.batch_id, self.error, self.files, self.status, self.is_own = None, None, None, "", True
+        self.usage = None
 
     def ended(self, batch: Batch, now: float) -> None:
         """Note when the batch was over."""
@@ -144,6 +157,8 @@ class Records(msgspec.Struct):
     :param live_rows: how many rows were answered live before anything was submitted.
     :param has_canary: whether the first rows were asked live, and were good enough.
     :param measured: the prompt tokens of the canary, divided by what they were estimated to be.
+    :param canary_output: the output tokens of a row of the canary.
+    :param earlier_output: the output tokens of a request in earlier batches of the task.
     :param is_late: whether this try ended what ran because the time of ``answer_by`` was up.
     """
 
@@ -165,6 +180,8 @@ class Records(msgspec.Struct):
     live_rows: int = 0
     has_canary: bool = False
     measured: float = 0
+    canary_output: float | None = None
+    earlier_output: float | None = None
     is_late: bool = False
 
     # -- which batches there are ---------------------------------------------------------------------------
@@ -202,6 +219,16 @@ class Records(msgspec.Struct):
     def has_created(self) -> bool:
         """Whether this job ever created a batch, even one that was rejected."""
         return any(record.batch_id or record.attempt for record in self.by_shard.values())
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether anything was submitted or asked."""
+        return self.has_created or self.has_live
+
+    @property
+    def metered(self) -> list[Record]:
+        """Those whose batch is over and says how many tokens it took."""
+        return [record for record in self.by_shard.values() if record.usage and record.completed]
 
     @property
     def left_open(self) -> list[Record]:
@@ -302,6 +329,8 @@ class Records(msgspec.Struct):
             has_canary=self.has_canary,
             live_rows=self.live_rows,
             measured=self.measured,
+            canary_output=self.canary_output,
+            earlier_output=self.earlier_output,
         )
 
     def save(self, folder: Path) -> None:

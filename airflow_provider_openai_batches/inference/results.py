@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from airflow_provider_openai_batches.api.endpoints import spec_of
 from airflow_provider_openai_batches.api.validation import result_file_name
-from airflow_provider_openai_batches.exceptions import AnswersLate, APIError, BatchFailed, OpenAIBatchesError
+from airflow_provider_openai_batches.exceptions import (
+    AnswersLate,
+    APIError,
+    BatchFailed,
+    CostLimitReached,
+    OpenAIBatchesError,
+)
 from airflow_provider_openai_batches.inference.claim import names_of
 from airflow_provider_openai_batches.inference.data.findings import Findings, Scanner
 from airflow_provider_openai_batches.inference.data.index import ResultIndex
@@ -18,6 +25,7 @@ from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FI
 from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, BatchRecord, Manifest
 from airflow_provider_openai_batches.inference.data.merge import merge
 from airflow_provider_openai_batches.inference.data.outcomes import TOO_LATE, RowError
+from airflow_provider_openai_batches.inference.data.spending import usage_in
 from airflow_provider_openai_batches.inference.in_line import LIMIT_EXCEEDED
 from airflow_provider_openai_batches.inference.records import UNKNOWN
 from airflow_provider_openai_batches.inference.summary import errors_in_words, failure, in_words, rejection_of
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from airflow_provider_openai_batches.api.models import Batch
+    from airflow_provider_openai_batches.api.usage import Usage
     from airflow_provider_openai_batches.inference.data.job import Cut, Job, Shard
     from airflow_provider_openai_batches.inference.data.manifest import Merged
     from airflow_provider_openai_batches.inference.job_context import JobContext
@@ -43,7 +52,8 @@ class JobResults:
     """Downloads what the batches answered, says what must be asked again, and writes the rest into parts."""
 
     def __init__(self, context: JobContext) -> None:
-        self._settings, self._submitter, self._workspace, self._records, self._log, self._budget = context
+        self._settings, self._submitter, self._workspace, self._records, self._log = context[:5]
+        self._budget, self._purse = context.budget, context.purse
         self._limits_before: dict[str, int] = {}  # what was known when a collection began
 
     def collect(self, job: Job, now: float) -> bool:
@@ -139,14 +149,17 @@ class JobResults:
             output=settings.output,
             schema=settings.schema,
             output_format=settings.output_format,
+            prices=settings.prices,
         )
         problem = rejection_of(self._records, job) or failure(merged.counts, settings.fail_on)
-        late = self._late(merged)
-        if problem or late:
-            raise (AnswersLate if late else BatchFailed)(
-                f"{late or problem} The results so far are in {place.output}, without a manifest; another "
-                f"try continues from there.{errors_in_words(merged)}"
-            )
+        self._log.info("Cost: %s", merged.cost)
+        ends = {AnswersLate: self._late(merged), CostLimitReached: self._unpaid(merged), BatchFailed: problem}
+        for kind, why in ends.items():
+            if why:
+                raise kind(
+                    f"{why} The results so far are in {place.output}, without a manifest; another "
+                    f"try continues from there.{errors_in_words(merged)}"
+                )
         manifest = self._manifest(job, merged, now)
         write_json(place.output / MANIFEST_FILE, manifest)
         self._log.info("%s: %s", place.output, in_words(manifest.counts))
@@ -161,6 +174,17 @@ class JobResults:
         if self._settings.then != "fail" or not self._records.is_late or not lost:
             return None
         return f"{lost:,} of {sum(merged.counts.values()):,} rows had no answer by the time of answer_by."
+
+    def _unpaid(self, merged: Merged) -> str | None:
+        """Say how many rows were not asked because of max_cost."""
+        if not self._purse.is_empty:
+            return None
+        left = merged.counts["missing"] + merged.counts["expired"] + merged.counts["cancelled"]
+        return (
+            f"The rest would pass max_cost={self._settings.max_cost:g}: {merged.cost} were spent, and "
+            f"{left:,} of {sum(merged.counts.values()):,} rows are left. Clear the task with a higher "
+            "max_cost: nothing is paid twice."
+        )
 
     def _manifest(self, job: Job, merged: Merged, now: float) -> Manifest:
         records = self._records
@@ -190,6 +214,8 @@ class JobResults:
             UNKNOWN if shard.is_found else unfinished
         )  # its batch may have other rows than its file
         record.files = names
+        if record.usage is None and record.completed and self._settings.max_cost is not None:
+            record.usage = self._usage_in(names)
         record.ended(batch, now)
         self._log.info(
             "Shard %d: batch %s is %s, %d of %d requests were answered",
@@ -201,6 +227,14 @@ class JobResults:
         )
         self._records.recover()
         return False
+
+    def _usage_in(self, names: list[str]) -> Usage | None:
+        """Add up the tokens of a batch's answers, where the service does not."""
+        place = self._workspace
+        place.fetch(names)
+        usage = usage_in([place.local / name for name in names], spec_of(self._settings.spec.endpoint))
+        place.drop(names)
+        return usage
 
     def _download(self, batch: Batch, file_id: str, kind: str) -> str:
         place, name = self._workspace, result_file_name(batch.id, kind)

@@ -24,6 +24,7 @@ from airflow_provider_openai_batches.inference.budget import Budget
 from airflow_provider_openai_batches.inference.data.job import JOB_FILE, Job
 from airflow_provider_openai_batches.inference.data.merge import check_output
 from airflow_provider_openai_batches.inference.job_context import JobContext
+from airflow_provider_openai_batches.inference.purse import Purse
 from airflow_provider_openai_batches.inference.records import RECORDS_FILE, Records
 from airflow_provider_openai_batches.inference.results import JobResults, digests
 from airflow_provider_openai_batches.inference.rounds import Rounds
@@ -102,7 +103,22 @@ class Runner:
         new = Records(digest=results_digest, started=now, since=self._since, salt=salt)
         new.counts_from = now if settings.begins_anew else 0.0
         self._begin(known.next_try(new) if known else new)
+        if self._since is None and not self.records.has_begun:
+            self._check_cost()
         return None
+
+    def _check_cost(self) -> None:
+        """
+        Say what the job is going to cost, and refuse it if that is too much.
+
+        :raises InvalidInputError: naming ``max_cost``.
+        """
+        try:
+            said = self._purse.check_start(self.job, self._clock())
+        except InvalidInputError:
+            self.workspace.clear()
+            raise
+        self._log.info("Estimate: %s", said)
 
     def _check_time(self, now: float) -> None:
         """
@@ -122,7 +138,10 @@ class Runner:
         job, digest, *_ = self._write(requests, is_claimed=False)
         self.workspace.keep(job, digest)
         self._log.info("A dry run, nothing is sent; rows: %d, files: %d", job.rows, len(job.shards_of(0)))
-        return dry_run_summary(job, str(self.workspace.output), str(self.workspace.kept))
+        self._begin(Records(digest=digest, started=self._clock()))
+        estimate = self._purse.rehearse(job, self._clock())
+        self._log.info("Estimate: %s", estimate)
+        return dry_run_summary(job, estimate, str(self.workspace.output), str(self.workspace.kept))
 
     def resume(self, name: str) -> bool:
         """Continue the job that another process left; False if its files are gone."""
@@ -174,8 +193,9 @@ class Runner:
         task = self.submitter.task
         kind = task.dag_id, task.task_id
         budget = Budget(self.settings, self.submitter.service, records, task.task_key, kind)
-        context = JobContext(self.settings, self.submitter, self.workspace, records, self._log, budget)
-        self._context, self._budget = context, budget
+        purse = Purse(self.settings, records, budget, self.submitter.service, kind, self._log)
+        context = JobContext(self.settings, self.submitter, self.workspace, records, self._log, budget, purse)
+        self._context, self._budget, self._purse = context, budget, purse
         self._schedule = Schedule(self.settings, records, budget, self._log, self._clock)
         self._submissions, self._results = Submissions(context), JobResults(context)
         self._rounds = Rounds(context, self._results)
@@ -249,6 +269,9 @@ class Runner:
                 self._schedule.slow_down()
             if self._schedule.wants_canary(self.job):
                 self._live.ask_first(self.job)
+                if self._purse.is_empty:
+                    return None
+                self._purse.check_canary(self.job)
             if self._schedule.is_due(self.job):
                 submissions.cancel_outdated(self.job)
                 submissions.stop_running(self._schedule.why_due)
@@ -261,7 +284,7 @@ class Runner:
                 self.job = job
                 continue  # an earlier try may have made the same batches
             submissions.cancel_outdated(self.job)
-            if not self._schedule.is_busy(self.job):
+            if not self._schedule.is_busy(self.job) or self._purse.holds_back(self.job):
                 return None
             submissions.submit(self.job, self._schedule.room())
             records.since = None  # no batch is unknown now

@@ -9,6 +9,7 @@ import msgspec
 
 from airflow_provider_openai_batches.api import models, validation
 from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.pricing.prices import NO_PRICES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.idempotency.submit import BatchSpec
     from airflow_provider_openai_batches.inference.data.job import Limits
     from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
+    from airflow_provider_openai_batches.pricing.prices import Prices
 
 # The least and the most that each of these settings may be.
 _COUNTS: dict[str, tuple[int, int | None]] = {
@@ -44,6 +46,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     :param spec: what each batch asks of the service.
     :param enqueued_token_limits: those that the connection names, in tokens by model.
+    :param prices: those that hold on the connection.
     :param answer_by: seconds after the job's start, or a time.
     :param begins_anew: whether this is the first try since the task was cleared: its time counts anew.
     :param deadline_seconds: how long one try may take in total; None: as long as its batches may run.
@@ -66,6 +69,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     answer_by: float | datetime | None = None
     then: Then = "live"
     begins_anew: bool = False
+    max_cost: float | None = None
+    prices: Prices = NO_PRICES
     fail_on: FailOn = "none"
     overwrite: bool = False
     reuse: bool = True
@@ -102,6 +107,8 @@ def check_arguments(given: Any) -> None:
     for name, (least, most) in _COUNTS.items():
         if getattr(given, name) is not None or name not in _OPTIONAL:
             validation.check_count(getattr(given, name), name, least, most)
+    if given.max_cost is not None:
+        validation.check_amount(given.max_cost, "max_cost")
     validation.check_fail_on(given.fail_on)
     if given.retry_invalid and given.output_schema is None:
         raise InvalidInputError(

@@ -42,7 +42,8 @@ class Submissions:
     """
 
     def __init__(self, context: JobContext) -> None:
-        self._settings, self._submitter, self._workspace, self._records, self._log, self._budget = context
+        self._settings, self._submitter, self._workspace, self._records, self._log = context[:5]
+        self._budget, self._purse = context.budget, context.purse
         self._fresh: set[str | None] = set()  # uploaded a moment ago
         self._watch(self._records.active)
 
@@ -113,7 +114,8 @@ class Submissions:
         self._fresh.clear()  # there may have been a pause, and a file may be gone since
         if not records.rejected:
             waiting = records.without_batch(job.shards)
-            shards = self._budget.fitting(waiting, len(job.shards))[:room]
+            fitting = self._budget.fitting(waiting, len(job.shards))[:room]
+            shards = self._purse.fitting(job, fitting)
             for shard in self._uploaded(job, shards):
                 self._submit(shard, self._key(job, shard))
                 if records.rejected:

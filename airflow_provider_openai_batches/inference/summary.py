@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.data.job import Job
     from airflow_provider_openai_batches.inference.data.manifest import Manifest, Merged
     from airflow_provider_openai_batches.inference.records import Records
+    from airflow_provider_openai_batches.pricing.cost import Cost
+    from airflow_provider_openai_batches.pricing.estimate import Estimate
 
 # XCom values are stored in Airflow's database: lists are cut here, and complete in the manifest.
 SHOWN = 50
@@ -77,6 +79,7 @@ def summary_of(manifest: Manifest, output_uri: str) -> dict[str, Any]:
         "truncated": manifest.truncated,
         "usage": msgspec.to_builtins(manifest.usage),
         "live": msgspec.to_builtins(manifest.live),
+        "cost": cost_of(manifest.cost),
         "parts": [part.file for part in manifest.parts[:SHOWN]],
         "parts_total": len(manifest.parts),
         "batches": [
@@ -102,7 +105,7 @@ def summary_of(manifest: Manifest, output_uri: str) -> dict[str, Any]:
     return summary
 
 
-def dry_run_summary(job: Job, output_uri: str, directory: str) -> dict[str, Any]:
+def dry_run_summary(job: Job, estimate: Estimate, output_uri: str, directory: str) -> dict[str, Any]:
     """Return the summary of a dry run."""
     return {
         "dry_run": True,
@@ -114,6 +117,28 @@ def dry_run_summary(job: Job, output_uri: str, directory: str) -> dict[str, Any]
         "bytes": job.bytes,
         "estimated_tokens": job.estimated_tokens,
         "models": sorted({shard.model for shard in job.shards if shard.model}),
+        "estimate": {
+            "input_tokens": estimate.input_tokens,
+            "output_tokens": estimate.output_tokens,
+            "basis": estimate.basis,
+            "cost": cost_of(estimate.cost),
+        },
+    }
+
+
+def cost_of(cost: Cost | None) -> dict[str, Any] | None:
+    """Return what is said in XCom of a cost, in US dollars; without what is unknown."""
+    if cost is None:
+        return None
+    return {
+        "usd": cost.usd,
+        "is_known": cost.is_known,
+        "unpriced": cost.unpriced[:SHOWN],
+        "unmetered": cost.unmetered,
+        "items": [
+            {"model": item.model, "way": item.way, "usd": item.usd, "tokens": item.usage.total_tokens}
+            for item in cost.items[:SHOWN]
+        ],
     }
 
 

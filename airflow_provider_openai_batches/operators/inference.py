@@ -83,6 +83,8 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
     :param then: what happens to rows without an answer then: ``"live"``, the default, asks them live;
         ``"fail"`` fails the task, without a retry; ``"keep"`` gives them the status ``expired``.
     :param max_requests: refuse a job with more rows than this.
+    :param max_cost: US dollars: refuse a job that is estimated to cost more, or whose price is unknown. While
+        it runs, nothing is sent that would pass it; then the task fails, and with a higher limit goes on.
     :param fail_on: ``"none"``: the task fails only if no row succeeded, or the service rejected a batch;
         ``"any"``: also if any row has no valid answer; a fraction: also if more than this fraction of the
         rows have none. The parts are written even then, but no manifest; a later try continues from there.
@@ -152,6 +154,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         answer_by: float | timedelta | datetime | str | None = None,
         then: Then | None = None,
         max_requests: int | None = None,
+        max_cost: float | None = None,
         fail_on: FailOn = "none",
         dry_run: bool = False,
         overwrite: bool = False,
@@ -191,6 +194,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         self.answer_by = answer_by
         self.then = then
         self.max_requests = max_requests
+        self.max_cost = max_cost
         self.fail_on = fail_on
         self.is_dry_run = dry_run
         self.overwrite = overwrite
@@ -296,7 +300,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
             warn_of_local_output(place.output, self.log)
         settings = job_context.settings_of(
             self,
-            enqueued_token_limits={} if self.is_dry_run else self.hook.config.enqueued_token_limits,
+            job_context.config_of(self.hook, can_do_without=self.is_dry_run),
             must_end=self.must_end(context) if self.deferrable else None,
             begins_anew=self._begins_anew(context),
         )

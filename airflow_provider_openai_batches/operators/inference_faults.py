@@ -12,6 +12,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow_provider_openai_batches.exceptions import (
     AnswersLate,
     CanaryFailed,
+    CostLimitReached,
     InvalidInputError,
     NoLiveEndpointError,
     OpenAIBatchesError,
@@ -53,7 +54,7 @@ def fail_for_good(error: Exception) -> None:
     if isinstance(error, InvalidInputError):
         if not _may_pass(error.__cause__):
             raise UnusableInputError(str(error)) from error
-    elif isinstance(error, CanaryFailed | AnswersLate | NoLiveEndpointError):
+    elif isinstance(error, CanaryFailed | AnswersLate | CostLimitReached | NoLiveEndpointError):
         raise LastingError(str(error)) from error
     elif _lacks_rights(error):
         message = f"A store refused this worker ({type(error).__name__}: {error}). Check its credentials."

@@ -98,6 +98,11 @@ class Meter(msgspec.Struct):
         """Add the tokens of one request."""
         (self.usage if usage.input_tokens <= self.long_from else self.long_usage).add(usage)
 
+    def add_several(self, usage: Usage, requests: int) -> None:
+        """Add the tokens of several requests; how long each one was is not known, so their average counts."""
+        is_long = usage.input_tokens > self.long_from * max(1, requests)
+        (self.long_usage if is_long else self.usage).add(usage)
+
     @property
     def total(self) -> Usage:
         total = Usage()

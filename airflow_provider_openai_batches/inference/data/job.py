@@ -157,6 +157,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return max(shard.round for shard in self.shards)
 
     @property
+    def only_model(self) -> str | None:
+        """The model of all rows; None if there are several, or none is named."""
+        models = {shard.model for shard in self.shards_of(0)}
+        return models.pop() if len(models) == 1 else None
+
+    @property
     def bytes(self) -> int:
         """The size in bytes of the request files of the first round."""
         return sum(shard.bytes for shard in self.shards_of(0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
@@ -25,6 +25,7 @@ from airflow_provider_openai_batches.inference.data.outcomes import STATUSES, TO
 from airflow_provider_openai_batches.inference.data.result_files import ResultFiles
 from airflow_provider_openai_batches.inference.data.results import Answer, AnswerReader
 from airflow_provider_openai_batches.inference.data.row_models import RowModels
+from airflow_provider_openai_batches.inference.data.spending import model_in
 from airflow_provider_openai_batches.inference.data.writers import WRITERS
 from airflow_provider_openai_batches.pricing.cost import Bill
 from airflow_provider_openai_batches.pricing.prices import NO_PRICES
@@ -201,7 +202,7 @@ class _Results(msgspec.Struct):
             body = line and line.response and body_of(line.response)
             if usage := body and usage_of(body):
                 way: Way = "live" if number in self.index.live_files else "batch"
-                self.bill.meter(self.models.only or _model_in(body), way).add(usage)
+                self.bill.meter(self.index.job.only_model or model_in(body), way).add(usage)
 
     def sum_up(self) -> None:
         """Note what all answers took."""
@@ -215,19 +216,6 @@ class _Results(msgspec.Struct):
             errors[code] = ErrorGroup(1, error.message, msgspec.json.decode(row, type=RowId).custom_id)
         else:
             group.count += 1
-
-
-class _Model(msgspec.Struct):
-    model: Any = None
-
-
-def _model_in(body: msgspec.Raw) -> str | None:
-    """Return the model that made an answer, as it says."""
-    try:
-        model = msgspec.json.decode(body, type=_Model).model
-    except (ValueError, msgspec.MsgspecError, RecursionError):
-        return None
-    return model if isinstance(model, str) else None
 
 
 def _keep_unreadable(index: ResultIndex, files: ResultFiles, directory: AnyPath) -> None:

@@ -31,10 +31,5 @@ class RowModels:
                     count = 1 if isinstance(given, str) else given
                     self._of_row[row : row + count] = bytes([number]) * count
 
-    @property
-    def only(self) -> str | None:
-        """The model of all rows; None if there are several, or none is named."""
-        return self._models[0] if len(self._models) == 1 else None
-
     def of(self, row: int) -> str | None:
         return self._models[self._of_row[row]] if self._of_row else self._models[0]

@@ -1,0 +1,259 @@
+"""
+What a job is going to cost, and what it may still spend.
+
+What was spent is what finished batches and live answers report, whatever try they are from. What runs counts
+as its estimate, and so does a finished batch that reports no tokens. Nothing is submitted or asked that would
+pass ``max_cost``.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from airflow_provider_openai_batches.api.endpoints import spec_of
+from airflow_provider_openai_batches.exceptions import (
+    CostLimitReached,
+    InvalidInputError,
+    OpenAIBatchesError,
+)
+from airflow_provider_openai_batches.inference.data.spending import add_live
+from airflow_provider_openai_batches.inference.in_line import kind_of
+from airflow_provider_openai_batches.pricing.cost import Bill
+from airflow_provider_openai_batches.pricing.estimate import Load, estimate
+from airflow_provider_openai_batches.pricing.list_prices import HINT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from airflow_provider_openai_batches.api.retry import Log
+    from airflow_provider_openai_batches.idempotency.service import Service
+    from airflow_provider_openai_batches.inference.budget import Budget
+    from airflow_provider_openai_batches.inference.data.job import Job, Shard
+    from airflow_provider_openai_batches.inference.in_line import Kind
+    from airflow_provider_openai_batches.inference.records import Record, Records
+    from airflow_provider_openai_batches.inference.settings import Settings
+    from airflow_provider_openai_batches.pricing.cost import Way
+    from airflow_provider_openai_batches.pricing.estimate import Basis, Estimate
+
+# How far back, in seconds and batches, earlier batches of the same task are looked for.
+EARLIER_SECONDS, EARLIER_BATCHES = 8 * 86_400.0, 1_000
+
+
+class Purse:
+    """
+    The costs of one job.
+
+    ``is_empty`` says that something was not asked, because it would have passed ``max_cost``.
+
+    :param kind: DAG and task, whose earlier batches tell how long answers are.
+    """
+
+    def __init__(  # noqa: PLR0917 - made in one place
+        self,
+        settings: Settings,
+        records: Records,
+        budget: Budget,
+        service: Service,
+        kind: Kind,
+        log: Log,
+    ) -> None:
+        self._settings, self._records, self._budget = settings, records, budget
+        self._service, self._kind, self._log = service, kind, log
+        self._live, self._answers = Bill(settings.prices), 0
+        self._before = self._price_of_one = 0.0
+        self.is_empty = False
+
+    # -- before --------------------------------------------------------------------------------------------
+
+    def estimate(self, shards: Iterable[Shard], way: Way = "batch") -> Estimate:
+        """Say what the requests of some shards are going to cost."""
+        per_request, basis = self._output_of_a_request()
+        loads = [
+            Load(
+                model=shard.model,
+                requests=shard.requests,
+                input_tokens=self._input_tokens(shard),
+                most_output_tokens=shard.most_output_tokens,
+            )
+            for shard in shards
+        ]
+        return estimate(loads, self._settings.prices, way=way, per_request=per_request, basis=basis)
+
+    def _input_tokens(self, shard: Shard) -> int:
+        metered = self._records.metered
+        asked = sum(record.estimated_tokens for record in metered)
+        had = sum(record.usage.input_tokens for record in metered if record.usage)
+        return round(shard.estimated_tokens * had / asked) if asked and had else self._budget.tokens(shard)
+
+    def _output_of_a_request(self) -> tuple[float | None, Basis]:
+        """Return how many output tokens a request has, as far as that was measured."""
+        metered = self._records.metered
+        if completed := sum(record.completed for record in metered):
+            had = sum(record.usage.output_tokens for record in metered if record.usage)
+            return had / completed, "earlier"
+        if self._records.canary_output is not None:
+            return self._records.canary_output, "canary"
+        if self._records.earlier_output is not None:
+            return self._records.earlier_output, "earlier"
+        return None, "most"
+
+    def rehearse(self, job: Job, now: float) -> Estimate:
+        """
+        Return what a job is going to cost, without any rule about how much it may be.
+
+        :param now: Unix seconds.
+        """
+        way: Way = "live" if self._settings.mode == "live" else "batch"
+        said = self.estimate(job.shards_of(0), way)
+        if said.output_tokens is None and not said.cost.unpriced:
+            try:
+                self._look_at_earlier(now)
+            except OpenAIBatchesError as error:
+                self._log.info("Earlier batches of the task cannot be read: %s", error)
+        return self.estimate(job.shards_of(0), way)
+
+    def check_start(self, job: Job, now: float) -> Estimate:
+        """
+        Return what a job is going to cost; refuse one that costs too much, or whose cost nobody can tell.
+
+        Where a canary is going to measure the answers, their length is left to it.
+
+        :param now: Unix seconds.
+        :return: the estimate.
+        :raises InvalidInputError: naming ``max_cost``.
+        """
+        limit, settings = self._settings.max_cost, self._settings
+        has_canary = 0 < settings.canary < job.rows and settings.mode == "batch"
+        if limit is not None and not has_canary:
+            self._look_at_earlier(now)
+        said = self.estimate(job.shards_of(0), "live" if settings.mode == "live" else "batch")
+        if limit is None:
+            return said
+        if said.cost.unpriced:
+            raise InvalidInputError(
+                f"max_cost={limit:g} needs a price, and there is none of {', '.join(said.cost.unpriced)}: "
+                f"{HINT}. Nothing was sent."
+            )
+        if said.cost.usd > limit:
+            raise InvalidInputError(
+                f"The job is estimated to cost more than max_cost={limit:g}: {said}. Nothing was sent."
+            )
+        if said.output_tokens is None and not has_canary:
+            raise InvalidInputError(
+                f"max_cost={limit:g} needs to know how long answers may be, and nothing says it: give the "
+                f"body {' or '.join(spec_of(job.endpoint).length_fields) or 'a bound'}, or set canary=20 to "
+                "measure it. Nothing was sent."
+            )
+        return said
+
+    def check_canary(self, job: Job) -> None:
+        """
+        Stop a job of which the canary says that it would cost too much.
+
+        :raises CostLimitReached: before anything is submitted.
+        """
+        limit, said = self._settings.max_cost, self.estimate(job.shards_of(0))
+        if limit is not None and said.cost.usd > limit:
+            raise CostLimitReached(
+                f"The canary's answers show that the job would cost more than max_cost={limit:g}: {said}. "
+                "Nothing was submitted. Another try with a higher max_cost goes on from there."
+            )
+
+    def _look_at_earlier(self, now: float) -> None:
+        """Note how many output tokens a request of the task's earlier batches had."""
+        completed = output = 0
+        since = now - EARLIER_SECONDS
+        for batch in islice(self._service.iter_batches_since(since), EARLIER_BATCHES):
+            if kind_of(batch) == self._kind and batch.usage and batch.usage.output_tokens:
+                completed += batch.counts.completed
+                output += batch.usage.output_tokens
+        self._records.earlier_output = output / completed if completed else None
+
+    # -- while batches run ---------------------------------------------------------------------------------
+
+    def fitting(self, job: Job, shards: list[Shard]) -> list[Shard]:
+        """Return those that may be submitted, the first ones first; none overtakes another."""
+        limit = self._settings.max_cost
+        if limit is None:
+            return shards
+        committed, fit = self._committed(job), []
+        for shard in shards:
+            committed += self._price(shard)
+            if committed > limit:
+                break
+            fit.append(shard)
+        return fit
+
+    def holds_back(self, job: Job) -> bool:
+        """Whether batches are left that cost too much, and nothing runs that may turn out to cost less."""
+        waiting = self._records.without_batch(job.shards)
+        self.is_empty = bool(waiting and not self._records.active and not self.fitting(job, waiting))
+        return self.is_empty
+
+    def _price(self, shard: Shard) -> float:
+        return self.estimate([shard]).cost.usd
+
+    def _committed(self, job: Job) -> float:
+        """Return what was spent, and what runs is going to cost."""
+        bill, running = Bill(self._settings.prices), 0.0
+        only = job.only_model
+        for shard, record in self._records.submitted(job):
+            if record.error is not None:
+                continue  # nothing of it ran
+            if record.usage is None:
+                running += self._price(_described(job, record) if shard.is_found else shard)
+            else:
+                meter = bill.meter(shard.model or record.model or only, "batch")
+                meter.add_several(record.usage, record.completed)
+        return bill.cost().usd + running + self._live.cost().usd
+
+    # -- while rows are asked live -------------------------------------------------------------------------
+
+    def begin_live(self, job: Job, lines: Iterable[bytes]) -> None:
+        """
+        Get ready to ask rows live.
+
+        :param lines: the live answers that there are.
+        """
+        self._job, self._spec = job, spec_of(job.endpoint)
+        self._live, self._answers = Bill(self._settings.prices), 0
+        self._before = self._committed(job)
+        shards = job.shards_of(0)
+        self._price_of_one = self.estimate(shards, "live").cost.usd / job.rows
+        for line in lines:
+            self.paid(line)
+
+    def paid(self, line: bytes) -> None:
+        """Note a live answer."""
+        if self._settings.max_cost is not None:
+            self._answers += add_live(self._live, line, self._spec, self._job.only_model)
+
+    def may_ask(self, under_way: int) -> bool:
+        """
+        Whether one row more may be asked.
+
+        :param under_way: how many have no answer yet.
+        """
+        limit = self._settings.max_cost
+        if limit is None:
+            return True
+        spent = self._live.cost().usd
+        each = spent / self._answers if self._answers else self._price_of_one
+        return self._before + spent + (under_way + 1) * each <= limit
+
+
+def _described(job: Job, record: Record) -> Shard:
+    """Return what is known of the requests of a batch whose files are gone."""
+    shards = job.shards_of(0)
+    most = [shard.most_output_tokens for shard in shards]
+    known = None if None in most else sum(each or 0 for each in most) * record.total // job.rows
+    return msgspec.structs.replace(
+        shards[0],
+        model=record.model or job.only_model,
+        requests=record.total,
+        estimated_tokens=record.estimated_tokens,
+        most_output_tokens=known,
+    )
