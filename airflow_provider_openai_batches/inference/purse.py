@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 # How far back, in seconds and batches, earlier batches of the same task are looked for.
 EARLIER_SECONDS, EARLIER_BATCHES = 8 * 86_400.0, 1_000
+# So many rows are asked live before any answer shows what one costs.
+LEAST_UNDER_WAY = 4
 
 
 class Purse:
@@ -187,14 +189,22 @@ class Purse:
             fit.append(shard)
         return fit
 
-    def holds_back(self, job: Job) -> bool:
-        """Whether batches are left that cost too much, and nothing runs that may turn out to cost less."""
+    def is_spent(self, job: Job) -> bool:
+        """
+        Whether batches are left that cost too much, and nothing runs that may turn out to cost less.
+
+        Their rows are given up for this try.
+        """
         waiting = self._records.without_batch(job.shards)
-        self.is_empty = bool(waiting and not self._records.active and not self.fitting(job, waiting))
+        if waiting and not self._records.active and not self.fitting(job, waiting):
+            for shard in waiting:
+                self._records.give_up(shard.index)
+            self.is_empty = True
         return self.is_empty
 
     def _price(self, shard: Shard) -> float:
-        return self.estimate([shard]).cost.usd
+        cost = self.estimate([shard]).cost
+        return float("inf") if cost.unpriced else cost.usd
 
     def _committed(self, job: Job) -> float:
         """Return what was spent, and what runs is going to cost."""
@@ -240,6 +250,8 @@ class Purse:
         limit = self._settings.max_cost
         if limit is None:
             return True
+        if under_way > LEAST_UNDER_WAY + 2 * self._answers:
+            return False  # the first answers show what the others are going to cost
         spent = self._live.cost().usd
         each = spent / self._answers if self._answers else self._price_of_one
         return self._before + spent + (under_way + 1) * each <= limit

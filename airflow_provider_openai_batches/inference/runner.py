@@ -284,7 +284,7 @@ class Runner:
                 self.job = job
                 continue  # an earlier try may have made the same batches
             submissions.cancel_outdated(self.job)
-            if not self._schedule.is_busy(self.job) or self._purse.holds_back(self.job):
+            if not self._schedule.is_busy(self.job) or self._purse.is_spent(self.job):
                 return None
             submissions.submit(self.job, self._schedule.room())
             records.since = None  # no batch is unknown now

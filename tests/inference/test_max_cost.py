@@ -1,0 +1,273 @@
+"""What a job costs: said before, held to a limit while it runs, and added up afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from inferencekit import BODY, Crash, MortalHook, MortalOperator, again, job, manifest, results, rows
+from support import run_task
+
+from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.operators.inference_faults import LastingError, UnusableInputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from airflow_provider_openai_batches.devserver import DevServer
+
+CONNECTION = "AIRFLOW_CONN_OPENAI_BATCHES_DEFAULT"
+# US dollars for a million tokens.
+PRICES = {"gpt-5-mini": {"input": 100, "cached_input": 10, "output": 20_000}}
+# The dev server does not keep to it, so its answers are longer than the estimate says.
+SHORT = {**BODY, "max_completion_tokens": 1}
+
+
+def connect(extra: dict[str, Any]) -> None:
+    """Add fields to the default connection."""
+    connection = json.loads(os.environ[CONNECTION])
+    given = connection.get("extra") or {}
+    given = json.loads(given) if isinstance(given, str) else given
+    os.environ[CONNECTION] = json.dumps({**connection, "extra": {**given, **extra}})
+
+
+@pytest.fixture
+def priced(server: DevServer) -> DevServer:
+    """A server with prices, whose batches cost half."""
+    connect({"prices": PRICES})
+    return server
+
+
+def price(usage: dict[str, int], share: float) -> float:
+    """The price of tokens, worked out from the table above."""
+    fresh = usage["input_tokens"] - usage["cached_tokens"]
+    return share * (fresh * 0.0001 + usage["cached_tokens"] * 0.00001 + usage["output_tokens"] * 0.02)
+
+
+def paid(server: DevServer) -> int:
+    stats = server.stats()
+    assert stats["paid_more_than_once"] == stats["live"]["paid_more_than_once"] == 0
+    return int(stats["request_lines_paid"] + stats["live"]["paid"])
+
+
+def assert_nothing_sent(server: DevServer) -> None:
+    stats = server.stats()
+    assert not {"upload_file", "create_batch"} & set(stats["requests"])
+    assert stats["live"]["executed"] == 0
+
+
+def test_a_batch_costs_half(priced: DevServer, out: Path) -> None:
+    summary = run_task(job(out, requests=rows(6), max_requests_per_batch=4))
+    assert summary["cost"]["usd"] == pytest.approx(price(summary["usage"], 0.5))
+    assert summary["cost"]["is_known"] is True
+    (item,) = summary["cost"]["items"]
+    assert (item["model"], item["way"]) == ("gpt-5-mini", "batch")
+    assert manifest(out)["cost"]["usd"] == summary["cost"]["usd"] > 0
+
+
+def test_the_discount_of_the_connection(server: DevServer, out: Path) -> None:
+    connect({"prices": PRICES, "batch_discount": 0.8})
+    summary = run_task(job(out, requests=rows(2)))
+    assert summary["cost"]["usd"] == pytest.approx(price(summary["usage"], 0.8))
+
+
+def test_what_is_asked_live_costs_all(priced: DevServer, out: Path) -> None:
+    """The canary is live, and the rest is in a batch."""
+    summary = run_task(job(out, requests=rows(9), canary=3))
+    live, batch = summary["cost"]["items"][1], summary["cost"]["items"][0]
+    used = summary["live"]["usage"]
+    assert (live["way"], batch["way"]) == ("live", "batch")
+    assert live["usd"] == pytest.approx(price(used, 1.0))
+    rest = {name: count - used[name] for name, count in summary["usage"].items()}
+    assert batch["usd"] == pytest.approx(price(rest, 0.5))
+    assert summary["cost"]["usd"] == pytest.approx(live["usd"] + batch["usd"])
+
+
+def test_models_with_and_without_a_price(priced: DevServer, out: Path) -> None:
+    """What is unknown is named, and never in the sum."""
+    lines = [{**row, "model": "own-model" if n % 2 else "gpt-5-mini"} for n, row in enumerate(rows(6))]
+    summary = run_task(job(out, requests=lines, body={**BODY, "model": "{model}"}))
+    cost = summary["cost"]
+    assert (cost["unpriced"], cost["is_known"]) == (["own-model"], False)
+    known = {item["model"]: item["usd"] for item in cost["items"]}
+    assert known == {"gpt-5-mini": cost["usd"], "own-model": None}
+    parts = [row["usage"] for n, row in enumerate(results(out)) if n % 2 == 0]
+    assert cost["usd"] == pytest.approx(sum(price(usage, 0.5) for usage in parts))
+
+
+def test_answers_that_were_paid_for_twice(priced: DevServer, out: Path) -> None:
+    """An answer that is not valid, and was asked for again, was paid for too."""
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+    markers = {1: "invalid_json"}
+    operator = job(out, requests=rows(3, markers), output_schema=schema, retry_invalid=True, max_rounds=1)
+    summary = run_task(operator)
+    assert paid_lines(priced) == 4
+    assert summary["cost"]["usd"] == pytest.approx(price(summary["usage"], 0.5))
+
+
+def paid_lines(server: DevServer) -> int:
+    return int(server.stats()["request_lines_paid"])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"max_cost": 0.01, "body": SHORT}, r"more than max_cost=0.01: about \d+ input tokens and 5 output"),
+        ({"max_cost": 1e6, "model": "x"}, r"needs a price, and there is none of x"),
+        (
+            {"max_cost": 1e6},
+            "nothing says it: give the body max_completion_tokens or max_tokens",
+        ),
+        ({"max_cost": 0.001, "canary": 2}, r"more than max_cost=0.001"),
+        ({"max_cost": 0.01, "mode": "live", "body": SHORT}, r"more than max_cost=0.01"),
+    ],
+)
+def test_refused_before_anything_is_sent(
+    priced: DevServer, out: Path, given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UnusableInputError, match=message):
+        run_task(job(out, requests=rows(5), **given))
+    assert_nothing_sent(priced)
+    assert list(out.rglob("*.jsonl")) == []
+
+
+@pytest.mark.parametrize("amount", [0, -1, float("nan"), float("inf"), True, "25"])
+def test_no_amount(out: Path, amount: Any) -> None:
+    with pytest.raises(InvalidInputError, match=r"max_cost is .*; it must be an amount of US"):
+        job(out, requests=["a"], max_cost=amount)
+
+
+def test_a_dry_run_says_the_price(priced: DevServer, out: Path) -> None:
+    """The most that the requests allow, where nothing else is known."""
+    said = run_task(job(out, requests=rows(10), body=SHORT, dry_run=True))["estimate"]
+    assert (said["output_tokens"], said["basis"]) == (10, "most")
+    assert said["cost"]["usd"] == pytest.approx(0.5 * (said["input_tokens"] * 0.0001 + 10 * 0.02))
+    assert_nothing_sent(priced)
+
+
+def test_a_dry_run_without_a_bound_looks_at_earlier_batches(priced: DevServer, out: Path) -> None:
+    unknown = run_task(job(out, requests=rows(10), dry_run=True))["estimate"]
+    assert (unknown["output_tokens"], unknown["basis"]) == (None, "unknown")
+    used = run_task(job(out, requests=rows(10)))["usage"]
+    said = run_task(job(out.parent / "next", requests=rows(20), dry_run=True))["estimate"]
+    assert (said["output_tokens"], said["basis"]) == (2 * used["output_tokens"], "earlier")
+
+
+def test_a_dry_run_without_a_connection(out: Path) -> None:
+    said = run_task(job(out, requests=rows(2), dry_run=True, openai_conn_id="no_such"))["estimate"]
+    assert said["cost"]["unpriced"] == ["gpt-5-mini"]
+
+
+def test_earlier_batches_of_the_task_say_how_long_answers_are(priced: DevServer, out: Path) -> None:
+    used = run_task(job(out, requests=rows(10)))["usage"]
+    cost = price(used, 0.5)
+    with pytest.raises(UnusableInputError, match="as many for each request as this task's earlier batches"):
+        run_task(job(out.parent / "next", requests=rows(10), max_cost=0.9 * cost))
+    summary = run_task(job(out.parent / "next", requests=rows(10), max_cost=1.5 * cost))
+    assert summary["counts"]["succeeded"] == 10
+
+
+def test_the_canary_says_that_it_is_too_much(priced: DevServer, out: Path) -> None:
+    """Nothing is submitted; with a higher limit the next try goes on from there."""
+    operator = job(out, requests=rows(20), canary=2, max_cost=0.5)
+    with pytest.raises(LastingError, match=r"the job would cost more than max_cost=0.5: about"):
+        run_task(operator)
+    assert priced.batches() == []
+    assert priced.stats()["live"]["executed"] == 2
+    assert again(operator, max_cost=100.0)["counts"]["succeeded"] == 20
+    assert paid(priced) == 20
+
+
+def test_nothing_is_submitted_that_would_pass_the_limit(priced: DevServer, out: Path) -> None:
+    """The first batch shows that answers are longer than thought, so the last ones are not sent."""
+    given = {"requests": rows(20), "body": SHORT, "max_requests_per_batch": 4, "max_active_batches": 1}
+    full = run_task(job(out.parent / "full", **given, task_id="full"))["cost"]["usd"]
+    priced.reset()
+    priced.settings(batch_seconds=0.05)
+    operator = job(out, **given, max_cost=0.7 * full)
+    with pytest.raises(LastingError, match=r"8 of 20 rows are left. Clear the task with a higher max_cost"):
+        run_task(operator)
+    assert paid(priced) == 12
+    assert not (out / "manifest.json").exists()
+    found = results(out)
+    assert [row["status"] for row in found] == ["succeeded"] * 12 + ["missing"] * 8
+    summary = again(operator, max_cost=2 * full)
+    assert summary["counts"]["succeeded"] == 20
+    assert paid(priced) == 20
+    assert summary["cost"]["usd"] == pytest.approx(full)
+
+
+def test_the_same_limit_again_sends_nothing(priced: DevServer, out: Path) -> None:
+    given = {"requests": rows(20), "body": SHORT, "max_requests_per_batch": 4, "max_active_batches": 1}
+    operator = job(out, **given, max_cost=0.5)
+    with pytest.raises(LastingError, match="rows are left"):
+        run_task(operator)
+    before = len(priced.batches())
+    assert before >= 1
+    with pytest.raises(LastingError, match="rows are left"):
+        again(operator)
+    assert len(priced.batches()) == before
+
+
+def test_rows_that_are_asked_again_count(priced: DevServer, out: Path) -> None:
+    """A follow-up that would pass the limit is not sent."""
+    priced.settings(failing_share=1.0, failing_statuses=[500])
+    operator = job(out, requests=rows(8), body=SHORT, max_cost=0.2, max_requests_per_batch=2)
+    with pytest.raises(LastingError, match=r"Not one of 8 rows|rows are left"):
+        run_task(operator)
+    assert paid(priced) == 0
+
+
+def test_nothing_is_asked_live_that_would_pass_the_limit(priced: DevServer, out: Path) -> None:
+    given = {"requests": rows(60), "body": SHORT, "mode": "live"}
+    full = run_task(job(out.parent / "full", **given, task_id="full"))["cost"]["usd"]
+    priced.reset()
+    operator = job(out, **given, max_cost=0.6 * full)
+    with pytest.raises(LastingError, match=r"The rest would pass max_cost=.* rows are left"):
+        run_task(operator)
+    first = paid(priced)
+    # What is under way is counted at what the answers so far took.
+    assert 1 <= first < 60
+    summary = again(operator, max_cost=2 * full)
+    assert (summary["counts"]["succeeded"], paid(priced)) == (60, 60)
+
+
+def test_live_answers_of_an_earlier_try_count(priced: DevServer, out: Path) -> None:
+    given = {"requests": rows(30), "body": SHORT, "mode": "live"}
+    operator = job(out, **given, max_cost=0.9)
+    with pytest.raises(LastingError, match="rows are left"):
+        run_task(operator)
+    before = paid(priced)
+    with pytest.raises(LastingError, match="rows are left"):
+        again(operator)
+    assert paid(priced) == before
+
+
+@pytest.mark.parametrize(
+    "doom", [("create_batch", moment, n) for moment in ("before", "after") for n in (1, 2, 3)]
+)
+@pytest.mark.parametrize("keeps_files", [True, False])
+def test_kills_and_retries_never_pass_the_limit(
+    priced: DevServer, out: Path, doom: tuple[str, str, int], *, keeps_files: bool
+) -> None:
+    """However a try ends, the next ones know what was spent, also without the job's files."""
+    given = {"requests": rows(20), "body": SHORT, "max_requests_per_batch": 4, "max_active_batches": 1}
+    full = run_task(job(out.parent / "full", **given, task_id="full"))["cost"]["usd"]
+    priced.reset()
+    priced.settings(batch_seconds=0.05)
+    operator = job(out, MortalOperator, **given, max_cost=0.7 * full)
+    MortalHook.doom = doom
+    with pytest.raises(Crash):
+        run_task(operator)
+    MortalHook.doom = ("", "", 0)
+    if not keeps_files:
+        for path in sorted(out.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+    for number in (2, 3):
+        with pytest.raises(LastingError, match="8 of 20 rows are left"):
+            again(operator, number)
+    assert paid(priced) == 12
+    assert again(operator, 4, max_cost=2 * full)["counts"]["succeeded"] == 20
+    assert paid(priced) == 20
