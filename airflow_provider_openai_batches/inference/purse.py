@@ -102,38 +102,41 @@ class Purse:
             return self._records.earlier_output, "earlier"
         return None, "most"
 
+    def whole(self, job: Job) -> Estimate:
+        """Say what the whole job is going to cost."""
+        return self.estimate(job.shards_of(0), "live" if self._settings.mode == "live" else "batch")
+
     def rehearse(self, job: Job, now: float) -> Estimate:
         """
-        Return what a job is going to cost, without any rule about how much it may be.
+        Say what the whole job is going to cost, as well as a dry run can know it.
 
         :param now: Unix seconds.
         """
-        way: Way = "live" if self._settings.mode == "live" else "batch"
-        said = self.estimate(job.shards_of(0), way)
-        if said.output_tokens is None and not said.cost.unpriced:
-            try:
-                self._look_at_earlier(now)
-            except OpenAIBatchesError as error:
-                self._log.info("Earlier batches of the task cannot be read: %s", error)
-        return self.estimate(job.shards_of(0), way)
+        said = self.whole(job)
+        if said.output_tokens is not None or said.cost.unpriced:
+            return said
+        try:
+            self._look_at_earlier(now)
+        except OpenAIBatchesError as error:
+            self._log.info("Earlier batches of the task cannot be read: %s", error)
+        return self.whole(job)
 
-    def check_start(self, job: Job, now: float) -> Estimate:
+    def check_start(self, job: Job, now: float) -> None:
         """
-        Return what a job is going to cost; refuse one that costs too much, or whose cost nobody can tell.
+        Refuse a job that is going to cost too much, or whose cost nobody can tell.
 
         Where a canary is going to measure the answers, their length is left to it.
 
         :param now: Unix seconds.
-        :return: the estimate.
         :raises InvalidInputError: naming ``max_cost``.
         """
         limit, settings = self._settings.max_cost, self._settings
-        has_canary = 0 < settings.canary < job.rows and settings.mode == "batch"
-        if limit is not None and not has_canary:
-            self._look_at_earlier(now)
-        said = self.estimate(job.shards_of(0), "live" if settings.mode == "live" else "batch")
         if limit is None:
-            return said
+            return
+        has_canary = 0 < settings.canary < job.rows and settings.mode == "batch"
+        if not has_canary:
+            self._look_at_earlier(now)
+        said = self.whole(job)
         if said.cost.unpriced:
             raise InvalidInputError(
                 f"max_cost={limit:g} needs a price, and there is none of {', '.join(said.cost.unpriced)}: "
@@ -149,7 +152,6 @@ class Purse:
                 f"body {' or '.join(spec_of(job.endpoint).length_fields) or 'a bound'}, or set canary=20 to "
                 "measure it. Nothing was sent."
             )
-        return said
 
     def check_canary(self, job: Job) -> None:
         """
@@ -157,7 +159,7 @@ class Purse:
 
         :raises CostLimitReached: before anything is submitted.
         """
-        limit, said = self._settings.max_cost, self.estimate(job.shards_of(0))
+        limit, said = self._settings.max_cost, self.whole(job)
         if limit is not None and said.cost.usd > limit:
             raise CostLimitReached(
                 f"The canary's answers show that the job would cost more than max_cost={limit:g}: {said}. "

@@ -103,22 +103,22 @@ class Runner:
         new = Records(digest=results_digest, started=now, since=self._since, salt=salt)
         new.counts_from = now if settings.begins_anew else 0.0
         self._begin(known.next_try(new) if known else new)
-        if self._since is None and not self.records.has_begun:
-            self._check_cost()
+        self._check_cost()
         return None
 
     def _check_cost(self) -> None:
         """
-        Say what the job is going to cost, and refuse it if that is too much.
+        Say what the job is going to cost, and refuse it if that is too much and nothing was spent yet.
 
         :raises InvalidInputError: naming ``max_cost``.
         """
         try:
-            said = self._purse.check_start(self.job, self._clock())
+            if self._since is None and not self.records.has_begun:
+                self._purse.check_start(self.job, self._clock())
         except InvalidInputError:
             self.workspace.clear()
             raise
-        self._log.info("Estimate: %s", said)
+        self._log.info("Estimate of the whole job: %s", self._purse.whole(self.job))
 
     def _check_time(self, now: float) -> None:
         """
@@ -140,7 +140,7 @@ class Runner:
         self._log.info("A dry run, nothing is sent; rows: %d, files: %d", job.rows, len(job.shards_of(0)))
         self._begin(Records(digest=digest, started=self._clock()))
         estimate = self._purse.rehearse(job, self._clock())
-        self._log.info("Estimate: %s", estimate)
+        self._log.info("Estimate of the whole job: %s", estimate)
         return dry_run_summary(job, estimate, str(self.workspace.output), str(self.workspace.kept))
 
     def resume(self, name: str) -> bool:

@@ -23,6 +23,8 @@ CONNECTION = "AIRFLOW_CONN_OPENAI_BATCHES_DEFAULT"
 PRICES = {"gpt-5-mini": {"input": 100, "cached_input": 10, "output": 20_000}}
 # The dev server does not keep to it, so its answers are longer than the estimate says.
 SHORT = {**BODY, "max_completion_tokens": 1}
+# One small batch after the other.
+ONE_BY_ONE: dict[str, Any] = {"body": SHORT, "max_requests_per_batch": 4, "max_active_batches": 1}
 
 
 def connect(extra: dict[str, Any]) -> None:
@@ -182,7 +184,12 @@ def test_the_canary_says_that_it_is_too_much(priced: DevServer, out: Path) -> No
 
 def test_nothing_is_submitted_that_would_pass_the_limit(priced: DevServer, out: Path) -> None:
     """The first batch shows that answers are longer than thought, so the last ones are not sent."""
-    given = {"requests": rows(20), "body": SHORT, "max_requests_per_batch": 4, "max_active_batches": 1}
+    given: dict[str, Any] = {
+        "requests": rows(20),
+        "body": SHORT,
+        "max_requests_per_batch": 4,
+        "max_active_batches": 1,
+    }
     full = run_task(job(out.parent / "full", **given, task_id="full"))["cost"]["usd"]
     priced.reset()
     priced.settings(batch_seconds=0.05)
@@ -200,7 +207,12 @@ def test_nothing_is_submitted_that_would_pass_the_limit(priced: DevServer, out: 
 
 
 def test_the_same_limit_again_sends_nothing(priced: DevServer, out: Path) -> None:
-    given = {"requests": rows(20), "body": SHORT, "max_requests_per_batch": 4, "max_active_batches": 1}
+    given: dict[str, Any] = {
+        "requests": rows(20),
+        "body": SHORT,
+        "max_requests_per_batch": 4,
+        "max_active_batches": 1,
+    }
     operator = job(out, **given, max_cost=0.5)
     with pytest.raises(LastingError, match="rows are left"):
         run_task(operator)
@@ -221,7 +233,7 @@ def test_rows_that_are_asked_again_count(priced: DevServer, out: Path) -> None:
 
 
 def test_nothing_is_asked_live_that_would_pass_the_limit(priced: DevServer, out: Path) -> None:
-    given = {"requests": rows(60), "body": SHORT, "mode": "live"}
+    given: dict[str, Any] = {"requests": rows(60), "body": SHORT, "mode": "live"}
     full = run_task(job(out.parent / "full", **given, task_id="full"))["cost"]["usd"]
     priced.reset()
     operator = job(out, **given, max_cost=0.6 * full)
@@ -235,7 +247,7 @@ def test_nothing_is_asked_live_that_would_pass_the_limit(priced: DevServer, out:
 
 
 def test_live_answers_of_an_earlier_try_count(priced: DevServer, out: Path) -> None:
-    given = {"requests": rows(30), "body": SHORT, "mode": "live"}
+    given: dict[str, Any] = {"requests": rows(30), "body": SHORT, "mode": "live"}
     operator = job(out, **given, max_cost=0.9)
     with pytest.raises(LastingError, match="rows are left"):
         run_task(operator)
@@ -253,7 +265,12 @@ def test_kills_and_retries_never_pass_the_limit(
     priced: DevServer, out: Path, doom: tuple[str, str, int], *, keeps_files: bool
 ) -> None:
     """However a try ends, the next ones know what was spent, also without the job's files."""
-    given = {"requests": rows(20), "body": SHORT, "max_requests_per_batch": 4, "max_active_batches": 1}
+    given: dict[str, Any] = {
+        "requests": rows(20),
+        "body": SHORT,
+        "max_requests_per_batch": 4,
+        "max_active_batches": 1,
+    }
     full = run_task(job(out.parent / "full", **given, task_id="full"))["cost"]["usd"]
     priced.reset()
     priced.settings(batch_seconds=0.05)
