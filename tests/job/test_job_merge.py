@@ -10,7 +10,7 @@ from jobkit import CHAT, USAGE, Service, answered, chat, failed, noted, prepare,
 from upath import UPath
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.inference.data import merge as merging
+from airflow_provider_openai_batches.inference.data import result_files
 from airflow_provider_openai_batches.inference.data.findings import Scan
 from airflow_provider_openai_batches.inference.data.index import ResultIndex
 from airflow_provider_openai_batches.inference.data.job import Job, Limits
@@ -217,10 +217,10 @@ def test_everything_in_a_store(tmp_path: Path) -> None:
 
 def test_more_result_files_than_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only a few files are open at a time."""
-    monkeypatch.setattr(merging, "_OPEN_FILES", 2)
+    monkeypatch.setattr(result_files, "_OPEN_FILES", 2)
     index = ResultIndex(prepare(tmp_path, ["a"]), tmp_path)
     index.files.extend(write_lines(tmp_path / str(n), [b"%d" % n]) for n in range(5))
-    with merging._ResultFiles(index) as files:
+    with result_files.ResultFiles(index) as files:
         assert [files.read(n, 0, 1) for n in (0, 1, 2, 3, 4, 0)] == [b"0", b"1", b"2", b"3", b"4", b"0"]
         assert len(files._open) == 2
     job = prepare(tmp_path, [f"p{number}" for number in range(150)], Limits(max_requests=1))

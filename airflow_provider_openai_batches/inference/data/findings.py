@@ -127,6 +127,13 @@ class Findings(msgspec.Struct):
             has_checked=has_checked,
         )
 
+    def places(self) -> Iterator[tuple[int, int, int, int]]:
+        """Yield row, file, offset and length of each row's best line."""
+        rows, offsets, lengths = array("I"), array("Q"), array("I")
+        for column, stored in ((rows, self.rows), (offsets, self.offsets), (lengths, self.lengths)):
+            column.frombytes(stored)
+        return zip(rows, self.files, offsets, lengths, strict=True)
+
     def unfinished(self, requests: int) -> int:
         """
         Return how many of the shard's rows may be asked again.

@@ -10,6 +10,9 @@ from airflow_provider_openai_batches.inference.data.results import Usage
 MANIFEST_FILE = "manifest.json"
 UNREADABLE_FILE = "unreadable.txt"  # result lines that cannot be read, unchanged
 VERSION = 1
+# Where a row's result is from. The first two were asked, and paid for, by the job itself.
+SOURCES = ("batch", "live", "store", "duplicate")
+OWN = SOURCES[:2]
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -51,6 +54,7 @@ class Merged(msgspec.Struct):
     :param scan: what the downloaded files held.
     :param truncated: how many rows have an answer that was cut off, whatever their status.
     :param live: what was asked live; None if nothing was.
+    :param sources: the number of rows by source; None where the rows do not say it.
     """
 
     parts: list[Part] = []
@@ -60,6 +64,7 @@ class Merged(msgspec.Struct):
     scan: Scan = msgspec.field(default_factory=Scan)
     truncated: int = 0
     live: LiveUse | None = None
+    sources: dict[str, int] | None = None
 
 
 class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +98,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     scan: Scan
     truncated: int = 0
     live: LiveUse | None = None
+    sources: dict[str, int] | None = None
     made_by: dict[str, str] = {}
     times: dict[str, str] = {}
     version: int = VERSION

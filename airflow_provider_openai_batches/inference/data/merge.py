@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections import OrderedDict
 from itertools import islice
-from typing import TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
@@ -16,13 +14,22 @@ from airflow_provider_openai_batches.inference.data.job import ROWS_FILE, RowId
 from airflow_provider_openai_batches.inference.data.lines import body_of, classify, read_line
 from airflow_provider_openai_batches.inference.data.manifest import (
     MANIFEST_FILE,
+    OWN,
+    SOURCES,
     UNREADABLE_FILE,
     ErrorGroup,
     LiveUse,
     Merged,
     Part,
 )
-from airflow_provider_openai_batches.inference.data.outcomes import STATUSES, TOO_LATE, Outcome, RowError
+from airflow_provider_openai_batches.inference.data.outcomes import (
+    STATUSES,
+    SUCCEEDED,
+    TOO_LATE,
+    Outcome,
+    RowError,
+)
+from airflow_provider_openai_batches.inference.data.result_files import ResultFiles
 from airflow_provider_openai_batches.inference.data.results import Answer, AnswerReader, Usage, usage_of
 from airflow_provider_openai_batches.inference.data.writers import WRITERS
 from airflow_provider_openai_batches.storage import as_path, open_binary, remove, whole
@@ -37,7 +44,6 @@ if TYPE_CHECKING:
 
 ROWS_PER_PART = 50_000
 MAX_ERROR_CODES = 50
-_OPEN_FILES = 64
 _BLOCK_ROWS = 64
 _Block: TypeAlias = tuple[list[bytes], list[Answer]]
 
@@ -50,6 +56,8 @@ def merge(
     schema: OutputSchema | None = None,
     output_format: str = "jsonl",
     rows_per_part: int = ROWS_PER_PART,
+    has_source: bool = False,
+    reusable: bytearray | None = None,
 ) -> Merged:
     """
     Write ``part-00000.jsonl``, … in the order of the input; each part appears whole or not at all.
@@ -59,6 +67,8 @@ def merge(
 
     :param output: ``"text"`` or ``"body"``, see :class:`AnswerReader`.
     :param output_format: one of :data:`WRITERS`.
+    :param has_source: whether the rows say where their results are from.
+    :param reusable: is set to 1 for each row whose answer this job asked for, and others may use.
     :raises InvalidInputError: if an argument is unknown, or the results of a shard are not in the index.
     """
     check_output(output, output_format, rows_per_part)
@@ -66,11 +76,14 @@ def merge(
     directory = as_path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     remove(directory / MANIFEST_FILE)
-    writer = WRITERS[output_format](index.job, index.work, whole_body=output == "body")
+    columns = {"whole_body": output == "body", "has_source": has_source}
+    writer = WRITERS[output_format](index.job, index.work, **columns)
     reader = AnswerReader(spec_of(index.job.endpoint), output, schema)
     merged = Merged(counts=dict.fromkeys(STATUSES, 0))
-    with _ResultFiles(index) as files:
-        results = _Results(index, files, reader, merged)
+    if has_source:
+        merged.sources = dict.fromkeys(SOURCES, 0)
+    with ResultFiles(index) as files:
+        results = _Results(index, files, reader, merged, reusable)
         with open_binary(index.work / ROWS_FILE) as lines:
             for number, first in enumerate(range(0, index.job.rows, rows_per_part)):
                 blocks = results.blocks(islice(lines, rows_per_part), first)
@@ -92,8 +105,8 @@ def read_first(index: ResultIndex, rows: int, *, schema: OutputSchema | None) ->
     """
     merged = Merged(counts=dict.fromkeys(STATUSES, 0))
     reader = AnswerReader(spec_of(index.job.endpoint), "text", schema)
-    with _ResultFiles(index) as files, open_binary(index.work / ROWS_FILE) as lines:
-        return merged, list(_Results(index, files, reader, merged).blocks(islice(lines, rows), 0))
+    with ResultFiles(index) as files, open_binary(index.work / ROWS_FILE) as lines:
+        return merged, list(_Results(index, files, reader, merged, None).blocks(islice(lines, rows), 0))
 
 
 def check_output(output: str, output_format: str, rows_per_part: int = ROWS_PER_PART) -> None:
@@ -128,9 +141,10 @@ class _Results(msgspec.Struct):
     """The rows of the job with their results, in order; counts and usage are added up in ``merged``."""
 
     index: ResultIndex
-    files: _ResultFiles
+    files: ResultFiles
     reader: AnswerReader
     merged: Merged
+    reusable: bytearray | None
 
     def blocks(self, lines: Iterator[bytes], first: int) -> Iterator[_Block]:
         """
@@ -139,7 +153,10 @@ class _Results(msgspec.Struct):
         """
         counts, usage = self.merged.counts, self.merged.usage
         while rows := list(islice(lines, _BLOCK_ROWS)):
-            answers = list(map(self._answer, range(first, first + len(rows))))
+            numbers = range(first, first + len(rows))
+            answers = list(map(self._answer, numbers))
+            if self.index.stored_files or self.index.repeats or self.merged.sources is not None:
+                answers = list(map(self._with_source, numbers, answers))
             for row, answer in zip(rows, answers, strict=True):
                 outcome = answer.outcome
                 counts[outcome.status] += 1
@@ -153,14 +170,24 @@ class _Results(msgspec.Struct):
             first += len(rows)
             self.files.drop_before(first)
 
+    def _with_source(self, row: int, answer: Answer) -> Answer:
+        """Say where the answer is from; what is no answer to a request of this row alone cost nothing."""
+        source, sources = self.index.source(row), self.merged.sources
+        if source is not None and sources is not None:
+            sources[source] += 1
+        is_own, is_whole = source in OWN, answer.outcome is SUCCEEDED and answer.finish_reason is None
+        if is_own and is_whole and self.reusable is not None:
+            self.reusable[row] = 1
+        return msgspec.structs.replace(answer, source=source, usage=answer.usage if is_own else None)
+
     def _answer(self, row: int) -> Answer:
-        state, number, offset, length = self.index.location(row)
+        state, number, _, _ = self.index.location(row)
         if state == NOTHING:
             return Answer(self.index.nothing, None, None)
         if number in self.index.rejections:
             return Answer(Outcome("failed", error=self.index.rejections[number]), None, None)
         try:
-            answer = self.reader.read_line(self.files.read(number, offset, length), answered=state >= INVALID)
+            answer = self.reader.read_line(self.files.read_of(row), answered=state >= INVALID)
         except (ValueError, msgspec.DecodeError) as error:
             raise InvalidInputError(
                 f"{self.index.files[number]} was changed while its results were merged"
@@ -178,65 +205,7 @@ class _Results(msgspec.Struct):
             group.count += 1
 
 
-class _ResultFiles:
-    """Reads pieces of many files, and keeps only a few of them open."""
-
-    def __init__(self, index: ResultIndex) -> None:
-        self._index = index
-        self._fetched: set[int] = set()
-        self._open: OrderedDict[int, tuple[BinaryIO, int | None]] = OrderedDict()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        while self._open:
-            self._open.popitem()[1][0].close()
-
-    def read(self, number: int, offset: int, length: int) -> bytes:
-        handle, descriptor = self._open.get(number) or self._opened(number)
-        if descriptor is not None:
-            return os.pread(descriptor, length, offset)
-        handle.seek(offset)
-        return handle.read(length)
-
-    def drop_before(self, row: int) -> None:
-        """Let the files go in which there is nothing about this row and those that follow."""
-        self._drop([number for number in self._fetched if self._index.last_rows[number] < row])
-
-    def read_all(self, flat: Any) -> Iterator[bytes]:
-        """Yield pieces that are given as file, offset and length, one after the other; file after file."""
-        last = None
-        for number, offset, length in sorted(zip(flat[::3], flat[1::3], flat[2::3], strict=True)):
-            if last not in {None, number}:
-                self._drop([last])
-            last = number
-            yield self.read(number, offset, length)
-
-    def _drop(self, numbers: list[Any]) -> None:
-        for number in numbers:
-            if number in self._open:
-                self._open.pop(number)[0].close()
-            self._fetched.discard(number)
-            self._index.drop(self._index.files[number].name)
-
-    def _opened(self, number: int) -> tuple[BinaryIO, int | None]:
-        if len(self._open) == _OPEN_FILES:
-            self._open.popitem(last=False)[1][0].close()
-        path = self._index.files[number]
-        if number not in self._fetched:
-            self._index.fetch(path.name)
-            self._fetched.add(number)
-        handle = open_binary(path)
-        try:
-            descriptor = handle.fileno()
-        except OSError:  # a file in a store has none
-            descriptor = None
-        self._open[number] = (handle, descriptor)
-        return self._open[number]
-
-
-def _add_superseded(index: ResultIndex, files: _ResultFiles, merged: Merged) -> None:
+def _add_superseded(index: ResultIndex, files: ResultFiles, merged: Merged) -> None:
     """Add the usage of answers that were replaced by others: they were paid for too."""
     for data in files.read_all(index.superseded):
         line = read_line(data)
@@ -260,7 +229,7 @@ def _live_use(index: ResultIndex) -> LiveUse:
     return LiveUse(rows=index.live_rows, usage=usage)
 
 
-def _keep_unreadable(index: ResultIndex, files: _ResultFiles, directory: AnyPath) -> None:
+def _keep_unreadable(index: ResultIndex, files: ResultFiles, directory: AnyPath) -> None:
     if not index.unreadable:
         remove(directory / UNREADABLE_FILE)
         return
