@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from airflow_provider_openai_batches.idempotency.submit import BatchSpec
 from airflow_provider_openai_batches.inference.data.job import Limits
 from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
-from airflow_provider_openai_batches.inference.settings import Settings, answer_by
+from airflow_provider_openai_batches.inference.settings import Settings, answer_by, max_age
 
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.retry import Log
@@ -53,6 +53,7 @@ def settings_of(given: Any, **more: Any) -> Settings:
         ),
         "schema": schema if schema is None else OutputSchema(schema, strict=given.strict),
         "answer_by": answer_by(given.answer_by),
+        "answers_max_age": max_age(given.answers_max_age),
         "then": given.then or "live",
         "deadline_seconds": given.batch_timeout,
     }

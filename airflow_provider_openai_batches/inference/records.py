@@ -17,6 +17,7 @@ from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
 from airflow_provider_openai_batches.idempotency.keys import Origin
 from airflow_provider_openai_batches.inference.data.job import is_bare_name
 from airflow_provider_openai_batches.inference.data.outcomes import RowError  # noqa: TC001 - msgspec reads the annotation
+from airflow_provider_openai_batches.inference.data.stored import StoredAnswers  # noqa: TC001 - as above
 from airflow_provider_openai_batches.polling.wait import GRACE, UNKNOWN_WINDOW
 from airflow_provider_openai_batches.storage import open_binary, whole
 
@@ -145,6 +146,7 @@ class Records(msgspec.Struct):
     :param has_canary: whether the first rows were asked live, and were good enough.
     :param measured: the prompt tokens of the canary, divided by what they were estimated to be.
     :param is_late: whether this try ended what ran because the time of ``answer_by`` was up.
+    :param stored: what was found in the store of answers; None: nobody has looked.
     """
 
     digest: str
@@ -166,6 +168,7 @@ class Records(msgspec.Struct):
     has_canary: bool = False
     measured: float = 0
     is_late: bool = False
+    stored: StoredAnswers | None = None
 
     # -- which batches there are ---------------------------------------------------------------------------
 
@@ -302,6 +305,7 @@ class Records(msgspec.Struct):
             has_canary=self.has_canary,
             live_rows=self.live_rows,
             measured=self.measured,
+            stored=self.stored,
         )
 
     def save(self, folder: Path) -> None:
@@ -320,4 +324,5 @@ class Records(msgspec.Struct):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         names = [name for record in records.by_shard.values() for name in record.files or ()]
-        return records if all(map(is_bare_name, names)) else None
+        is_safe = all(map(is_bare_name, names)) and (records.stored is None or records.stored.is_safe)
+        return records if is_safe else None

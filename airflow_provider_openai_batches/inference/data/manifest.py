@@ -82,6 +82,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     A complete job.
 
     :param digest: the digest of the results: of the requests, ids, kept columns and settings of the output.
+    :param answers_broken: how many segments of the store of answers were skipped; None: nobody looked there.
     :param made_by: dag_id, run_id, task_id and map_index of the task that wrote it.
     :param times: when the job ``started`` and ``finished``, in ISO 8601.
     """
@@ -99,6 +100,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     truncated: int = 0
     live: LiveUse | None = None
     sources: dict[str, int] | None = None
+    answers_broken: int | None = None
     made_by: dict[str, str] = {}
     times: dict[str, str] = {}
     version: int = VERSION
