@@ -52,19 +52,22 @@ def check_first(index: ResultIndex, shards: list[Shard], settings: Settings, log
             f"The canary failed: nothing was submitted. {problem} The other "
             f"{index.job.rows - settings.canary:,} rows were not asked.{errors_in_words(merged)}"
         )
-    usage, estimated = merged.usage, sum(shard.estimated_tokens for shard in shards)
-    measured = usage.input_tokens / estimated if estimated else 0.0
-    said = _outlook(usage, measured, index.job, settings)
+    asked = sum(answer.usage is not None for _, answers in blocks for answer in answers)
+    estimated = sum(shard.estimated_tokens for shard in shards) * asked / settings.canary
+    measured = merged.usage.input_tokens / estimated if estimated else 0.0
+    said = _outlook(merged.usage, measured, index.job, asked) if asked else "None of its rows had to be asked"
     log.info("Canary: %s, cost: %s. %s", in_words(merged.counts), merged.cost, said)
-    return Measured(measured, usage.output_tokens / settings.canary if usage.total_tokens else None)
+    return Measured(measured, merged.usage.output_tokens / asked if asked else None)
 
 
-def _outlook(usage: Usage, measured: float, job: Job, settings: Settings) -> str:
-    """Say how many tokens the whole job will have, as far as its first rows tell."""
-    asked = measured * job.estimated_tokens
-    answered = usage.output_tokens * job.rows / settings.canary
+def _outlook(usage: Usage, measured: float, job: Job, asked: int) -> str:
+    """
+    Say how many tokens the whole job will have, as far as its first rows tell.
+
+    :param asked: how many of these have their tokens in ``usage``.
+    """
     return (
-        f"{usage.input_tokens / settings.canary:,.0f} input and {usage.output_tokens / settings.canary:,.0f} "
-        f"output tokens a row; the whole job of {job.rows:,} rows will have about {asked:,.0f} and "
-        f"{answered:,.0f}"
+        f"{usage.input_tokens / asked:,.0f} input and {usage.output_tokens / asked:,.0f} "
+        f"output tokens a row; the whole job of {job.rows:,} rows will have about "
+        f"{measured * job.estimated_tokens:,.0f} and {usage.output_tokens * job.rows / asked:,.0f}"
     )

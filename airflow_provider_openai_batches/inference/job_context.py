@@ -10,7 +10,7 @@ from airflow_provider_openai_batches.exceptions import InvalidConnectionError
 from airflow_provider_openai_batches.idempotency.submit import BatchSpec
 from airflow_provider_openai_batches.inference.data.job import Limits
 from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
-from airflow_provider_openai_batches.inference.settings import Settings, answer_by
+from airflow_provider_openai_batches.inference.settings import Settings, answer_by, max_age
 from airflow_provider_openai_batches.pricing.prices import Prices
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def settings_of(given: Any, config: ClientConfig | None, **more: Any) -> Setting
         ),
         "schema": schema if schema is None else OutputSchema(schema, strict=given.strict),
         "answer_by": answer_by(given.answer_by),
+        "answers_max_age": max_age(given.answers_max_age),
         "then": given.then or "live",
         "deadline_seconds": given.batch_timeout,
     }

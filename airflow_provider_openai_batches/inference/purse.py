@@ -70,15 +70,19 @@ class Purse:
 
     # -- before --------------------------------------------------------------------------------------------
 
-    def estimate(self, shards: Iterable[Shard], way: Way = "batch") -> Estimate:
-        """Say what the requests of some shards are going to cost."""
+    def estimate(self, shards: Iterable[Shard], way: Way = "batch", *, share: float = 1.0) -> Estimate:
+        """
+        Say what the requests of some shards are going to cost.
+
+        :param share: the part of them that is asked.
+        """
         per_request, basis = self._output_of_a_request()
         loads = [
             Load(
                 model=shard.model,
-                requests=shard.requests,
-                input_tokens=self._input_tokens(shard),
-                most_output_tokens=shard.most_output_tokens,
+                requests=round(share * shard.requests),
+                input_tokens=round(share * self._input_tokens(shard)),
+                most_output_tokens=_part(shard.most_output_tokens, share),
             )
             for shard in shards
         ]
@@ -102,24 +106,34 @@ class Purse:
             return self._records.earlier_output, "earlier"
         return None, "most"
 
-    def whole(self, job: Job) -> Estimate:
-        """Say what the whole job is going to cost."""
-        return self.estimate(job.shards_of(0), "live" if self._settings.mode == "live" else "batch")
+    def whole(self, job: Job, stored: int | None = None) -> Estimate:
+        """
+        Say what the whole job is going to cost.
 
-    def rehearse(self, job: Job, now: float) -> Estimate:
+        :param stored: how many rows a store of answers has; None: as the records say.
+        """
+        if stored is None:
+            stored = self._records.stored.rows if self._records.stored else 0
+        share = max(0, job.rows - job.repeats - stored) / job.rows
+        return self.estimate(
+            job.shards_of(0), "live" if self._settings.mode == "live" else "batch", share=share
+        )
+
+    def rehearse(self, job: Job, stored: int, now: float) -> Estimate:
         """
         Say what the whole job is going to cost, as well as a dry run can know it.
 
+        :param stored: how many rows a store of answers has.
         :param now: Unix seconds.
         """
-        said = self.whole(job)
+        said = self.whole(job, stored)
         if said.output_tokens is not None or said.cost.unpriced:
             return said
         try:
             self._look_at_earlier(now)
         except OpenAIBatchesError as error:
             self._log.info("Earlier batches of the task cannot be read: %s", error)
-        return self.whole(job)
+        return self.whole(job, stored)
 
     def check_start(self, job: Job, now: float) -> None:
         """
@@ -257,6 +271,10 @@ class Purse:
         spent = self._live.cost().usd
         each = spent / self._answers if self._answers else self._price_of_one
         return self._before + spent + (under_way + 1) * each <= limit
+
+
+def _part(tokens: int | None, share: float) -> int | None:
+    return None if tokens is None else round(tokens * share)
 
 
 def _described(job: Job, record: Record) -> Shard:

@@ -18,6 +18,7 @@ from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
 from airflow_provider_openai_batches.idempotency import keys
 from airflow_provider_openai_batches.inference.data.job import is_bare_name
 from airflow_provider_openai_batches.inference.data.outcomes import RowError  # noqa: TC001 - msgspec reads the annotation
+from airflow_provider_openai_batches.inference.data.stored import StoredAnswers  # noqa: TC001 - as above
 from airflow_provider_openai_batches.polling.wait import GRACE, UNKNOWN_WINDOW
 from airflow_provider_openai_batches.storage import open_binary, whole
 
@@ -160,6 +161,7 @@ class Records(msgspec.Struct):
     :param canary_output: the output tokens of a row of the canary.
     :param earlier_output: the output tokens of a request in earlier batches of the task.
     :param is_late: whether this try ended what ran because the time of ``answer_by`` was up.
+    :param stored: what was found in the store of answers; None: nobody has looked.
     """
 
     digest: str
@@ -183,6 +185,7 @@ class Records(msgspec.Struct):
     canary_output: float | None = None
     earlier_output: float | None = None
     is_late: bool = False
+    stored: StoredAnswers | None = None
 
     # -- which batches there are ---------------------------------------------------------------------------
 
@@ -331,6 +334,7 @@ class Records(msgspec.Struct):
             measured=self.measured,
             canary_output=self.canary_output,
             earlier_output=self.earlier_output,
+            stored=self.stored,
         )
 
     def save(self, folder: Path) -> None:
@@ -349,4 +353,5 @@ class Records(msgspec.Struct):
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         names = [name for record in records.by_shard.values() for name in record.files or ()]
-        return records if all(map(is_bare_name, names)) else None
+        is_safe = all(map(is_bare_name, names)) and (records.stored is None or records.stored.is_safe)
+        return records if is_safe else None

@@ -21,14 +21,21 @@ from airflow_provider_openai_batches.exceptions import (
 from airflow_provider_openai_batches.inference.claim import names_of
 from airflow_provider_openai_batches.inference.data.findings import Findings, Scanner
 from airflow_provider_openai_batches.inference.data.index import ResultIndex
-from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FILE
+from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FILE, read_runs
 from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, BatchRecord, Manifest
 from airflow_provider_openai_batches.inference.data.merge import merge
 from airflow_provider_openai_batches.inference.data.outcomes import TOO_LATE, RowError
 from airflow_provider_openai_batches.inference.data.spending import usage_in
+from airflow_provider_openai_batches.inference.data.stored import add_stored, settled_rows
 from airflow_provider_openai_batches.inference.in_line import LIMIT_EXCEEDED
 from airflow_provider_openai_batches.inference.records import UNKNOWN
-from airflow_provider_openai_batches.inference.summary import errors_in_words, failure, in_words, rejection_of
+from airflow_provider_openai_batches.inference.summary import (
+    errors_in_words,
+    failure,
+    in_words,
+    rejection_of,
+    sources_in_words,
+)
 from airflow_provider_openai_batches.inference.transfers import at_once
 from airflow_provider_openai_batches.inference.workspace import files_of
 from airflow_provider_openai_batches.observability import metrics
@@ -55,6 +62,7 @@ class JobResults:
         self._settings, self._submitter, self._workspace, self._records, self._log = context[:5]
         self._budget, self._purse = context.budget, context.purse
         self._limits_before: dict[str, int] = {}  # what was known when a collection began
+        self._answered: bytearray | None = None  # 1 for each row that needs not be asked
 
     def collect(self, job: Job, now: float) -> bool:
         """
@@ -96,9 +104,26 @@ class JobResults:
             from airflow_provider_openai_batches.inference.live_files import add_live  # noqa: PLC0415 - rarely needed
 
             add_live(index, place)
+        if stored := self._settings.looked_up(records.stored):
+            add_stored(index, stored)
         if records.is_late:
             index.nothing = TOO_LATE
         return index
+
+    def is_partly_answered(self, job: Job, shard: Shard) -> bool:
+        """Whether rows of a shard repeat others, or have an answer from a store."""
+        stored = self._settings.looked_up(self._records.stored)
+        if not (job.repeats or (stored and stored.rows)):
+            return False
+        place = self._workspace
+        if self._answered is None:
+            self._answered = settled_rows(ResultIndex(job, place.local, copies=place), stored)
+        place.fetch([shard.ids_file])
+        marks = self._answered
+        return any(
+            any(marks[row : row + (1 if isinstance(given, str) else given)])
+            for row, given in read_runs(place.local, shard)
+        )
 
     def follow_up(self, job: Job, cut: Cut | None) -> Job:
         """
@@ -118,6 +143,8 @@ class JobResults:
     def _findings(self, job: Job, shard: Shard, names: list[str]) -> Findings:
         """Return what the result files of a batch hold; they are read only once."""
         place, name = self._workspace, shard.findings_file
+        if not names:
+            return Findings.none(has_checked=self._settings.retry_schema is not None)
         if place.has(name):
             place.fetch([name])
             findings = Findings.load(place.local / name)
@@ -143,6 +170,7 @@ class JobResults:
         settings, place = self._settings, self._workspace
         place.fetch([ROWS_FILE])
         index = self.index(job)
+        reusable = None if settings.answers_uri is None else bytearray(job.rows)
         merged = merge(
             index,
             place.output,
@@ -150,7 +178,11 @@ class JobResults:
             schema=settings.schema,
             output_format=settings.output_format,
             prices=settings.prices,
+            has_source=settings.has_source,
+            reusable=reusable,
         )
+        if reusable is not None:
+            self._share(index, reusable, now)
         problem = rejection_of(self._records, job) or failure(merged.counts, settings.fail_on)
         self._log.info("Cost: %s", merged.cost)
         ends = {AnswersLate: self._late(merged), CostLimitReached: self._unpaid(merged), BatchFailed: problem}
@@ -163,10 +195,19 @@ class JobResults:
         manifest = self._manifest(job, merged, now)
         write_json(place.output / MANIFEST_FILE, manifest)
         self._log.info("%s: %s", place.output, in_words(manifest.counts))
+        if manifest.sources is not None:
+            self._log.info("%s", sources_in_words(manifest.sources))
         if live := manifest.live:
             said = live.rows, live.usage.total_tokens, live.times_batch_price
             self._log.info("Live: %d rows, %d tokens, at about %g times the price of a batch", *said)
         return manifest
+
+    def _share(self, index: ResultIndex, reusable: bytearray, now: float) -> None:
+        """Give the answers to the requests of this job to the store that it shares with others."""
+        from airflow_provider_openai_batches.inference.answers import SharedAnswers  # noqa: PLC0415 - most jobs have no store
+
+        answers = SharedAnswers(self._settings, self._workspace, self._log)
+        answers.keep(index, reusable, self._submitter.task.task_key, self._records.digest, now)
 
     def _late(self, merged: Merged) -> str | None:
         """Say how many rows have no answer by the time of answer_by, where that is a failure."""
@@ -187,7 +228,7 @@ class JobResults:
         )
 
     def _manifest(self, job: Job, merged: Merged, now: float) -> Manifest:
-        records = self._records
+        records, stored = self._records, self._settings.looked_up(self._records.stored)
         times = {"started": records.first_started or records.started, "finished": now}
         return Manifest(
             digest=records.digest,
@@ -197,6 +238,7 @@ class JobResults:
             made_by=names_of(self._submitter.task),
             batches=[_described(shard, record) for shard, record in records.submitted(job)],
             times={name: datetime.fromtimestamp(moment, UTC).isoformat() for name, moment in times.items()},
+            answers_broken=None if stored is None else stored.broken,
             **msgspec.structs.asdict(merged),
         )
 
@@ -283,7 +325,7 @@ class JobResults:
 def _described(shard: Shard, record: Record) -> BatchRecord:
     return BatchRecord(
         shard=shard.index,
-        round=shard.round,
+        round=shard.said_round,
         batch_id=str(record.batch_id),
         status=record.status,
         counts={"total": record.total, "completed": record.completed, "failed": record.failed},
@@ -299,4 +341,6 @@ def digests(settings: Settings, job: Job, folder: Path) -> tuple[str, str]:
     with (folder / ROWS_FILE).open("rb") as rows:
         asked = f"{job.digest} {hashlib.file_digest(rows, 'sha256').hexdigest()}"
     given = f"{asked} {settings.output} {settings.output_format} {settings.schema is not None}"
+    if settings.has_source:
+        given += " source"
     return hashlib.sha256(asked.encode()).hexdigest(), hashlib.sha256(given.encode()).hexdigest()

@@ -43,8 +43,13 @@ class Rounds:
         for record in left:
             record.unfinished = 0
         if new := after.shards[len(job.shards) :]:
-            rows = sum(shard.requests for shard in new)
-            self._log.info("Round %d: %d of %d rows are asked again", new[0].round, rows, job.rows)
+            first, again = sum(shard.new_rows for shard in new), sum(shard.asked_again for shard in new)
+            if again:
+                self._log.info("Round %d: %d of %d rows are asked again", new[0].round, again, job.rows)
+            if first:
+                self._log.info(
+                    "%d of %d rows come into new files, and are asked for the first time", first, job.rows
+                )
         return after
 
     def _refuse(self, records: list[Record], error: InvalidInputError) -> None:
@@ -52,6 +57,21 @@ class Rounds:
         for record in records:
             record.error, record.files = RowError(LIMIT_EXCEEDED, str(error)), None
         self._log.error("%s. Nothing more is submitted; the task waits for what runs, and then fails", error)
+
+    def give_up_answered(self, job: Job) -> None:
+        """Give up shards with rows that need not be asked, before they are sent."""
+        waiting = self._records.without_batch(job.shards_of(0))
+        if not waiting or self._records.rejected:
+            return
+        partial = [shard for shard in waiting if self._results.is_partly_answered(job, shard)]
+        for shard in partial:
+            self._records.give_up(shard.index)
+        if partial:
+            self._log.info(
+                "%d of %d files have rows that need not be asked: their other rows come into new files",
+                len(partial),
+                len(job.shards_of(0)),
+            )
 
     def give_up_too_large(self, job: Job) -> None:
         """Have the requests of shards that are larger than the enqueued-token limit asked in smaller ones."""

@@ -8,7 +8,6 @@ for; after the wait, the caller passes its result to ``heard``.
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_openai_batches.api.retry import is_passing
@@ -29,15 +28,24 @@ from airflow_provider_openai_batches.inference.records import RECORDS_FILE, Reco
 from airflow_provider_openai_batches.inference.results import JobResults, digests
 from airflow_provider_openai_batches.inference.rounds import Rounds
 from airflow_provider_openai_batches.inference.schedule import Schedule, WaitFor
+from airflow_provider_openai_batches.inference.settings import check_answer_time
 from airflow_provider_openai_batches.inference.submit import Submissions, delete_input_files
-from airflow_provider_openai_batches.inference.summary import dry_run_summary, progress_of, summary_of
+from airflow_provider_openai_batches.inference.summary import (
+    dry_run_summary,
+    progress_of,
+    sources_in_words,
+    sources_of,
+    summary_of,
+)
 from airflow_provider_openai_batches.inference.workspace import check_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from airflow_provider_openai_batches.answer_store.digests import RowDigests
     from airflow_provider_openai_batches.api.retry import Log
     from airflow_provider_openai_batches.idempotency.submit import Submitter
+    from airflow_provider_openai_batches.inference.answers import SharedAnswers
     from airflow_provider_openai_batches.inference.data.manifest import Manifest
     from airflow_provider_openai_batches.inference.data.requests import Request
     from airflow_provider_openai_batches.inference.live_rows import LiveRows
@@ -88,8 +96,9 @@ class Runner:
             directory are checked before the first row is read.
         """
         settings, place, now = self.settings, self.workspace, self._clock()
-        self._check_time(now)
-        job, digest, results_digest, manifest = self._write(requests, is_claimed=True)
+        if self._since is None:  # a later try ends what the earlier ones began
+            check_answer_time(settings, now)
+        job, digest, results_digest, manifest, digests = self._write(requests, is_claimed=True)
         if manifest is not None and settings.reuse:
             self._log.info("%s already holds the results of this job: nothing is sent", place.output)
             place.discard()
@@ -102,9 +111,20 @@ class Runner:
         salt = "" if settings.reuse else keys.one_time_key()
         new = Records(digest=results_digest, started=now, since=self._since, salt=salt)
         new.counts_from = now if settings.begins_anew else 0.0
-        self._begin(known.next_try(new) if known else new)
+        records = known.next_try(new) if known else new
+        self._look_up(job, digests, records)
+        self._begin(records)
         self._check_cost()
         return None
+
+    def _look_up(self, job: Job, wanted: RowDigests | None, records: Records) -> None:
+        """Find out which rows the store of answers has, unless an earlier try did."""
+        settings, place = self.settings, self.workspace
+        records.stored = settings.looked_up(records.stored)
+        if settings.reuse and records.stored is None and wanted is not None and (answers := self._answers):
+            records.stored = answers.look_up(job, wanted, self._clock())
+            records.save(place.local)
+            place.store([RECORDS_FILE])
 
     def _check_cost(self) -> None:
         """
@@ -120,28 +140,31 @@ class Runner:
             raise
         self._log.info("Estimate of the whole job: %s", self._purse.whole(self.job))
 
-    def _check_time(self, now: float) -> None:
-        """
-        Refuse a time of ``answer_by`` that is over; a later try ends what the earlier ones began.
+    @property
+    def _answers(self) -> SharedAnswers | None:
+        if self.settings.answers_uri is None:
+            return None
+        from airflow_provider_openai_batches.inference.answers import SharedAnswers  # noqa: PLC0415 - most jobs have no store
 
-        :raises InvalidInputError: if it is.
-        """
-        due = self.settings.answer_time(now)
-        if due is not None and due <= now and self._since is None:
-            said = datetime.fromtimestamp(due, UTC).isoformat(" ", "seconds")
-            raise InvalidInputError(
-                f"The time of answer_by, {said}, is over: nothing was sent. Choose a later one."
-            )
+        return SharedAnswers(self.settings, self.workspace, self._log)
 
     def rehearse(self, requests: Iterable[Request]) -> dict[str, Any]:
         """Write the request files, and say how large the job is; nothing is sent."""
-        job, digest, *_ = self._write(requests, is_claimed=False)
+        job, digest, _, _, wanted = self._write(requests, is_claimed=False)
         self.workspace.keep(job, digest)
         self._log.info("A dry run, nothing is sent; rows: %d, files: %d", job.rows, len(job.shards_of(0)))
         self._begin(Records(digest=digest, started=self._clock()))
-        estimate = self._purse.rehearse(job, self._clock())
+        stored = 0
+        if self.settings.has_source:
+            answers = self._answers if self.settings.reuse else None
+            stored = answers.count(job, wanted, self._clock()) if answers and wanted else 0
+        estimate = self._purse.rehearse(job, stored, self._clock())
         self._log.info("Estimate of the whole job: %s", estimate)
-        return dry_run_summary(job, estimate, str(self.workspace.output), str(self.workspace.kept))
+        summary = dry_run_summary(job, estimate, str(self.workspace.output), str(self.workspace.kept))
+        if self.settings.has_source:
+            summary["sources"] = sources_of(job.rows, stored, job.repeats, self.settings.mode)
+            self._log.info("%s", sources_in_words(summary["sources"]))
+        return summary
 
     def resume(self, name: str) -> bool:
         """Continue the job that another process left; False if its files are gone."""
@@ -155,14 +178,21 @@ class Runner:
 
     def _write(
         self, requests: Iterable[Request], *, is_claimed: bool
-    ) -> tuple[Job, str, str, Manifest | None]:
-        """Return the job, its digest, its results' digest, and the manifest that is there already."""
+    ) -> tuple[Job, str, str, Manifest | None, RowDigests | None]:
+        """Return job, its digest, its results' digest, the manifest that is there already, rows' digests."""
         from airflow_provider_openai_batches.inference.data.shards import write_shards  # noqa: PLC0415 - not on a resume
 
         settings, output = self.settings, self.workspace.output
         settings.spec.check()
         check_output(settings.output, settings.output_format)
         check_target(output)
+        if answers := self._answers:
+            answers.check()
+        row_digests = None
+        if settings.has_source:
+            from airflow_provider_openai_batches.answer_store.digests import RowDigests  # noqa: PLC0415 - most jobs ask all rows
+
+            row_digests = RowDigests(settings.spec.endpoint)
         if is_claimed:
             self.workspace.claim.take(self._clock(), overwrite=settings.overwrite)
         try:
@@ -175,13 +205,15 @@ class Runner:
                 max_requests=settings.max_requests,
                 canary=settings.canary,
                 completed=self.workspace.park,
+                digests=row_digests,
+                deduplicate=settings.deduplicate,
             )
             digest, results_digest = digests(settings, job, folder)
             manifest = self.workspace.check_target(results_digest, overwrite=settings.overwrite)
         except BaseException:
             self.workspace.discard()
             raise
-        return job, digest, results_digest, manifest
+        return job, digest, results_digest, manifest, row_digests
 
     def _begin(self, records: Records) -> None:
         job = Job.load(self.workspace.local)
@@ -278,6 +310,7 @@ class Runner:
                 if any(record.is_over for record in records.active):
                     continue
                 return self._live.end(self.job, self._schedule)
+            self._rounds.give_up_answered(self.job)
             self._budget.look(self.job.shards, self._clock())
             self._rounds.give_up_too_large(self.job)
             if (job := self._rounds.ask_again(self.job, self._schedule)) is not self.job:

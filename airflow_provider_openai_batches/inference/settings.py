@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.idempotency.submit import BatchSpec
     from airflow_provider_openai_batches.inference.data.job import Limits
     from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
+    from airflow_provider_openai_batches.inference.data.stored import StoredAnswers
     from airflow_provider_openai_batches.pricing.prices import Prices
 
 # The least and the most that each of these settings may be.
@@ -48,6 +49,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     :param enqueued_token_limits: those that the connection names, in tokens by model.
     :param prices: those that hold on the connection.
     :param answer_by: seconds after the job's start, or a time.
+    :param answers_max_age: in seconds.
     :param begins_anew: whether this is the first try since the task was cleared: its time counts anew.
     :param deadline_seconds: how long one try may take in total; None: as long as its batches may run.
     :param must_end: the Unix time at which this try has to end in any case.
@@ -68,6 +70,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     canary: int = 0
     answer_by: float | datetime | None = None
     then: Then = "live"
+    deduplicate: bool = False
+    answers_uri: Any = None
+    answers_max_age: float | None = None
     begins_anew: bool = False
     max_cost: float | None = None
     prices: Prices = NO_PRICES
@@ -84,6 +89,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def retry_schema(self) -> OutputSchema | None:
         """The schema, if answers that do not match it are asked for again."""
         return self.schema if self.retry_invalid else None
+
+    @property
+    def has_source(self) -> bool:
+        """Whether rows may share answers, so that the results say where each is from."""
+        return self.deduplicate or self.answers_uri is not None
+
+    def looked_up(self, found: StoredAnswers | None) -> StoredAnswers | None:
+        """Return what was found in a store of answers if these settings ask for it, otherwise None."""
+        asked = self.answers_uri is not None and self.reuse and (str(self.answers_uri), self.answers_max_age)
+        return found if found is not None and asked == (found.uri, found.max_age) else None
 
     def answer_time(self, started: float) -> float | None:
         """Return ``answer_by`` as a Unix time, for a job that started at this one."""
@@ -118,6 +133,18 @@ def check_arguments(given: Any) -> None:
         if getattr(given, name) is not None:
             validation.check_expiry(getattr(given, name), name)
     _check_time(given)
+    if max_age(given.answers_max_age) is not None and given.answers_uri is None:
+        raise InvalidInputError("answers_max_age needs answers_uri: it says how old an answer there may be.")
+
+
+def max_age(given: Any) -> float | None:
+    """
+    Read the argument ``answers_max_age``, which is seconds or a timedelta; return seconds.
+
+    :raises InvalidInputError: if it is neither, or not above 0.
+    """
+    seconds = given.total_seconds() if isinstance(given, timedelta) else given
+    return None if seconds is None else validation.check_interval(seconds, "answers_max_age")
 
 
 def _check_time(given: Any) -> None:
@@ -135,6 +162,21 @@ def _check_time(given: Any) -> None:
         raise InvalidInputError("answer_by has no meaning with mode='live': no batch is waited for.")
     if isinstance(given.answer_by, int | float | timedelta | datetime):  # others are templates
         answer_by(given.answer_by)
+
+
+def check_answer_time(settings: Settings, now: float) -> None:
+    """
+    Refuse a time of ``answer_by`` that is over.
+
+    :param now: Unix seconds.
+    :raises InvalidInputError: if it is.
+    """
+    due = settings.answer_time(now)
+    if due is not None and due <= now:
+        said = datetime.fromtimestamp(due, UTC).isoformat(" ", "seconds")
+        raise InvalidInputError(
+            f"The time of answer_by, {said}, is over: nothing was sent. Choose a later one."
+        )
 
 
 def answer_by(given: Any) -> float | datetime | None:

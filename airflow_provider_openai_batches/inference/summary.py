@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from airflow_provider_openai_batches.inference.data.manifest import OWN, SOURCES
 from airflow_provider_openai_batches.inference.records import NOT_SUBMITTED
 
 if TYPE_CHECKING:
@@ -28,12 +29,13 @@ def progress_of(records: Records, job: Job) -> dict[str, int]:
     """Return what was done before a wait, for the wait's lines in the log."""
     given_up = sum(record.is_given_up for record in records.by_shard.values())
     over = [record for record in records.by_shard.values() if record.files is not None or record.error]
-    asked_again = sum(shard.requests for shard in job.shards if shard.round)
+    asked_again, stored = sum(shard.asked_again for shard in job.shards), records.stored
+    known = (stored.rows if stored else 0) + job.repeats
     return {
         "batches": len(job.shards) - given_up,
         "finished": len(over) - given_up,
         "total": job.rows,
-        "completed": sum(record.completed for record in over) + records.live_rows,
+        "completed": sum(record.completed for record in over) + records.live_rows + known,
         "failed": max(0, sum(record.failed for record in over) - asked_again),
         "round": job.round,
         "again": asked_again,
@@ -102,7 +104,22 @@ def summary_of(manifest: Manifest, output_uri: str) -> dict[str, Any]:
         "endpoint": manifest.endpoint,
         "output_format": manifest.output_format,
     }
-    return summary
+    more = {name: getattr(manifest, name) for name in ("sources", "answers_broken")}
+    return summary | {name: value for name, value in more.items() if value is not None}
+
+
+def sources_of(rows: int, stored: int, repeats: int, mode: str) -> dict[str, int]:
+    """Return where the results of so many rows will be from, as far as that is known beforehand."""
+    counts = dict.fromkeys(SOURCES, 0)
+    return {**counts, mode: rows - stored - repeats, "store": stored, "duplicate": repeats}
+
+
+def sources_in_words(sources: Mapping[str, int]) -> str:
+    """Say where results are from, such as ``950 rows from the store, 2 equal to others, 48 asked``."""
+    asked = sum(sources[name] for name in OWN)
+    return (
+        f"{sources['store']:,} rows from the store, {sources['duplicate']:,} equal to others, {asked:,} asked"
+    )
 
 
 def dry_run_summary(job: Job, estimate: Estimate, output_uri: str, directory: str) -> dict[str, Any]:

@@ -13,18 +13,21 @@ import uuid
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from airflow_provider_openai_batches import storage
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.claim import ClaimFile, names_of
-from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FILE, is_bare_name
+from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FILE, Job, is_bare_name
 from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, Manifest
+from airflow_provider_openai_batches.inference.data.repeats import REPEATS_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
     from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
-    from airflow_provider_openai_batches.inference.data.job import Job, Shard
+    from airflow_provider_openai_batches.inference.data.job import Shard
 
 FOLDER = "_job"
 _PROBE_FILE = ".airflow-write-check-"
@@ -102,13 +105,20 @@ class Workspace:
         """
         self.name = self.name_of(digest)
         is_known = not anew and (self.kept / JOB_FILE).exists()
+        repeats = [REPEATS_FILE] if job.repeats else []
         if self.is_local:
-            self._move(is_known=is_known)
+            self._move(repeats if is_known else None)
         elif is_known:
+            self.store(repeats)
             self._get(JOB_FILE)
         else:
             self._remove(self.kept)
-            self.store([ROWS_FILE, *files_of(job.shards), JOB_FILE])  # the last one says that all are there
+            # The last one says that all are there.
+            self.store([ROWS_FILE, *files_of(job.shards), *repeats, JOB_FILE])
+        known = Job.load(self.local) if is_known else None
+        if known is not None and known.repeats != job.repeats:  # the task was changed between its tries
+            msgspec.structs.replace(known, repeats=job.repeats).save(self.local)
+            self.store([JOB_FILE])
         self._remove_others()
         self._parked = None
 
@@ -192,12 +202,15 @@ class Workspace:
         self._temporary = storage.Scratch()
         return self._temporary.path
 
-    def _move(self, *, is_known: bool) -> None:
-        if is_known:
-            shutil.rmtree(self.local)
-        else:
+    def _move(self, wanted: list[str] | None) -> None:
+        """Go on with the files that were kept, and only these of the new ones; None: with the new ones."""
+        if wanted is None:
             self._remove(self.kept)
             self.local.rename(self.kept)
+        else:
+            for name in wanted:
+                (self.local / name).replace(self.kept / name)
+            shutil.rmtree(self.local)
         self._local = self.kept
 
     def _is_full(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow_provider_openai_batches.api import models
@@ -22,7 +21,7 @@ from airflow_provider_openai_batches.operators.base import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
 
     from airflow.providers.common.compat.sdk import Context
@@ -82,6 +81,10 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         time. Then the batches that run are cancelled, and what they answered is kept. (templated)
     :param then: what happens to rows without an answer then: ``"live"``, the default, asks them live;
         ``"fail"`` fails the task, without a retry; ``"keep"`` gives them the status ``expired``.
+    :param deduplicate: ask equal requests once; each of their rows gets the answer.
+    :param answers_uri: a directory, as ``output_uri``, with answers that tasks share: a request that was
+        answered before is not asked, and new answers go there. (templated)
+    :param answers_max_age: seconds or a timedelta; a request with an older answer there is asked again.
     :param max_requests: refuse a job with more rows than this.
     :param max_cost: US dollars: refuse a job that is estimated to cost more, or whose price is unknown. While
         it runs, nothing is sent that would pass it; then the task fails, and with a higher limit goes on.
@@ -118,6 +121,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         "completion_window",
         "metadata",
         "answer_by",
+        "answers_uri",
         "openai_conn_id",
     )
     template_ext: Sequence[str] = (".sql",)
@@ -153,6 +157,9 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         canary: int = 0,
         answer_by: float | timedelta | datetime | str | None = None,
         then: Then | None = None,
+        deduplicate: bool = False,
+        answers_uri: Any = None,
+        answers_max_age: float | timedelta | None = None,
         max_requests: int | None = None,
         max_cost: float | None = None,
         fail_on: FailOn = "none",
@@ -193,6 +200,9 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         self.canary = canary
         self.answer_by = answer_by
         self.then = then
+        self.deduplicate = deduplicate
+        self.answers_uri = answers_uri
+        self.answers_max_age = answers_max_age
         self.max_requests = max_requests
         self.max_cost = max_cost
         self.fail_on = fail_on
@@ -323,26 +333,13 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
             id_column=self.id_column,
             keep_columns=self.keep_columns,
             schema=settings.schema,
+            has_source=settings.has_source,
         )
 
     def _rows(self, context: Context) -> Any:
-        if self.input_uri is not None:
-            return self._rows_of_files()
-        if self.sql is not None:
-            from airflow_provider_openai_batches.inference.query import rows_of_query  # noqa: PLC0415 - not when a DAG is parsed
+        from airflow_provider_openai_batches.operators.inference_rows import rows_of  # noqa: PLC0415 - not when a DAG is parsed
 
-            return rows_of_query(self.sql, str(self.sql_conn_id))
-        return self.requests.resolve(context) if hasattr(self.requests, "iter_references") else self.requests
-
-    def _rows_of_files(self) -> Iterator[dict[str, Any]]:
-        from airflow_provider_openai_batches.inference.data.readers import read_rows  # noqa: PLC0415 - not when a DAG is parsed
-
-        given = self.input_uri
-        is_several = isinstance(given, Iterable) and not isinstance(given, str) and not hasattr(given, "open")
-        uris = list(given) if is_several else [given]
-        rows = read_rows(uris)
-        self.hook.note_inputs(*uris)
-        return rows
+        return rows_of(self, context)
 
     def cancel_running(self) -> None:
         if self._submitter:

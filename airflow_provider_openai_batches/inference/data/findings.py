@@ -127,6 +127,23 @@ class Findings(msgspec.Struct):
             has_checked=has_checked,
         )
 
+    @classmethod
+    def none(cls, *, has_checked: bool) -> Findings:
+        """Return what there is in no file."""
+        return cls.of(Found(Table(0), array("Q"), Scan()), 0, has_checked=has_checked)
+
+    def row_numbers(self) -> array[int]:
+        rows = array("I")
+        rows.frombytes(self.rows)
+        return rows
+
+    def places(self) -> Iterator[tuple[int, int, int, int]]:
+        """Yield row, file, offset and length of each row's best line."""
+        offsets, lengths = array("Q"), array("I")
+        offsets.frombytes(self.offsets)
+        lengths.frombytes(self.lengths)
+        return zip(self.row_numbers(), self.files, offsets, lengths, strict=True)
+
     def unfinished(self, requests: int) -> int:
         """
         Return how many of the shard's rows may be asked again.
@@ -138,9 +155,7 @@ class Findings(msgspec.Struct):
 
     def final_rows(self) -> Iterator[int]:
         """Yield the numbers of the rows that another request would not help, or that were paid for."""
-        rows = array("I")
-        rows.frombytes(self.rows)
-        return compress(rows, self.states.translate(FINAL))
+        return compress(self.row_numbers(), self.states.translate(FINAL))
 
     def save(self, path: AnyPath) -> None:
         with whole(path) as handle:

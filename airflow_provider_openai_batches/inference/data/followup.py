@@ -51,7 +51,11 @@ def write_followup(
     with ShardWriter(work, envelope, job.limits, cut=cut, completed=completed, **named) as writer:
         for shard in job.shards_of(0):
             _copy(shard, index, wanted, writer)
-    index.job = msgspec.structs.replace(job, shards=[*job.shards, *writer.shards])
+    shards = [
+        msgspec.structs.replace(shard, new_rows=sum(index.is_new(row) for row, _ in read_ids(work, shard)))
+        for shard in writer.shards
+    ]
+    index.job = msgspec.structs.replace(job, shards=[*job.shards, *shards])
     index.job.save(work)
     return index.job
 

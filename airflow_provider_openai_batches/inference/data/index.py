@@ -12,12 +12,14 @@ from airflow_provider_openai_batches.inference.data.findings import (
     NOTHING,
     OPEN,
     OPEN_OR_INVALID,
+    PAID,
     Scan,
     Scanner,
     Table,
 )
 from airflow_provider_openai_batches.inference.data.job import read_ids, read_runs
 from airflow_provider_openai_batches.inference.data.outcomes import MISSING
+from airflow_provider_openai_batches.inference.data.repeats import REPEATS_FILE, Repeats, read_repeats
 from airflow_provider_openai_batches.storage import as_path
 
 if TYPE_CHECKING:
@@ -74,7 +76,11 @@ class ResultIndex:
         self._table = Table(job.rows)
         self._asked = bytearray(job.rows)  # how many times; saturated
         self.live_files: set[int] = set()  # the numbers of those with live answers
+        self.stored_files: set[int] = set()  # of those with answers from a store, which this job does not pay
         self.nothing = MISSING  # what became of rows that have no line
+        if job.repeats:
+            self.fetch(REPEATS_FILE)
+        self.repeats = Repeats(read_repeats(self.work, job), job.rows)
 
     @property
     def superseded(self) -> array[int]:
@@ -128,10 +134,34 @@ class ResultIndex:
                 table.note(row, state, base + file, offset, length)
         for own, stored in ((self.unreadable, findings.unreadable), (table.superseded, findings.superseded)):
             own.extend(_moved(stored, base))
+        if self.repeats:
+            self._share(rows)
         self.scan.add(findings.scan)
         self._noted.add(shard.index)
         if counts:
             self._count(shard, rows)
+
+    def take_stored(self, paths: list[AnyPath], findings: Findings, last_row: int) -> None:
+        """
+        Note answers from a store; add them last. A row that this job has paid for keeps its own answer.
+
+        :param last_row: that of the job's part.
+        """
+        base, table = len(self.files), self._table
+        self.files.extend(paths)
+        self.last_rows.extend(last_row for _ in paths)
+        self.stored_files.update(range(base, len(self.files)))
+        for row, number, offset, length in findings.places():
+            if table.state[row] < PAID and self.repeats.first_of(row) == row:
+                table.note(row, PAID, base + number, offset, length)
+
+    def _share(self, rows: array[int]) -> None:
+        """Give what came for repeats, which an earlier try may have asked, to the rows that they repeat."""
+        table = self._table
+        for row, first in self.repeats.among(rows):
+            if state := table.state[row]:
+                table.note(first, state, table.file[row], table.offset[row], table.length[row])
+                table.state[row] = NOTHING
 
     def _count(self, shard: Shard, found: array[int]) -> None:
         asked = self._asked
@@ -151,10 +181,16 @@ class ResultIndex:
         """Note that the service rejected the whole batch: nothing ran, and nothing is to be asked again."""
         self.rejections[len(self.files)] = error
         for row, _ in read_ids(self.work, shard):
-            self._table.note(row, LASTING, len(self.files), 0, 0)
+            if self.repeats.first_of(row) == row:
+                self._table.note(row, LASTING, len(self.files), 0, 0)
         self.files.append(None)
         self.last_rows.append(shard.last_row)
         self._noted.add(shard.index)
+
+    @property
+    def are_copies(self) -> bool:
+        """Whether the files in the directory are copies, which may be removed."""
+        return self._copies is not None
 
     def fetch(self, name: str) -> None:
         """Have a file of the job in its directory."""
@@ -168,8 +204,17 @@ class ResultIndex:
 
     def location(self, row: int) -> tuple[int, int, int, int]:
         """Return the state of the row, and file number, offset and length of its best line if it has one."""
-        table = self._table
+        table, row = self._table, self.repeats.first_of(row)
         return table.state[row], table.file[row], table.offset[row], table.length[row]
+
+    def source(self, row: int) -> str | None:
+        """Say where the row's result is from; None if nothing came."""
+        if self.repeats.first_of(row) != row:
+            return "duplicate"
+        if self._table.state[row] == NOTHING:
+            return None
+        number = self._table.file[row]
+        return "live" if number in self.live_files else "store" if number in self.stored_files else "batch"
 
     @property
     def live_rows(self) -> int:
@@ -179,12 +224,13 @@ class ResultIndex:
 
     def is_unfinished(self, row: int) -> bool:
         """Whether the row is to be asked again: nothing usable came, and asking again may help."""
-        return bool(self._opened[self._table.state[row]])
+        return self.repeats.first_of(row) == row and bool(self._opened[self._table.state[row]])
 
     @property
     def unfinished(self) -> int:
         """How many rows are to be asked again."""
-        return sum(self._table.state.translate(self._opened))
+        opened = self._table.state.translate(self._opened)
+        return sum(opened) - sum(opened[row] for row in self.repeats.rows)
 
     def open_rows(self, max_rounds: int = MOST_ROUNDS) -> bytearray:
         """
@@ -195,6 +241,8 @@ class ResultIndex:
         :param max_rounds: how many times a row may be asked again.
         """
         wanted = self._table.state.translate(self._opened)
+        for row in self.repeats.rows:
+            wanted[row] = 1
         for shard in self.job.shards:
             if shard.index in self._noted:
                 continue
@@ -203,10 +251,17 @@ class ResultIndex:
             for row, given in read_runs(self.work, shard):
                 end = row + (1 if isinstance(given, str) else given)
                 wanted[row:end] = bytes(end - row)
+        for row in self.repeats.rows:  # what is still to come for them is for the rows that they repeat
+            wanted[self.repeats.first_of(row)] &= wanted[row]
+            wanted[row] = 0
         for row in _places(wanted):
             if self._asked[row] > min(max_rounds, MOST_ROUNDS):
                 wanted[row] = 0
         return wanted
+
+    def is_new(self, row: int) -> bool:
+        """Whether the row was never asked."""
+        return not self._asked[row]
 
     def times_asked(self, wanted: bytearray) -> int:
         """Return how many times the one of these rows was asked that was asked most often."""

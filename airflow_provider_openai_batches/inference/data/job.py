@@ -79,6 +79,7 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     :param first_row: the number of the first row in it, counted from 0; so is ``last_row``.
     :param is_found: whether its batch was found at the service, and the files of the try that made it are
         gone: it may be about any of the job's rows.
+    :param new_rows: of a follow-up, how many of its rows were asked in no shard before.
     """
 
     index: int
@@ -93,6 +94,17 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True):
     most_output_tokens: int | None = None
     sha256: str = ""
     is_found: bool = False
+    new_rows: int = 0
+
+    @property
+    def asked_again(self) -> int:
+        """How many of its rows were asked before."""
+        return self.requests - self.new_rows if self.round else 0
+
+    @property
+    def said_round(self) -> int:
+        """Its round, for people: 0 if all its rows are asked for the first time."""
+        return self.round if self.asked_again or self.is_found else 0
 
     @property
     def has_files(self) -> bool:
@@ -143,6 +155,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     :param digest: the digest of the requests and their order, without those of follow-ups.
     :param rows: the number of rows in the input.
+    :param repeats: how many of them have the request of an earlier one, and are not asked. Which ones is in a
+        file, see :mod:`.repeats`.
     """
 
     digest: str
@@ -150,11 +164,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     limits: Limits
     shards: list[Shard]
+    repeats: int = 0
 
     @property
     def round(self) -> int:
-        """The latest round."""
-        return max(shard.round for shard in self.shards)
+        """The latest round in which rows are asked again."""
+        return max(shard.said_round for shard in self.shards)
 
     @property
     def only_model(self) -> str | None:

@@ -11,6 +11,9 @@ from airflow_provider_openai_batches.pricing.cost import Cost
 MANIFEST_FILE = "manifest.json"
 UNREADABLE_FILE = "unreadable.txt"  # result lines that cannot be read, unchanged
 VERSION = 1
+# Where a row's result is from. The first two were asked, and paid for, by the job itself.
+SOURCES = ("batch", "live", "store", "duplicate")
+OWN = SOURCES[:2]
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -53,6 +56,7 @@ class Merged(msgspec.Struct):
     :param truncated: how many rows have an answer that was cut off, whatever their status.
     :param live: what was asked live; None if nothing was.
     :param cost: what the usage cost, by model, in batches and live.
+    :param sources: the number of rows by source; None where the rows do not say it.
     """
 
     parts: list[Part] = []
@@ -63,6 +67,7 @@ class Merged(msgspec.Struct):
     truncated: int = 0
     live: LiveUse | None = None
     cost: Cost = msgspec.field(default_factory=Cost)
+    sources: dict[str, int] | None = None
 
 
 class BatchRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +86,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     :param digest: the digest of the results: of the requests, ids, kept columns and settings of the output.
     :param cost: what it cost; None in a manifest of release 0.1.
+    :param answers_broken: how many segments of the store of answers were skipped; None: nobody looked there.
     :param made_by: dag_id, run_id, task_id and map_index of the task that wrote it.
     :param times: when the job ``started`` and ``finished``, in ISO 8601.
     """
@@ -98,6 +104,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     truncated: int = 0
     live: LiveUse | None = None
     cost: Cost | None = None
+    sources: dict[str, int] | None = None
+    answers_broken: int | None = None
     made_by: dict[str, str] = {}
     times: dict[str, str] = {}
     version: int = VERSION

@@ -15,13 +15,21 @@ from airflow_provider_openai_batches.inference.data.job import ROWS_FILE, RowId
 from airflow_provider_openai_batches.inference.data.lines import body_of, read_line
 from airflow_provider_openai_batches.inference.data.manifest import (
     MANIFEST_FILE,
+    OWN,
+    SOURCES,
     UNREADABLE_FILE,
     ErrorGroup,
     LiveUse,
     Merged,
     Part,
 )
-from airflow_provider_openai_batches.inference.data.outcomes import STATUSES, TOO_LATE, Outcome, RowError
+from airflow_provider_openai_batches.inference.data.outcomes import (
+    STATUSES,
+    SUCCEEDED,
+    TOO_LATE,
+    Outcome,
+    RowError,
+)
 from airflow_provider_openai_batches.inference.data.result_files import ResultFiles
 from airflow_provider_openai_batches.inference.data.results import Answer, AnswerReader
 from airflow_provider_openai_batches.inference.data.row_models import RowModels
@@ -56,6 +64,8 @@ def merge(
     output_format: str = "jsonl",
     rows_per_part: int = ROWS_PER_PART,
     prices: Prices = NO_PRICES,
+    has_source: bool = False,
+    reusable: bytearray | None = None,
 ) -> Merged:
     """
     Write ``part-00000.jsonl``, … in the order of the input; each part appears whole or not at all.
@@ -66,6 +76,8 @@ def merge(
     :param output: ``"text"`` or ``"body"``, see :class:`AnswerReader`.
     :param output_format: one of :data:`WRITERS`.
     :param prices: what tokens cost; without them the cost is unknown.
+    :param has_source: whether the rows say where their results are from.
+    :param reusable: is set to 1 for each row whose answer this job asked for, and others may use.
     :raises InvalidInputError: if an argument is unknown, or the results of a shard are not in the index.
     """
     check_output(output, output_format, rows_per_part)
@@ -73,11 +85,15 @@ def merge(
     directory = as_path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     remove(directory / MANIFEST_FILE)
-    writer = WRITERS[output_format](index.job, index.work, whole_body=output == "body")
+    columns = {"whole_body": output == "body", "has_source": has_source}
+    writer = WRITERS[output_format](index.job, index.work, **columns)
     reader = AnswerReader(spec_of(index.job.endpoint), output, schema)
     merged = Merged(counts=dict.fromkeys(STATUSES, 0))
+    if has_source:
+        merged.sources = dict.fromkeys(SOURCES, 0)
     with ResultFiles(index) as files:
-        results = _Results(index, files, reader, merged, Bill(prices), RowModels(index.job, index.work))
+        bill, models = Bill(prices), RowModels(index.job, index.work)
+        results = _Results(index, files, reader, merged, bill, models, reusable)
         with open_binary(index.work / ROWS_FILE) as lines:
             for number, first in enumerate(range(0, index.job.rows, rows_per_part)):
                 blocks = results.blocks(islice(lines, rows_per_part), first)
@@ -109,7 +125,7 @@ def read_first(
     merged = Merged(counts=dict.fromkeys(STATUSES, 0))
     reader = AnswerReader(spec_of(index.job.endpoint), "text", schema)
     with ResultFiles(index) as files, open_binary(index.work / ROWS_FILE) as lines:
-        results = _Results(index, files, reader, merged, Bill(prices), RowModels(index.job, index.work))
+        results = _Results(index, files, reader, merged, Bill(prices), RowModels(index.job, index.work), None)
         blocks = list(results.blocks(islice(lines, rows), 0))
         results.sum_up()
         return merged, blocks
@@ -152,6 +168,7 @@ class _Results(msgspec.Struct):
     merged: Merged
     bill: Bill
     models: RowModels
+    reusable: bytearray | None
 
     def blocks(self, lines: Iterator[bytes], first: int) -> Iterator[_Block]:
         """
@@ -160,7 +177,10 @@ class _Results(msgspec.Struct):
         """
         counts = self.merged.counts
         while rows := list(islice(lines, _BLOCK_ROWS)):
-            answers = list(map(self._answer, range(first, first + len(rows))))
+            numbers = range(first, first + len(rows))
+            answers = list(map(self._answer, numbers))
+            if self.index.stored_files or self.index.repeats or self.merged.sources is not None:
+                answers = list(map(self._with_source, numbers, answers))
             for row, answer in zip(rows, answers, strict=True):
                 outcome = answer.outcome
                 counts[outcome.status] += 1
@@ -172,14 +192,24 @@ class _Results(msgspec.Struct):
             first += len(rows)
             self.files.drop_before(first)
 
+    def _with_source(self, row: int, answer: Answer) -> Answer:
+        """Say where the answer is from; what is no answer to a request of this row alone cost nothing."""
+        source, sources = self.index.source(row), self.merged.sources
+        if source is not None and sources is not None:
+            sources[source] += 1
+        is_own, is_whole = source in OWN, answer.outcome is SUCCEEDED and answer.finish_reason is None
+        if is_own and is_whole and self.reusable is not None:
+            self.reusable[row] = 1
+        return msgspec.structs.replace(answer, source=source, usage=answer.usage if is_own else None)
+
     def _answer(self, row: int) -> Answer:
-        state, number, offset, length = self.index.location(row)
+        state, number, _, _ = self.index.location(row)
         if state == NOTHING:
             return Answer(self.index.nothing, None, None)
         if number in self.index.rejections:
             return Answer(Outcome("failed", error=self.index.rejections[number]), None, None)
         try:
-            answer = self.reader.read_line(self.files.read(number, offset, length), answered=state >= INVALID)
+            answer = self.reader.read_line(self.files.read_of(row), answered=state >= INVALID)
         except (ValueError, msgspec.DecodeError) as error:
             raise InvalidInputError(
                 f"{self.index.files[number]} was changed while its results were merged"
@@ -189,6 +219,9 @@ class _Results(msgspec.Struct):
         return Answer(TOO_LATE, None, None) if is_too_late else answer
 
     def _charge(self, row: int, number: int, answer: Answer) -> None:
+        """Add the tokens of an answer that this job asked for."""
+        if number in self.index.stored_files or self.index.repeats.first_of(row) != row:
+            return
         meter = self.bill.meter(self.models.of(row), "live" if number in self.index.live_files else "batch")
         if answer.usage is not None:
             meter.add(answer.usage)

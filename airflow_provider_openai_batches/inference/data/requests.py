@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _Renderer: TypeAlias = Callable[[Mapping[str, Any]], Any]
 
 RESULT_COLUMNS = ("custom_id", "status", "output", "usage", "error", "finish_reason")
+SOURCE_COLUMN = "source"  # where rows may share their answers, the last one
 _PLAIN_ROWS = frozenset({dict, str})
 _NO_TABLES = frozenset({"builtins", "itertools"})  # the modules of Python's own types
 _MAPPINGS = (dict, Mapping)  # dict first: a check against an abstract class takes four times as long
@@ -51,6 +52,7 @@ def requests_from(
     id_column: str | None = None,
     keep_columns: Iterable[str] = (),
     schema: OutputSchema | None = None,
+    has_source: bool = False,
 ) -> Iterator[Request]:
     """
     Make one request from each row, lazily.
@@ -65,6 +67,7 @@ def requests_from(
     :param id_column: the column that becomes the ``custom_id``; default: ``row-0``, ``row-1``, …
     :param keep_columns: the columns to write beside each result.
     :param schema: the schema of each answer; it goes into each body in the endpoint's own form.
+    :param has_source: whether the results have the column :data:`SOURCE_COLUMN`.
     :raises InvalidInputError: at once if the arguments do not fit together; while iterating, naming the row,
         if a row cannot become a request.
     """
@@ -74,7 +77,8 @@ def requests_from(
             f"the rows of a job must be a list or an iterator, not a {type(rows).__name__}"
         )
     keep = [keep_columns] if isinstance(keep_columns, str) else list(keep_columns)
-    if clash := sorted(set(keep) & set(RESULT_COLUMNS)):
+    columns = {*RESULT_COLUMNS, *([SOURCE_COLUMN] if has_source else [])}
+    if clash := sorted(columns.intersection(keep)):
         raise InvalidInputError(
             f"keep_columns has {', '.join(clash)}: that is a column of the results, rename it"
         )

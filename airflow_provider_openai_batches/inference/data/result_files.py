@@ -1,8 +1,9 @@
-"""Reads pieces of a job's result files, of which only a few are open and on this machine."""
+"""Reads single lines of the result files of a job, wherever the files are kept."""
 
 from __future__ import annotations
 
 import os
+from array import array
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
@@ -10,10 +11,13 @@ from airflow_provider_openai_batches.storage import open_binary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import FileIO
 
     from airflow_provider_openai_batches.inference.data.index import ResultIndex
 
 _OPEN_FILES = 64
+# On this machine, the answers of rows that later rows repeat, so that no file is needed again for them.
+_SHARED_FILE = "shared-answers.jsonl"
 
 
 class ResultFiles:
@@ -23,6 +27,11 @@ class ResultFiles:
         self._index = index
         self._fetched: set[int] = set()
         self._open: OrderedDict[int, tuple[BinaryIO, int | None]] = OrderedDict()
+        self._shared: FileIO | None = None
+        # Files that are no copies are always at hand.
+        is_sharing = index.are_copies and index.repeats
+        self._is_repeated = index.repeats.marks_of_firsts() if is_sharing else bytearray()
+        self._places = array("Q", [0]) * len(self._is_repeated)  # in the file of shared answers
 
     def __enter__(self) -> Self:
         return self
@@ -30,6 +39,9 @@ class ResultFiles:
     def __exit__(self, *_: object) -> None:
         while self._open:
             self._open.popitem()[1][0].close()
+        if self._shared is not None:
+            self._shared.close()
+            self._shared = None
 
     def read(self, number: int, offset: int, length: int) -> bytes:
         handle, descriptor = self._open.get(number) or self._opened(number)
@@ -37,6 +49,26 @@ class ResultFiles:
             return os.pread(descriptor, length, offset)
         handle.seek(offset)
         return handle.read(length)
+
+    def read_of(self, row: int) -> bytes:
+        """Return the best line of a row that has one; the rows are asked for in ascending order."""
+        _, number, offset, length = self._index.location(row)
+        if not self._places:
+            return self.read(number, offset, length)
+        first = self._index.repeats.first_of(row)
+        if first != row and self._shared is not None:
+            return os.pread(self._shared.fileno(), length, self._places[first])
+        data = self.read(number, offset, length)
+        if self._is_repeated[row]:
+            self._share(row, data)
+        return data
+
+    def _share(self, row: int, data: bytes) -> None:
+        """Keep a line at hand for the rows that repeat this one."""
+        if self._shared is None:
+            self._shared = (self._index.work / _SHARED_FILE).open("w+b", buffering=0)
+        self._places[row] = self._shared.tell()
+        self._shared.write(data)
 
     def drop_before(self, row: int) -> None:
         """Let the files go in which there is nothing about this row and those that follow."""

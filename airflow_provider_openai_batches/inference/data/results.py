@@ -30,12 +30,14 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 
     :param output: ``msgspec.Raw``, at any depth, where JSON is passed on as it came.
     :param finish_reason: why the answer was cut off; None if it was not.
+    :param source: where it is from, one of :data:`.SOURCES`; None if nobody has asked that, or nothing came.
     """
 
     outcome: Outcome
     output: Any
     usage: Usage | None
     finish_reason: str | None = None
+    source: str | None = None
 
 
 _Body = TypeVar("_Body")

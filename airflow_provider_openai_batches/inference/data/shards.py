@@ -20,6 +20,7 @@ from airflow_provider_openai_batches.inference.data.job import (
     Shard,
     work_directory,
 )
+from airflow_provider_openai_batches.inference.data.repeats import save_repeats
 from airflow_provider_openai_batches.inference.data.requests import name_row
 from airflow_provider_openai_batches.storage import open_binary, remove
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import TracebackType
 
+    from airflow_provider_openai_batches.answer_store.digests import RowDigests
     from airflow_provider_openai_batches.api.endpoints import EndpointSpec
     from airflow_provider_openai_batches.inference.data.job import Cut
     from airflow_provider_openai_batches.inference.data.requests import Request
@@ -47,6 +49,8 @@ def write_shards(
     max_requests: int | None = None,
     canary: int = 0,
     completed: Callable[[Shard], None] | None = None,
+    digests: RowDigests | None = None,
+    deduplicate: bool = False,
 ) -> Job:
     """
     Write the request files of a job, and ``job.json`` last.
@@ -55,6 +59,8 @@ def write_shards(
     :param max_requests: a job with more rows is refused, as soon as its first extra row comes.
     :param canary: so many rows are in files of their own, which come first.
     :param completed: is called with each shard that another one follows; it may take the request file away.
+    :param digests: gets the body of each row.
+    :param deduplicate: note which rows have the body of an earlier one; it needs ``digests``.
     :raises InvalidInputError: if there are no rows or too many, a body is not JSON or too large for a file,
         or a ``custom_id`` occurs twice; the message names the row.
     """
@@ -64,7 +70,7 @@ def write_shards(
     rows = 0
     writer = ShardWriter(work, envelope, limits, completed=completed)
     with open_binary(work / ROWS_FILE, "wb") as rows_file, writer:
-        write = _row_writer(rows_file, writer, envelope, ids, spec_of(endpoint))
+        write = _row_writer(rows_file, writer, envelope, ids, spec_of(endpoint), digests)
         for request in requests:
             if rows == max_requests:
                 raise InvalidInputError(
@@ -77,23 +83,33 @@ def write_shards(
     if not rows:
         raise InvalidInputError("The job has no rows")
     ids.check(work, rows)
+    repeats = digests.repeats() if deduplicate and digests is not None else ()
+    if repeats:
+        save_repeats(work, repeats)
     job = Job(
         digest=_digest(endpoint, writer.shards),
         endpoint=endpoint,
         rows=rows,
         limits=limits,
         shards=writer.shards,
+        repeats=len(repeats) // 2,
     )
     job.save(work)
     return job
 
 
-def _row_writer(
-    rows_file: BinaryIO, writer: ShardWriter, envelope: Envelope, ids: GivenIds, spec: EndpointSpec
+def _row_writer(  # noqa: PLR0917 - the parts of one loop
+    rows_file: BinaryIO,
+    writer: ShardWriter,
+    envelope: Envelope,
+    ids: GivenIds,
+    spec: EndpointSpec,
+    digests: RowDigests | None,
 ) -> Callable[[Request], None]:
     """Return a function that writes one request; names are looked up here once, not for each row."""
     count_inputs, most_output = spec.count_inputs, spec.most_output_tokens
     add, add_id, line_of, write_row = writer.add, ids.add, envelope.line, rows_file.write
+    add_body = digests.add if digests is not None else None
 
     def write(request: Request) -> None:
         try:
@@ -108,6 +124,8 @@ def _row_writer(
         write_row(b'{"custom_id":%b%b}\n' % (custom_id, kept))
         if request.is_named:
             add_id(request.custom_id)
+        if add_body:
+            add_body(request.row_number, body)
 
     return write
 
@@ -151,6 +169,10 @@ class Envelope:
     def line(self, custom_id: bytes, body: bytes) -> bytes:
         """Return a request line; both arguments are JSON already."""
         return b'{"custom_id":%b%b%b}\n' % (custom_id, self._middle, body)
+
+    def body(self, line: bytes, custom_id: bytes) -> bytes:
+        """Return the body of a request line with this ``custom_id``, which is JSON."""
+        return line[self.size + len(custom_id) - 2 : -2]
 
 
 class ShardWriter:

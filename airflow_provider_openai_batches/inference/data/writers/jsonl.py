@@ -1,6 +1,6 @@
 """
 Parts as JSON lines: ``custom_id``, the kept columns, ``status``, ``output``, ``usage``, ``error``,
-``finish_reason``.
+``finish_reason``, and where rows may share their answers ``source``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from airflow_provider_openai_batches.api.usage import Usage
     from airflow_provider_openai_batches.inference.data.outcomes import RowError
@@ -27,6 +27,10 @@ class _Tail(msgspec.Struct, frozen=True, gc=False):
     finish_reason: str | None
 
 
+class _TailWithSource(_Tail, frozen=True, gc=False):
+    source: str | None
+
+
 _encode_lines = msgspec.json.Encoder().encode_lines
 
 
@@ -35,8 +39,9 @@ class JsonLinesWriter:
 
     suffix = ".jsonl"
 
-    def __init__(self, *_job: object, **_options: object) -> None:
+    def __init__(self, *_job: object, has_source: bool = False, **_options: object) -> None:
         """Take nothing from the job: its kept columns are JSON already."""
+        self._has_source = has_source
 
     @staticmethod
     def check() -> None:
@@ -44,26 +49,25 @@ class JsonLinesWriter:
 
     @contextmanager
     def open(self, handle: BinaryIO) -> Iterator[OpenPart]:
-        yield _JsonLinesPart(handle)
+        yield _JsonLinesPart(handle, _tail_with_source if self._has_source else _tail)
+
+
+def _tail(answer: Answer) -> _Tail:
+    outcome = answer.outcome
+    return _Tail(outcome.status, answer.output, answer.usage, outcome.error, answer.finish_reason)
+
+
+def _tail_with_source(answer: Answer) -> _Tail:
+    outcome, more = answer.outcome, (answer.finish_reason, answer.source)
+    return _TailWithSource(outcome.status, answer.output, answer.usage, outcome.error, *more)
 
 
 class _JsonLinesPart:
-    def __init__(self, handle: BinaryIO) -> None:
-        self._write = handle.write
+    def __init__(self, handle: BinaryIO, tail_of: Callable[[Answer], _Tail]) -> None:
+        self._write, self._tail_of = handle.write, tail_of
 
     def write(self, rows: list[bytes], answers: list[Answer]) -> None:
-        tails = _encode_lines(
-            [
-                _Tail(
-                    answer.outcome.status,
-                    answer.output,
-                    answer.usage,
-                    answer.outcome.error,
-                    answer.finish_reason,
-                )
-                for answer in answers
-            ]
-        ).splitlines(keepends=True)
+        tails = _encode_lines(map(self._tail_of, answers)).splitlines(keepends=True)
         # The first columns are JSON already: both objects are joined, without decoding the one in front.
         lines = [b"%b,%b" % (row[:-2], tail[1:]) for row, tail in zip(rows, tails, strict=True)]
         self._write(b"".join(lines))

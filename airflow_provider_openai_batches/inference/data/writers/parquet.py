@@ -14,6 +14,7 @@ from airflow_provider_openai_batches.api.endpoints import spec_of
 from airflow_provider_openai_batches.api.usage import Usage
 from airflow_provider_openai_batches.inference.data.arrow import pyarrow
 from airflow_provider_openai_batches.inference.data.job import ROWS_FILE
+from airflow_provider_openai_batches.inference.data.requests import SOURCE_COLUMN
 from airflow_provider_openai_batches.storage import open_binary
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class ParquetWriter:
     def check() -> None:
         pyarrow("pyarrow.parquet")
 
-    def __init__(self, job: Job, work: AnyPath, *, whole_body: bool) -> None:
+    def __init__(self, job: Job, work: AnyPath, *, whole_body: bool, has_source: bool = False) -> None:
         arrow = pyarrow("pyarrow")
         vector = arrow.list_(arrow.float32())
         several = any(shard.embedding_inputs != shard.requests for shard in job.shards)
@@ -62,6 +63,7 @@ class ParquetWriter:
                 ("usage", arrow.struct([(name, arrow.int64()) for name in Usage.__struct_fields__])),
                 ("error", arrow.struct([("code", arrow.string()), ("message", arrow.string())])),
                 ("finish_reason", arrow.string()),
+                *([(SOURCE_COLUMN, arrow.string())] if has_source else []),
             ]
         )
 
@@ -78,6 +80,7 @@ class _ParquetPart:
         self._writer, self._schema, self._kept = writer, schema, kept
         kind = schema.field("output").type
         self._output: Callable[[Any], Any] = _text if kind == pyarrow("pyarrow").string() else _vectors(kind)
+        self._has_source = schema.names[-1] == SOURCE_COLUMN
         self._rows: list[tuple[Any, ...]] = []
         self._bytes = 0
 
@@ -93,7 +96,8 @@ class _ParquetPart:
             part and msgspec.structs.asdict(part) for part in (answer.usage, answer.outcome.error)
         )
         own = (answer.outcome.status, output, usage, error, answer.finish_reason)
-        self._rows.append((kept["custom_id"], *values, *own))
+        source = (answer.source,) if self._has_source else ()
+        self._rows.append((kept["custom_id"], *values, *own, *source))
         self._bytes += len(row) + _size(output)
         if len(self._rows) >= _GROUP_ROWS or self._bytes >= _GROUP_BYTES:
             self.flush()

@@ -17,10 +17,11 @@ class PartWriter(Protocol):
 
     suffix: str
 
-    def __init__(self, job: Job, work: AnyPath, *, whole_body: bool) -> None:
+    def __init__(self, job: Job, work: AnyPath, *, whole_body: bool, has_source: bool) -> None:
         """
         :param work: the directory of the job, with the kept columns of its rows.
         :param whole_body: whether each output is the body of a response.
+        :param has_source: whether the last column says where each result is from.
         """
 
     @staticmethod
