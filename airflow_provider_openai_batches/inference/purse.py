@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.budget import Budget
     from airflow_provider_openai_batches.inference.data.job import Job, Shard
     from airflow_provider_openai_batches.inference.in_line import Kind
-    from airflow_provider_openai_batches.inference.records import Record, Records
+    from airflow_provider_openai_batches.inference.records import Records
     from airflow_provider_openai_batches.inference.settings import Settings
+    from airflow_provider_openai_batches.inference.shard_record import Record
     from airflow_provider_openai_batches.pricing.cost import Way
     from airflow_provider_openai_batches.pricing.estimate import Basis, Estimate
 

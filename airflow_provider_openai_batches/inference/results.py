@@ -28,7 +28,7 @@ from airflow_provider_openai_batches.inference.data.outcomes import TOO_LATE, Ro
 from airflow_provider_openai_batches.inference.data.spending import usage_in
 from airflow_provider_openai_batches.inference.data.stored import add_stored, settled_rows
 from airflow_provider_openai_batches.inference.in_line import LIMIT_EXCEEDED
-from airflow_provider_openai_batches.inference.records import UNKNOWN
+from airflow_provider_openai_batches.inference.shard_record import UNKNOWN
 from airflow_provider_openai_batches.inference.summary import (
     errors_in_words,
     failure,
@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.data.job import Cut, Job, Shard
     from airflow_provider_openai_batches.inference.data.manifest import Merged
     from airflow_provider_openai_batches.inference.job_context import JobContext
-    from airflow_provider_openai_batches.inference.records import Record
     from airflow_provider_openai_batches.inference.settings import Settings
+    from airflow_provider_openai_batches.inference.shard_record import Record
 
 _GONE = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
 

@@ -11,9 +11,9 @@ from airflow_provider_openai_batches.inference.in_line import LIMIT_EXCEEDED
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.data.job import Cut, Job
     from airflow_provider_openai_batches.inference.job_context import JobContext
-    from airflow_provider_openai_batches.inference.records import Record
     from airflow_provider_openai_batches.inference.results import JobResults
     from airflow_provider_openai_batches.inference.schedule import Schedule
+    from airflow_provider_openai_batches.inference.shard_record import Record
 
 
 class Rounds:

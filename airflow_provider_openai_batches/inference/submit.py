@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.idempotency.submit import Submitter
     from airflow_provider_openai_batches.inference.data.job import Job
     from airflow_provider_openai_batches.inference.job_context import JobContext
-    from airflow_provider_openai_batches.inference.records import Record, Records
+    from airflow_provider_openai_batches.inference.records import Records
+    from airflow_provider_openai_batches.inference.shard_record import Record
 
 # Of several batches of one shard, a completed one is preferred, then one that runs, then one cut short.
 _RANK = {"completed": 3, "cancelling": 1, "expired": 1, "cancelled": 1}

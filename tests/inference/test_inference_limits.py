@@ -22,7 +22,8 @@ from airflow_provider_openai_batches.exceptions import (
 )
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 from airflow_provider_openai_batches.inference.data.outcomes import RowError
-from airflow_provider_openai_batches.inference.records import CREATIONS_AN_HOUR, Record, Records
+from airflow_provider_openai_batches.inference.records import CREATIONS_AN_HOUR, Records
+from airflow_provider_openai_batches.inference.shard_record import Record
 
 if TYPE_CHECKING:
     from pathlib import Path
