@@ -15,10 +15,9 @@ import msgspec
 from airflow_provider_openai_batches.api.models import is_over
 from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
 from airflow_provider_openai_batches.idempotency.keys import Origin
-from airflow_provider_openai_batches.inference.data.job import is_bare_name
 from airflow_provider_openai_batches.inference.data.outcomes import RowError  # noqa: TC001 - msgspec reads the annotation
 from airflow_provider_openai_batches.polling.wait import GRACE, UNKNOWN_WINDOW
-from airflow_provider_openai_batches.storage import open_binary, whole
+from airflow_provider_openai_batches.storage import is_bare_name, open_binary, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

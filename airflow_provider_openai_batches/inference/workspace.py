@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_openai_batches import storage
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.claim import ClaimFile, names_of
-from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FILE, is_bare_name
+from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FILE
 from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, Manifest
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Workspace:
 
     def open(self, name: str) -> bool:
         """Continue with the files that another process left; False if there are none."""
-        if not is_bare_name(name):
+        if not storage.is_bare_name(name):
             return False
         self.name = name
         if not (self.kept / JOB_FILE).exists():
