@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
-from airflow_provider_openai_batches.inference.data.job import is_bare_name
 from airflow_provider_openai_batches.inference.data.stored import StoredAnswers  # noqa: TC001 - msgspec reads the annotation
 from airflow_provider_openai_batches.inference.shard_record import UNKNOWN, Record
-from airflow_provider_openai_batches.storage import open_binary, whole
+from airflow_provider_openai_batches.storage import is_bare_name, open_binary, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

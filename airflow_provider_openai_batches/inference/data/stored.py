@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from airflow_provider_openai_batches.inference.data.findings import PAID, Findings, Scan
-from airflow_provider_openai_batches.inference.data.job import is_bare_name, read_runs
+from airflow_provider_openai_batches.inference.data.job import read_runs
+from airflow_provider_openai_batches.storage import is_bare_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
