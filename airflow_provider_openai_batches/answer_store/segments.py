@@ -2,8 +2,8 @@
 Segments: files of answers, each with an index.
 
 ``<name>-<number>-<token>.answers.jsonl`` has a line ``{"key":"<digest in hex>","body":<the answer>}`` for
-each answer. ``….index`` has what is known of them, as columns in the order of their digests, and four bytes with
-the checksum of it all. The token is drawn anew for each segment, so no file is ever written twice.
+each answer. ``….index`` has what is known of them, as columns in the order of their digests, and four bytes
+with the checksum of it all. The token is drawn anew for each segment, so no file is ever written twice.
 """
 
 from __future__ import annotations
