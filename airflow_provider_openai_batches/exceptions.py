@@ -30,6 +30,10 @@ class InvalidConnectionError(InvalidInputError):
     """The Airflow connection cannot be used: no key, a bad URL, or a key that would be sent unencrypted."""
 
 
+class BrokenSegmentError(OpenAIBatchesError):
+    """A segment of a store of answers is damaged; its message says in what way, not which segment it is."""
+
+
 class TransportError(OpenAIBatchesError):
     """
     The service sent no answer, or one that cannot be read.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -27,6 +28,9 @@ Location: TypeAlias = Any  # what a user may give: a path, a URI, or for a singl
 COPY_BYTES = 1 << 20
 _BUFFER_BYTES = 1 << 16
 _NAME_BYTES = 100  # of a file's name in that of its temporary file; a name may have 255
+_BARE_NAME = re.compile(r"[^/\\\x00-\x1f]+")
+_OWNER_ALONE = 0o600
+_OWNER_ALONE_IN = 0o700
 SCRATCH_PREFIX = "openai-batches-scratch-"
 _LOCK_FILE = ".in-use"
 _YOUNG_SECONDS = 60.0  # a temporary directory has its lock by then
@@ -72,6 +76,11 @@ def name_of(source: Location) -> str:
     return Path(name).name if isinstance(name, os.PathLike) else "batch.jsonl"
 
 
+def is_bare_name(name: str) -> bool:
+    """Whether this names a file in a directory, and leads nowhere else."""
+    return bool(_BARE_NAME.fullmatch(name)) and name not in {".", ".."}
+
+
 def open_binary(path: AnyPath, mode: str = "rb") -> BinaryIO:
     """Open a file without the bookkeeping that ``ObjectStoragePath`` adds to each read."""
     plain = local(path)
@@ -101,6 +110,20 @@ def opened(source: Location) -> Iterator[IO[bytes]]:
         yield copy
 
 
+def make_private(directory: Path) -> None:
+    """Create a local directory, and missing ones above it, for the owner alone, whatever the umask."""
+    if directory.is_dir():
+        return
+    make_private(directory.parent)
+    try:
+        directory.mkdir(_OWNER_ALONE_IN)
+    except FileExistsError:  # another process made it a moment ago, or it is a file
+        if not directory.is_dir():
+            raise
+    else:
+        directory.chmod(_OWNER_ALONE_IN)
+
+
 def _opened_path(path: AnyPath) -> IO[bytes]:
     try:
         file: IO[bytes] = path.open("rb")
@@ -110,11 +133,13 @@ def _opened_path(path: AnyPath) -> IO[bytes]:
 
 
 @contextmanager
-def whole(destination: Location) -> Iterator[BinaryIO]:
+def whole(destination: Location, *, private: bool = False) -> Iterator[BinaryIO]:
     """
     Yield a file to write to; it appears at its destination only if the block ends without an error.
 
     Missing local directories are created. An open file object is yielded unchanged.
+
+    :param private: on a disk, only the owner may read the file and what is in directories that are created.
     """
     if hasattr(destination, "write") and not hasattr(destination, "parent"):
         yield destination
@@ -128,11 +153,13 @@ def whole(destination: Location) -> Iterator[BinaryIO]:
                 yield file
             path.fs.put_file(str(temporary), path.path)  # stores show an object when its upload is complete
         return
-    plain.parent.mkdir(parents=True, exist_ok=True)
+    make_private(plain.parent) if private else plain.parent.mkdir(parents=True, exist_ok=True)
     name = plain.name.encode()[:_NAME_BYTES].decode(errors="ignore")
     temporary = plain.with_name(f".{name}.{uuid.uuid4().hex}.part")
     try:
         with temporary.open("xb", buffering=_BUFFER_BYTES) as file:  # "x" does not follow a link at this path
+            if private:
+                os.fchmod(file.fileno(), _OWNER_ALONE)
             yield file
         temporary.replace(plain)
     finally:

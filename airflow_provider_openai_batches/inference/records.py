@@ -15,11 +15,10 @@ import msgspec
 from airflow_provider_openai_batches.api.models import is_over
 from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
 from airflow_provider_openai_batches.idempotency.keys import Origin
-from airflow_provider_openai_batches.inference.data.job import is_bare_name
 from airflow_provider_openai_batches.inference.data.outcomes import RowError  # noqa: TC001 - msgspec reads the annotation
 from airflow_provider_openai_batches.inference.data.stored import StoredAnswers  # noqa: TC001 - as above
 from airflow_provider_openai_batches.polling.wait import GRACE, UNKNOWN_WINDOW
-from airflow_provider_openai_batches.storage import open_binary, whole
+from airflow_provider_openai_batches.storage import is_bare_name, open_binary, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -279,6 +278,12 @@ class Records(msgspec.Struct):
         self.setbacks += 1
         self.not_before = now + seconds
         return seconds
+
+    def lose_stored(self) -> None:
+        """Note that answers that were found in a store are gone: their rows have to be asked."""
+        self.stored = None
+        for record in self.by_shard.values():
+            record.unfinished = UNKNOWN
 
     # -- from try to try -----------------------------------------------------------------------------------
 

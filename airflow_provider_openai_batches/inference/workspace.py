@@ -18,7 +18,7 @@ import msgspec
 from airflow_provider_openai_batches import storage
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.claim import ClaimFile, names_of
-from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FILE, Job, is_bare_name
+from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FILE, Job
 from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, Manifest
 from airflow_provider_openai_batches.inference.data.repeats import REPEATS_FILE
 
@@ -132,7 +132,7 @@ class Workspace:
 
     def open(self, name: str) -> bool:
         """Continue with the files that another process left; False if there are none."""
-        if not is_bare_name(name):
+        if not storage.is_bare_name(name):
             return False
         self.name = name
         if not (self.kept / JOB_FILE).exists():

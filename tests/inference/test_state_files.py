@@ -10,9 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from inferencekit import again, job, results, rows, waits
 
-from airflow_provider_openai_batches.inference.data.job import is_bare_name
 from airflow_provider_openai_batches.inference.records import Records
 from airflow_provider_openai_batches.inference.workspace import Workspace
+from airflow_provider_openai_batches.storage import is_bare_name
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,6 @@ consecutive rows that have no id of their own.
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections import Counter
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 JOB_FILE = "job.json"
 ROWS_FILE = "rows.jsonl"
 _BUCKETS = 64
-_BARE_NAME = re.compile(r"[^/\\\x00-\x1f]+")
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -224,11 +222,6 @@ def work_directory(path: AnyPath) -> AnyPath:
     directory = as_path(path)
     directory.mkdir(parents=True, exist_ok=True)
     return directory
-
-
-def is_bare_name(name: str) -> bool:
-    """Whether this names a file in a directory, and leads nowhere else."""
-    return bool(_BARE_NAME.fullmatch(name)) and name not in {".", ".."}
 
 
 def default_id(number: int) -> str:

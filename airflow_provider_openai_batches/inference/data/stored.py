@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from airflow_provider_openai_batches.inference.data.findings import PAID, Findings, Scan
-from airflow_provider_openai_batches.inference.data.job import is_bare_name, read_runs
+from airflow_provider_openai_batches.inference.data.job import read_runs
+from airflow_provider_openai_batches.storage import is_bare_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -187,6 +188,11 @@ def read_stored(index: ResultIndex, stored: StoredAnswers) -> Iterator[tuple[Liv
             if found := Findings.load(index.work / name):
                 yield part, found
             index.drop(name)
+
+
+def has_all(index: ResultIndex, stored: StoredAnswers) -> bool:
+    """Whether all that says where the answers are can be read."""
+    return sum(1 for _ in read_stored(index, stored)) == len(stored.files)
 
 
 def settled_rows(index: ResultIndex, stored: StoredAnswers | None) -> bytearray:

@@ -1,0 +1,135 @@
+"""The directory of a store: what it holds, and reading and deleting files in it, on a disk or elsewhere."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.storage import Scratch, as_path, local, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import BinaryIO
+
+    from airflow_provider_openai_batches.storage import Location
+
+# So many parts of a file in an object store are asked for one by one. For more, the whole file is fetched.
+_FEW_PARTS = 8
+_PROBE = b"written to see that it can be"
+_DIRECT = os.O_RDONLY | os.O_NOFOLLOW  # a link may lead anywhere
+
+
+class StoreFolder:
+    """
+    The files of a store.
+
+    A file that is gone is a ``FileNotFoundError``; any other trouble with the disk or the object store is an
+    :class:`InvalidInputError` that names ``answers_uri`` and has the trouble as its cause.
+    """
+
+    def __init__(self, uri: Location) -> None:
+        self.path = as_path(uri)
+        self.directory = local(self.path)
+
+    def check(self, name: str) -> None:
+        """Write, list, read and delete a file of this name, to see that all of it is possible."""
+        with self.create(name) as file:
+            file.write(_PROBE)
+        try:
+            if name not in self.sizes():
+                raise InvalidInputError(
+                    f"answers_uri: a file that was written to {self.path} is not listed there"
+                )
+            if self.read(name) != _PROBE:
+                raise InvalidInputError(f"answers_uri: a file in {self.path} is not read as it was written")
+        finally:
+            self.remove(name)
+
+    def sizes(self) -> dict[str, int]:
+        """Return the sizes of all files by their names, as they are now."""
+        with self._named("listed"):
+            try:
+                return dict(self._listed())
+            except FileNotFoundError:
+                return {}
+
+    def _listed(self) -> Iterator[tuple[str, int]]:
+        if self.directory is not None:
+            with os.scandir(self.directory) as entries:
+                for entry in entries:
+                    if entry.is_file(follow_symlinks=False):
+                        try:
+                            yield entry.name, entry.stat(follow_symlinks=False).st_size
+                        except FileNotFoundError:  # deleted a moment ago
+                            continue
+            return
+        fs = self.path.fs
+        fs.invalidate_cache(self.path.path)  # other workers write there too
+        for found in fs.ls(self.path.path, detail=True):
+            if found["type"] == "file":
+                yield found["name"].rpartition("/")[2], int(found["size"] or 0)
+
+    @contextmanager
+    def create(self, name: str) -> Iterator[BinaryIO]:
+        """Yield a file to write to, which appears whole or not at all, for the owner alone."""
+        with self._named(f"written ({name})"), whole(self.path / name, private=True) as file:
+            yield file
+
+    def remove(self, name: str) -> None:
+        """Delete a file if it is there."""
+        with self._named(f"changed ({name} cannot be deleted)"):
+            try:
+                (self.path / name).unlink()
+            except FileNotFoundError:
+                return
+
+    def read(self, name: str) -> bytes:
+        with self._named(f"read ({name})"):
+            if self.directory is None:
+                data: bytes = self.path.fs.cat_file(f"{self.path.path}/{name}")
+                return data
+            with os.fdopen(os.open(self.directory / name, _DIRECT), "rb") as file:
+                return file.read()
+
+    @contextmanager
+    def parts(self, name: str, count: int) -> Iterator[Callable[[int, int], bytes]]:
+        """
+        Yield a function that reads a file from one offset to another.
+
+        :param count: how many parts will be read.
+        """
+        if self.directory is None and count <= _FEW_PARTS:
+            yield partial(self._fetch_part, name)
+            return
+        with ExitStack() as stack:
+            directory = self.directory
+            if directory is None:
+                directory = stack.enter_context(Scratch()).path
+                with self._named(f"read ({name})"):
+                    self.path.fs.get_file(f"{self.path.path}/{name}", str(directory / name))
+            with self._named(f"read ({name})"):
+                handle = os.open(directory / name, _DIRECT)
+            stack.callback(os.close, handle)
+            yield partial(self._read_part, name, handle)
+
+    def _fetch_part(self, name: str, start: int, end: int) -> bytes:
+        with self._named(f"read ({name})"):
+            data: bytes = self.path.fs.cat_file(f"{self.path.path}/{name}", start, end)
+            return data
+
+    def _read_part(self, name: str, handle: int, start: int, end: int) -> bytes:
+        with self._named(f"read ({name})"):
+            return os.pread(handle, end - start, start)
+
+    @contextmanager
+    def _named(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # the clients of object stores have errors of their own
+            message = f"answers_uri: the store {self.path} cannot be {what}: {error}"
+            raise InvalidInputError(message) from error
