@@ -41,7 +41,10 @@ class SharedAnswers:
         self._uri = str(settings.answers_uri)
         if not self._uri.strip():
             raise InvalidInputError("answers_uri is empty: it must be a directory, as a path or a URI.")
-        self._store = AnswerStore(settings.answers_uri, log)
+        try:
+            self._store = AnswerStore(settings.answers_uri, log)
+        except Exception as error:  # an unknown scheme, or a library that is not installed
+            raise InvalidInputError(f"answers_uri {self._uri} cannot be used: {error}") from error
 
     def check(self) -> None:
         """

@@ -207,6 +207,12 @@ class Records(msgspec.Struct):
         self.not_before = now + seconds
         return seconds
 
+    def lose_stored(self) -> None:
+        """Note that answers that were found in a store are gone: their rows have to be asked."""
+        self.stored = None
+        for record in self.by_shard.values():
+            record.unfinished = UNKNOWN
+
     # -- from try to try -----------------------------------------------------------------------------------
 
     def next_try(self, new: Records) -> Records:

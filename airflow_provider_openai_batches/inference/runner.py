@@ -174,6 +174,7 @@ class Runner:
         if records is None:
             return False
         self._begin(records)
+        self._results.check_stored(self.job)
         return True
 
     def _write(
@@ -299,6 +300,7 @@ class Runner:
             self._set(submissions.find(self.job))
             if self._results.collect(self.job, self._clock()):
                 self._schedule.slow_down()
+            self._rounds.give_up_answered(self.job)
             if self._schedule.wants_canary(self.job):
                 self._live.ask_first(self.job)
                 if self._purse.is_empty:
@@ -310,7 +312,6 @@ class Runner:
                 if any(record.is_over for record in records.active):
                     continue
                 return self._live.end(self.job, self._schedule)
-            self._rounds.give_up_answered(self.job)
             self._budget.look(self.job.shards, self._clock())
             self._rounds.give_up_too_large(self.job)
             if (job := self._rounds.ask_again(self.job, self._schedule)) is not self.job:

@@ -190,6 +190,11 @@ def read_stored(index: ResultIndex, stored: StoredAnswers) -> Iterator[tuple[Liv
             index.drop(name)
 
 
+def has_all(index: ResultIndex, stored: StoredAnswers) -> bool:
+    """Whether all that says where the answers are can be read."""
+    return sum(1 for _ in read_stored(index, stored)) == len(stored.files)
+
+
 def settled_rows(index: ResultIndex, stored: StoredAnswers | None) -> bytearray:
     """Return for each row 1 if it repeats another one, or has an answer from a store."""
     marks = bytearray(index.job.rows)
