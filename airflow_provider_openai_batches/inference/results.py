@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -42,14 +41,11 @@ from airflow_provider_openai_batches.observability import metrics
 from airflow_provider_openai_batches.storage import write_json
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from airflow_provider_openai_batches.api.models import Batch
     from airflow_provider_openai_batches.api.usage import Usage
     from airflow_provider_openai_batches.inference.data.job import Cut, Job, Shard
     from airflow_provider_openai_batches.inference.data.manifest import Merged
     from airflow_provider_openai_batches.inference.job_context import JobContext
-    from airflow_provider_openai_batches.inference.settings import Settings
     from airflow_provider_openai_batches.inference.shard_record import Record
 
 _GONE = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
@@ -341,17 +337,3 @@ def _described(shard: Shard, record: Record) -> BatchRecord:
         status=record.status,
         counts={"total": record.total, "completed": record.completed, "failed": record.failed},
     )
-
-
-def digests(settings: Settings, job: Job, folder: Path) -> tuple[str, str]:
-    """
-    Return a digest of the job (its requests, ids and kept columns) and one of the results that it will have.
-
-    :param folder: the directory with the job's files.
-    """
-    with (folder / ROWS_FILE).open("rb") as rows:
-        asked = f"{job.digest} {hashlib.file_digest(rows, 'sha256').hexdigest()}"
-    given = f"{asked} {settings.output} {settings.output_format} {settings.schema is not None}"
-    if settings.has_source:
-        given += " source"
-    return hashlib.sha256(asked.encode()).hexdigest(), hashlib.sha256(given.encode()).hexdigest()

@@ -21,11 +21,11 @@ from airflow_provider_openai_batches.idempotency import keys
 from airflow_provider_openai_batches.idempotency.ledger import Ledger
 from airflow_provider_openai_batches.inference.budget import Budget
 from airflow_provider_openai_batches.inference.data.job import JOB_FILE, Job
-from airflow_provider_openai_batches.inference.data.merge import check_output
 from airflow_provider_openai_batches.inference.job_context import JobContext
+from airflow_provider_openai_batches.inference.preparation import Preparation
 from airflow_provider_openai_batches.inference.purse import Purse
 from airflow_provider_openai_batches.inference.records import RECORDS_FILE, Records
-from airflow_provider_openai_batches.inference.results import JobResults, digests
+from airflow_provider_openai_batches.inference.results import JobResults
 from airflow_provider_openai_batches.inference.rounds import Rounds
 from airflow_provider_openai_batches.inference.schedule import Schedule, WaitFor
 from airflow_provider_openai_batches.inference.settings import check_answer_time
@@ -37,16 +37,12 @@ from airflow_provider_openai_batches.inference.summary import (
     sources_of,
     summary_of,
 )
-from airflow_provider_openai_batches.inference.workspace import check_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from airflow_provider_openai_batches.answer_store.digests import RowDigests
     from airflow_provider_openai_batches.api.retry import Log
     from airflow_provider_openai_batches.idempotency.submit import Submitter
-    from airflow_provider_openai_batches.inference.answers import SharedAnswers
-    from airflow_provider_openai_batches.inference.data.manifest import Manifest
     from airflow_provider_openai_batches.inference.data.requests import Request
     from airflow_provider_openai_batches.inference.live_rows import LiveRows
     from airflow_provider_openai_batches.inference.settings import Settings
@@ -77,6 +73,7 @@ class Runner:
     ) -> None:
         self.settings, self.workspace, self.submitter = settings, workspace, submitter
         self._log, self._since, self._clock = log, since, clock
+        self._preparation = Preparation(settings, workspace, log)
 
     def __enter__(self) -> Self:
         return self
@@ -98,7 +95,9 @@ class Runner:
         settings, place, now = self.settings, self.workspace, self._clock()
         if self._since is None:  # a later try ends what the earlier ones began
             check_answer_time(settings, now)
-        job, digest, results_digest, manifest, digests = self._write(requests, is_claimed=True)
+        job, digest, results_digest, manifest, digests = self._preparation.write(
+            requests, now, is_claimed=True
+        )
         if manifest is not None and settings.reuse:
             self._log.info("%s already holds the results of this job: nothing is sent", place.output)
             place.discard()
@@ -112,19 +111,11 @@ class Runner:
         new = Records(digest=results_digest, started=now, since=self._since, salt=salt)
         new.counts_from = now if settings.begins_anew else 0.0
         records = known.next_try(new) if known else new
-        self._look_up(job, digests, records)
+        if self._preparation.look_up(job, digests, records, now):
+            self._save(records)
         self._begin(records)
         self._check_cost()
         return None
-
-    def _look_up(self, job: Job, wanted: RowDigests | None, records: Records) -> None:
-        """Find out which rows the store of answers has, unless an earlier try did."""
-        settings, place = self.settings, self.workspace
-        records.stored = settings.looked_up(records.stored)
-        if settings.reuse and records.stored is None and wanted is not None and (answers := self._answers):
-            records.stored = answers.look_up(job, wanted, self._clock())
-            records.save(place.local)
-            place.store([RECORDS_FILE])
 
     def _check_cost(self) -> None:
         """
@@ -140,25 +131,15 @@ class Runner:
             raise
         self._log.info("Estimate of the whole job: %s", self._purse.whole(self.job))
 
-    @property
-    def _answers(self) -> SharedAnswers | None:
-        if self.settings.answers_uri is None:
-            return None
-        from airflow_provider_openai_batches.inference.answers import SharedAnswers  # noqa: PLC0415 - most jobs have no store
-
-        return SharedAnswers(self.settings, self.workspace, self._log)
-
     def rehearse(self, requests: Iterable[Request]) -> dict[str, Any]:
         """Write the request files, and say how large the job is; nothing is sent."""
-        job, digest, _, _, wanted = self._write(requests, is_claimed=False)
+        now, preparation = self._clock(), self._preparation
+        job, digest, _, _, wanted = preparation.write(requests, now, is_claimed=False)
         self.workspace.keep(job, digest)
         self._log.info("A dry run, nothing is sent; rows: %d, files: %d", job.rows, len(job.shards_of(0)))
-        self._begin(Records(digest=digest, started=self._clock()))
-        stored = 0
-        if self.settings.has_source:
-            answers = self._answers if self.settings.reuse else None
-            stored = answers.count(job, wanted, self._clock()) if answers and wanted else 0
-        estimate = self._purse.rehearse(job, stored, self._clock())
+        self._begin(Records(digest=digest, started=now))
+        stored = preparation.count_stored(job, wanted, now)
+        estimate = self._purse.rehearse(job, stored, now)
         self._log.info("Estimate of the whole job: %s", estimate)
         summary = dry_run_summary(job, estimate, str(self.workspace.output), str(self.workspace.kept))
         if self.settings.has_source:
@@ -176,45 +157,6 @@ class Runner:
         self._begin(records)
         self._results.check_stored(self.job)
         return True
-
-    def _write(
-        self, requests: Iterable[Request], *, is_claimed: bool
-    ) -> tuple[Job, str, str, Manifest | None, RowDigests | None]:
-        """Return job, its digest, its results' digest, the manifest that is there already, rows' digests."""
-        from airflow_provider_openai_batches.inference.data.shards import write_shards  # noqa: PLC0415 - not on a resume
-
-        settings, output = self.settings, self.workspace.output
-        settings.spec.check()
-        check_output(settings.output, settings.output_format)
-        check_target(output)
-        if answers := self._answers:
-            answers.check()
-        row_digests = None
-        if settings.has_source:
-            from airflow_provider_openai_batches.answer_store.digests import RowDigests  # noqa: PLC0415 - most jobs ask all rows
-
-            row_digests = RowDigests(settings.spec.endpoint)
-        if is_claimed:
-            self.workspace.claim.take(self._clock(), overwrite=settings.overwrite)
-        try:
-            folder = self.workspace.begin()
-            job = write_shards(
-                requests,
-                folder,
-                endpoint=settings.spec.endpoint,
-                limits=settings.limits,
-                max_requests=settings.max_requests,
-                canary=settings.canary,
-                completed=self.workspace.park,
-                digests=row_digests,
-                deduplicate=settings.deduplicate,
-            )
-            digest, results_digest = digests(settings, job, folder)
-            manifest = self.workspace.check_target(results_digest, overwrite=settings.overwrite)
-        except BaseException:
-            self.workspace.discard()
-            raise
-        return job, digest, results_digest, manifest, row_digests
 
     def _begin(self, records: Records) -> None:
         job = Job.load(self.workspace.local)
@@ -256,8 +198,11 @@ class Runner:
                 raise
             return self._schedule.wait_for_the_service(error, self.job)
         finally:
-            records.save(self.workspace.local)
-            self.workspace.store([RECORDS_FILE])
+            self._save(records)
+
+    def _save(self, records: Records) -> None:
+        records.save(self.workspace.local)
+        self.workspace.store([RECORDS_FILE])
 
     def _hold(self) -> None:
         """
