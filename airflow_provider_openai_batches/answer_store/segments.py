@@ -13,7 +13,7 @@ import re
 import sys
 import uuid
 from array import array
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from zlib import crc32
 
 import msgspec
@@ -184,7 +184,11 @@ def _check_columns(index: SegmentIndex) -> None:
         raise BrokenSegmentError("its index names a group that it does not have")
 
 
-def load_index(folder: StoreFolder, name: str, sizes: Mapping[str, int]) -> SegmentIndex:
+class _Reads(Protocol):
+    def read(self, name: str, /) -> bytes: ...
+
+
+def load_index(files: _Reads, name: str, sizes: Mapping[str, int]) -> SegmentIndex:
     """
     Read the index of a segment.
 
@@ -194,7 +198,7 @@ def load_index(folder: StoreFolder, name: str, sizes: Mapping[str, int]) -> Segm
     """
     if sizes[index_file(name)] > _MAX_INDEX_BYTES:
         raise BrokenSegmentError("its index is too large")
-    index = decode_index(folder.read(index_file(name)))
+    index = decode_index(files.read(index_file(name)))
     size = sizes.get(data_file(name))
     if size is None:
         raise FileNotFoundError(data_file(name))
