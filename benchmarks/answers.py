@@ -2,8 +2,8 @@
 CPU and memory of the store of answers; each step runs in a process of its own.
 
 ``python benchmarks/answers.py [ROWS [STORED]]``: so many rows are known by their digests, a tenth of them
-equal to others; then so many rows, of which 95 % are in the store, are looked for among so many stored answers. The
-default is 1,000,000 rows and 5,000,000 answers, which take 4 GB of disk meanwhile.
+equal to others; then so many rows, of which 95 % are in the store, are looked for among so many stored
+answers. The default is 1,000,000 rows and 5,000,000 answers, which take 4 GB of disk meanwhile.
 """
 
 from __future__ import annotations

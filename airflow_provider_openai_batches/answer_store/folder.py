@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Self
@@ -12,6 +13,7 @@ from airflow_provider_openai_batches.storage import Scratch, as_path, local, who
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from datetime import datetime
     from typing import BinaryIO
 
     from airflow_provider_openai_batches.storage import Location
@@ -71,6 +73,17 @@ class StoreFolder:
         for found in fs.ls(self.path.path, detail=True):
             if found["type"] == "file":
                 yield found["name"].rpartition("/")[2], int(found["size"] or 0)
+
+    def modified(self, name: str) -> float:
+        """Return when a file was written, in Unix seconds; now, if it is not there or nobody knows."""
+        with self._named(f"read ({name})"):
+            try:
+                if self.directory is not None:
+                    return (self.directory / name).lstat().st_mtime
+                moment: datetime = self.path.fs.modified(f"{self.path.path}/{name}")
+                return moment.timestamp()
+            except (FileNotFoundError, NotImplementedError):
+                return time.time()
 
     @contextmanager
     def create(self, name: str) -> Iterator[BinaryIO]:
