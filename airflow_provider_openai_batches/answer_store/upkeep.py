@@ -287,7 +287,8 @@ def _without_broken(store: _Store, name: str, *, only_count: bool) -> Forgotten:
         if segments.index_file(name) not in store.folder.sizes():
             raise
     count = 0 if index is None else len(index)
-    if index is not None and len(good) == count:
+    is_whole = index is not None and store.sizes.get(segments.data_file(name)) == index.data_size
+    if is_whole and len(good) == count:
         return Forgotten()
     if not only_count:
         if good and index is not None:
