@@ -9,7 +9,9 @@ import stat
 import subprocess
 import sys
 import uuid
+from array import array
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import msgspec
 import pytest
@@ -22,7 +24,7 @@ from airflow_provider_openai_batches.answer_store.folder import StoreFolder
 from airflow_provider_openai_batches.answer_store.segments import AnswerGroup
 from airflow_provider_openai_batches.answer_store.store import AnswerStore
 from airflow_provider_openai_batches.answer_store.writing import SegmentsWriter
-from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.exceptions import BrokenSegmentError, InvalidInputError
 from airflow_provider_openai_batches.storage import whole
 
 if TYPE_CHECKING:
@@ -426,8 +428,8 @@ def test_a_broken_segment_is_left_out(harm: Any, tmp_path: Path, caplog: pytest.
 
 def forged(**changes: Any) -> bytes:
     """An index that somebody wrote, with a good checksum."""
-    column = form.bytes_of(form.array("Q", [1, 2]))
-    half = form.bytes_of(form.array("I", [1, 2]))
+    column = form.bytes_of(array("Q", [1, 2]))
+    half = form.bytes_of(array("I", [1, 2]))
     index = form.SegmentIndex(1, 4, [AnswerGroup("m", 1.0)], column, column, column, half, half, b"\0" * 4)
     return form.encode_index(msgspec.structs.replace(index, **changes))
 
@@ -448,20 +450,20 @@ def forged(**changes: Any) -> bytes:
         (forged(version=2), "version 2"),
         (b"", "damaged"),
         (b"\0\0\0\0", "damaged"),
-        (b"\xc1" + form.crc32(b"\xc1").to_bytes(4, "big"), "damaged"),
+        (b"\xc1" + crc32(b"\xc1").to_bytes(4, "big"), "damaged"),
     ],
 )
 def test_an_index_that_cannot_be(data: bytes, reason: str) -> None:
-    with pytest.raises(form.BrokenSegmentError, match=reason):
+    with pytest.raises(BrokenSegmentError, match=reason):
         form.decode_index(data)
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"offsets": form.bytes_of(form.array("Q", [1 << 60]))},
-        {"lengths": form.bytes_of(form.array("I", [(1 << 32) - 1]))},
-        {"offsets": form.bytes_of(form.array("Q", [1]))},
+        {"offsets": form.bytes_of(array("Q", [1 << 60]))},
+        {"lengths": form.bytes_of(array("I", [(1 << 32) - 1]))},
+        {"offsets": form.bytes_of(array("Q", [1]))},
     ],
 )
 def test_an_index_that_leads_out_of_its_file(tmp_path: Path, changes: dict[str, bytes]) -> None:
@@ -507,6 +509,25 @@ def test_files_of_other_names_are_no_segments(tmp_path: Path) -> None:
     store = AnswerStore(tmp_path, LOG)
     assert len(list(store.find(rows_of([1])))) == 1
     assert store.broken == []
+
+
+def test_an_index_elsewhere_is_fetched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"memory://answers/{uuid.uuid4()}"
+    for name in ("one", "two", "three"):
+        write(uri, name, [1, 2], created=len(name))
+    fetched: list[str] = []
+    fs = type(StoreFolder(uri).path.fs)
+    real = fs.cat_file
+
+    def counted(self: Any, path: str, *args: Any, **named: Any) -> Any:
+        fetched.append(path)
+        return real(self, path, *args, **named)
+
+    monkeypatch.setattr(fs, "cat_file", counted)
+    assert find(uri, [1]) == {0: answer(1, 5)}
+    indexes = [path for path in fetched if path.endswith(".index")]
+    assert len(indexes) == len(set(indexes)) == 3
+    assert len(fetched) == 4
 
 
 def test_many_answers_of_a_segment_elsewhere_are_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
