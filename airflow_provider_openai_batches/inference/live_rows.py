@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.data.index import ResultIndex
     from airflow_provider_openai_batches.inference.data.job import Job, LivePart, Shard
     from airflow_provider_openai_batches.inference.job_context import JobContext
-    from airflow_provider_openai_batches.inference.live import Tally
+    from airflow_provider_openai_batches.inference.live_tally import Tally
     from airflow_provider_openai_batches.inference.results import JobResults
     from airflow_provider_openai_batches.inference.schedule import Schedule, WaitFor
 
