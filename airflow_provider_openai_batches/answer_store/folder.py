@@ -33,7 +33,10 @@ class StoreFolder:
     """
 
     def __init__(self, uri: Location) -> None:
-        self.path = as_path(uri)
+        try:
+            self.path = as_path(uri)
+        except Exception as error:  # an unknown scheme, or a client that is not installed
+            raise InvalidInputError(f"answers_uri: {uri} is no store that can be used: {error}") from error
         self.directory = local(self.path)
 
     def check(self, name: str) -> None:
