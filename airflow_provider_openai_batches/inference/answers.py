@@ -11,11 +11,17 @@ import msgspec
 from airflow_provider_openai_batches.answer_store.store import AnswerStore
 from airflow_provider_openai_batches.api.endpoints import spec_of
 from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.inference.data.index import ResultIndex
 from airflow_provider_openai_batches.inference.data.outcomes import SUCCEEDED
 from airflow_provider_openai_batches.inference.data.repeats import Repeats, read_repeats
 from airflow_provider_openai_batches.inference.data.results import AnswerReader
 from airflow_provider_openai_batches.inference.data.reusable import reusable_answers
-from airflow_provider_openai_batches.inference.data.stored import StoredAnswers, StoredWriter, line_of
+from airflow_provider_openai_batches.inference.data.stored import (
+    StoredAnswers,
+    StoredWriter,
+    has_all,
+    line_of,
+)
 from airflow_provider_openai_batches.inference.workspace import SPARE_BYTES
 
 if TYPE_CHECKING:
@@ -23,7 +29,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_openai_batches.answer_store.digests import RowDigests
     from airflow_provider_openai_batches.api.retry import Log
-    from airflow_provider_openai_batches.inference.data.index import ResultIndex
     from airflow_provider_openai_batches.inference.data.job import Job
     from airflow_provider_openai_batches.inference.settings import Settings
     from airflow_provider_openai_batches.inference.workspace import Workspace
@@ -52,7 +57,10 @@ class SharedAnswers:
 
         :raises InvalidInputError: if it cannot be listed, read or written.
         """
-        self._store.check()
+        try:
+            self._store.check()
+        except FileNotFoundError as error:
+            raise InvalidInputError(f"answers_uri {self._uri} cannot be written: {error}") from error
 
     def look_up(self, job: Job, wanted: RowDigests, now: float) -> StoredAnswers:
         """
@@ -78,6 +86,15 @@ class SharedAnswers:
             rows=writer.rows,
             broken=broken,
         )
+
+    def still_has(self, job: Job, stored: StoredAnswers) -> bool:
+        """Return whether what was found is still in the job's files; if not, its rows have to be asked."""
+        place = self._workspace
+        names = (name for part in job.live_parts() for name in stored.names(part))
+        is_whole = all(map(place.has, names)) and has_all(ResultIndex(job, place.local, copies=place), stored)
+        if not is_whole:
+            self._log.warning("The job's files with answers from %s are gone or damaged", stored.uri)
+        return is_whole
 
     def count(self, job: Job, wanted: RowDigests, now: float) -> int:
         """Return how many rows of a job need not be asked, because the store has their answers."""

@@ -117,9 +117,11 @@ class Runner:
 
     def _look_up(self, job: Job, wanted: RowDigests | None, records: Records) -> None:
         """Find out which rows the store of answers has, unless an earlier try did."""
-        settings, place = self.settings, self.workspace
-        records.stored = settings.looked_up(records.stored)
-        if settings.reuse and records.stored is None and wanted is not None and (answers := self._answers):
+        place, answers = self.workspace, self._answers
+        records.stored = self.settings.looked_up(records.stored)
+        if not self.settings.reuse or answers is None or wanted is None:
+            return
+        if records.stored is None or not answers.still_has(job, records.stored):
             records.stored = answers.look_up(job, wanted, self._clock())
             records.save(place.local)
             place.store([RECORDS_FILE])
@@ -153,7 +155,9 @@ class Runner:
         if records is None:
             return False
         self._begin(records)
-        self._results.check_stored(self.job)
+        answers, stored = self._answers, self.settings.looked_up(records.stored)
+        if answers and stored and not answers.still_has(self.job, stored):
+            records.lose_stored()
         return True
 
     def _write(
