@@ -34,6 +34,10 @@ class BrokenSegmentError(OpenAIBatchesError):
     """A segment of a store of answers is damaged; its message says in what way, not which segment it is."""
 
 
+class NewerSegmentError(BrokenSegmentError):
+    """A segment was written by a release of this provider that is newer than this one."""
+
+
 class TransportError(OpenAIBatchesError):
     """
     The service sent no answer, or one that cannot be read.

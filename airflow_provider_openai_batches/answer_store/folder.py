@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.storage import Scratch, as_path, local, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from datetime import datetime
     from typing import BinaryIO
 
     from airflow_provider_openai_batches.storage import Location
@@ -31,7 +33,10 @@ class StoreFolder:
     """
 
     def __init__(self, uri: Location) -> None:
-        self.path = as_path(uri)
+        try:
+            self.path = as_path(uri)
+        except Exception as error:  # an unknown scheme, or a client that is not installed
+            raise InvalidInputError(f"answers_uri: {uri} is no store that can be used: {error}") from error
         self.directory = local(self.path)
 
     def check(self, name: str) -> None:
@@ -71,6 +76,17 @@ class StoreFolder:
         for found in fs.ls(self.path.path, detail=True):
             if found["type"] == "file":
                 yield found["name"].rpartition("/")[2], int(found["size"] or 0)
+
+    def modified(self, name: str) -> float:
+        """Return when a file was written, in Unix seconds; now, if it is not there or nobody knows."""
+        with self._named(f"read ({name})"):
+            try:
+                if self.directory is not None:
+                    return (self.directory / name).lstat().st_mtime
+                moment: datetime = self.path.fs.modified(f"{self.path.path}/{name}")
+                return moment.timestamp()
+            except (FileNotFoundError, NotImplementedError):
+                return time.time()
 
     @contextmanager
     def create(self, name: str) -> Iterator[BinaryIO]:
@@ -133,3 +149,37 @@ class StoreFolder:
         except Exception as error:  # the clients of object stores have errors of their own
             message = f"answers_uri: the store {self.path} cannot be {what}: {error}"
             raise InvalidInputError(message) from error
+
+
+class FetchedFiles:
+    """
+    Reads small files of a store; a context manager.
+
+    Those of an object store are fetched once, and stay on this machine until the end.
+    """
+
+    def __init__(self, folder: StoreFolder) -> None:
+        self._folder = folder
+        self._scratch = Scratch() if folder.directory is None else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._scratch is not None:
+            self._scratch.close()
+
+    def read(self, name: str) -> bytes:
+        """
+        Return what a file holds.
+
+        :raises FileNotFoundError: if it is gone.
+        """
+        if self._scratch is None:
+            return self._folder.read(name)
+        kept = self._scratch.path / name
+        if not kept.exists():
+            data = self._folder.read(name)
+            kept.write_bytes(data)
+            return data
+        return kept.read_bytes()

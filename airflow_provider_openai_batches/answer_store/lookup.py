@@ -10,11 +10,13 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import compress
 from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_provider_openai_batches.answer_store import segments
 from airflow_provider_openai_batches.answer_store.digests import BUCKETS
+from airflow_provider_openai_batches.answer_store.folder import FetchedFiles
 from airflow_provider_openai_batches.answer_store.reading import Wanted, read_lines
 from airflow_provider_openai_batches.exceptions import BrokenSegmentError
 
@@ -128,26 +130,27 @@ class Lookup:
     def run(self) -> Iterator[tuple[int, bytes]]:
         if not len(self._rows):
             return
-        while not self._is_complete:
-            self._is_complete = True
-            for name, wanted in self._compare(self._columns()):
-                yield from self._read(name, wanted)
+        with FetchedFiles(self._folder) as files:
+            while not self._is_complete:
+                self._is_complete = True
+                for name, wanted in self._compare(self._columns(files)):
+                    yield from self._read(files, name, wanted)
 
-    def _columns(self) -> list[_Column]:
+    def _columns(self, files: FetchedFiles) -> list[_Column]:
         """Read the first halves of all digests; the segment with the newest answer comes first."""
         self._sizes = self._folder.sizes()
         skipped = self._gone.union(self.broken)
         names = [name for name in segments.segments_in(self._sizes) if name not in skipped]
         with ThreadPoolExecutor(1 if self._folder.directory else _FETCHED_AT_ONCE) as pool:
-            loaded = pool.map(self._column, names)
+            loaded = pool.map(partial(self._column, files), names)
             columns = [column for column in loaded if column is not None]
         self.answers = sum(len(column.firsts) for column in columns)
         usable = [column for column in columns if column.newest >= self._since]
         return sorted(usable, key=lambda column: (-column.newest, column.name))
 
-    def _column(self, name: str) -> _Column | None:
+    def _column(self, files: FetchedFiles, name: str) -> _Column | None:
         try:
-            return _Column(name, segments.load_index(self._folder, name, self._sizes))
+            return _Column(name, segments.load_index(files, name, self._sizes))
         except (BrokenSegmentError, FileNotFoundError) as error:
             self._skip(name, error)
         return None
@@ -191,9 +194,9 @@ class Lookup:
             column.firsts, column.numbers = array("Q"), None
         yield from found
 
-    def _read(self, name: str, wanted: Wanted) -> Iterator[tuple[int, bytes]]:
+    def _read(self, files: FetchedFiles, name: str, wanted: Wanted) -> Iterator[tuple[int, bytes]]:
         try:
-            index = segments.load_index(self._folder, name, self._sizes)
+            index = segments.load_index(files, name, self._sizes)
             for row, body in read_lines(self._folder, name, index, wanted):
                 self._found[row] = 1
                 yield row, body

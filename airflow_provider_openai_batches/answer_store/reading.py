@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
@@ -52,10 +53,10 @@ class _Columns:
         self.checksums = segments.column_of("I", index.checksums)
         self._size = index.data_size
 
-    def check(self, place: int) -> None:
+    def is_possible(self, place: int) -> bool:
+        """Whether a line lies in the file, and is not longer than one may be."""
         length = self.lengths[place]
-        if length > segments.MAX_LINE_BYTES or self.offsets[place] + length > self._size:
-            raise BrokenSegmentError("its index names a line that cannot be")
+        return length <= segments.MAX_LINE_BYTES and self.offsets[place] + length <= self._size
 
     def body(self, place: int, line: bytes) -> bytes:
         """
@@ -115,7 +116,8 @@ def _parts(columns: _Columns, places: array[int]) -> Iterator[_Part]:
     start = end = 0
     for number in sorted(range(len(places)), key=lambda number: offsets[places[number]]):
         place = places[number]
-        columns.check(place)
+        if not columns.is_possible(place):
+            raise BrokenSegmentError("its index names a line that cannot be")
         begins, ends = offsets[place], offsets[place] + lengths[place]
         if numbers and (begins > end + _GAP_BYTES or ends > start + _PART_BYTES):
             yield _Part(numbers, start, end)
@@ -133,3 +135,25 @@ def _read_whole(read: Callable[[int, int], bytes], part: _Part) -> bytes:
     if len(data) < part.end - part.start:
         raise BrokenSegmentError(f"its answers end before byte {part.end}")
     return data
+
+
+def good_places(folder: StoreFolder, name: str, index: segments.SegmentIndex) -> list[int]:
+    """
+    Return which answers of a segment can be read.
+
+    :raises FileNotFoundError: if the file of answers is not there.
+    """
+    columns = _Columns(index)
+    places = array("I", filter(columns.is_possible, range(len(index))))
+    parts = list(_parts(columns, places))
+    good = []
+    with folder.parts(segments.data_file(name), len(parts)) as read:
+        for part in parts:
+            data = read(part.start, part.end)
+            for number in part.wanted:
+                place = places[number]
+                start = columns.offsets[place] - part.start
+                with suppress(BrokenSegmentError):
+                    columns.body(place, data[start : start + columns.lengths[place]])
+                    good.append(place)
+    return sorted(good)

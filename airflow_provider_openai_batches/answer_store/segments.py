@@ -2,8 +2,8 @@
 Segments: files of answers, each with an index.
 
 ``<name>-<number>-<token>.answers.jsonl`` has a line ``{"key":"<digest in hex>","body":<the answer>}`` for
-each answer. ``….index`` has what is known of them, as columns in the order of their digests, and four bytes with
-the checksum of it all. The token is drawn anew for each segment, so no file is ever written twice.
+each answer. ``….index`` has what is known of them, as columns in the order of their digests, and four bytes
+with the checksum of it all. The token is drawn anew for each segment, so no file is ever written twice.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import re
 import sys
 import uuid
 from array import array
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from zlib import crc32
 
 import msgspec
 
-from airflow_provider_openai_batches.exceptions import BrokenSegmentError
+from airflow_provider_openai_batches.exceptions import BrokenSegmentError, NewerSegmentError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -137,6 +137,11 @@ class _Version(msgspec.Struct):
     version: int
 
 
+def digest_bytes(first: int, second: int) -> bytes:
+    """Return a digest whose halves are these numbers."""
+    return first.to_bytes(8, "big") + second.to_bytes(8, "big")
+
+
 def encode_index(index: SegmentIndex) -> bytes:
     data = msgspec.msgpack.encode(index)
     return data + crc32(data).to_bytes(4, "big")
@@ -154,7 +159,7 @@ def decode_index(data: bytes) -> SegmentIndex:
     try:
         version = msgspec.msgpack.decode(content, type=_Version).version
         if version != VERSION:
-            raise BrokenSegmentError(f"its index is of version {version}, which this release cannot read")
+            raise NewerSegmentError(f"its index is of version {version}, which this release cannot read")
         index = msgspec.msgpack.decode(content, type=SegmentIndex)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BrokenSegmentError(f"its index is damaged: {error}") from error
@@ -184,17 +189,31 @@ def _check_columns(index: SegmentIndex) -> None:
         raise BrokenSegmentError("its index names a group that it does not have")
 
 
-def load_index(folder: StoreFolder, name: str, sizes: Mapping[str, int]) -> SegmentIndex:
+class _Reads(Protocol):
+    def read(self, name: str, /) -> bytes: ...
+
+
+def read_index(files: _Reads, name: str, sizes: Mapping[str, int]) -> SegmentIndex:
     """
-    Read the index of a segment.
+    Read the index of a segment, whatever its file of answers is like.
 
     :param sizes: the sizes of the store's files.
-    :raises BrokenSegmentError: if it is damaged, or the file of answers is not as long as it says.
-    :raises FileNotFoundError: if one of the files is not there.
+    :raises BrokenSegmentError: if it is damaged.
+    :raises FileNotFoundError: if it is gone.
     """
     if sizes[index_file(name)] > _MAX_INDEX_BYTES:
         raise BrokenSegmentError("its index is too large")
-    index = decode_index(folder.read(index_file(name)))
+    return decode_index(files.read(index_file(name)))
+
+
+def load_index(files: _Reads, name: str, sizes: Mapping[str, int]) -> SegmentIndex:
+    """
+    Read the index of a segment whose file of answers is as long as it was written.
+
+    :raises BrokenSegmentError: if one of the two is damaged.
+    :raises FileNotFoundError: if one of the two is gone.
+    """
+    index = read_index(files, name, sizes)
     size = sizes.get(data_file(name))
     if size is None:
         raise FileNotFoundError(data_file(name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from contextlib import ExitStack, suppress
+from struct import Struct
 from typing import TYPE_CHECKING, Self
 from zlib import crc32
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.answer_store.folder import StoreFolder
     from airflow_provider_openai_batches.answer_store.segments import AnswerGroup
 
+_HALVES = Struct(">QQ")
 _LONG_GROUPS = 1 << 23  # bytes of all groups of a segment
 
 
@@ -43,8 +45,9 @@ class _Open:
 
     def add(self, digest: bytes, number: int, line: bytes) -> None:
         self.file.write(line)
-        self.firsts.append(int.from_bytes(digest[:8], "big"))
-        self.seconds.append(int.from_bytes(digest[8:], "big"))
+        first, second = _HALVES.unpack(digest)
+        self.firsts.append(first)
+        self.seconds.append(second)
         self.offsets.append(self.size)
         self.lengths.append(len(line))
         self.checksums.append(crc32(line))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import sys
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from airflow.cli.simple_table import AirflowConsole
 from airflow.models.connection import Connection
@@ -17,6 +16,15 @@ from airflow_provider_openai_batches.api.outcome import error_of
 from airflow_provider_openai_batches.api.retry import is_refusal
 from airflow_provider_openai_batches.api.validation import MAX_PAGE, check_id, result_file_name
 from airflow_provider_openai_batches.cli import tables
+from airflow_provider_openai_batches.cli.console import (
+    PROBLEM,
+    STOPPED,
+    STRUCTURED,
+    confirm,
+    fail,
+    print_data,
+    say,
+)
 from airflow_provider_openai_batches.cli.watching import Watch
 from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
@@ -29,11 +37,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_openai_batches.api.models import Batch
 
-BATCH_PROBLEM = 1
-ERROR = 2
-STOPPED = 130
-STRUCTURED = ("json", "yaml")
-
 
 class CommandLineHook(OpenAIBatchesHook):
     """Reads its connection from the metadata database too, because a command is not a task."""
@@ -41,15 +44,6 @@ class CommandLineHook(OpenAIBatchesHook):
     @classmethod
     def get_connection(cls, conn_id: str) -> Any:
         return Connection.get_connection_from_secrets(conn_id)
-
-
-def _say(text: str) -> None:
-    print(tables.clean(text), file=sys.stderr)  # noqa: T201 - a command prints
-
-
-def _fail(text: str) -> NoReturn:
-    _say(f"Error: {text}")
-    raise SystemExit(ERROR)
 
 
 def _with_hook(command: Callable[[Namespace, OpenAIBatchesHook], int]) -> Callable[[Namespace], None]:
@@ -61,13 +55,13 @@ def _with_hook(command: Callable[[Namespace, OpenAIBatchesHook], int]) -> Callab
         try:
             code = command(args, hook)
         except AirflowNotFoundException:
-            _fail(f"There is no connection {args.conn_id!r}. Create it, or name another one with --conn-id.")
+            fail(f"There is no connection {args.conn_id!r}. Create it, or name another one with --conn-id.")
         except APIError as error:
-            _fail(_words(error, args))
+            fail(_words(error, args))
         except (OpenAIBatchesError, OSError) as error:
-            _fail(str(error))
+            fail(str(error))
         except KeyboardInterrupt:
-            _say("Stopped. Running batches go on.")
+            say("Stopped. Running batches go on.")
             code = STOPPED
         finally:
             hook.close()
@@ -89,7 +83,7 @@ def list_batches(args: Namespace, hook: OpenAIBatchesHook) -> int:
     """``airflow openai-batches list``."""
     batches = list(islice(_matching(args, hook), args.limit))
     if args.output in STRUCTURED:
-        _print([batch.to_dict() for batch in batches], args.output)
+        print_data([batch.to_dict() for batch in batches], args.output)
     else:
         AirflowConsole().print_as([tables.line(batch) for batch in batches], args.output)
     return 0
@@ -102,17 +96,12 @@ def _matching(args: Namespace, hook: OpenAIBatchesHook) -> Iterator[Batch]:
             yield batch
 
 
-def _print(data: Any, output: str) -> None:
-    console = AirflowConsole()
-    console.print_as_json(data) if output == "json" else console.print_as_yaml(data)
-
-
 @_with_hook
 def show_batch(args: Namespace, hook: OpenAIBatchesHook) -> int:
     """``airflow openai-batches show``."""
     batch = hook.retrieve_batch(args.batch_id)
     if args.output in STRUCTURED:
-        _print(batch.to_dict(), args.output)
+        print_data(batch.to_dict(), args.output)
     else:
         AirflowConsole().print_as(tables.properties(batch), args.output)
     return 0
@@ -128,21 +117,21 @@ def watch_batches(args: Namespace, hook: OpenAIBatchesHook) -> int:
         else [batch for batch in hook.iter_batches() if not batch.is_over]
     )
     if not batches:
-        _say("No batch is running.")
+        say("No batch is running.")
         return 0
     over = Watch(hook, batches, args.interval, live=args.output == "table").run()
     over = [_settled(hook, batch) if batch.status == "completed" else batch for batch in over]
     if args.output in STRUCTURED:
-        _print([batch.to_dict() for batch in over], args.output)
+        print_data([batch.to_dict() for batch in over], args.output)
     elif args.output == "plain":
         AirflowConsole().print_as([tables.line(batch) for batch in over], args.output)
-    return BATCH_PROBLEM if any(map(_has_problem, over)) else 0
+    return PROBLEM if any(map(_has_problem, over)) else 0
 
 
 def _settled(hook: OpenAIBatchesHook, batch: Batch) -> Batch:
     """Wait for file ids and counts that lag behind the status, and say so."""
     if batch.lacks_files:
-        _say(
+        say(
             f"Batch {batch.id} is {batch.status} but does not name its files yet; looking for up to a minute."
         )
     return hook.settled(batch)
@@ -157,28 +146,24 @@ def cancel_batches(args: Namespace, hook: OpenAIBatchesHook) -> int:
     """``airflow openai-batches cancel``."""
     ids = [check_id(batch_id, "ID") for batch_id in dict.fromkeys(args.batch_ids)]
     if len(ids) > 1 and not args.yes:
-        _confirm(len(ids))
+        confirm(
+            f"Cancel {len(ids)} batches? Requests that are done by now are billed.",
+            unasked=f"{len(ids)} batches would be cancelled",
+            refused="Nothing was cancelled.",
+        )
     batches = []
     refused = 0
     for batch_id in ids:
         before = hook.retrieve_batch(batch_id)
         if before.is_over:
-            _say(f"Batch {batch_id} is {before.status}: there is nothing left to cancel.")
+            say(f"Batch {batch_id} is {before.status}: there is nothing left to cancel.")
             refused += 1
         batches.append(before if before.is_over else hook.cancel_batch(batch_id))
     if args.output in STRUCTURED:
-        _print([batch.to_dict() for batch in batches], args.output)
+        print_data([batch.to_dict() for batch in batches], args.output)
     else:
         AirflowConsole().print_as([tables.line(batch) for batch in batches], args.output)
-    return BATCH_PROBLEM if refused else 0
-
-
-def _confirm(count: int) -> None:
-    if not sys.stdin.isatty():
-        _fail(f"{count} batches would be cancelled, but there is no terminal to ask on. Add --yes to do it.")
-    answer = input(f"Cancel {count} batches? Requests that are done by now are billed. [y/N] ")
-    if answer.strip().lower() not in {"y", "yes"}:
-        _fail("Nothing was cancelled.")
+    return PROBLEM if refused else 0
 
 
 @_with_hook
@@ -186,20 +171,22 @@ def download_results(args: Namespace, hook: OpenAIBatchesHook) -> int:
     """``airflow openai-batches results``."""
     batch = _settled(hook, hook.retrieve_batch(args.batch_id))
     if not batch.is_over:
-        _fail(
+        fail(
             f"Batch {batch.id} is {batch.status}; it will have results once it is over. "
             f"Wait for it with: airflow openai-batches watch {batch.id}"
         )
     if not (batch.output_file_id or batch.error_file_id):
-        _say(f"Batch {batch.id} is {batch.status} and has no files. {error_of(batch) or ''}".rstrip())
-        return BATCH_PROBLEM
+        say(f"Batch {batch.id} is {batch.status} and has no files. {error_of(batch) or ''}".rstrip())
+        return PROBLEM
     saved = []
     if batch.output_file_id:
         saved.append(_save(hook, batch, "output", batch.output_file_id, args.directory))
     if batch.error_file_id:
         saved.append(_save(hook, batch, "errors", batch.error_file_id, args.directory))
-    _print(saved, args.output) if args.output in STRUCTURED else AirflowConsole().print_as(saved, args.output)
-    return BATCH_PROBLEM if _has_problem(batch) else 0
+    print_data(saved, args.output) if args.output in STRUCTURED else AirflowConsole().print_as(
+        saved, args.output
+    )
+    return PROBLEM if _has_problem(batch) else 0
 
 
 def _save(
