@@ -22,6 +22,7 @@ from airflow_provider_openai_batches.inference.data.stored import (
     has_all,
     line_of,
 )
+from airflow_provider_openai_batches.inference.records import RECORDS_FILE
 from airflow_provider_openai_batches.inference.workspace import SPARE_BYTES
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.answer_store.digests import RowDigests
     from airflow_provider_openai_batches.api.retry import Log
     from airflow_provider_openai_batches.inference.data.job import Job
+    from airflow_provider_openai_batches.inference.records import Records
     from airflow_provider_openai_batches.inference.settings import Settings
     from airflow_provider_openai_batches.inference.workspace import Workspace
 
@@ -62,6 +64,24 @@ class SharedAnswers:
         except FileNotFoundError as error:
             raise InvalidInputError(f"answers_uri {self._uri} cannot be written: {error}") from error
 
+    def prepare(self, job: Job, wanted: RowDigests, records: Records, now: float) -> None:
+        """
+        Look up which rows the store has, unless an earlier try did and its files are there.
+
+        :param now: Unix seconds.
+        """
+        place, known = self._workspace, records.stored
+        if self._settings.reuse and (known is None or not self._still_has(job, known)):
+            records.stored = self.look_up(job, wanted, now)
+            records.save(place.local)
+            place.store([RECORDS_FILE])
+
+    def check_files(self, job: Job, records: Records) -> None:
+        """Have the rows asked whose answers are in the job's files no more."""
+        found = self._settings.looked_up(records.stored)
+        if found is not None and not self._still_has(job, found):
+            records.lose_stored()
+
     def look_up(self, job: Job, wanted: RowDigests, now: float) -> StoredAnswers:
         """
         Put the answers that the store has for the rows of a job into files of the job.
@@ -87,8 +107,8 @@ class SharedAnswers:
             broken=broken,
         )
 
-    def still_has(self, job: Job, stored: StoredAnswers) -> bool:
-        """Return whether what was found is still in the job's files; if not, its rows have to be asked."""
+    def _still_has(self, job: Job, stored: StoredAnswers) -> bool:
+        """Return whether what was found is still in the job's files."""
         place = self._workspace
         names = (name for part in job.live_parts() for name in stored.names(part))
         is_whole = all(map(place.has, names)) and has_all(ResultIndex(job, place.local, copies=place), stored)

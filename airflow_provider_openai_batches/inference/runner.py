@@ -111,20 +111,11 @@ class Runner:
         new = Records(digest=results_digest, started=now, since=self._since, salt=salt)
         new.counts_from = now if settings.begins_anew else 0.0
         records = known.next_try(new) if known else new
-        self._look_up(job, digests, records)
+        records.stored = settings.looked_up(records.stored)
+        if digests is not None and (answers := self._answers):
+            answers.prepare(job, digests, records, now)
         self._begin(records)
         return None
-
-    def _look_up(self, job: Job, wanted: RowDigests | None, records: Records) -> None:
-        """Find out which rows the store of answers has, unless an earlier try did."""
-        place, answers = self.workspace, self._answers
-        records.stored = self.settings.looked_up(records.stored)
-        if not self.settings.reuse or answers is None or wanted is None:
-            return
-        if records.stored is None or not answers.still_has(job, records.stored):
-            records.stored = answers.look_up(job, wanted, self._clock())
-            records.save(place.local)
-            place.store([RECORDS_FILE])
 
     @property
     def _answers(self) -> SharedAnswers | None:
@@ -155,9 +146,8 @@ class Runner:
         if records is None:
             return False
         self._begin(records)
-        answers, stored = self._answers, self.settings.looked_up(records.stored)
-        if answers and stored and not answers.still_has(self.job, stored):
-            records.lose_stored()
+        if answers := self._answers:
+            answers.check_files(self.job, records)
         return True
 
     def _write(
