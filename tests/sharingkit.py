@@ -32,15 +32,15 @@ def asking(texts: Iterable[str], markers: dict[str, str] | None = None) -> list[
 
 
 def sharing(
-    output: Any, texts: Iterable[str], operator: type = OpenAIBatchInferenceOperator, **given: Any
+    where: Any, texts: Iterable[str], operator: type = OpenAIBatchInferenceOperator, **given: Any
 ) -> Any:
     """An operator that asks about each text."""
     rows = asking(texts, given.pop("markers", None))
-    return job(output, operator, **{"requests": rows, "id_column": "id", **given})
+    return job(where, operator, **{"requests": rows, "id_column": "id", **given})
 
 
-def run(output: Any, texts: Iterable[str], **given: Any) -> dict[str, Any]:
-    summary: dict[str, Any] = run_task(sharing(output, texts, **given))
+def run(where: Any, texts: Iterable[str], **given: Any) -> dict[str, Any]:
+    summary: dict[str, Any] = run_task(sharing(where, texts, **given))
     return summary
 
 

@@ -11,11 +11,18 @@ import msgspec
 from airflow_provider_openai_batches.answer_store.store import AnswerStore
 from airflow_provider_openai_batches.api.endpoints import spec_of
 from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.inference.data.index import ResultIndex
 from airflow_provider_openai_batches.inference.data.outcomes import SUCCEEDED
 from airflow_provider_openai_batches.inference.data.repeats import Repeats, read_repeats
 from airflow_provider_openai_batches.inference.data.results import AnswerReader
 from airflow_provider_openai_batches.inference.data.reusable import reusable_answers
-from airflow_provider_openai_batches.inference.data.stored import StoredAnswers, StoredWriter, line_of
+from airflow_provider_openai_batches.inference.data.stored import (
+    StoredAnswers,
+    StoredWriter,
+    has_all,
+    line_of,
+)
+from airflow_provider_openai_batches.inference.records import RECORDS_FILE
 from airflow_provider_openai_batches.inference.workspace import SPARE_BYTES
 
 if TYPE_CHECKING:
@@ -23,8 +30,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_openai_batches.answer_store.digests import RowDigests
     from airflow_provider_openai_batches.api.retry import Log
-    from airflow_provider_openai_batches.inference.data.index import ResultIndex
     from airflow_provider_openai_batches.inference.data.job import Job
+    from airflow_provider_openai_batches.inference.records import Records
     from airflow_provider_openai_batches.inference.settings import Settings
     from airflow_provider_openai_batches.inference.workspace import Workspace
 
@@ -52,7 +59,28 @@ class SharedAnswers:
 
         :raises InvalidInputError: if it cannot be listed, read or written.
         """
-        self._store.check()
+        try:
+            self._store.check()
+        except FileNotFoundError as error:
+            raise InvalidInputError(f"answers_uri {self._uri} cannot be written: {error}") from error
+
+    def prepare(self, job: Job, wanted: RowDigests, records: Records, now: float) -> None:
+        """
+        Look up which rows the store has, unless an earlier try did and its files are there.
+
+        :param now: Unix seconds.
+        """
+        place, known = self._workspace, records.stored
+        if self._settings.reuse and (known is None or not self._still_has(job, known)):
+            records.stored = self.look_up(job, wanted, now)
+            records.save(place.local)
+            place.store([RECORDS_FILE])
+
+    def check_files(self, job: Job, records: Records) -> None:
+        """Have the rows asked whose answers are in the job's files no more."""
+        found = self._settings.looked_up(records.stored)
+        if found is not None and not self._still_has(job, found):
+            records.lose_stored()
 
     def look_up(self, job: Job, wanted: RowDigests, now: float) -> StoredAnswers:
         """
@@ -78,6 +106,15 @@ class SharedAnswers:
             rows=writer.rows,
             broken=broken,
         )
+
+    def _still_has(self, job: Job, stored: StoredAnswers) -> bool:
+        """Return whether what was found is still in the job's files."""
+        place = self._workspace
+        names = (name for part in job.live_parts() for name in stored.names(part))
+        is_whole = all(map(place.has, names)) and has_all(ResultIndex(job, place.local, copies=place), stored)
+        if not is_whole:
+            self._log.warning("The job's files with answers from %s are gone or damaged", stored.uri)
+        return is_whole
 
     def count(self, job: Job, wanted: RowDigests, now: float) -> int:
         """Return how many rows of a job need not be asked, because the store has their answers."""

@@ -100,20 +100,20 @@ class Preparation:
 
         return SharedAnswers(self._settings, self._workspace, self._log)
 
-    def look_up(self, job: Job, wanted: RowDigests | None, records: Records, now: float) -> bool:
+    def look_up(self, job: Job, wanted: RowDigests | None, records: Records, now: float) -> None:
         """
         Find out which rows the store of answers has, unless an earlier try did.
 
         :param now: Unix seconds.
-        :return: whether it was looked up.
         """
-        settings = self._settings
-        records.stored = settings.looked_up(records.stored)
-        answers = self._answers if settings.reuse and records.stored is None else None
-        if answers is None or wanted is None:
-            return False
-        records.stored = answers.look_up(job, wanted, now)
-        return True
+        records.stored = self._settings.looked_up(records.stored)
+        if wanted is not None and (answers := self._answers):
+            answers.prepare(job, wanted, records, now)
+
+    def check_files(self, job: Job, records: Records) -> None:
+        """Have the rows asked whose answers from the store are in the job's files no more."""
+        if answers := self._answers:
+            answers.check_files(job, records)
 
     def count_stored(self, job: Job, wanted: RowDigests | None, now: float) -> int:
         """

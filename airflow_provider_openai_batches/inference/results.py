@@ -25,7 +25,7 @@ from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FIL
 from airflow_provider_openai_batches.inference.data.merge import merge
 from airflow_provider_openai_batches.inference.data.outcomes import TOO_LATE, RowError
 from airflow_provider_openai_batches.inference.data.spending import usage_in
-from airflow_provider_openai_batches.inference.data.stored import add_stored, has_all, settled_rows
+from airflow_provider_openai_batches.inference.data.stored import add_stored, settled_rows
 from airflow_provider_openai_batches.inference.in_line import LIMIT_EXCEEDED
 from airflow_provider_openai_batches.inference.shard_record import UNKNOWN
 from airflow_provider_openai_batches.inference.summary import (
@@ -105,17 +105,6 @@ class JobResults:
         if records.is_late:
             index.nothing = TOO_LATE
         return index
-
-    def check_stored(self, job: Job) -> None:
-        """Make sure that what was found in a store of answers is still in the job's files."""
-        place, stored = self._workspace, self._settings.looked_up(self._records.stored)
-        if stored is None or not stored.files:
-            return
-        names = [name for part in job.live_parts() for name in stored.names(part)]
-        index = ResultIndex(job, place.local, copies=place)
-        if not (all(map(place.has, names)) and has_all(index, stored)):
-            self._log.warning("Answers from %s are not in the job's files any more", stored.uri)
-            self._records.lose_stored()
 
     def is_partly_answered(self, job: Job, shard: Shard) -> bool:
         """Whether rows of a shard repeat others, or have an answer from a store."""

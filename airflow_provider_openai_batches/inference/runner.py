@@ -111,8 +111,7 @@ class Runner:
         new = Records(digest=results_digest, started=now, since=self._since, salt=salt)
         new.counts_from = now if settings.begins_anew else 0.0
         records = known.next_try(new) if known else new
-        if self._preparation.look_up(job, digests, records, now):
-            self._save(records)
+        self._preparation.look_up(job, digests, records, now)
         self._begin(records)
         self._check_cost()
         return None
@@ -155,7 +154,7 @@ class Runner:
         if records is None:
             return False
         self._begin(records)
-        self._results.check_stored(self.job)
+        self._preparation.check_files(self.job, records)
         return True
 
     def _begin(self, records: Records) -> None:

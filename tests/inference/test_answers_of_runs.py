@@ -210,10 +210,10 @@ def test_a_task_that_ends_twice_stores_its_answers_once(
         patch.setattr("airflow_provider_openai_batches.inference.results.write_json", _die)
         with pytest.raises(Crash):
             run_task(operator)
-    before = sorted(path.name for path in Path(store).iterdir())
-    assert before
+    (before,) = Path(store).glob("*.index")
     again(operator)
-    assert sorted(path.name for path in Path(store).iterdir()) == before
+    (after,) = Path(store).glob("*.index")
+    assert after != before, "it was written once more, and replaced"
     run(tmp_path / "2", OLD, answers_uri=store)
     assert sources(tmp_path / "2") == ["store"] * 20
 
@@ -241,20 +241,20 @@ def test_reuse_false_asks_all_and_stores_it(server: DevServer, store: str, tmp_p
     assert run(tmp_path / "3", OLD, answers_uri=store)["sources"]["store"] == 20
 
 
-def test_old_answers_are_asked_anew(
-    server: DevServer, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    past = time.time() - 2 * HOUR
-    with AnswerStore(store, None).writer("past", created=past, metadata={}) as writer:  # type: ignore[arg-type]
-        del writer
+def test_old_answers_are_asked_anew(server: DevServer, store: str, tmp_path: Path) -> None:
     run(tmp_path / "1", ["a"], answers_uri=store)
-    clock = time.time
-    monkeypatch.setattr(time, "time", lambda: clock() + 2 * HOUR)
-    for age, source in ((None, "store"), (3 * HOUR, "store"), (timedelta(hours=1), "batch")):
-        run(tmp_path / str(age), ["a"], answers_uri=store, answers_max_age=age)
-        assert sources(tmp_path / str(age)) == [source], age
+    time.sleep(0.3)
+    ages: dict[float | timedelta | None, str] = {
+        None: "store",
+        HOUR: "store",
+        timedelta(seconds=0.2): "batch",
+    }
+    for number, (age, source) in enumerate(ages.items()):
+        run(tmp_path / f"age {number}", ["a"], answers_uri=store, answers_max_age=age)
+        assert sources(tmp_path / f"age {number}") == [source], age
     run(tmp_path / "4", ["a"], answers_uri=store, answers_max_age=HOUR)
-    assert sources(tmp_path / "4") == ["store"], "the new answer is young enough"
+    assert sources(tmp_path / "4") == ["store"]
+    assert paid(server) == 2
 
 
 @pytest.mark.parametrize(
@@ -364,13 +364,10 @@ def test_a_store_that_fails_at_the_end_fails_no_job(
     monkeypatch.setattr(AnswerStore, "writer", full)
     assert run(tmp_path / "1", ["a"], answers_uri=store)["counts"]["succeeded"] == 1
     assert "The 1 new answers could not be written" in logged()
-    assert "No space left on device" in logged() or True
 
 
-@pytest.mark.parametrize("uri", ["", "/proc/no/answers", "memory://", "nosuchscheme://x/y"])
+@pytest.mark.parametrize("uri", ["", "/proc/no/answers", "nosuchscheme://x/y"])
 def test_a_store_that_cannot_be_used(server: DevServer, tmp_path: Path, uri: str) -> None:
-    if uri == "memory://":
-        pytest.skip("a memory store takes everything")
     read: list[int] = []
 
     def rows() -> Iterator[dict[str, str]]:
@@ -428,18 +425,33 @@ def test_two_jobs_at_once(server: DevServer, place: str) -> None:
     check_own(f"{place}/3", everything)
 
 
-def test_damaged_findings_cost_no_row_its_answer(server: DevServer, store: str, tmp_path: Path) -> None:
-    """Rows whose place in the job's files cannot be read any more are asked."""
+@pytest.mark.parametrize(
+    "damaged", [("findings", b""), ("findings", b"?"), ("jsonl", b""), ("jsonl", b"?")], ids=str
+)
+@pytest.mark.parametrize("is_resumed", [True, False])
+def test_files_that_are_lost_cost_no_row_its_answer(
+    server: DevServer, store: str, tmp_path: Path, damaged: tuple[str, bytes], is_resumed: bool
+) -> None:
+    """Rows whose answer the job's files do not have any more are asked; a new try looks it up again."""
     run(tmp_path / "1", OLD, answers_uri=store)
     texts = [*OLD, "new"]
-    waiting = waits(sharing(tmp_path / "2", texts, answers_uri=store))
+    operator = sharing(tmp_path / "2", texts, answers_uri=store)
+    waiting = waits(operator)
     next(waiting)
-    (file,) = (tmp_path / "2").glob("_job/*/stored-*.findings")
-    file.write_bytes(b"?")
-    for _ in waiting:
-        pass
+    (file,) = (tmp_path / "2").glob(f"_job/*/stored-*.{damaged[0]}")
+    file.write_bytes(damaged[1]) if damaged[1] else file.unlink()
+    if damaged == ("jsonl", b"?"):
+        with pytest.raises(InvalidInputError, match=r"stored-.* was changed while its results were merged"):
+            list(waiting)
+        return
+    if is_resumed:
+        for _ in waiting:
+            pass
+    else:
+        again(operator)
     check_own(tmp_path / "2", texts)
-    assert sources(tmp_path / "2") == ["batch"] * 21
+    assert sources(tmp_path / "2")[:20] == (["batch"] if is_resumed else ["store"]) * 20
+    assert asked(server)["new"] == 1
 
 
 def test_records_that_name_files_elsewhere_are_lost(server: DevServer, store: str, tmp_path: Path) -> None:
