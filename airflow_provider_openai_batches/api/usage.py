@@ -71,13 +71,13 @@ class Usage(msgspec.Struct, gc=False):
     def _read(
         cls, input_tokens: int | None, output_tokens: int | None, total: int | None, sent: Any, made: Any
     ) -> Self:
-        counted = _count(input_tokens), _count(output_tokens)
+        sent_tokens, made_tokens = _count(input_tokens), _count(output_tokens)
         return cls(
-            counted[0],
+            sent_tokens,
             _count(sent and sent.cached_tokens),
-            counted[1],
+            made_tokens,
             _count(made and made.reasoning_tokens),
-            _count(total) or sum(counted),
+            _count(total) or sent_tokens + made_tokens,
             _count(sent and sent.cache_write_tokens),
         )
 

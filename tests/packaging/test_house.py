@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 FLOORS = (
     {"", "exceptions", "get_provider_info"},
     {"api", "storage"},
+    {"idempotency.keys"},
     {"pricing"},
-    {"compat", "idempotency.keys", "inference.data"},
+    {"compat", "inference.data"},
     {"observability"},
     {"idempotency", "polling"},
     {"hooks", "inference", "links", "triggers"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import math
 import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
@@ -235,35 +236,18 @@ def test_prices(given: Any) -> None:
         ({"m": {"input": 1}}, "'prices: m.output' is missing"),
         ({"m": {**PRICE, "cached": 1}}, "'prices: m.cached' is no price"),
         *(
-            (
-                {"gpt-5-mini": {"output": 1, "input": bad}},
-                f"'prices: gpt-5-mini.input' is {bad!r}; it must be",
-            )
-            for bad in (
-                -1,
-                float("nan"),
-                float("inf"),
-                True,
-                [1],
-                {"a": 1},
-                "a lot",
-                "",
-                None,
-                10**400,
-                "nan",
-            )
+            ({"m": {"output": 1, "input": bad}}, f"'prices: m.input' is {repr(bad)[:9]}")
+            for bad in (-1, math.nan, math.inf, True, [1], {"a": 1}, "a lot", "", None, 10**400, "nan")
         ),
     ],
 )
 def test_bad_prices_are_refused(prices: Any, said: str) -> None:
     """The field is named down to the rate."""
-    if isinstance(said, str) and "1000000000000" in said:
-        said = "'prices: gpt-5-mini.input' is 1000"
     with pytest.raises(InvalidConnectionError, match=re.escape(said)):
         read({"prices": prices})
 
 
-@pytest.mark.parametrize("bad", [-0.1, 1.1, 50, True, False, "half", [0.5], float("nan")])
+@pytest.mark.parametrize("bad", [-0.1, 1.1, 50, True, False, "half", [0.5], math.nan])
 def test_a_bad_discount_is_refused(bad: Any) -> None:
     """It is a part of the price, not a percentage."""
     with pytest.raises(InvalidConnectionError, match="extra field 'batch_discount' is"):

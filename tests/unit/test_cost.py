@@ -15,7 +15,7 @@ from airflow_provider_openai_batches.pricing.cost import Bill, Cost, amount, dol
 from airflow_provider_openai_batches.pricing.prices import Prices
 from airflow_provider_openai_batches.pricing.rates import ModelPrice, Rates
 
-# gpt-5-mini and gpt-4o, gpt-6-sol with its price for writing to the cache and for prompts over 272,000 tokens:
+# gpt-5-mini, gpt-4o, and gpt-6-sol, which has prices for cache writes and for prompts over 272,000 tokens:
 # https://developers.openai.com/api/docs/pricing
 MINI = Rates(input=0.25, cached_input=0.025, output=2.0)
 FOUR_O = Rates(input=2.5, cached_input=1.25, output=10.0)
@@ -48,6 +48,7 @@ def used(given: int = 0, made: int = 0, *, cached: int = 0, written: int = 0, to
         (Rates(input=1.0, output=1.0), used(1_000_000, cached=500_000, written=500_000), 1.0),
         # More cached than there is: no more than the input is taken for it.
         (MINI, used(1_000_000, cached=5_000_000, written=5_000_000), 0.025),
+        (SOL.rates, used(1_000_000, written=5_000_000), 2.5),
         (MINI, used(), 0.0),
     ],
 )
@@ -194,7 +195,7 @@ def reports(draw: st.DrawFn) -> dict[str, object]:
     )
     optional = dict.fromkeys(names, hostile)
     for name in ("input", "prompt", "output", "completion"):
-        optional[f"{name}_tokens_details"] = st.one_of(hostile, details)  # type: ignore[assignment]
+        optional[f"{name}_tokens_details"] = st.one_of(hostile, details)
     return draw(st.fixed_dictionaries({}, optional=optional))
 
 

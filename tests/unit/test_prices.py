@@ -42,7 +42,7 @@ def prices(base_url: str = OPENAI, **fields: Any) -> Prices:
     ],
 )
 def test_list_prices(model: str, rates: tuple[float, float | None, float]) -> None:
-    """A snapshot has its own price, or that of its model; moderation is free, and embeddings have no output."""
+    """A snapshot has its own price, or that of its model; moderation is free; embeddings have no output."""
     given, cached, made = rates
     assert list_price(model) == ModelPrice(rates=Rates(input=given, cached_input=cached, output=made))
 
@@ -79,7 +79,7 @@ def test_what_is_written_to_the_cache_has_a_price_of_its_own() -> None:
     ],
 )
 def test_no_list_price(model: str) -> None:
-    """Tokens of images and sounds have other prices than those of text, and a batch does not say which it had."""
+    """Tokens of images and sounds have other prices, and a batch does not say which it had."""
     assert list_price(model) is None
 
 
@@ -142,7 +142,7 @@ def test_a_batch_costs_its_part() -> None:
 def test_each_model_is_looked_up_once() -> None:
     """A job of a million rows asks for each of them."""
     asked: list[str] = []
-    found = Prices({}, listed=lambda model: asked.append(model))  # type: ignore[func-returns-value]
+    found = Prices({}, listed=asked.append)
     for _ in range(3):
         assert found.of_model("unknown") is None
     assert asked == ["unknown"]
