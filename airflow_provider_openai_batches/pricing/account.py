@@ -80,7 +80,7 @@ def columns_of(by: Iterable[str]) -> list[str]:
     words = [word.strip() for each in by for word in each.split(",")]
     if not all(words) or not words:
         raise InvalidInputError(
-            "An empty word cannot be grouped by. Take dag, task, run, model, day, status, or a key of metadata."
+            "An empty word groups nothing. Take dag, task, run, model, day, status, or a key of metadata."
         )
     return list(dict.fromkeys(column for word in words for column in _WORDS.get(word, (word,))))
 

@@ -132,7 +132,7 @@ def test_by_day_and_status() -> None:
     }
 
 
-@pytest.mark.parametrize("created_at", [0, -(10**17), 10**14])
+@pytest.mark.parametrize("created_at", [0, -(10**17), 10**30])
 def test_a_time_that_is_no_day(created_at: int) -> None:
     """One odd batch does not end the sum."""
     assert amounts(costs("day", batch(created_at=created_at)))[None] == "$0.12"
@@ -140,7 +140,7 @@ def test_a_time_that_is_no_day(created_at: int) -> None:
 
 @pytest.mark.parametrize("by", [[], [""], ["dag,"], [" , "]])
 def test_an_empty_word(by: list[str]) -> None:
-    with pytest.raises(InvalidInputError, match="An empty word"):
+    with pytest.raises(InvalidInputError, match="An empty word groups nothing"):
         columns_of(by)
 
 
