@@ -107,7 +107,8 @@ def test_by_dag_task_and_run() -> None:
     assert amounts(costs("dag", *batches)) == {None: "$1.00", "a": "$0.25", "b": "$0.12"}
     assert set(amounts(costs("task", *batches))) == {("a", "t"), ("a", "u"), ("b", "t"), (None, None)}
     assert set(amounts(costs("run", *batches))) == {("a", "r"), ("b", "r"), (None, None)}
-    assert next(iter(amounts(costs("dag", *batches)))) is None  # the one that cost most
+    dear = batch(1_000_000, dag="c", model="long")  # 1,000,000 x 2.5 / 2 is more than 8,000,000 x 0.25 / 2
+    assert list(amounts(costs("dag", *batches, dear)))[:2] == ["c", None]
 
 
 def test_by_a_key_of_the_metadata_and_several() -> None:
