@@ -292,6 +292,7 @@ def test_an_id_that_occurs_twice(run: Run, priced: DevServer, tmp_path: Path) ->
 def test_a_missing_file(run: Run, priced: DevServer, tmp_path: Path) -> None:
     done = run("estimate", str(tmp_path / "no.jsonl"))
     assert (done.code, "no.jsonl does not exist" in done.err) == (2, True)
+    assert done.err.count("no.jsonl") == 1
 
 
 def test_before_there_is_a_connection(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
