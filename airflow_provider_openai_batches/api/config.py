@@ -282,7 +282,7 @@ def _number(  # noqa: PLR0917 - short calls
     if value is None or value == "":
         return default
     try:
-        number = float(value)
+        number = float("nan") if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if not ((number > 0 if least is None else number >= least) and number <= most):
@@ -317,15 +317,18 @@ def _text_map(conn: ConnectionLike, extra: dict[str, Any], field: str) -> dict[s
 def _price(conn: ConnectionLike, model: str, given: Any) -> dict[str, float]:
     """Read the price of a model."""
     where = f"prices: {model:.80}"
-    if not isinstance(given, dict) or not {"input", "output"} <= set(given) <= set(RATES):
-        raise _bad(
-            conn,
-            f"extra field {where!r} is {given!r:.80}; it must be an object with input and output, and where "
-            "they differ cached_input and cache_write, in US dollars for a million tokens",
-        )
+    form = "input and output, and where they differ cached_input and cache_write, in US dollars for a million"
+    if not model or not isinstance(given, dict):
+        what = f"extra field {where!r} is {given!r:.80}"
+        raise _bad(conn, f"{what}; it must be a model's name, and an object with {form} tokens")
+    missing, unknown = {"input", "output"} - set(given), set(given) - set(RATES)
+    for rates, problem in ((missing, "is missing"), (unknown, "is no price")):
+        if rates:
+            field = f"{where}.{min(rates):.80}"
+            raise _bad(conn, f"extra field {field!r} {problem}; a model has prices for {form} tokens")
     fields = {f"{where}.{rate}": value for rate, value in given.items()}
     for field, value in fields.items():
-        if value is None or value == "" or isinstance(value, bool):
+        if value is None or value == "":
             raise _bad(conn, f"extra field {field!r} is {value!r}; it must be a number of at least 0")
     return {rate: _number(conn, fields, f"{where}.{rate}", 0.0, 0.0) for rate in given}
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.answers import Content
 
 
+# What the commands take that are told of none.
+DEFAULT_ENDPOINT = "/v1/chat/completions"
 # No request has more output tokens.
 _MOST = 1 << 40
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import re
+import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from airflow.cli.cli_config import (
@@ -22,6 +24,7 @@ from airflow.cli.cli_config import (
 )
 
 from airflow_provider_openai_batches.api.config import DEFAULT_CONN_ID
+from airflow_provider_openai_batches.api.endpoints import DEFAULT_ENDPOINT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 _arg: Callable[..., Arg] = Arg
 COMMANDS = "airflow_provider_openai_batches.cli.commands"
 ANSWERS_COMMANDS = "airflow_provider_openai_batches.cli.answers_commands"
+COSTS = "airflow_provider_openai_batches.cli.cost_commands"
 EXIT_CODES = (
     "exit codes: 0 all is well; 1 a batch failed, expired or was cancelled, or some of its requests failed; "
     "2 the command could not do its work; 130 stopped with Ctrl-C"
@@ -70,6 +74,19 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _since(text: str) -> float:
+    """Return the Unix seconds of a time, or of one so long ago."""
+    if _AGE.fullmatch(text):
+        return max(0.0, time.time() - _age(text))
+    try:
+        moment = datetime.fromisoformat(text)
+        return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(
+            f"{text} is no length of time such as 36h, 7d or 4w, and no date or time such as 2026-11-26"
+        ) from None
+
+
 CONN_ID = _arg(
     ("--conn-id",), help=f"Airflow connection (default: {DEFAULT_CONN_ID})", default=DEFAULT_CONN_ID
 )
@@ -103,6 +120,26 @@ BROKEN = _arg(
 )
 DIRECTORY = _arg(("directory",), help="Where to put the files; created if missing", metavar="DIRECTORY")
 
+SINCE = _arg(
+    ("--since",),
+    help="Batches created since then: 36h, 7d, 4w, or a date or time, in UTC if it has no zone (default: 7d)",
+    type=_since,
+    default="7d",
+)
+BY = _arg(
+    ("--by",),
+    help="dag, task, run, model, day (UTC), status, or a key of the batches' metadata; several with commas, "
+    "or by giving it several times (default: dag)",
+    action="append",
+)
+GROUPS = _arg(("--limit",), help="At most this many groups (default: 50)", type=_count, default=50)
+FILE = _arg(("file",), help="A file of requests: JSON lines, or what input_uri takes", metavar="FILE")
+REQUESTS_MODEL = _arg(("--model",), help="The model of requests that name none", default=None)
+ENDPOINT = _arg(("--endpoint",), help=f"Endpoint (default: {DEFAULT_ENDPOINT})", default=DEFAULT_ENDPOINT)
+OUTPUT_TOKENS = _arg(
+    ("--output-tokens",), help="Output tokens of each request (default: the most it allows)", type=_count
+)
+
 
 def get_commands() -> list[CLICommand]:
     return [
@@ -116,6 +153,14 @@ def get_commands() -> list[CLICommand]:
                 _command("cancel", "cancel_batches", "Cancel batches", BATCH_IDS, ARG_YES),
                 _command("results", "download_results", "Download a batch's files", BATCH_ID, DIRECTORY),
                 _answers_commands(),
+                _command("cost", "show_costs", "Sum up what batches cost", SINCE, BY, GROUPS, module=COSTS),
+                _command(
+                    "estimate",
+                    "estimate_file",
+                    "Estimate what requests are going to cost",
+                    *(FILE, REQUESTS_MODEL, ENDPOINT, OUTPUT_TOKENS),
+                    module=COSTS,
+                ),
             ),
         )
     ]
@@ -151,11 +196,11 @@ def _answers_command(name: str, help_text: str, *args: Arg) -> ActionCommand:
     )
 
 
-def _command(name: str, function: str, help_text: str, *args: Arg) -> ActionCommand:
+def _command(name: str, function: str, help_text: str, *args: Arg, module: str = COMMANDS) -> ActionCommand:
     return ActionCommand(
         name=name,
         help=help_text,
-        func=lazy_load_command(f"{COMMANDS}.{function}"),
+        func=lazy_load_command(f"{module}.{function}"),
         args=(*args, CONN_ID, ARG_OUTPUT, ARG_VERBOSE),
         epilog=EXIT_CODES,
     )

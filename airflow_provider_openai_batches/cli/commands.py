@@ -46,7 +46,7 @@ class CommandLineHook(OpenAIBatchesHook):
         return Connection.get_connection_from_secrets(conn_id)
 
 
-def _with_hook(command: Callable[[Namespace, OpenAIBatchesHook], int]) -> Callable[[Namespace], None]:
+def with_hook(command: Callable[[Namespace, OpenAIBatchesHook], int]) -> Callable[[Namespace], None]:
     """Give a command its hook, and turn what it returns or raises into an exit code and a sentence."""
 
     @functools.wraps(command)
@@ -78,7 +78,7 @@ def _words(error: APIError, args: Namespace) -> str:
     return str(error)
 
 
-@_with_hook
+@with_hook
 def list_batches(args: Namespace, hook: OpenAIBatchesHook) -> int:
     """``airflow openai-batches list``."""
     batches = list(islice(_matching(args, hook), args.limit))
@@ -96,7 +96,7 @@ def _matching(args: Namespace, hook: OpenAIBatchesHook) -> Iterator[Batch]:
             yield batch
 
 
-@_with_hook
+@with_hook
 def show_batch(args: Namespace, hook: OpenAIBatchesHook) -> int:
     """``airflow openai-batches show``."""
     batch = hook.retrieve_batch(args.batch_id)
@@ -107,7 +107,7 @@ def show_batch(args: Namespace, hook: OpenAIBatchesHook) -> int:
     return 0
 
 
-@_with_hook
+@with_hook
 def watch_batches(args: Namespace, hook: OpenAIBatchesHook) -> int:
     """``airflow openai-batches watch``."""
     ids = [check_id(batch_id, "ID") for batch_id in dict.fromkeys(args.batch_ids)]
@@ -141,7 +141,7 @@ def _has_problem(batch: Batch) -> bool:
     return error_of(batch) is not None or batch.counts.failed > 0
 
 
-@_with_hook
+@with_hook
 def cancel_batches(args: Namespace, hook: OpenAIBatchesHook) -> int:
     """``airflow openai-batches cancel``."""
     ids = [check_id(batch_id, "ID") for batch_id in dict.fromkeys(args.batch_ids)]
@@ -166,7 +166,7 @@ def cancel_batches(args: Namespace, hook: OpenAIBatchesHook) -> int:
     return PROBLEM if refused else 0
 
 
-@_with_hook
+@with_hook
 def download_results(args: Namespace, hook: OpenAIBatchesHook) -> int:
     """``airflow openai-batches results``."""
     batch = _settled(hook, hook.retrieve_batch(args.batch_id))

@@ -196,6 +196,11 @@ def estimate_of(batch: Batch) -> tuple[int, str] | None:
     return int(digits), model
 
 
+def model_of(batch: Batch) -> str | None:
+    """Return the model of a batch; services that do not say it give back the metadata that may."""
+    return batch.model or (estimate_of(batch) or (0, ""))[1] or None
+
+
 def task_of(batch: Batch) -> str:
     """Return the first half of a batch's key, which says whose it is; empty if it has no key."""
     return (key_of(batch) or "").partition("-")[0]

@@ -2,7 +2,7 @@
 Counts and times through Airflow's own stats: StatsD, Datadog or OpenTelemetry, whatever is configured.
 
 All names begin with ``openai_batches.``. The tags are Airflow's own ``dag_id`` and ``task_id``, and the
-batch's ``model``; a tag that a batch does not give is left out.
+batch's ``model``, and of costs the ``way``; a tag that a batch does not give is left out.
 
 Nothing here raises: a lost metric must not fail a task.
 
@@ -14,10 +14,14 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_openai_batches.idempotency.keys import Origin
+from airflow_provider_openai_batches.idempotency.keys import Origin, model_of
+from airflow_provider_openai_batches.pricing.account import cost_of
+from airflow_provider_openai_batches.pricing.prices import NO_PRICES
 
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.models import Batch
+    from airflow_provider_openai_batches.pricing.cost import Way
+    from airflow_provider_openai_batches.pricing.prices import Prices
 
 log = logging.getLogger(__name__)
 # These end a tag in the InfluxDB format of StatsD; Airflow logs an error for such a tag and drops it.
@@ -34,9 +38,9 @@ def batch_adopted(batch: Batch) -> None:
     _incr("batch.adopted", 1, _tags(batch))
 
 
-def batch_over(batch: Batch) -> None:
+def batch_over(batch: Batch, prices: Prices = NO_PRICES) -> None:
     """
-    Count a batch that ended: its status, requests by outcome, tokens by kind, and duration in milliseconds.
+    Count a batch that ended: status, requests by outcome, tokens by kind, cost, duration in milliseconds.
 
     Call this once for each batch, when its task learns of the end.
     """
@@ -53,9 +57,23 @@ def batch_over(batch: Batch) -> None:
             _incr("tokens.cached", usage.input_tokens_details.cached_tokens, tags)
         if usage.output_tokens_details:
             _incr("tokens.reasoning", usage.output_tokens_details.reasoning_tokens, tags)
+    spent = cost_of(batch, prices)
+    if spent is not None and spent.is_known:
+        origin = Origin.of(batch)
+        cost(spent.usd, origin.dag_id, origin.task_id, model_of(batch), "batch")
     ended_at = getattr(batch, f"{batch.status}_at", None)
     if ended_at and batch.created_at:
         _send("timing", "batch.duration", max(0, ended_at - batch.created_at) * 1000.0, tags)
+
+
+def cost(usd: float, dag_id: str | None, task_id: str | None, model: str | None, way: Way) -> None:
+    """
+    Count what requests cost, where that is known.
+
+    :param usd: US dollars. All of Airflow's backends send a counter's fractions as they are.
+    :param way: how the requests were sent.
+    """
+    _incr("cost", usd, _tagged(dag_id=dag_id, task_id=task_id, model=model, way=way))
 
 
 def waits(number: int, conn_id: str | None = None) -> None:
@@ -78,11 +96,14 @@ def poll_round(requests: int, rate_limited: int = 0, conn_id: str | None = None)
 
 def _tags(batch: Batch) -> dict[str, str]:
     origin = Origin.of(batch)
-    tags = {"dag_id": origin.dag_id, "task_id": origin.task_id, "model": batch.model}
+    return _tagged(dag_id=origin.dag_id, task_id=origin.task_id, model=batch.model)
+
+
+def _tagged(**tags: str | None) -> dict[str, str]:
     return {name: value for name, value in tags.items() if value and not _BREAKS_A_TAG.intersection(value)}
 
 
-def _incr(name: str, count: int | None, tags: dict[str, str]) -> None:
+def _incr(name: str, count: float | None, tags: dict[str, str]) -> None:
     if count and count > 0:
         _send("incr", name, count, tags)
 

@@ -25,6 +25,8 @@ from airflow_provider_openai_batches.idempotency import cancel
 from airflow_provider_openai_batches.idempotency.keys import UNNAMED, TaskIdentity
 from airflow_provider_openai_batches.links import OpenAIBatchLink
 from airflow_provider_openai_batches.observability import metrics
+from airflow_provider_openai_batches.pricing.account import cost_in_words
+from airflow_provider_openai_batches.pricing.prices import Prices
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -281,8 +283,10 @@ class WaitingOperator(TimeLimited, BatchOperator):
                 raise
             self.log.warning("The service became unavailable as the wait ended (%s); waiting again", error)
             return self._wait(context)
+        prices = Prices.of(self.hook.config)
         for batch in batches:
-            metrics.batch_over(batch)
+            metrics.batch_over(batch, prices)
+            self.log.info("%s", cost_in_words(batch, prices))
         return self.finish(batches)
 
     def on_timeout(self, event: dict[str, Any]) -> None:

@@ -29,6 +29,8 @@ from airflow_provider_openai_batches.operators.base import (
     store_link,
     task_identity,
 )
+from airflow_provider_openai_batches.pricing.account import cost_in_words
+from airflow_provider_openai_batches.pricing.prices import Prices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -151,7 +153,9 @@ class OpenAICreateBatchOperator(WaitingOperator):
         context["ti"].xcom_push("batch_id", batch.id)
         store_link(context, self.hook, batch.id)
         if batch.is_over:
-            return self.finish([self.hook.settled(batch)])
+            batch = self.hook.settled(batch)
+            self.log.info("%s", cost_in_words(batch, Prices.of(self.hook.config)))
+            return self.finish([batch])
         if batch.is_being_cancelled:
             return self.wait_for(context, [batch.id], "execute_replacement")
         if not self.wait_for_completion:

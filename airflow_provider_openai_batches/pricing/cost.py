@@ -77,9 +77,14 @@ def in_words(usd: float, unpriced: Iterable[str] = (), unmetered: int = 0) -> st
         missing.append(f"{models[0] if len(models) == 1 else f'{len(models)} models'} without a price")
     if unmetered:
         missing.append(f"{unmetered:,} answers without token counts")
-    if not missing:
+    return ", ".join([amount(usd, is_known=not missing), *missing])
+
+
+def amount(usd: float, *, is_known: bool) -> str:
+    """Say how much it is; ``≥`` if that is not all."""
+    if is_known:
         return dollars(usd)
-    return ", ".join([f"≥ {dollars(usd)}" if usd else "unknown", *missing])
+    return f"≥ {dollars(usd)}" if usd else "unknown"
 
 
 class Meter(msgspec.Struct):

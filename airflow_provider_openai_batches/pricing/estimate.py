@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
     from airflow_provider_openai_batches.pricing.prices import Prices
 
-Basis: TypeAlias = Literal["canary", "earlier", "most", "unknown"]
+Basis: TypeAlias = Literal["canary", "earlier", "given", "most", "unknown"]
 _BASES: dict[str, str] = {
     "canary": "as many for each row as the canary's rows had",
     "earlier": "as many for each request as this task's earlier batches had",
+    "given": "as many for each request as was said",
     "most": "the most that the requests allow",
 }
 

@@ -13,8 +13,10 @@ from typing import Any
 from airflow_provider_openai_batches.pricing.rates import ModelPrice, Rates
 
 HINT = "install airflow-provider-openai-batches[prices], or enter them in the connection's field 'prices'"
-# What these cost depends on more than counts of tokens.
+# What these cost depends on more than counts of tokens: an image or a sound has tokens of another price. The
+# words are those of units, and of models whose prices are not all in the package.
 _OTHER_UNITS = ("image", "audio", "hours", "mchars")
+_OTHER_MODELS = (*_OTHER_UNITS, "tts", "realtime", "transcribe", "whisper", "live", "sora", "dall-e")
 
 
 def list_price(model: str) -> ModelPrice | None:
@@ -26,19 +28,23 @@ def list_price(model: str) -> ModelPrice | None:
     providers = data_snapshot.get_snapshot().providers
     openai = next(provider for provider in providers if provider.id == "openai")
     found = openai.find_model(model)
-    return None if found is None else _price(vars(found.get_prices(datetime.now(UTC))))
+    return None if found is None else _price(found.id, vars(found.get_prices(datetime.now(UTC))))
 
 
-def _price(given: dict[str, Any]) -> ModelPrice | None:
+def _price(model: str, given: dict[str, Any]) -> ModelPrice | None:
     """
     Read the prices of a model.
 
+    :param model: its name in the package.
     :param given: by unit: a number, or the base and the tiers of a price that depends on the prompt's length.
     """
     prices = {unit: price for unit, price in given.items() if price is not None}
-    if not prices:  # moderation is free
+    if not prices and "moderation" in model:  # it is free
         return ModelPrice(rates=Rates(input=0.0, output=0.0))
-    if "input_mtok" not in prices or any(other in unit for unit in prices for other in _OTHER_UNITS):
+    has_output = "output_mtok" in prices or "embedding" in model
+    if "input_mtok" not in prices or not has_output or any(word in model for word in _OTHER_MODELS):
+        return None
+    if any(other in unit for unit in prices for other in _OTHER_UNITS):
         return None
     starts = {tier.start for price in prices.values() for tier in getattr(price, "tiers", ())}
     if not starts:

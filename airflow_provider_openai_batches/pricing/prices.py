@@ -59,10 +59,12 @@ class Prices:
         return self._known[name]
 
     def _find(self, name: str) -> ModelPrice | None:
+        if not name:
+            return None
         own = self._own.get(name) or self._own.get(_SNAPSHOT.sub("", name))
         if own is not None:
             return ModelPrice(rates=own)
-        return self._listed(name) if self._listed is not None and name else None
+        return None if self._listed is None else self._listed(name)
 
     def share(self, *, is_batch: bool) -> float:
         """Return the part of the price that is paid."""

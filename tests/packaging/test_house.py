@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 FLOORS = (
     {"", "exceptions", "get_provider_info"},
     {"api", "storage"},
-    {"answer_store", "pricing"},
-    {"compat", "idempotency.keys"},
+    {"answer_store", "idempotency.keys"},
+    {"pricing"},
+    {"compat"},
     {"inference.data", "observability"},
     {"idempotency", "polling"},
     {"hooks", "inference", "links", "triggers"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import math
 import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
@@ -203,6 +204,54 @@ def test_the_token_limits_of_models() -> None:
     given = {"large": 15_000_000_000, "small": "90000", "empty": "", "none": None}
     limits = read({"enqueued_token_limits": given}).enqueued_token_limits
     assert limits == {"large": 15_000_000_000, "small": 90_000}
+
+
+PRICE = {"input": 0.25, "output": "2"}
+
+
+@pytest.mark.parametrize("given", [{"m": PRICE}, json.dumps({"m": PRICE})])
+def test_prices(given: Any) -> None:
+    """Numbers may be text, and the field too; a model without a price is as if it were not there."""
+    config = read({"prices": given, "batch_discount": "0.4"})
+    assert config.prices == {"m": {"input": 0.25, "output": 2.0}}
+    assert config.batch_discount == 0.4
+    free = {"input": 0, "output": 0, "cached_input": 0, "cache_write": 0}
+    assert read({"prices": {"n": None, "free": free}}).prices == {"free": free}
+    assert (read().prices, read().batch_discount) == ({}, 0.5)
+    assert [read({"batch_discount": edge}).batch_discount for edge in (0, 1)] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("prices", "said"),
+    [
+        ("[]", "'prices' is not a JSON object"),
+        ("{", "'prices' is not a JSON object"),
+        (["m"], "'prices' is not a JSON object"),
+        (7, "'prices' is not a JSON object"),
+        ({"m": 0.25}, "'prices: m' is 0.25; it must be a model's name, and an object"),
+        ({"m": [1, 2]}, "'prices: m' is [1, 2]; it must be"),
+        ({"m": json.dumps(PRICE)}, "'prices: m' is '{"),
+        ({"": PRICE}, "'prices: ' is {"),
+        ({"m": {}}, "'prices: m.input' is missing"),
+        ({"m": {"input": 1}}, "'prices: m.output' is missing"),
+        ({"m": {**PRICE, "cached": 1}}, "'prices: m.cached' is no price"),
+        *(
+            ({"m": {"output": 1, "input": bad}}, f"'prices: m.input' is {repr(bad)[:9]}")
+            for bad in (-1, math.nan, math.inf, True, [1], {"a": 1}, "a lot", "", None, 10**400, "nan")
+        ),
+    ],
+)
+def test_bad_prices_are_refused(prices: Any, said: str) -> None:
+    """The field is named down to the rate."""
+    with pytest.raises(InvalidConnectionError, match=re.escape(said)):
+        read({"prices": prices})
+
+
+@pytest.mark.parametrize("bad", [-0.1, 1.1, 50, True, False, "half", [0.5], math.nan])
+def test_a_bad_discount_is_refused(bad: Any) -> None:
+    """It is a part of the price, not a percentage."""
+    with pytest.raises(InvalidConnectionError, match="extra field 'batch_discount' is"):
+        read({"batch_discount": bad})
 
 
 @pytest.mark.parametrize("extra", [[1, 2], [["timeout", 5]], "text", 7])

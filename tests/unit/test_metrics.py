@@ -14,6 +14,8 @@ from airflow_provider_openai_batches.api.models import (
     OutputTokensDetails,
 )
 from airflow_provider_openai_batches.observability import metrics
+from airflow_provider_openai_batches.pricing.prices import Prices
+from airflow_provider_openai_batches.pricing.rates import Rates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +36,7 @@ class Recorder:
             raise self.error
         self.sent[name.removeprefix("openai_batches.")] = (kind, value, tags or None)
 
-    def incr(self, name: str, count: int = 1, *, tags: Any = None) -> None:
+    def incr(self, name: str, count: float = 1, *, tags: Any = None) -> None:
         self._keep("incr", name, count, tags)
 
     def gauge(self, name: str, value: float, *, tags: Any = None) -> None:
@@ -95,6 +97,38 @@ def test_over(recorder: Recorder, status: str) -> None:
         "batch.duration": 60_000.0,
     }
     assert recorder.sent["batch.duration"] == ("timing", 60_000.0, TAGS)
+
+
+USAGE = BatchUsage(10, InputTokensDetails(4), 20, OutputTokensDetails(5), 30)
+# 6 x 0.25 + 4 x 0.025 + 20 x 2, at half the price, for a million.
+RATES = Rates(input=0.25, cached_input=0.025, output=2.0)
+USD = (6 * 0.25 + 4 * 0.025 + 20 * 2) / 2 / 1e6
+
+
+def test_the_cost_of_a_batch(recorder: Recorder) -> None:
+    """In US dollars with all of their fractions."""
+    counts = BatchRequestCounts(total=2, completed=2)
+    ended = batch(status="completed", usage=USAGE, request_counts=counts)
+    metrics.batch_over(ended, Prices({"m": RATES}))
+    kind, usd, tags = recorder.sent["cost"]
+    assert usd == pytest.approx(USD, abs=1e-9)
+    assert (kind, tags) == ("incr", {**TAGS, "way": "batch"})
+
+
+@pytest.mark.parametrize(
+    "changes", [{"usage": USAGE, "model": "other"}, {"usage": None}, {"usage": BatchUsage()}]
+)
+def test_no_cost_where_none_is_known(recorder: Recorder, changes: dict[str, Any]) -> None:
+    """No price, no tokens, or nothing to pay."""
+    metrics.batch_over(batch(status="completed", **changes), Prices({"m": RATES}))
+    assert "cost" not in recorder.sent
+
+
+def test_the_cost_of_live_answers(recorder: Recorder) -> None:
+    """It is told from that of batches by a tag."""
+    metrics.cost(0.0125, "d", "t", "m", "live")
+    metrics.cost(0.0, "d", "t", "free", "live")
+    assert recorder.sent == {"cost": ("incr", 0.0125, {**TAGS, "way": "live"})}
 
 
 def test_over_with_next_to_nothing(recorder: Recorder) -> None:
