@@ -43,7 +43,7 @@ ANSWERS_EXIT_CODES = (
     "exit codes: 0 all is well; 1 a segment is broken, and was left alone; "
     "2 the command could not do its work; 130 stopped with Ctrl-C"
 )
-_AGE = re.compile(r"([0-9]{1,6})([hdw])")
+_AGE = re.compile(r"([0-9]{1,9})([hdw])")
 _SECONDS = {"h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 
 
