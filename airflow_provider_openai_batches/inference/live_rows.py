@@ -5,16 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from airflow_provider_openai_batches.api.async_client import AsyncBatchesClient
+from airflow_provider_openai_batches.api.endpoints import spec_of
 from airflow_provider_openai_batches.exceptions import NoLiveEndpointError, TaskKilled
 from airflow_provider_openai_batches.inference.canary import check_first
 from airflow_provider_openai_batches.inference.data.findings import Scanner
 from airflow_provider_openai_batches.inference.data.followup import request_lines
 from airflow_provider_openai_batches.inference.data.job import ROWS_FILE, read_ids
+from airflow_provider_openai_batches.inference.data.spending import add_live
 from airflow_provider_openai_batches.inference.in_line import OWN_RATIOS
 from airflow_provider_openai_batches.inference.live import MAX_UNDER_WAY, ask
 from airflow_provider_openai_batches.inference.live_files import LiveFiles
 from airflow_provider_openai_batches.inference.own_loop import run_beside
 from airflow_provider_openai_batches.inference.records import RECORDS_FILE
+from airflow_provider_openai_batches.observability import metrics
+from airflow_provider_openai_batches.pricing.cost import Bill
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -114,7 +118,14 @@ class LiveRows:
         total = sum(wanted[row] for shard in part.shards for row, _ in read_ids(index.work, shard))
         if total:
             lines = _lines(index, part, wanted)
-            tally = run_beside(lambda has_to_end: self._run(files, lines, total, has_to_end))
+            bill = Bill(self._settings.prices)
+
+            def note(line: bytes) -> None:
+                add_live(bill, line, spec_of(job.endpoint), job.only_model)
+                self._purse.paid(line)
+
+            tally = run_beside(lambda has_to_end: self._run(files, lines, total, note, has_to_end))
+            self._report(bill)
             self._purse.is_empty = tally.is_out_of_money
             if tally.is_stopped:
                 raise TaskKilled("The task was stopped while rows were asked live; their answers are stored.")
@@ -127,14 +138,26 @@ class LiveRows:
         scanner = Scanner(job, folder, retry_invalid=self._settings.retry_schema)
         return scanner.scan(part.as_shard, [folder / name for name in names]).final_rows()
 
+    def _report(self, bill: Bill) -> None:
+        """Count what the rows cost, where that is known."""
+        task = self._submitter.task
+        for item in bill.cost().items:
+            if item.usd is not None:
+                metrics.cost(item.usd, task.dag_id, task.task_id, item.model, "live")
+
     async def _run(
-        self, files: LiveFiles, lines: Iterator[bytes], total: int, has_to_end: Callable[[], bool]
+        self,
+        files: LiveFiles,
+        lines: Iterator[bytes],
+        total: int,
+        note: Callable[[bytes], None],
+        has_to_end: Callable[[], bool],
     ) -> Tally:
         service, endpoint, purse = self._submitter.service, self._settings.spec.endpoint, self._purse
 
         async def store(line: bytes) -> None:
             await files.write(line)
-            purse.paid(line)
+            note(line)
 
         client = AsyncBatchesClient(service.config, connections=MAX_UNDER_WAY)
         try:

@@ -246,7 +246,7 @@ class JobResults:
         if not batch.is_over:
             return False
         self._submitter.known.discard(batch.id)
-        metrics.batch_over(batch)
+        metrics.batch_over(batch, self._settings.prices)
         shard = next(each for each in job.shards if each.index == record.shard)
         if batch.status == "failed":
             return self._note_rejection(shard, record, batch)

@@ -11,6 +11,7 @@ from inferencekit import BODY, Crash, MortalHook, MortalOperator, again, job, ma
 from support import run_task
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.observability import metrics
 from airflow_provider_openai_batches.operators.inference_faults import LastingError, UnusableInputError
 
 if TYPE_CHECKING:
@@ -318,3 +319,17 @@ def test_batches_without_answers_cost_nothing(priced: DevServer, out: Path) -> N
     with pytest.raises(Exception, match="Not one of 8 rows succeeded"):
         run_task(operator)
     assert len(priced.batches()) == 4
+
+
+def test_the_cost_is_counted(priced: DevServer, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches and live answers, as the manifest has them."""
+    sent: dict[str, float] = {}
+
+    def send(_method: str, name: str, value: float, tags: dict[str, str]) -> None:
+        if name == "cost":
+            assert (tags["dag_id"], tags["model"]) == ("dag", "gpt-5-mini")
+            sent[tags["way"]] = sent.get(tags["way"], 0) + value
+
+    monkeypatch.setattr(metrics, "_send", send)
+    summary = run_task(job(out, requests=rows(9), canary=3, max_requests_per_batch=3))
+    assert sent == pytest.approx({item["way"]: item["usd"] for item in summary["cost"]["items"]})
