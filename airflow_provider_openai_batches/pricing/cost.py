@@ -144,7 +144,7 @@ class Bill:
         items = [self._item(model, way, meter) for (model, way), meter in sorted(self._meters.items())]
         items = [item for item in items if item.usage.total_tokens or item.unmetered]
         return Cost(
-            usd=round(sum(item.usd or 0.0 for item in items), 9),
+            usd=round(sum((item.usd or 0.0 for item in items), 0.0), 9),
             unpriced=sorted({item.model or NO_MODEL for item in items if item.usd is None}),
             unmetered=sum(item.unmetered for item in items if item.usd is not None),
             items=items,

@@ -102,7 +102,7 @@ def estimate(
         output_tokens=None if unknown else output_tokens,
         basis="unknown" if unknown else basis if per_request is not None else "most",
         cost=Cost(
-            usd=round(sum(item.usd or 0.0 for item in items), 9),
+            usd=round(sum((item.usd or 0.0 for item in items), 0.0), 9),
             unpriced=sorted({item.model or NO_MODEL for item in items if item.usd is None}),
             items=items,
         ),
