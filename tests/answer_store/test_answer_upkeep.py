@@ -347,7 +347,7 @@ print("done")
 
 
 def test_processes_that_write_compact_and_forget(tmp_path: Path) -> None:
-    """Two jobs, two compactions and one that forgets: in the end, what was to be kept is there, and no more."""
+    """Two jobs, two compactions and one that forgets: in the end, what was to be kept is there."""
     uri = str(tmp_path / "answers")
     write(uri, "base", range(30), created=100)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
