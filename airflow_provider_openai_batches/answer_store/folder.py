@@ -30,7 +30,7 @@ class StoreFolder:
     """
     The files of a store.
 
-    A file to read that is gone is a ``FileNotFoundError``; any other trouble with the disk or the object store is
+    A file to read that is gone is a ``FileNotFoundError``. Any other trouble with the disk or the store is
     an :class:`InvalidInputError` that names ``answers_uri`` and has the trouble as its cause.
     """
 

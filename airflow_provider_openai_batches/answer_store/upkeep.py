@@ -153,7 +153,7 @@ class _Store:
 
 def stat(uri: Location) -> StoreStat:
     """Return what is in a store. Lines are not read, so broken ones are not found."""
-    store, models = _Store(uri), Counter[str]()
+    store, models, times = _Store(uri), Counter[str](), set[float]()
     result = StoreStat(broken=store.broken)
     for name, index in store.indexes():
         result.segments += 1
@@ -162,8 +162,9 @@ def stat(uri: Location) -> StoreStat:
         for number, count in Counter(segments.column_of("H", index.numbers)).items():
             group = index.groups[number]
             models[group.model or ""] += count
-            result.oldest = min(group.created, result.oldest or group.created)
-            result.newest = max(group.created, result.newest or group.created)
+            times.add(group.created)
+    if times:
+        result.oldest, result.newest = min(times), max(times)
     result.models = dict(models.most_common())
     return result
 

@@ -52,11 +52,11 @@ def groups(uri: str) -> set[AnswerGroup]:
 
 
 def test_stat(uri: str) -> None:
-    write(uri, "one", range(5), created=100, model="a")
+    write(uri, "one", range(5), created=0, model="a")
     write(uri, "two", range(3, 5), created=300, model="b")
     write(uri, "three", [9], created=200, model=None)
     found = stat(uri)
-    assert (found.segments, found.answers, found.oldest, found.newest) == (3, 8, 100, 300)
+    assert (found.segments, found.answers, found.oldest, found.newest) == (3, 8, 0, 300)
     assert found.models == {"a": 5, "b": 2, "": 1}
     assert found.bytes == sum(StoreFolder(uri).sizes().values())
     assert found.broken == {}
