@@ -171,14 +171,20 @@ def test_an_answer_is_dropped_only_if_the_newer_one_can_be_read(
     assert find(tmp_path, [7]) == {0: answer(7, 100)}
 
 
-def test_what_dead_writers_left_is_deleted_after_a_day(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["compact", "forget"])
+def test_what_dead_writers_left_is_deleted_after_a_day(tmp_path: Path, kind: str) -> None:
     write(tmp_path, "one", [1])
     for name, age in (("old", 90_000), ("young", 60)):
         path = tmp_path / f"{name}-00000-0123456789abcdef.answers.jsonl"
         path.write_text("{}")
         moment = path.stat().st_mtime - age
         os.utime(path, (moment, moment))
-    assert compact(tmp_path).abandoned == 1
+    if kind == "compact":
+        assert compact(tmp_path).abandoned == 1
+    else:
+        forget(tmp_path, Criteria(model="none"), only_count=True)
+        assert len(list(tmp_path.iterdir())) == 4
+        forget(tmp_path, Criteria(model="none"))
     assert sorted(path.name.partition("-")[0] for path in tmp_path.iterdir()) == ["one", "one", "young"]
 
 
