@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+import tracemalloc
 import uuid
 from array import array
 from typing import TYPE_CHECKING, Any
@@ -187,6 +188,23 @@ def test_two_digests_with_the_same_first_half(uri: str) -> None:
     store = AnswerStore(uri, LOG)
     assert list(store.find(rows_of([1]))) == []
     assert store.broken == []
+
+
+def test_long_answers_take_no_more_memory(tmp_path: Path) -> None:
+    """Of 40 MB that are found, a few MB are in memory at any time; so it is while they are written."""
+    tracemalloc.start()
+    try:
+        with AnswerStore(tmp_path, LOG).writer("one", created=1, metadata={}) as writer:
+            for number in range(200):
+                writer.add(digest(number), "m", b'"%b"' % (b"%d" % number * 70_000))
+        rows, found = rows_of(range(200)), 0
+        for _, body in AnswerStore(tmp_path, LOG).find(rows):
+            found += len(body)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found > 30_000_000
+    assert peak < 8_000_000
 
 
 # Writing.

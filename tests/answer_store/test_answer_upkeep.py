@@ -67,12 +67,14 @@ def test_stat_of_nothing(uri: str) -> None:
     assert (found.segments, found.answers, found.oldest, found.newest) == (0, 0, None, None)
 
 
-def test_stat_names_what_is_broken(uri: str) -> None:
+@pytest.mark.parametrize("file_of", [form.index_file, form.data_file])
+def test_stat_names_what_is_broken(uri: str, file_of: Callable[[str], str]) -> None:
+    """A damaged index, or a file of answers that is not as long as it was."""
     write(uri, "one", [1])
     write(uri, "two", [2])
     name = segments(uri)[0]
-    with StoreFolder(uri).create(form.index_file(name)) as file:
-        file.write(b"x" * 50)
+    with StoreFolder(uri).create(file_of(name)) as file:
+        file.write(b"x" * 30)
     found = stat(uri)
     assert (found.segments, found.answers) == (1, 1)
     assert set(found.broken) == {name}
