@@ -90,7 +90,8 @@ def forget(args: Namespace) -> int:
 
 def _ask(planned: upkeep.Forgotten, uri: str) -> None:
     if planned.segments:
-        what = f"{planned.answers:,} answers in {planned.segments:,} segments"
+        ending = "" if planned.segments == 1 else "s"
+        what = f"{planned.answers:,} answers in {planned.segments:,} segment{ending}"
         confirm(
             f"Delete {what} of {uri}? Jobs that need them will ask and pay again.",
             unasked=f"{what} would be deleted",

@@ -481,6 +481,15 @@ def test_an_index_that_cannot_be(data: bytes, reason: str) -> None:
         form.decode_index(data)
 
 
+def test_an_index_that_is_too_large_is_not_read(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(uri, "one", [1])
+    monkeypatch.setattr(form, "_MAX_INDEX_BYTES", 50)
+    monkeypatch.setattr(StoreFolder, "read", lambda *_: pytest.fail("it is read"))
+    store = AnswerStore(uri, LOG)
+    assert list(store.find(rows_of([1]))) == []
+    assert store.broken == segments(uri)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
