@@ -235,6 +235,7 @@ def test_a_death_at_any_point_loses_nothing(uri: str, kind: str, monkeypatch: py
             is_over = False
         undo()
         wanted = answers(range(5)) | answers(range(5, 12), 200)
+        assert stat(place).broken == {}
         assert find(place, range(12)) == wanted
         assert find(place, [51]) == {0: answer(51, 1)}
         compact(place) if kind == "compact" else forget(place, Criteria(model="secret"))
