@@ -15,7 +15,7 @@ from itertools import chain, compress
 from typing import TYPE_CHECKING
 
 from airflow_provider_openai_batches.answer_store import segments
-from airflow_provider_openai_batches.answer_store.digests import BUCKETS
+from airflow_provider_openai_batches.answer_store.digests import BUCKETS, bucket_start
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -79,7 +79,7 @@ class Plan:
         self.members = {member.name: member for member in members}
         self.ties: set[bytes] = set()
         for bucket in range(BUCKETS):
-            self._compare([(member, member.next_places((bucket + 1) << 56)) for member in members])
+            self._compare([(member, member.next_places(bucket_start(bucket + 1))) for member in members])
         small = [member for member in members if member.is_small]
         self.rewritten = [
             member.name

@@ -12,11 +12,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DIGEST_BYTES = 16
-BUCKETS = 256  # one for each value of a digest's first byte
+# Rows are kept by the first bits of their digests. More buckets would cost more memory than they have rows.
+_BUCKET_BITS = 5
+BUCKETS = 1 << _BUCKET_BITS
 # A row and its digest in memory. Packing cuts a digest to its first half.
 _IN_BYTES, _IN_NUMBERS = Struct(">I16s"), Struct(">IQQ")
 _RECORD_BYTES = _IN_BYTES.size
 _pack = _IN_BYTES.pack
+_SHIFT = 8 - _BUCKET_BITS
 # Row, and both halves of its digest as numbers.
 Record: TypeAlias = tuple[int, int, int]
 
@@ -31,6 +34,11 @@ def digest_of(endpoint: str, body: bytes) -> bytes:
     return sha256(b"%b\n%b" % (endpoint.encode(), body)).digest()[:DIGEST_BYTES]
 
 
+def bucket_start(bucket: int) -> int:
+    """Return the lowest first half that a digest in this bucket can have."""
+    return bucket << (64 - _BUCKET_BITS)
+
+
 class RowDigests:
     """The digests of a job's rows, in memory at 23 bytes a row."""
 
@@ -43,7 +51,7 @@ class RowDigests:
         hashing = self._new()
         hashing.update(body)
         digest = hashing.digest()
-        self._buckets[digest[0]] += _pack(row, digest)
+        self._buckets[digest[0] >> _SHIFT] += _pack(row, digest)
 
     def __len__(self) -> int:
         return sum(map(len, self._buckets)) // _RECORD_BYTES

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
     from airflow_provider_openai_batches.storage import Location
 
-# So many parts of a file in an object store are asked for one by one. For more, the whole file is fetched.
+# So many parts of a file in an object store are asked for one by one, or so many more of a large one as take
+# about as long as all of it. For more, the whole file is fetched.
 _FEW_PARTS = 8
+_BYTES_IN_A_REQUESTS_TIME = 1 << 22
 _PROBE = b"written to see that it can be"
 _DIRECT = os.O_RDONLY | os.O_NOFOLLOW  # a link may lead anywhere
 
@@ -111,13 +113,13 @@ class StoreFolder:
                 return file.read()
 
     @contextmanager
-    def parts(self, name: str, count: int) -> Iterator[Callable[[int, int], bytes]]:
+    def parts(self, name: str, size: int, count: int) -> Iterator[Callable[[int, int], bytes]]:
         """
         Yield a function that reads a file from one offset to another.
 
-        :param count: how many parts will be read.
+        :param size: of the file; ``count`` is how many parts of it will be read.
         """
-        if self.directory is None and count <= _FEW_PARTS:
+        if self.directory is None and count <= max(_FEW_PARTS, size // _BYTES_IN_A_REQUESTS_TIME):
             yield partial(self._fetch_part, name)
             return
         with ExitStack() as stack:

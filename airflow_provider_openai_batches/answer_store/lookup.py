@@ -15,7 +15,7 @@ from itertools import compress
 from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_provider_openai_batches.answer_store import segments
-from airflow_provider_openai_batches.answer_store.digests import BUCKETS
+from airflow_provider_openai_batches.answer_store.digests import BUCKETS, bucket_start
 from airflow_provider_openai_batches.answer_store.folder import FetchedFiles
 from airflow_provider_openai_batches.answer_store.reading import Wanted, read_lines
 from airflow_provider_openai_batches.exceptions import BrokenSegmentError
@@ -123,6 +123,7 @@ class Lookup:
         self._found = bytearray(rows.end)
         self._sizes: dict[str, int] = {}
         self._gone: set[str] = set()
+        self._late: set[str] = set()
         self._is_complete = False
         self.broken: list[str] = []
         self.answers = 0
@@ -158,8 +159,12 @@ class Lookup:
     def _skip(self, name: str, error: BrokenSegmentError | FileNotFoundError) -> None:
         """Leave a segment out from now on."""
         if isinstance(error, FileNotFoundError):
-            if segments.index_file(name) not in self._folder.sizes():
+            if segments.index_file(name) not in (present := self._folder.sizes()):
                 self._gone.add(name)
+                self._is_complete = False
+                return
+            if segments.data_file(name) in present and name not in self._late:
+                self._late.add(name)  # it was completed while the store was listed
                 self._is_complete = False
                 return
             error = BrokenSegmentError(f"{segments.data_file(name)} is missing")
@@ -184,7 +189,7 @@ class Lookup:
             for number, column in enumerate(columns):
                 if not step.keys:
                     break
-                matches = column.matches(step.keys, (first + width) << 56)
+                matches = column.matches(step.keys, bucket_start(first + width))
                 if matches:
                     newest_left = columns[number + 1].newest if number + 1 < len(columns) else 0.0
                     step.take(column, matches, self._since, newest_left)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 import msgspec
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.answer_store.digests import Record
     from airflow_provider_openai_batches.answer_store.folder import StoreFolder
 
-_PART_BYTES = 1 << 20
-_GAP_BYTES = 1 << 15  # reading so much that nobody needs costs less than another request
+# How many bytes are read at once, and how many that nobody needs are read along rather than to read again: on
+# a disk, and in an object store, where another request takes longer.
+_PART_BYTES, _GAP_BYTES = 1 << 20, 1 << 15
+_REMOTE_PART_BYTES, _REMOTE_GAP_BYTES = 1 << 23, 1 << 20
 
 
 class _Line(msgspec.Struct):
@@ -67,25 +69,25 @@ class _Columns:
         if crc32(line) != self.checksums[place]:
             raise BrokenSegmentError(f"the line at byte {self.offsets[place]} is damaged")
         try:
-            key, body = msgspec.structs.astuple(_decode(line))
+            found = _decode(line)
         except (ValueError, msgspec.MsgspecError, RecursionError) as error:
             raise BrokenSegmentError(
                 f"the line at byte {self.offsets[place]} cannot be read: {error}"
             ) from error
-        if key != f"{self.firsts[place]:016x}{self.seconds[place]:016x}":
+        if found.key != f"{self.firsts[place]:016x}{self.seconds[place]:016x}":
             raise BrokenSegmentError(f"the line at byte {self.offsets[place]} is about another request")
-        answer = bytes(body)
+        answer = bytes(found.body)
         if b"\n" in answer:
             raise BrokenSegmentError(f"the answer at byte {self.offsets[place]} has more than one line")
         return answer
 
 
-class _Part(NamedTuple):
+class _Part:
     """Lines that are read at once: numbers of what is wanted, and the bytes from where to where."""
 
-    wanted: list[int]
-    start: int
-    end: int
+    def __init__(self, start: int, end: int) -> None:
+        self.wanted: list[int] = []
+        self.start, self.end = start, end
 
 
 def read_lines(
@@ -99,35 +101,37 @@ def read_lines(
     """
     columns = _Columns(index)
     places, rows, seconds = wanted.places, wanted.rows, wanted.seconds
-    parts = list(_parts(columns, places))
-    with folder.parts(segments.data_file(name), len(parts)) as read:
+    offsets, lengths, expected = columns.offsets, columns.lengths, columns.seconds
+    for place in places:
+        if not columns.is_possible(place):
+            raise BrokenSegmentError("its index names a line that cannot be")
+    parts = _parts(columns, places, is_local=folder.directory is not None)
+    with folder.parts(segments.data_file(name), index.data_size, len(parts)) as read:
         for part in parts:
             data = _read_whole(read, part)
             for number in part.wanted:
                 place = places[number]
-                if columns.seconds[place] == seconds[number]:  # else the two digests have one first half
-                    start = columns.offsets[place] - part.start
-                    yield rows[number], columns.body(place, data[start : start + columns.lengths[place]])
+                if expected[place] == seconds[number]:  # else the two digests have one first half
+                    start = offsets[place] - part.start
+                    yield rows[number], columns.body(place, data[start : start + lengths[place]])
 
 
-def _parts(columns: _Columns, places: array[int]) -> Iterator[_Part]:
-    offsets, lengths = columns.offsets, columns.lengths
-    numbers: list[int] = []
-    start = end = 0
-    for number in sorted(range(len(places)), key=lambda number: offsets[places[number]]):
-        place = places[number]
-        if not columns.is_possible(place):
-            raise BrokenSegmentError("its index names a line that cannot be")
-        begins, ends = offsets[place], offsets[place] + lengths[place]
-        if numbers and (begins > end + _GAP_BYTES or ends > start + _PART_BYTES):
-            yield _Part(numbers, start, end)
-            numbers = []
-        if not numbers:
-            start = end = begins
-        numbers.append(number)
-        end = max(end, ends)
-    if numbers:
-        yield _Part(numbers, start, end)
+def _parts(columns: _Columns, places: array[int], *, is_local: bool) -> list[_Part]:
+    offsets = array("Q", map(columns.offsets.__getitem__, places))
+    lengths = array("I", map(columns.lengths.__getitem__, places))
+    gap = _GAP_BYTES if is_local else _REMOTE_GAP_BYTES
+    most = _PART_BYTES if is_local else _REMOTE_PART_BYTES
+    parts: list[_Part] = []
+    part, limit = _Part(0, 0), -1
+    for number in sorted(range(len(places)), key=offsets.__getitem__):
+        begins = offsets[number]
+        ends = begins + lengths[number]
+        if begins > part.end + gap or ends > limit:
+            part, limit = _Part(begins, ends), begins + most
+            parts.append(part)
+        part.wanted.append(number)
+        part.end = max(part.end, ends)
+    return parts
 
 
 def _read_whole(read: Callable[[int, int], bytes], part: _Part) -> bytes:
@@ -145,9 +149,9 @@ def good_places(folder: StoreFolder, name: str, index: segments.SegmentIndex) ->
     """
     columns = _Columns(index)
     places = array("I", filter(columns.is_possible, range(len(index))))
-    parts = list(_parts(columns, places))
+    parts = _parts(columns, places, is_local=folder.directory is not None)
     good = []
-    with folder.parts(segments.data_file(name), len(parts)) as read:
+    with folder.parts(segments.data_file(name), index.data_size, len(parts)) as read:
         for part in parts:
             data = read(part.start, part.end)
             for number in part.wanted:

@@ -131,10 +131,12 @@ class _Store:
         return None
 
     def note(self, name: str, error: BaseException | None) -> None:
-        """Note a segment as broken, unless somebody else deleted it a moment ago."""
+        """Note a segment as broken, unless somebody else deleted or wrote it a moment ago."""
         if not isinstance(error, FileNotFoundError):
             self.broken[name] = str(error)
-        elif segments.index_file(name) in self.folder.sizes():
+            return
+        present = self.folder.sizes()
+        if segments.index_file(name) in present and segments.data_file(name) not in present:
             self.broken[name] = f"{segments.data_file(name)} is missing"
 
     def source(self, name: str, places: list[int]) -> Source:

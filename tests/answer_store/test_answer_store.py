@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from storekit import ENDPOINT, LOG, answer, digest, find, request, rows_of, segments, write
 
-from airflow_provider_openai_batches.answer_store import lookup, writing
+from airflow_provider_openai_batches.answer_store import folder, lookup, reading, writing
 from airflow_provider_openai_batches.answer_store import segments as form
 from airflow_provider_openai_batches.answer_store.digests import RowDigests, digest_of
 from airflow_provider_openai_batches.answer_store.folder import StoreFolder
@@ -531,7 +531,8 @@ def test_an_index_elsewhere_is_fetched_once(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_many_answers_of_a_segment_elsewhere_are_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And few are a request each, without the rest of the file."""
+    """And few are a request each, without the rest of the file; so are more of them in a large one."""
+    monkeypatch.setattr(reading, "_REMOTE_GAP_BYTES", 1_000)
     uri = f"memory://answers/{uuid.uuid4()}"
     with AnswerStore(uri, LOG).writer("one", created=1, metadata={}) as writer:
         for number in range(40):
@@ -554,3 +555,11 @@ def test_many_answers_of_a_segment_elsewhere_are_one_request(monkeypatch: pytest
     calls.clear()
     assert len(find(uri, range(0, 40, 2))) == 20
     assert calls == ["get_file"]
+    calls.clear()
+    monkeypatch.setattr(folder, "_BYTES_IN_A_REQUESTS_TIME", 50_000)
+    assert len(find(uri, range(0, 40, 2))) == 20
+    assert calls == ["cat_file"] * 20
+    calls.clear()
+    monkeypatch.setattr(reading, "_REMOTE_GAP_BYTES", 50_000)
+    assert len(find(uri, range(0, 40, 2))) == 20
+    assert calls == ["cat_file"]

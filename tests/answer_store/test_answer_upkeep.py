@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ from storekit import LOG, answer, digest, find, rows_of, segments, write
 
 from airflow_provider_openai_batches.answer_store import segments as form
 from airflow_provider_openai_batches.answer_store.folder import StoreFolder
-from airflow_provider_openai_batches.answer_store.segments import AnswerGroup
+from airflow_provider_openai_batches.answer_store.segments import AnswerGroup, segments_in
 from airflow_provider_openai_batches.answer_store.store import AnswerStore
 from airflow_provider_openai_batches.answer_store.upkeep import Criteria, compact, forget, forget_broken, stat
 from airflow_provider_openai_batches.answer_store.writing import SegmentsWriter
@@ -324,6 +326,73 @@ def test_threads_that_write_read_compact_and_forget(uri: str, monkeypatch: pytes
     compact(uri)
     assert find(uri, range(140)) == answers(range(50))
     assert stat(uri).answers == 50
+
+
+PROGRAM = """
+import sys
+import storekit
+from airflow_provider_openai_batches.answer_store import segments, upkeep
+segments.MAX_ANSWERS = 50
+uri, work = sys.argv[1:]
+for number in range(12):
+    if work == "compact":
+        upkeep.compact(uri)
+    elif work == "forget":
+        upkeep.forget(uri, upkeep.Criteria(model="secret"))
+    else:
+        storekit.write(uri, f"{work}-{number % 3}", range(40, 160), created=number, model="secret")
+        storekit.write(uri, f"{work}-kept-{number}", range(number % 12, number % 12 + 5), created=200.0)
+print("done")
+"""
+
+
+def test_processes_that_write_compact_and_forget(tmp_path: Path) -> None:
+    """Two jobs, two compactions and one that forgets: in the end, what was to be kept is there, and no more."""
+    uri = str(tmp_path / "answers")
+    write(uri, "base", range(30), created=100)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    programs = [
+        subprocess.Popen([sys.executable, "-c", PROGRAM, uri, work], env=environment, stdout=subprocess.PIPE)
+        for work in ("one", "two", "compact", "compact", "forget")
+    ]
+    seen = 0
+    while any(program.poll() is None for program in programs):
+        store = AnswerStore(uri, LOG)
+        found = dict(store.find(rows_of(range(30)), since=50))
+        assert store.broken == []
+        assert set(found) == set(range(30))
+        assert all(body in {answer(row, 100), answer(row, 200)} for row, body in found.items())
+        seen += 1
+    assert [program.communicate()[0] for program in programs] == [b"done\n"] * 5
+    assert seen
+    forget(uri, Criteria(model="secret"))
+    compact(uri)
+    assert find(uri, range(200)) == answers(range(30)) | answers(range(16), 200)
+    assert stat(uri).answers == 30
+
+
+def test_a_segment_that_is_completed_while_the_store_is_listed(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing may show its index and not yet its answers, which were there before."""
+    write(uri, "one", range(3))
+    write(uri, "two", range(3, 6))
+    real = StoreFolder.sizes
+    listings: list[int] = []
+
+    def early(self: StoreFolder) -> dict[str, int]:
+        sizes = real(self)
+        if not listings:
+            del sizes[form.data_file(segments_in(sizes)[1])]
+        listings.append(1)
+        return sizes
+
+    monkeypatch.setattr(StoreFolder, "sizes", early)
+    store = AnswerStore(uri, LOG)
+    assert dict(store.find(rows_of(range(6)))) == answers(range(6))
+    assert store.broken == []
+    listings.clear()
+    assert stat(uri).broken == {}
 
 
 # Forgetting.
