@@ -454,6 +454,21 @@ def test_files_that_are_lost_cost_no_row_its_answer(
     assert asked(server)["new"] == 1
 
 
+def test_a_broken_segment_is_skipped_and_counted(
+    server: DevServer, store: str, tmp_path: Path, logged: Callable[[], str]
+) -> None:
+    """Its rows are asked; those of the other segment are not."""
+    run(tmp_path / "1", OLD[:10], answers_uri=store)
+    (broken,) = Path(store).glob("*.answers.jsonl")
+    run(tmp_path / "2", OLD[10:], answers_uri=store)
+    broken.write_bytes(broken.read_bytes().replace(b"text", b"TEXT")[:-7])
+    summary = run(tmp_path / "3", OLD, answers_uri=store)
+    check_own(tmp_path / "3", OLD)
+    assert summary["answers_broken"] == manifest(tmp_path / "3")["answers_broken"] == 1
+    assert sources(tmp_path / "3") == ["batch"] * 10 + ["store"] * 10
+    assert "1 broken segments of it were skipped" in logged()
+
+
 def test_records_that_name_files_elsewhere_are_lost(server: DevServer, store: str, tmp_path: Path) -> None:
     run(tmp_path / "1", OLD, answers_uri=store)
     texts = [*OLD, "new"]
