@@ -232,6 +232,21 @@ def test_the_same_job_again_takes_nothing_away(server: DevServer, store: str, tm
     assert paid(server) == 20
 
 
+def test_a_try_that_lost_all_takes_nothing_away(server: DevServer, store: str, tmp_path: Path) -> None:
+    """What the try before stored comes from the store now; what is new is stored beside it."""
+    markers = {"bad": "fail:400*1"}
+    operator = sharing(
+        tmp_path / "out", [*OLD, "bad"], answers_uri=store, markers=markers, fail_on="any", max_rounds=0
+    )
+    with pytest.raises(BatchFailed, match="fail_on"):
+        run_task(operator)
+    shutil.rmtree(tmp_path / "out")
+    server.reset()
+    operator = sharing(tmp_path / "out", [*OLD, "new"], answers_uri=store)
+    assert again(operator)["sources"] == {"batch": 1, "live": 0, "store": 20, "duplicate": 0}
+    assert run(tmp_path / "3", [*OLD, "new"], answers_uri=store)["sources"]["store"] == 21
+
+
 def test_reuse_false_asks_all_and_stores_it(server: DevServer, store: str, tmp_path: Path) -> None:
     run(tmp_path / "1", OLD, answers_uri=store)
     summary = run(tmp_path / "2", OLD, answers_uri=store, reuse=False)

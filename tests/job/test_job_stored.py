@@ -6,13 +6,18 @@ import json
 import random
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
-from jobkit import CHAT, chat, prepare, read_parts
+from jobkit import CHAT, answered, chat, noted, prepare, read_parts
 
+from airflow_provider_openai_batches.answer_store.digests import RowDigests, digest_of
 from airflow_provider_openai_batches.inference.data import stored as stored_files
 from airflow_provider_openai_batches.inference.data.index import ResultIndex
 from airflow_provider_openai_batches.inference.data.job import Job, Limits
 from airflow_provider_openai_batches.inference.data.merge import merge
+from airflow_provider_openai_batches.inference.data.requests import requests_from
+from airflow_provider_openai_batches.inference.data.reusable import reusable_answers
+from airflow_provider_openai_batches.inference.data.shards import write_shards
 from airflow_provider_openai_batches.inference.data.stored import (
     StoredAnswers,
     StoredWriter,
@@ -89,6 +94,33 @@ def test_what_the_job_paid_for_itself_comes_first(job: Job, tmp_path: Path) -> N
     assert [row["output"] for row in read_parts(tmp_path / "out")[:2]] == ["own", "A1"]
     assert merged.usage.total_tokens == 5, "what was stored cost nothing"
     assert merged.scan.lines == 1
+
+
+def test_what_others_may_use(tmp_path: Path) -> None:
+    """Answers that this job asked for itself, that are valid and not cut off, by the digest of the request."""
+    texts = ["good", "cut", "refused", "stored", "good", "odd"]
+    digests = RowDigests(CHAT)
+    rows = [{"custom_id": f"é{n}", "body": say(text)} for n, text in enumerate(texts)]
+    requests = list(requests_from(rows, endpoint=CHAT))
+    job = write_shards(requests, tmp_path, endpoint=CHAT, digests=digests, deduplicate=True)
+    cut = chat("half")
+    cut["choices"][0]["finish_reason"] = "length"
+    odd = answered("é5", json.dumps(chat("as text")))
+    lines = [answered("é0", chat("A")), answered("é1", cut), answered("é2", chat(None, refusal="no")), odd]
+    index = noted(tmp_path, job, lines)
+    add_stored(index, written(job, tmp_path, [3]))
+    marks = bytearray(len(texts))
+    merge(index, tmp_path / "out", has_source=True, reusable=marks)
+    assert list(marks) == [1, 0, 0, 0, 0, 1]
+    found = list(reusable_answers(index, marks))
+    wanted = [digest_of(CHAT, msgspec.json.encode(requests[row].body)) for row in (0, 5)]
+    assert [(digest, model) for digest, model, _ in found] == [(digest, "m") for digest in wanted]
+    assert [json.loads(body) for _, _, body in found] == [chat("A"), chat("as text")]
+    assert not any(b"\n" in body for _, _, body in found)
+
+
+def say(text: str) -> dict[str, Any]:
+    return {"model": "m", "messages": [{"role": "user", "content": text}]}
 
 
 def test_files_that_are_gone(job: Job, tmp_path: Path) -> None:
