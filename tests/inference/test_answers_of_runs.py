@@ -21,7 +21,7 @@ from support import run_task
 from airflow_provider_openai_batches.answer_store.store import AnswerStore
 from airflow_provider_openai_batches.exceptions import BatchFailed, InvalidInputError
 from airflow_provider_openai_batches.inference import answers, workspace
-from airflow_provider_openai_batches.operators.inference_faults import UnusableInputError
+from airflow_provider_openai_batches.operators.inference_faults import LastingError, UnusableInputError
 from airflow_provider_openai_batches.storage import as_path
 
 if TYPE_CHECKING:
@@ -234,17 +234,16 @@ def test_the_same_job_again_takes_nothing_away(server: DevServer, store: str, tm
 
 def test_a_try_that_lost_all_takes_nothing_away(server: DevServer, store: str, tmp_path: Path) -> None:
     """What the try before stored comes from the store now; what is new is stored beside it."""
-    markers = {"bad": "fail:400*1"}
-    operator = sharing(
-        tmp_path / "out", [*OLD, "bad"], answers_uri=store, markers=markers, fail_on="any", max_rounds=0
-    )
-    with pytest.raises(BatchFailed, match="fail_on"):
-        run_task(operator)
+    server.settings(batch_seconds_by_number=[0.05, 5])
+    given: dict[str, Any] = {"answers_uri": store, "max_requests_per_batch": 10}
+    with pytest.raises(LastingError, match="10 of 20 rows had no answer"):
+        run(tmp_path / "out", OLD, answer_by=1.0, then="fail", **given)
     shutil.rmtree(tmp_path / "out")
     server.reset()
-    operator = sharing(tmp_path / "out", [*OLD, "new"], answers_uri=store)
-    assert again(operator)["sources"] == {"batch": 1, "live": 0, "store": 20, "duplicate": 0}
-    assert run(tmp_path / "3", [*OLD, "new"], answers_uri=store)["sources"]["store"] == 21
+    server.settings(batch_seconds=0.05)
+    summary = again(sharing(tmp_path / "out", OLD, **given))
+    assert summary["sources"] == {"batch": 10, "live": 0, "store": 10, "duplicate": 0}
+    assert run(tmp_path / "3", OLD, **given)["sources"]["store"] == 20
 
 
 def test_reuse_false_asks_all_and_stores_it(server: DevServer, store: str, tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_what_the_job_paid_for_itself_comes_first(job: Job, tmp_path: Path) -> N
 
 
 def test_what_others_may_use(tmp_path: Path) -> None:
-    """Answers that this job asked for itself, that are valid and not cut off, by the digest of the request."""
+    """Answers that this job asked for itself, that are valid and not cut off, by their requests."""
     texts = ["good", "cut", "refused", "stored", "good", "odd"]
     digests = RowDigests(CHAT)
     rows = [{"custom_id": f"é{n}", "body": say(text)} for n, text in enumerate(texts)]
