@@ -21,7 +21,7 @@ from support import run_task
 from airflow_provider_openai_batches.answer_store.store import AnswerStore
 from airflow_provider_openai_batches.exceptions import BatchFailed, InvalidInputError
 from airflow_provider_openai_batches.inference import answers, workspace
-from airflow_provider_openai_batches.operators.inference_faults import UnusableInputError
+from airflow_provider_openai_batches.operators.inference_faults import LastingError, UnusableInputError
 from airflow_provider_openai_batches.storage import as_path
 
 if TYPE_CHECKING:
@@ -230,6 +230,20 @@ def test_the_same_job_again_takes_nothing_away(server: DevServer, store: str, tm
         shutil.rmtree(tmp_path / "out")
         assert run_task(operator)["sources"]["store"] == 20
     assert paid(server) == 20
+
+
+def test_a_try_that_lost_all_takes_nothing_away(server: DevServer, store: str, tmp_path: Path) -> None:
+    """What the try before stored comes from the store now; what is new is stored beside it."""
+    server.settings(batch_seconds_by_number=[0.05, 5])
+    given: dict[str, Any] = {"answers_uri": store, "max_requests_per_batch": 10}
+    with pytest.raises(LastingError, match="10 of 20 rows had no answer"):
+        run(tmp_path / "out", OLD, answer_by=1.0, then="fail", **given)
+    shutil.rmtree(tmp_path / "out")
+    server.reset()
+    server.settings(batch_seconds=0.05)
+    summary = again(sharing(tmp_path / "out", OLD, **given))
+    assert summary["sources"] == {"batch": 10, "live": 0, "store": 10, "duplicate": 0}
+    assert run(tmp_path / "3", OLD, **given)["sources"]["store"] == 20
 
 
 def test_reuse_false_asks_all_and_stores_it(server: DevServer, store: str, tmp_path: Path) -> None:
@@ -452,6 +466,21 @@ def test_files_that_are_lost_cost_no_row_its_answer(
     check_own(tmp_path / "2", texts)
     assert sources(tmp_path / "2")[:20] == (["batch"] if is_resumed else ["store"]) * 20
     assert asked(server)["new"] == 1
+
+
+def test_a_broken_segment_is_skipped_and_counted(
+    server: DevServer, store: str, tmp_path: Path, logged: Callable[[], str]
+) -> None:
+    """Its rows are asked; those of the other segment are not."""
+    run(tmp_path / "1", OLD[:10], answers_uri=store)
+    (broken,) = Path(store).glob("*.answers.jsonl")
+    run(tmp_path / "2", OLD[10:], answers_uri=store)
+    broken.write_bytes(broken.read_bytes().replace(b"text", b"TEXT")[:-7])
+    summary = run(tmp_path / "3", OLD, answers_uri=store)
+    check_own(tmp_path / "3", OLD)
+    assert summary["answers_broken"] == manifest(tmp_path / "3")["answers_broken"] == 1
+    assert sources(tmp_path / "3") == ["batch"] * 10 + ["store"] * 10
+    assert "1 broken segments of it were skipped" in logged()
 
 
 def test_records_that_name_files_elsewhere_are_lost(server: DevServer, store: str, tmp_path: Path) -> None:

@@ -48,6 +48,18 @@ def test_a_function_that_yields(server: DevServer, out: Path) -> None:
     assert server.stats()["paid_more_than_once"] == 0
 
 
+def test_the_decorator_passes_all_arguments_on(server: DevServer, out: Path) -> None:
+    def prompts() -> list[str]:
+        return ["a", "a", "b"]
+
+    given: dict[str, Any] = {"deduplicate": True, "answers_max_age": 60}
+    operator = decorated(prompts, out / "results", answers_uri=str(out / "{{ run_id }}"), **given)
+    context = {**task_context(operator), "run_id": "r"}
+    operator.render_template_fields(context)
+    assert run_task(operator, context)["sources"] == {"batch": 2, "live": 0, "store": 0, "duplicate": 1}
+    assert list((out / "r").glob("*.index"))
+
+
 def test_a_function_that_returns_rows(server: DevServer, out: Path) -> None:
     """With a template; the context reaches the function as with any decorated task."""
 

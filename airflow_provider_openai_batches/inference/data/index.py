@@ -181,8 +181,7 @@ class ResultIndex:
         """Note that the service rejected the whole batch: nothing ran, and nothing is to be asked again."""
         self.rejections[len(self.files)] = error
         for row, _ in read_ids(self.work, shard):
-            if self.repeats.first_of(row) == row:
-                self._table.note(row, LASTING, len(self.files), 0, 0)
+            self._table.note(row, LASTING, len(self.files), 0, 0)
         self.files.append(None)
         self.last_rows.append(shard.last_row)
         self._noted.add(shard.index)

@@ -45,7 +45,8 @@ class StoredAnswers(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def is_safe(self) -> bool:
         """Whether its files are in the job's own directory."""
-        return all(map(is_bare_name, (self.token or "-", *self.files)))
+        are_few = all(1 <= count <= MOST_FILES for count in self.files.values())
+        return are_few and all(map(is_bare_name, (self.token or "-", *self.files)))
 
     def names(self, part: LivePart) -> list[str]:
         """Return the names of the files with answers to the rows of a part."""
