@@ -37,7 +37,7 @@ function notes({ total, hidden, reached }) {
   const models = total.models_without_price;
   return [
     reached && `Only back to ${date(reached)}. “airflow openai-batches cost” goes back as far as you like.`,
-    total.running && many(total.running, "still running: paid for as far as the service says."),
+    total.running && many(total.running, "still running: the rest of their cost comes when they end."),
     total.without_usage && many(total.without_usage, "without token counts: the cost is unknown."),
     models.length &&
       `No price: ${models.slice(0, 5).join(", ")}${models.length > 5 ? " …" : ""}. Enter one in the connection, or install airflow-provider-openai-batches[prices].`,
