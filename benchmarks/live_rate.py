@@ -28,6 +28,8 @@ from airflow_provider_openai_batches.inference import live
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from airflow_provider_openai_batches.inference.live_tally import Tally
+
 ENDPOINT = "/v1/chat/completions"
 LOG = logging.getLogger("live_rate")
 # A run that takes so many times as long as the ideal one, and so many seconds more, is given up.
@@ -52,7 +54,7 @@ def tokens_of(count: int) -> int:
     return sum(estimated_tokens(msgspec.Raw(json.dumps(body).encode())) for body in bodies(count))
 
 
-async def _ask(base_url: str, count: int, stop_after: float) -> live.Tally:
+async def _ask(base_url: str, count: int, stop_after: float) -> Tally:
     headers = {"Authorization": "Bearer key"}
     config = ClientConfig(base_url=base_url, api_key="key", headers=headers)
     client = AsyncBatchesClient(config, connections=live.MAX_UNDER_WAY)

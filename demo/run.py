@@ -30,6 +30,9 @@ HERE = ROOT / ".demo"
 DAG = "quickstart"
 TASK = "label_places"
 CONNECTION = "AIRFLOW_CONN_OPENAI_BATCHES_DEFAULT"
+# What OpenAI asks for the model of the example, in US dollars for a million tokens.
+# https://developers.openai.com/api/docs/models/gpt-5-mini
+PRICES = {"gpt-5-mini": {"input": 0.25, "cached_input": 0.025, "output": 2}}
 console = Console(highlight=False)
 
 
@@ -92,7 +95,12 @@ def service(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             line = server.stdout.readline()
             url = line[line.index("http") :].split()[0]
             console.print(f"[bold]Service[/] a local Batch API at {url}; it makes its answers up.")
-            yield {"conn_type": "openai_batches", "host": url, "password": "any-key"}
+            yield {
+                "conn_type": "openai_batches",
+                "host": url,
+                "password": "any-key",
+                "extra": {"prices": PRICES},
+            }
         finally:
             server.terminate()
 
@@ -177,6 +185,10 @@ def summarise(result: dict[str, Any], seconds: float) -> None:
         ("rows", ", ".join(f"{count:,} {status}" for status, count in result["counts"].items() if count)),
         ("batches", f"{len(result['batches'])}"),
         ("tokens", f"{result['usage']['input_tokens']:,} in, {result['usage']['output_tokens']:,} out"),
+        (
+            "cost",
+            f"${result['cost']['usd']:.4f} at OpenAI's prices" if result["cost"]["is_known"] else "unknown",
+        ),
         ("time", f"{seconds:.0f} s from the trigger to the last result"),
         ("results", str(output.relative_to(ROOT))),
     ):

@@ -12,7 +12,7 @@ from airflow_provider_openai_batches.inference.data.followup import request_line
 from airflow_provider_openai_batches.inference.data.job import ROWS_FILE, read_ids
 from airflow_provider_openai_batches.inference.in_line import OWN_RATIOS
 from airflow_provider_openai_batches.inference.live import MAX_UNDER_WAY, ask
-from airflow_provider_openai_batches.inference.live_files import LiveFiles, live_lines
+from airflow_provider_openai_batches.inference.live_files import LiveFiles
 from airflow_provider_openai_batches.inference.own_loop import run_beside
 from airflow_provider_openai_batches.inference.records import RECORDS_FILE
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.data.index import ResultIndex
     from airflow_provider_openai_batches.inference.data.job import Job, LivePart, Shard
     from airflow_provider_openai_batches.inference.job_context import JobContext
-    from airflow_provider_openai_batches.inference.live import Tally
+    from airflow_provider_openai_batches.inference.live_tally import Tally
     from airflow_provider_openai_batches.inference.results import JobResults
     from airflow_provider_openai_batches.inference.schedule import Schedule, WaitFor
 
@@ -93,8 +93,7 @@ class LiveRows:
         self._records.has_live = True
         self._records.save(self._workspace.local)
         self._workspace.store([RECORDS_FILE])
-        if self._settings.max_cost is not None:
-            self._purse.begin_live(job, live_lines(self._workspace))
+        self._purse.begin_live(job)
         again = self._settings.max_rounds if self._settings.retry_invalid else 0
         for part in job.live_parts():
             for number in range(0 if self._purse.is_empty else 1 + again):

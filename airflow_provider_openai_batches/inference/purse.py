@@ -26,7 +26,7 @@ from airflow_provider_openai_batches.pricing.estimate import Load, estimate
 from airflow_provider_openai_batches.pricing.list_prices import HINT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from airflow_provider_openai_batches.api.retry import Log
     from airflow_provider_openai_batches.idempotency.service import Service
@@ -51,6 +51,7 @@ class Purse:
     ``is_empty`` says that something was not asked, because it would have passed ``max_cost``.
 
     :param kind: DAG and task, whose earlier batches tell how long answers are.
+    :param live_lines: returns the live answers that were stored.
     """
 
     def __init__(  # noqa: PLR0917 - made in one place
@@ -61,10 +62,12 @@ class Purse:
         service: Service,
         kind: Kind,
         log: Log,
+        live_lines: Callable[[], Iterable[bytes]],
     ) -> None:
         self._settings, self._records, self._budget = settings, records, budget
-        self._service, self._kind, self._log = service, kind, log
-        self._live, self._answers = Bill(settings.prices), 0
+        self._service, self._kind, self._log, self._live_lines = service, kind, log, live_lines
+        self._live: Bill | None = None
+        self._answers = 0  # how many are in it
         self._before = self._price_of_one = 0.0
         self.is_empty = False
 
@@ -73,22 +76,26 @@ class Purse:
     def estimate(self, shards: Iterable[Shard], way: Way = "batch") -> Estimate:
         """Say what the requests of some shards are going to cost."""
         per_request, basis = self._output_of_a_request()
+        ratio = self._input_ratio()
         loads = [
             Load(
                 model=shard.model,
                 requests=shard.requests,
-                input_tokens=self._input_tokens(shard),
+                input_tokens=self._input_tokens(shard, ratio),
                 most_output_tokens=shard.most_output_tokens,
             )
             for shard in shards
         ]
         return estimate(loads, self._settings.prices, way=way, per_request=per_request, basis=basis)
 
-    def _input_tokens(self, shard: Shard) -> int:
+    def _input_ratio(self) -> float:
+        """Return how many input tokens there are for each that was estimated; 0: no batch has shown it."""
         metered = self._records.metered
         asked = sum(record.estimated_tokens for record in metered)
-        had = sum(record.usage.input_tokens for record in metered if record.usage)
-        return round(shard.estimated_tokens * had / asked) if asked and had else self._budget.tokens(shard)
+        return sum(record.usage.input_tokens for record in metered if record.usage) / asked if asked else 0.0
+
+    def _input_tokens(self, shard: Shard, ratio: float) -> int:
+        return round(shard.estimated_tokens * ratio) if ratio else self._budget.tokens(shard)
 
     def _output_of_a_request(self) -> tuple[float | None, Basis]:
         """Return how many output tokens a request has, as far as that was measured."""
@@ -185,7 +192,7 @@ class Purse:
             return shards
         committed, fit = self._committed(job), []
         for shard in shards:
-            committed += self._price(shard)
+            committed += self._price([shard])
             if committed > limit:
                 break
             fit.append(shard)
@@ -204,44 +211,49 @@ class Purse:
             self.is_empty = True
         return self.is_empty
 
-    def _price(self, shard: Shard) -> float:
-        cost = self.estimate([shard]).cost
+    def _price(self, shards: list[Shard]) -> float:
+        cost = self.estimate(shards).cost
         return float("inf") if cost.unpriced else cost.usd
 
     def _committed(self, job: Job) -> float:
         """Return what was spent, and what runs is going to cost."""
-        bill, running = Bill(self._settings.prices), 0.0
+        bill, running = Bill(self._settings.prices), []
         only = job.only_model
         for shard, record in self._records.submitted(job):
-            if record.error is not None:
-                continue  # nothing of it ran
+            if record.error is not None or (record.files is not None and not record.completed):
+                continue  # nothing of it was answered
             if record.usage is None:
-                running += self._price(_described(job, record) if shard.is_found else shard)
+                running.append(_described(job, record) if shard.is_found else shard)
             else:
                 meter = bill.meter(shard.model or record.model or only, "batch")
                 meter.add_several(record.usage, record.completed)
-        return bill.cost().usd + running + self._live.cost().usd
+        return bill.cost().usd + self._price(running) + self._live_bill(job).cost().usd
 
     # -- while rows are asked live -------------------------------------------------------------------------
 
-    def begin_live(self, job: Job, lines: Iterable[bytes]) -> None:
-        """
-        Get ready to ask rows live.
+    def _live_bill(self, job: Job) -> Bill:
+        """Return what the live answers cost, also those of earlier processes."""
+        if self._live is None:
+            self._live = Bill(self._settings.prices)
+            for line in self._live_lines() if self._records.has_live else ():
+                self._add_live(job, line)
+        return self._live
 
-        :param lines: the live answers that there are.
-        """
-        self._job, self._spec = job, spec_of(job.endpoint)
-        self._live, self._answers = Bill(self._settings.prices), 0
-        self._before = self._committed(job)
-        shards = job.shards_of(0)
-        self._price_of_one = self.estimate(shards, "live").cost.usd / job.rows
-        for line in lines:
-            self.paid(line)
+    def _add_live(self, job: Job, line: bytes) -> None:
+        if self._live is not None:
+            self._answers += add_live(self._live, line, spec_of(job.endpoint), job.only_model)
+
+    def begin_live(self, job: Job) -> None:
+        """Get ready to ask rows live."""
+        if self._settings.max_cost is not None:
+            self._job = job
+            self._before = self._committed(job) - self._live_bill(job).cost().usd
+            self._price_of_one = self.estimate(job.shards_of(0), "live").cost.usd / job.rows
 
     def paid(self, line: bytes) -> None:
         """Note a live answer."""
         if self._settings.max_cost is not None:
-            self._answers += add_live(self._live, line, self._spec, self._job.only_model)
+            self._add_live(self._job, line)
 
     def may_ask(self, under_way: int) -> bool:
         """
@@ -254,7 +266,7 @@ class Purse:
             return True
         if under_way > LEAST_UNDER_WAY + 2 * self._answers:
             return False  # the first answers show what the others are going to cost
-        spent = self._live.cost().usd
+        spent = self._live_bill(self._job).cost().usd
         each = spent / self._answers if self._answers else self._price_of_one
         return self._before + spent + (under_way + 1) * each <= limit
 

@@ -153,7 +153,11 @@ class JobResults:
         )
         problem = rejection_of(self._records, job) or failure(merged.counts, settings.fail_on)
         self._log.info("Cost: %s", merged.cost)
-        ends = {AnswersLate: self._late(merged), CostLimitReached: self._unpaid(merged), BatchFailed: problem}
+        ends = {
+            AnswersLate: self._late(merged),
+            CostLimitReached: self._unpaid(merged, index.unfinished),
+            BatchFailed: problem,
+        }
         for kind, why in ends.items():
             if why:
                 raise kind(
@@ -175,11 +179,10 @@ class JobResults:
             return None
         return f"{lost:,} of {sum(merged.counts.values()):,} rows had no answer by the time of answer_by."
 
-    def _unpaid(self, merged: Merged) -> str | None:
+    def _unpaid(self, merged: Merged, left: int) -> str | None:
         """Say how many rows were not asked because of max_cost."""
         if not self._purse.is_empty:
             return None
-        left = merged.counts["missing"] + merged.counts["expired"] + merged.counts["cancelled"]
         return (
             f"The rest would pass max_cost={self._settings.max_cost:g}: {merged.cost} were spent, and "
             f"{left:,} of {sum(merged.counts.values()):,} rows are left. Clear the task with a higher "

@@ -34,7 +34,7 @@ from airflow_provider_openai_batches.inference.summary import dry_run_summary, p
 from airflow_provider_openai_batches.inference.workspace import check_target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from airflow_provider_openai_batches.api.retry import Log
     from airflow_provider_openai_batches.idempotency.submit import Submitter
@@ -193,12 +193,18 @@ class Runner:
         task = self.submitter.task
         kind = task.dag_id, task.task_id
         budget = Budget(self.settings, self.submitter.service, records, task.task_key, kind)
-        purse = Purse(self.settings, records, budget, self.submitter.service, kind, self._log)
+        service = self.submitter.service
+        purse = Purse(self.settings, records, budget, service, kind, self._log, self._live_lines)
         context = JobContext(self.settings, self.submitter, self.workspace, records, self._log, budget, purse)
         self._context, self._budget, self._purse = context, budget, purse
         self._schedule = Schedule(self.settings, records, budget, self._log, self._clock)
         self._submissions, self._results = Submissions(context), JobResults(context)
         self._rounds = Rounds(context, self._results)
+
+    def _live_lines(self) -> Iterator[bytes]:
+        from airflow_provider_openai_batches.inference.live_files import live_lines  # noqa: PLC0415 - rarely needed
+
+        return live_lines(self.workspace)
 
     # -- from wait to wait ---------------------------------------------------------------------------------
 

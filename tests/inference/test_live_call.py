@@ -65,13 +65,14 @@ if TYPE_CHECKING:
 
     from airflow_provider_openai_batches.api.protocol import HttpRequest
     from airflow_provider_openai_batches.devserver import DevServer
+    from airflow_provider_openai_batches.inference.live_tally import Tally
 
 LOG = logging.getLogger("live")
 SPEC = spec_of(ENDPOINT)
 
 
 class Result(NamedTuple):
-    tally: live.Tally
+    tally: Tally
     written: Written
     seconds: float
 
@@ -389,7 +390,7 @@ def test_a_stop(seconds: float) -> None:
     """Nothing is begun any more, and what is not answered within a second is given up."""
     service, sent = LiveService(seconds), []
 
-    async def main() -> tuple[live.Tally, float]:
+    async def main() -> tuple[Tally, float]:
         now = asyncio.get_running_loop().time
 
         def stop() -> bool:
@@ -750,8 +751,8 @@ def client_of(server: DevServer, most: int = 50) -> AsyncBatchesClient:
     return AsyncBatchesClient(config, connections=most)
 
 
-def ask_server(server: DevServer, count: int, written: Callable[[bytes], Any], **kwargs: Any) -> live.Tally:
-    async def main() -> live.Tally:
+def ask_server(server: DevServer, count: int, written: Callable[[bytes], Any], **kwargs: Any) -> Tally:
+    async def main() -> Tally:
         client = client_of(server)
         try:
             return await live.ask(

@@ -225,11 +225,16 @@ def test_the_same_limit_again_sends_nothing(priced: DevServer, out: Path) -> Non
 
 def test_rows_that_are_asked_again_count(priced: DevServer, out: Path) -> None:
     """A follow-up that would pass the limit is not sent."""
-    priced.settings(failing_share=1.0, failing_statuses=[500])
-    operator = job(out, requests=rows(8), body=SHORT, max_cost=0.2, max_requests_per_batch=2)
-    with pytest.raises(LastingError, match=r"Not one of 8 rows|rows are left"):
+    full = run_task(job(out.parent / "full", requests=rows(40), task_id="full"))["cost"]["usd"]
+    priced.reset()
+    priced.settings(batch_seconds=0.05, failing_share=0.5, failing_statuses=[500])
+    operator = job(out, requests=rows(40), body=SHORT, max_cost=0.75 * full)
+    with pytest.raises(LastingError, match=r"\d+ of 40 rows are left") as caught:
         run_task(operator)
-    assert paid(priced) == 0
+    assert f"{40 - paid(priced)} of 40 rows are left" in str(caught.value)
+    priced.settings(failing_share=0)
+    assert again(operator, max_cost=2 * full)["counts"]["succeeded"] == 40
+    assert paid(priced) == 40
 
 
 def test_nothing_is_asked_live_that_would_pass_the_limit(priced: DevServer, out: Path) -> None:
@@ -288,3 +293,28 @@ def test_kills_and_retries_never_pass_the_limit(
     assert paid(priced) == 12
     assert again(operator, 4, max_cost=2 * full)["counts"]["succeeded"] == 20
     assert paid(priced) == 20
+
+
+def test_a_later_process_knows_what_the_canary_cost(priced: DevServer, out: Path) -> None:
+    """Half of the money went into the canary, so what is left is enough for two batches of four."""
+    given = {"requests": rows(20), **ONE_BY_ONE}
+    full = run_task(job(out.parent / "full", **given, task_id="full"))["cost"]["usd"]
+    priced.reset()
+    priced.settings(batch_seconds=0.05)
+    # Eight rows live cost as much as sixteen in batches.
+    operator = job(out, **given, canary=8, max_cost=1.25 * full)
+    with pytest.raises(LastingError, match=r"the job would cost more than|rows are left"):
+        run_task(operator)
+    before = priced.stats()["request_lines_paid"]
+    assert before <= 8
+    assert again(operator, max_cost=3 * full)["counts"]["succeeded"] == 20
+    assert paid(priced) == 20
+
+
+def test_batches_without_answers_cost_nothing(priced: DevServer, out: Path) -> None:
+    """They are asked again until the rounds are over, whatever they were estimated to cost."""
+    priced.settings(failing_share=1.0, failing_statuses=[500])
+    operator = job(out, requests=rows(8), body=SHORT, max_cost=0.2, max_rounds=3, max_requests_per_batch=8)
+    with pytest.raises(Exception, match="Not one of 8 rows succeeded"):
+        run_task(operator)
+    assert len(priced.batches()) == 4
