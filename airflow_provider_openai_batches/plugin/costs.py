@@ -19,14 +19,14 @@ MAX_PAGES = 30
 MAX_SHOWN = 20
 
 
-class Found(NamedTuple):
+class Walked(NamedTuple):
     """The newest batches; ``reached``: how far back they go, in Unix seconds, if not far enough."""
 
     batches: list[Batch]
     reached: int | None
 
 
-async def newest(page: Callable[[str | None], Awaitable[BatchPage]], since: float) -> Found:
+async def newest(page: Callable[[str | None], Awaitable[BatchPage]], since: float) -> Walked:
     """
     Return the batches created since then, or as many as the page may ask for.
 
@@ -50,9 +50,9 @@ async def newest(page: Callable[[str | None], Awaitable[BatchPage]], since: floa
         oldest = min(times, default=oldest)
         is_all = not found.has_more or (times and times[-1] < since) or len(batches) == known
         if is_all:
-            return Found(list(batches.values()), None)
+            return Walked(list(batches.values()), None)
         after = found.last_id or found.data[-1].id
-    return Found(list(batches.values()), oldest)
+    return Walked(list(batches.values()), oldest)
 
 
 def summed(batches: Iterable[Batch], by: str, prices: Prices) -> dict[str, Any]:
