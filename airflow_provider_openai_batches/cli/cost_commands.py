@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from airflow.cli.simple_table import AirflowConsole
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
@@ -85,9 +84,9 @@ def _missing(total: CostSum) -> list[str]:
     """Say what is not in a sum, and why."""
     notes = []
     if total.running:
-        notes.append(f"Running, and not paid for in full yet: {total.running:,} batches.")
+        notes.append(f"Batches that still run, and cost more by their end: {total.running:,}.")
     if total.unmetered:
-        notes.append(f"Of unknown cost, because they do not say what they used: {total.unmetered:,} batches.")
+        notes.append(f"Batches of unknown cost, because they do not say what they used: {total.unmetered:,}.")
     return notes + _unpriced(total.unpriced)
 
 
@@ -148,8 +147,7 @@ def _estimated(job: Job, batch: Estimate, live: Estimate) -> dict[str, Any]:
         "basis": batch.basis,
         "is_known": batch.is_known,
         "models_without_price": batch.cost.unpriced,
-        "batch": {"cost_usd": batch.cost.usd, "items": msgspec.to_builtins(batch.cost.items)},
-        "live": {"cost_usd": live.cost.usd, "items": msgspec.to_builtins(live.cost.items)},
+        "cost_usd": {"batch": batch.cost.usd, "live": live.cost.usd},
     }
 
 

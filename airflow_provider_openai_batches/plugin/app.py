@@ -8,6 +8,7 @@ Route                                   Asks the auth manager for
 ``GET /static/…``                       nothing: they are files of this package
 ``GET /api/connections``                reading DAGs
 ``GET /api/batches``                    reading DAGs; then, for each batch, reading its DAG
+``GET /api/costs``                      the same
 ``GET /api/batches/{batch_id}``         reading the batch's DAG
 ``POST /api/batches/{batch_id}/cancel`` reading the batch's DAG and editing its task instances
 ======================================  ==================================================================
@@ -20,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import asynccontextmanager
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,7 +38,7 @@ from airflow_provider_openai_batches.compat.dag_tables import audit, run_began
 from airflow_provider_openai_batches.exceptions import APIError, InvalidConnectionError, OpenAIBatchesError
 from airflow_provider_openai_batches.hooks.openai_batches import CLOCK_SKEW
 from airflow_provider_openai_batches.idempotency.keys import Origin
-from airflow_provider_openai_batches.plugin import view
+from airflow_provider_openai_batches.plugin import costs, view
 from airflow_provider_openai_batches.plugin.access import rights
 from airflow_provider_openai_batches.plugin.clients import CachedClients
 from airflow_provider_openai_batches.plugin.connections import list_connections
@@ -52,6 +54,7 @@ from airflow_provider_openai_batches.plugin.http_errors import (
     unknown_cursor,
 )
 from airflow_provider_openai_batches.plugin.throttle import TooFastError
+from airflow_provider_openai_batches.pricing.account import columns_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -60,6 +63,8 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.plugin.access import Rights
     from airflow_provider_openai_batches.plugin.clients import CachedClient
 
+# How far the sum of costs goes back at most.
+MAX_HOURS = 30 * 24
 STATIC = Path(__file__).parent / "static"
 HEADERS = {
     "Content-Security-Policy": (
@@ -129,11 +134,37 @@ async def list_batches(
     asked = [batch for batch in found.data if Origin.of(batch).is_within(dag_id, run_id)]
     allowed = await asyncio.to_thread(rights, user, conn_id, asked)
     return {
-        "batches": [_row(batch, allowed) for batch in asked if allowed.may_read(batch)],
+        "batches": [_row(client, batch, allowed) for batch in asked if allowed.may_read(batch)],
         "hidden": sum(not allowed.may_read(batch) for batch in asked),
         "next": _cursor(conn_id, found, began),
         "now": time.time(),
     }
+
+
+@api.get("/costs")
+async def sum_up(
+    request: Request,
+    user: GetUserDep,
+    *,
+    conn_id: ConnId,
+    hours: Annotated[int, Query(ge=1, le=MAX_HOURS)] = 24,
+    by: Annotated[str, Query(min_length=1, max_length=200)] = "dag",
+) -> dict[str, Any]:
+    """
+    What the batches cost that the user may see.
+
+    :param hours: how far to go back.
+    :param by: see :func:`columns_of` of the prices.
+    """
+    since = time.time() - hours * 3600
+    async with _client(request, user, conn_id) as client:
+        columns_of([by])
+        found = await costs.newest(partial(_page_after, client, conn_id), since)
+        allowed = await asyncio.to_thread(rights, user, conn_id, found.batches)
+        readable = [batch for batch in found.batches if allowed.may_read(batch)]
+        summed = await asyncio.to_thread(costs.summed, readable, by, client.prices)
+    hidden = len(found.batches) - len(readable)
+    return {**summed, "hidden": hidden, "since": since, "reached": found.reached, "now": time.time()}
 
 
 @api.get("/batches/{batch_id}")
@@ -143,7 +174,7 @@ async def show_batch(request: Request, user: GetUserDep, conn_id: ConnId, batch_
         batch = await client.batch(batch_id)
         allowed = await _allowed(user, conn_id, batch)
         shown = await read_details(client, batch)
-    return {"batch": _row(batch, allowed), **shown, "now": time.time()}
+    return {"batch": _row(client, batch, allowed), **shown, "now": time.time()}
 
 
 def _same_site(request: Request) -> None:
@@ -175,7 +206,7 @@ async def cancel_batch(request: Request, user: GetUserDep, conn_id: ConnId, batc
         # Before the cancel, because that may succeed although its answer is lost.
         await asyncio.to_thread(_audit_cancel, user, conn_id, batch, allowed)
         batch = await client.cancel(batch_id)
-    return {"batch": _row(batch, allowed), "now": time.time()}
+    return {"batch": _row(client, batch, allowed), "now": time.time()}
 
 
 @asynccontextmanager
@@ -198,6 +229,10 @@ async def _page(client: CachedClient, conn_id: str, cursor: str | None) -> Batch
     after = batch_before(conn_id, cursor) if cursor else None
     if cursor and after is None:
         raise unknown_cursor(conn_id, cursor)
+    return await _page_after(client, conn_id, after)
+
+
+async def _page_after(client: CachedClient, conn_id: str, after: str | None) -> BatchPage:
     try:
         return await client.page(after)
     except APIError as error:
@@ -234,5 +269,6 @@ def _audit_cancel(user: Any, conn_id: str, batch: Batch, allowed: Rights) -> Non
     audit("cancel_openai_batch", user, {"conn_id": conn_id, "batch_id": batch.id, "method": "POST"}, task)
 
 
-def _row(batch: Batch, allowed: Rights) -> dict[str, Any]:
-    return view.row(batch, dag_known=allowed.knows_dag(batch), may_cancel=allowed.may_cancel(batch))
+def _row(client: CachedClient, batch: Batch, allowed: Rights) -> dict[str, Any]:
+    may_cancel = allowed.may_cancel(batch)
+    return view.row(batch, client.prices, dag_known=allowed.knows_dag(batch), may_cancel=may_cancel)

@@ -10,6 +10,7 @@ from airflow_provider_openai_batches.api.async_client import AsyncBatchesClient
 from airflow_provider_openai_batches.plugin.cache import CallCache
 from airflow_provider_openai_batches.plugin.connections import load_config
 from airflow_provider_openai_batches.plugin.throttle import Throttle
+from airflow_provider_openai_batches.pricing.prices import Prices
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -32,6 +33,7 @@ class CachedClient:
 
     def __init__(self, config: ClientConfig, seconds: float) -> None:
         self.config = config
+        self.prices = Prices.of(config)
         self._client = AsyncBatchesClient(config)
         self._cache = CallCache(seconds)
         self._throttle = Throttle()

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from airflow_provider_openai_batches.idempotency import keys
+from airflow_provider_openai_batches.pricing.account import cost_of
 
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.models import Batch, File
+    from airflow_provider_openai_batches.pricing.prices import Prices
 
 TIMES = (
     "created_at",
@@ -24,9 +26,10 @@ TIMES = (
 )
 
 
-def row(batch: Batch, *, dag_known: bool, may_cancel: bool) -> dict[str, Any]:
+def row(batch: Batch, prices: Prices, *, dag_known: bool, may_cancel: bool) -> dict[str, Any]:
     """A row of the table."""
     usage = batch.usage
+    cost = cost_of(batch, prices) if usage else None
     return {
         "id": batch.id,
         "status": batch.status,
@@ -43,6 +46,7 @@ def row(batch: Batch, *, dag_known: bool, may_cancel: bool) -> dict[str, Any]:
             "reasoning": (usage.output_tokens_details and usage.output_tokens_details.reasoning_tokens) or 0,
             "total": usage.total_tokens or 0,
         },
+        "cost": cost and ("no price" if cost.unpriced else str(cost)),
         "created_at": batch.created_at,
         "in_progress_at": batch.in_progress_at,
         "expires_at": batch.expires_at,

@@ -170,8 +170,8 @@ def test_what_is_missing(run: Run, priced: DevServer) -> None:
         add(priced, status="in_progress", usage=None)
     done = run("cost", "--output", "plain")
     assert "≥ $0.12" in done.out
-    assert "Running, and not paid for in full yet: 2 batches." in done.err
-    assert "do not say what they used: 1 batches." in done.err
+    assert "Batches that still run, and cost more by their end: 2." in done.err
+    assert "do not say what they used: 1." in done.err
     assert "Without a price: mine. To have one: install airflow-provider-openai-batches[prices]" in done.err
     total = cost(run)["total"]
     assert (total["running"], total["without_usage"], total["is_known"]) == (2, 1, False)
@@ -222,8 +222,8 @@ def test_estimate(run: Run, priced: DevServer, tmp_path: Path) -> None:
     )
     assert 2_000 < found["input_tokens"] < 2_100
     usd = (found["input_tokens"] * 0.25 + 200_000 * 2) / 1e6
-    assert found["live"]["cost_usd"] == pytest.approx(usd)
-    assert found["batch"]["cost_usd"] == pytest.approx(usd / 2)
+    assert found["cost_usd"]["live"] == pytest.approx(usd)
+    assert found["cost_usd"]["batch"] == pytest.approx(usd / 2)
     assert found["is_known"]
     done = run("estimate", file)
     assert "the most that the requests allow" in done.out

@@ -26,6 +26,7 @@ ROUTES = [
     ("GET", "/"),
     ("GET", "/api/connections"),
     ("GET", "/api/batches"),
+    ("GET", "/api/costs"),
     ("GET", "/api/batches/batch_x"),
     ("POST", "/api/batches/batch_x/cancel"),
 ]

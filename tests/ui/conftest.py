@@ -35,6 +35,12 @@ FLAGS = [
 ]
 MANY = 10_000
 TURNS = 8
+# https://developers.openai.com/api/docs/pricing
+PRICES = {
+    "gpt-5": {"input": 1.25, "cached_input": 0.125, "output": 10.0},
+    "gpt-5-mini": {"input": 0.25, "cached_input": 0.025, "output": 2.0},
+    "text-embedding-3-large": {"input": 0.13, "output": 0.0},
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -80,7 +86,12 @@ def airflow(
     hosts["dead"] = f"http://127.0.0.1:{free_ports(1)[0]}/v1"
     connections = {
         f"AIRFLOW_CONN_{name.upper()}": json.dumps(
-            {"conn_type": "openai_batches", "host": host, "password": "sk-ui-test-key"}
+            {
+                "conn_type": "openai_batches",
+                "host": host,
+                "password": "sk-ui-test-key",
+                "extra": {"prices": PRICES},
+            }
         )
         for name, host in hosts.items()
     }

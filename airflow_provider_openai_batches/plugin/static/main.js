@@ -1,6 +1,7 @@
 // Puts the parts of the page together and handles what the user does.
 
 import { listConnections } from "./api.js";
+import { Costs } from "./costs.js";
 import { byId, el, setText } from "./dom.js";
 import { drawFilters, drawNotice, drawRest, drawTotals, STATUSES } from "./draw.js";
 import { group } from "./format.js";
@@ -35,6 +36,8 @@ const list = new BatchList(table, { run, isFiltered, countShown: () => filtered(
   panel.refresh();
 });
 const panel = new Panel({ params: () => ({ conn_id: list.conn }), changed, ask });
+
+const costs = new Costs(() => ({ conn_id: list.conn }));
 
 function passes(batch, haystack, but = "") {
   return (
@@ -94,6 +97,7 @@ function listen() {
     list.conn = event.target.value;
     filterChanged({ dag: "" });
     list.load();
+    costs.load();
   });
   for (const status of STATUSES) {
     const chosen = { type: "button", "data-status": status, onclick: () => filterChanged({ status }) };
@@ -123,6 +127,7 @@ async function begin() {
     byId("connection").replaceChildren(...connections.map((id) => el("option", { value: id }, id)));
     byId("connection").value = list.conn;
     byId("connection-field").hidden = !connections.length;
+    byId("costs").hidden = !connections.length || Boolean(run);
   });
   if (list.problem) setTimeout(begin, RETRY_INTERVAL * 1000);
   else if (list.conn) await list.load();

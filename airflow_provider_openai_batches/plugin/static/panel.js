@@ -57,15 +57,19 @@ function from(batch) {
   );
 }
 
-function tokens({ tokens: used }) {
+const NO_PRICE =
+  "unknown: the model has no price. Enter one in the connection, or install airflow-provider-openai-batches[prices].";
+
+function tokens({ tokens: used, cost }) {
   if (!used) return null;
   const part = (value, word) => (value ? el("span.muted", {}, ` · ${number(value)} ${word}`) : "");
   return section(
-    "Tokens",
+    "Tokens and cost",
     pairs([
       ["Input", el("span", {}, number(used.input), part(used.cached, "cached"))],
       ["Output", el("span", {}, number(used.output), part(used.reasoning, "reasoning"))],
       ["Total", number(used.total)],
+      ["Cost", cost === "no price" ? NO_PRICE : cost],
     ]),
   );
 }

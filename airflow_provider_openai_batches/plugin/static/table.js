@@ -75,12 +75,14 @@ function cells(batch, now, handlers) {
     ],
     [
       "tokens",
-      String(batch.tokens?.total),
-      () => [
+      `${batch.tokens?.total} ${batch.cost}`,
+      () =>
         batch.tokens
-          ? el("span", { title: `${number(batch.tokens.total)} tokens` }, short(batch.tokens.total))
-          : "–",
-      ],
+          ? [
+              el("span.line", { title: `${number(batch.tokens.total)} tokens` }, short(batch.tokens.total)),
+              el("span.line.small.muted", { title: batch.cost }, batch.cost),
+            ]
+          : ["–"],
     ],
     [
       "age",
