@@ -63,7 +63,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
         said = f"{self.input_tokens:,} input tokens"
         if missing:
             priced = priced if self.cost.unpriced else f"≥ {priced}"
-            return f"about {said} and nobody knows how many output tokens: {priced}"
+            return f"about {said}, and an unknown number of output tokens: {priced}"
         output = f"{self.output_tokens:,} output tokens"
         basis = f" ({_BASES[self.basis]})" if self.output_tokens else ""
         return f"about {said} and {output}{basis}: {priced}"
