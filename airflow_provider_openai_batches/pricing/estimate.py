@@ -58,15 +58,15 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
         return self.cost.is_known and self.output_tokens is not None
 
     def __str__(self) -> str:
-        missing = [] if self.output_tokens is not None else ["output"]
-        priced = in_words(self.cost.usd, self.cost.unpriced)
-        said = f"{self.input_tokens:,} input tokens"
-        if missing:
+        priced, said = (
+            in_words(self.cost.usd, self.cost.unpriced),
+            f"about {self.input_tokens:,} input tokens",
+        )
+        if self.output_tokens is None:
             priced = priced if self.cost.unpriced else f"≥ {priced}"
-            return f"about {said}, and an unknown number of output tokens: {priced}"
-        output = f"{self.output_tokens:,} output tokens"
+            return f"{said}, and an unknown number of output tokens: {priced}"
         basis = f" ({_BASES[self.basis]})" if self.output_tokens else ""
-        return f"about {said} and {output}{basis}: {priced}"
+        return f"{said} and {self.output_tokens:,} output tokens{basis}: {priced}"
 
 
 def estimate(

@@ -44,7 +44,7 @@ def test_nobody_knows_the_output() -> None:
     """The input alone is a lower bound, and the estimate is not known."""
     found = estimate([load(), load(most=None)], PRICES, way="live")
     assert (found.output_tokens, found.basis, found.is_known) == (None, "unknown", False)
-    assert str(found) == ("about 2,000,000 input tokens and nobody knows how many output tokens: ≥ $1.50")
+    assert str(found) == "about 2,000,000 input tokens, and an unknown number of output tokens: ≥ $1.50"
 
 
 def test_requests_without_output() -> None:
