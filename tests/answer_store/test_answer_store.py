@@ -541,6 +541,8 @@ def test_files_of_other_names_are_no_segments(tmp_path: Path) -> None:
         ".one-00000-0123456789abcdef.index.12.part",
     ):
         (tmp_path / name).write_text("x")
+    (tmp_path / form.index_file("folder-00000-0123456789abcdef")).mkdir()
+    (tmp_path / form.index_file("link-00000-0123456789abcdef")).symlink_to(tmp_path / "notes.txt")
     store = AnswerStore(tmp_path, LOG)
     assert len(list(store.find(rows_of([1])))) == 1
     assert store.broken == []
