@@ -30,8 +30,8 @@ class StoreFolder:
     """
     The files of a store.
 
-    A file that is gone is a ``FileNotFoundError``; any other trouble with the disk or the object store is an
-    :class:`InvalidInputError` that names ``answers_uri`` and has the trouble as its cause.
+    A file to read that is gone is a ``FileNotFoundError``. Any other trouble with the disk or the store is
+    an :class:`InvalidInputError` that names ``answers_uri`` and has the trouble as its cause.
     """
 
     def __init__(self, uri: Location) -> None:
@@ -50,7 +50,9 @@ class StoreFolder:
                 raise InvalidInputError(
                     f"answers_uri: a file that was written to {self.path} is not listed there"
                 )
-            if self.read(name) != _PROBE:
+            with self._named(f"read ({name})", also_gone=True):
+                written = self.read(name)
+            if written != _PROBE:
                 raise InvalidInputError(f"answers_uri: a file in {self.path} is not read as it was written")
         finally:
             self.remove(name)
@@ -93,7 +95,7 @@ class StoreFolder:
     @contextmanager
     def create(self, name: str) -> Iterator[BinaryIO]:
         """Yield a file to write to, which appears whole or not at all, for the owner alone."""
-        with self._named(f"written ({name})"), whole(self.path / name, private=True) as file:
+        with self._named(f"written ({name})", also_gone=True), whole(self.path / name, private=True) as file:
             yield file
 
     def remove(self, name: str) -> None:
@@ -143,12 +145,14 @@ class StoreFolder:
             return os.pread(handle, end - start, start)
 
     @contextmanager
-    def _named(self, what: str) -> Iterator[None]:
+    def _named(self, what: str, *, also_gone: bool = False) -> Iterator[None]:
         try:
             yield
-        except FileNotFoundError:
+        except InvalidInputError:
             raise
         except Exception as error:  # the clients of object stores have errors of their own
+            if isinstance(error, FileNotFoundError) and not also_gone:
+                raise
             message = f"answers_uri: the store {self.path} cannot be {what}: {error}"
             raise InvalidInputError(message) from error
 

@@ -11,7 +11,7 @@ import msgspec
 
 from airflow_provider_openai_batches.answer_store import segments
 from airflow_provider_openai_batches.answer_store.compaction import Member, Plan
-from airflow_provider_openai_batches.answer_store.folder import StoreFolder
+from airflow_provider_openai_batches.answer_store.good_segments import GoodSegments
 from airflow_provider_openai_batches.answer_store.reading import good_places
 from airflow_provider_openai_batches.answer_store.rewriting import (
     Source,
@@ -27,8 +27,6 @@ from airflow_provider_openai_batches.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from airflow_provider_openai_batches.storage import Location
 
 _ABANDONED_SECONDS = 86_400.0  # after which a file of answers without an index is nobody's
@@ -108,52 +106,9 @@ class Criteria(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class _Store:
-    """A store as the functions below see it; segments that turn out to be broken are left out."""
-
-    def __init__(self, uri: Location) -> None:
-        self.folder = StoreFolder(uri)
-        self.broken: dict[str, str] = {}
-        self.sizes: dict[str, int] = {}
-
-    def indexes(self) -> Iterator[tuple[str, segments.SegmentIndex]]:
-        """List the store, and yield the segments that are good."""
-        self.sizes = self.folder.sizes()
-        for name in segments.segments_in(self.sizes):
-            if name not in self.broken and (index := self.load(name)) is not None:
-                yield name, index
-
-    def load(self, name: str) -> segments.SegmentIndex | None:
-        try:
-            return segments.load_index(self.folder, name, self.sizes)
-        except (BrokenSegmentError, FileNotFoundError) as error:
-            self.note(name, error)
-        return None
-
-    def note(self, name: str, error: BaseException | None) -> None:
-        """Note a segment as broken, unless somebody else deleted or wrote it a moment ago."""
-        if not isinstance(error, FileNotFoundError):
-            self.broken[name] = str(error)
-            return
-        present = self.folder.sizes()
-        if segments.index_file(name) in present and segments.data_file(name) not in present:
-            self.broken[name] = f"{segments.data_file(name)} is missing"
-
-    def source(self, name: str, places: list[int]) -> Source:
-        """
-        Return a segment to be read.
-
-        :raises SpoiledError: if that is not possible any more.
-        """
-        try:
-            return Source(name, segments.load_index(self.folder, name, self.sizes), places)
-        except (BrokenSegmentError, FileNotFoundError) as error:
-            raise SpoiledError(name) from error
-
-
 def stat(uri: Location) -> StoreStat:
     """Return what is in a store. Lines are not read, so broken ones are not found."""
-    store, models = _Store(uri), Counter[str]()
+    store, models, times = GoodSegments(uri), Counter[str](), set[float]()
     result = StoreStat(broken=store.broken)
     for name, index in store.indexes():
         result.segments += 1
@@ -162,8 +117,9 @@ def stat(uri: Location) -> StoreStat:
         for number, count in Counter(segments.column_of("H", index.numbers)).items():
             group = index.groups[number]
             models[group.model or ""] += count
-            result.oldest = min(group.created, result.oldest or group.created)
-            result.newest = max(group.created, result.newest or group.created)
+            times.add(group.created)
+    if times:
+        result.oldest, result.newest = min(times), max(times)
     result.models = dict(models.most_common())
     return result
 
@@ -175,7 +131,7 @@ def compact(uri: Location) -> Compaction:
     Each answer keeps its time, model and metadata. Files that writers left a day ago when they died are
     deleted.
     """
-    store = _Store(uri)
+    store = GoodSegments(uri)
     result = Compaction(broken=store.broken)
     while True:
         plan = Plan([Member(name, index) for name, index in store.indexes()])
@@ -192,7 +148,7 @@ def compact(uri: Location) -> Compaction:
     return result
 
 
-def _carry_out(plan: Plan, store: _Store) -> int:
+def _carry_out(plan: Plan, store: GoodSegments) -> int:
     for member in plan.relied_on():
         for _ in answers_of(store.folder, store.source(member.name, list(member.trusted))):
             pass
@@ -211,7 +167,7 @@ def _carry_out(plan: Plan, store: _Store) -> int:
     )
 
 
-def _delete_abandoned(store: _Store) -> int:
+def _delete_abandoned(store: GoodSegments) -> int:
     limit = time.time() - _ABANDONED_SECONDS
     left = [name for name in segments.incomplete_in(store.sizes) if store.folder.modified(name) < limit]
     for name in left:
@@ -223,11 +179,12 @@ def forget(uri: Location, criteria: Criteria, *, only_count: bool = False) -> Fo
     """
     Delete answers, and write the rest of their segments anew.
 
-    Afterwards the store is looked through once more, because somebody else may have moved such answers.
+    Afterwards the store is looked through once more, because somebody else may have moved such answers. Files
+    that dead writers left are deleted too.
 
     :param only_count: delete nothing.
     """
-    store = _Store(uri)
+    store = GoodSegments(uri)
     result = Forgotten(broken=store.broken)
     is_over = False
     while not is_over:
@@ -247,6 +204,8 @@ def forget(uri: Location, criteria: Criteria, *, only_count: bool = False) -> Fo
                 continue
             result.answers += len(numbers) - len(kept)
             result.segments += 1
+    if not only_count:
+        _delete_abandoned(store)
     return result
 
 
@@ -258,7 +217,7 @@ def forget_broken(uri: Location, *, only_count: bool = False) -> Forgotten:
 
     :param only_count: delete nothing.
     """
-    store = _Store(uri)
+    store = GoodSegments(uri)
     result = Forgotten()
     store.sizes = store.folder.sizes()
     for name in segments.segments_in(store.sizes):
@@ -274,7 +233,7 @@ def forget_broken(uri: Location, *, only_count: bool = False) -> Forgotten:
     return result
 
 
-def _without_broken(store: _Store, name: str, *, only_count: bool) -> Forgotten:
+def _without_broken(store: GoodSegments, name: str, *, only_count: bool) -> Forgotten:
     """Delete what is broken of a segment, and return how much it was."""
     index: segments.SegmentIndex | None = None
     good: list[int] = []

@@ -85,7 +85,11 @@ RUN_ID = _arg(("--run-id",), help="Only batches of this run", default=None)
 INTERVAL = _arg(("--interval",), help="Seconds between requests (default: 10)", type=_positive, default=10.0)
 URI = _arg(("uri",), help="Directory or URI of the store, as in answers_uri", metavar="URI")
 OLDER_THAN = _arg(
-    ("--older-than",), help="Only answers that are older, such as 36h, 90d or 4w", type=_age, default=None
+    ("--older-than",),
+    help="Only answers that are older, such as 36h, 90d or 4w",
+    metavar="AGE",
+    type=_age,
+    default=None,
 )
 MODEL = _arg(("--model",), help="Only answers of this model", default=None)
 METADATA = _arg(
@@ -97,7 +101,7 @@ METADATA = _arg(
 )
 BROKEN = _arg(
     ("--broken",),
-    help="What cannot be read, instead: reads each line of the store",
+    help="Instead: what cannot be read. Each line of the store is read to find it",
     action="store_true",
     default=False,
 )
@@ -130,7 +134,7 @@ def _answers_commands() -> GroupCommand:
             _answers_command("compact", "Put small segments together and drop answers that have a newer one"),
             _answers_command(
                 "forget",
-                "Delete answers, those that all options fit",
+                "Delete the answers that all given options fit",
                 OLDER_THAN,
                 MODEL,
                 METADATA,

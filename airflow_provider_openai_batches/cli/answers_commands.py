@@ -78,20 +78,25 @@ def compact(args: Namespace) -> int:
 def forget(args: Namespace) -> int:
     """``airflow openai-batches answers forget``."""
     work = _forgetting(args)
-    planned = work(only_count=True)
-    if planned.segments and not args.yes:
-        what = f"{planned.answers:,} answers in {planned.segments:,} segments"
-        confirm(
-            f"Delete {what} of {args.uri}? Jobs that need them will ask and pay again.",
-            unasked=f"{what} would be deleted",
-            refused="Nothing was deleted.",
-        )
-    done = work() if planned.segments else planned
+    if not args.yes:
+        _ask(work(only_count=True), args.uri)
+    done = work()
     _show(done, args.output)
     code = _name_broken(done.broken)
     if done.broken and not args.broken:
         say("What you want forgotten may be in there too. Delete what is broken with --broken.")
     return code
+
+
+def _ask(planned: upkeep.Forgotten, uri: str) -> None:
+    if planned.segments:
+        ending = "" if planned.segments == 1 else "s"
+        what = f"{planned.answers:,} answers in {planned.segments:,} segment{ending}"
+        confirm(
+            f"Delete {what} of {uri}? Jobs that need them will ask and pay again.",
+            unasked=f"{what} would be deleted",
+            refused="Nothing was deleted.",
+        )
 
 
 def _forgetting(args: Namespace) -> Callable[..., upkeep.Forgotten]:

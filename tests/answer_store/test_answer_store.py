@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+import tracemalloc
 import uuid
 from array import array
 from typing import TYPE_CHECKING, Any
@@ -189,6 +190,23 @@ def test_two_digests_with_the_same_first_half(uri: str) -> None:
     assert store.broken == []
 
 
+def test_long_answers_take_no_more_memory(tmp_path: Path) -> None:
+    """Of 40 MB that are found, a few MB are in memory at any time; so it is while they are written."""
+    tracemalloc.start()
+    try:
+        with AnswerStore(tmp_path, LOG).writer("one", created=1, metadata={}) as writer:
+            for number in range(200):
+                writer.add(digest(number), "m", b'"%b"' % (b"%d" % number * 70_000))
+        rows, found = rows_of(range(200)), 0
+        for _, body in AnswerStore(tmp_path, LOG).find(rows):
+            found += len(body)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found > 30_000_000
+    assert peak < 8_000_000
+
+
 # Writing.
 
 
@@ -326,18 +344,23 @@ def test_a_store_that_is_a_file(tmp_path: Path) -> None:
         assert isinstance(caught.value.__cause__, OSError)
 
 
+@pytest.mark.parametrize("error", [PermissionError, FileNotFoundError, RuntimeError])
 @pytest.mark.parametrize("method", ["put_file", "ls", "cat_file"])
-def test_an_object_store_that_refuses(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_store_that_refuses(
+    method: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What it says itself is the cause, so that the task knows whether to try again."""
     store = AnswerStore(f"memory://answers/{uuid.uuid4()}", LOG)
 
     def refuse(*_: Any, **__: Any) -> None:
-        raise PermissionError("denied")
+        raise error("denied")
 
     monkeypatch.setattr(type(store._folder.path.fs), method, refuse)
-    with pytest.raises(InvalidInputError, match=r"answers_uri.*denied") as caught:
+    with pytest.raises(InvalidInputError, match="answers_uri") as caught:
         store.check()
-    assert isinstance(caught.value.__cause__, PermissionError)
+    if (method, error) != ("ls", FileNotFoundError):  # that is how a store says that there is nothing
+        assert isinstance(caught.value.__cause__, error)
+        assert "denied" in str(caught.value)
 
 
 def test_a_disk_that_fails_while_rows_are_looked_for(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -458,6 +481,15 @@ def test_an_index_that_cannot_be(data: bytes, reason: str) -> None:
         form.decode_index(data)
 
 
+def test_an_index_that_is_too_large_is_not_read(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(uri, "one", [1])
+    monkeypatch.setattr(form, "_MAX_INDEX_BYTES", 50)
+    monkeypatch.setattr(StoreFolder, "read", lambda *_: pytest.fail("it is read"))
+    store = AnswerStore(uri, LOG)
+    assert list(store.find(rows_of([1]))) == []
+    assert store.broken == segments(uri)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -466,8 +498,11 @@ def test_an_index_that_cannot_be(data: bytes, reason: str) -> None:
         {"offsets": form.bytes_of(array("Q", [1]))},
     ],
 )
-def test_an_index_that_leads_out_of_its_file(tmp_path: Path, changes: dict[str, bytes]) -> None:
+def test_an_index_that_leads_out_of_its_file(
+    tmp_path: Path, changes: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing is read there, and no memory is taken for it."""
+    monkeypatch.setattr(os, "pread", lambda *_: pytest.fail("it is read"))
     write(tmp_path, "one", [1])
     name = segments(tmp_path)[0]
     path = tmp_path / form.index_file(name)

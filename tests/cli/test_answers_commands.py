@@ -108,7 +108,7 @@ def test_forget_asks(run: Run, uri: str, monkeypatch: pytest.MonkeyPatch) -> Non
     """With the number of answers; another answer than yes deletes nothing, and so does no terminal."""
     done = run("answers", "forget", uri, "--model", "m1")
     assert done.code == 2
-    assert "3 answers in 1 segments would be deleted, but there is no terminal" in done.err
+    assert "3 answers in 1 segment would be deleted, but there is no terminal" in done.err
     asked: list[str] = []
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     for reply, code, left in (("n", 2, 2), ("y", 0, 1)):
@@ -120,7 +120,7 @@ def test_forget_asks(run: Run, uri: str, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr("builtins.input", ask)
         assert run("answers", "forget", uri, "--model", "m1").code == code
         assert len(segments(uri)) == left
-    assert "3 answers in 1 segments" in asked[0]
+    assert "3 answers in 1 segment of" in asked[0]
 
 
 def test_forget_what_is_not_there_asks_nothing(run: Run, uri: str) -> None:
