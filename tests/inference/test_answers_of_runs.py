@@ -246,9 +246,13 @@ def test_a_try_that_lost_all_takes_nothing_away(server: DevServer, store: str, t
     assert run(tmp_path / "3", OLD, **given)["sources"]["store"] == 20
 
 
-def test_reuse_false_asks_all_and_stores_it(server: DevServer, store: str, tmp_path: Path) -> None:
+def test_reuse_false_asks_all_and_stores_it(
+    server: DevServer, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(tmp_path / "1", OLD, answers_uri=store)
-    summary = run(tmp_path / "2", OLD, answers_uri=store, reuse=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(AnswerStore, "find", _die)
+        summary = run(tmp_path / "2", OLD, answers_uri=store, reuse=False)
     assert summary["sources"]["batch"] == 20
     assert "answers_broken" not in summary
     assert paid(server) == 40
@@ -364,8 +368,9 @@ def test_several_models(server: DevServer, store: str, tmp_path: Path) -> None:
 
 def test_a_dry_run_says_what_is_in_the_store(server: DevServer, store: str, tmp_path: Path) -> None:
     run(tmp_path / "1", OLD, answers_uri=store)
-    operator = sharing(tmp_path / "2", [*OLD, "a", "a"], answers_uri=store, deduplicate=True, dry_run=True)
-    assert run_task(operator)["sources"] == {"batch": 1, "live": 0, "store": 20, "duplicate": 1}
+    texts = [*OLD, "a", "a", *OLD]
+    operator = sharing(tmp_path / "2", texts, answers_uri=store, deduplicate=True, dry_run=True)
+    assert run_task(operator)["sources"] == {"batch": 1, "live": 0, "store": 20, "duplicate": 21}
     assert paid(server) == 20
 
 
