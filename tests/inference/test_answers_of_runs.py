@@ -236,13 +236,15 @@ def test_a_try_that_lost_all_takes_nothing_away(server: DevServer, store: str, t
     """What the try before stored comes from the store now; what is new is stored beside it."""
     server.settings(batch_seconds_by_number=[0.05, 5])
     given: dict[str, Any] = {"answers_uri": store, "max_requests_per_batch": 10}
-    with pytest.raises(LastingError, match="10 of 20 rows had no answer"):
+    with pytest.raises(LastingError, match="of 20 rows had no answer"):
         run(tmp_path / "out", OLD, answer_by=1.0, then="fail", **given)
+    known = sum(row["status"] == "succeeded" for row in outputs(tmp_path / "out"))
+    assert 10 <= known < 20
     shutil.rmtree(tmp_path / "out")
     server.reset()
     server.settings(batch_seconds=0.05)
     summary = again(sharing(tmp_path / "out", OLD, **given))
-    assert summary["sources"] == {"batch": 10, "live": 0, "store": 10, "duplicate": 0}
+    assert summary["sources"] == {"batch": 20 - known, "live": 0, "store": known, "duplicate": 0}
     assert run(tmp_path / "3", OLD, **given)["sources"]["store"] == 20
 
 
