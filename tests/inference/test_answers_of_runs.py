@@ -21,6 +21,7 @@ from support import run_task
 from airflow_provider_openai_batches.answer_store.store import AnswerStore
 from airflow_provider_openai_batches.exceptions import BatchFailed, InvalidInputError
 from airflow_provider_openai_batches.inference import answers, workspace
+from airflow_provider_openai_batches.inference.data.findings import Findings
 from airflow_provider_openai_batches.operators.inference_faults import LastingError, UnusableInputError
 from airflow_provider_openai_batches.storage import as_path
 
@@ -172,6 +173,21 @@ def test_kills(server: DevServer, place: str, doom: str, kept: bool) -> None:
     again(operator)
     check_own(f"{place}/2", texts)
     assert asked(server) == dict.fromkeys(texts, 1)
+
+
+def test_a_death_while_it_looks(server: DevServer, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has written by then is not used: the next try looks again."""
+    given: dict[str, Any] = {"answers_uri": f"{place}/answers", "max_requests_per_batch": 6}
+    run(f"{place}/1", OLD, **given)
+    texts = ["new", *OLD]
+    operator = sharing(f"{place}/2", texts, **given)
+    with monkeypatch.context() as patch:
+        patch.setattr(Findings, "save", _die)
+        with pytest.raises(Crash):
+            run_task(operator)
+    assert again(operator)["sources"] == {"batch": 1, "live": 0, "store": 20, "duplicate": 0}
+    check_own(f"{place}/2", texts)
+    assert paid(server) == 21
 
 
 def test_a_try_that_began_without_a_store(server: DevServer, store: str, tmp_path: Path) -> None:
@@ -385,6 +401,25 @@ def test_a_store_that_fails_at_the_end_fails_no_job(
     monkeypatch.setattr(AnswerStore, "writer", full)
     assert run(tmp_path / "1", ["a"], answers_uri=store)["counts"]["succeeded"] == 1
     assert "The 1 new answers could not be written" in logged()
+
+
+def test_a_worker_that_cannot_reach_the_store_when_the_job_is_done(
+    server: DevServer, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: Callable[[], str]
+) -> None:
+    """For example because it lacks a library; what was found and asked until then is not lost."""
+    run(tmp_path / "1", OLD, answers_uri=store)
+    waiting = waits(sharing(tmp_path / "2", [*OLD, "new"], answers_uri=store))
+    next(waiting)
+
+    def missing(*_: object) -> None:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(answers, "AnswerStore", missing)
+    for _ in waiting:
+        pass
+    check_own(tmp_path / "2", [*OLD, "new"])
+    assert sources(tmp_path / "2") == ["store"] * 20 + ["batch"]
+    assert "Install s3fs to access S3" in logged()
 
 
 @pytest.mark.parametrize("uri", ["", "/proc/no/answers", "nosuchscheme://x/y"])
