@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -37,19 +38,18 @@ if TYPE_CHECKING:
 
 
 class SharedAnswers:
-    """
-    What a job does with its store of answers.
-
-    :raises InvalidInputError: if ``answers_uri`` is no path or URI.
-    """
+    """What a job does with its store of answers."""
 
     def __init__(self, settings: Settings, workspace: Workspace, log: Log) -> None:
         self._settings, self._workspace, self._log = settings, workspace, log
         self._uri = str(settings.answers_uri)
+
+    @cached_property
+    def _store(self) -> AnswerStore:
         if not self._uri.strip():
             raise InvalidInputError("answers_uri is empty: it must be a directory, as a path or a URI.")
         try:
-            self._store = AnswerStore(settings.answers_uri, log)
+            return AnswerStore(self._settings.answers_uri, self._log)
         except Exception as error:  # an unknown scheme, or a library that is not installed
             raise InvalidInputError(f"answers_uri {self._uri} cannot be used: {error}") from error
 
@@ -57,7 +57,7 @@ class SharedAnswers:
         """
         Make sure that the store can be used, before anything is spent.
 
-        :raises InvalidInputError: if it cannot be listed, read or written.
+        :raises InvalidInputError: if it is no path or URI, or cannot be listed, read or written.
         """
         try:
             self._store.check()

@@ -21,6 +21,7 @@ from support import run_task
 from airflow_provider_openai_batches.answer_store.store import AnswerStore
 from airflow_provider_openai_batches.exceptions import BatchFailed, InvalidInputError
 from airflow_provider_openai_batches.inference import answers, workspace
+from airflow_provider_openai_batches.inference.data.findings import Findings
 from airflow_provider_openai_batches.operators.inference_faults import LastingError, UnusableInputError
 from airflow_provider_openai_batches.storage import as_path
 
@@ -174,6 +175,21 @@ def test_kills(server: DevServer, place: str, doom: str, kept: bool) -> None:
     assert asked(server) == dict.fromkeys(texts, 1)
 
 
+def test_a_death_while_it_looks(server: DevServer, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has written by then is not used: the next try looks again."""
+    given: dict[str, Any] = {"answers_uri": f"{place}/answers", "max_requests_per_batch": 6}
+    run(f"{place}/1", OLD, **given)
+    texts = ["new", *OLD]
+    operator = sharing(f"{place}/2", texts, **given)
+    with monkeypatch.context() as patch:
+        patch.setattr(Findings, "save", _die)
+        with pytest.raises(Crash):
+            run_task(operator)
+    assert again(operator)["sources"] == {"batch": 1, "live": 0, "store": 20, "duplicate": 0}
+    check_own(f"{place}/2", texts)
+    assert paid(server) == 21
+
+
 def test_a_try_that_began_without_a_store(server: DevServer, store: str, tmp_path: Path) -> None:
     """Its batch is used as it is; the store is asked about the rest."""
     run(tmp_path / "1", OLD, answers_uri=store)
@@ -236,19 +252,25 @@ def test_a_try_that_lost_all_takes_nothing_away(server: DevServer, store: str, t
     """What the try before stored comes from the store now; what is new is stored beside it."""
     server.settings(batch_seconds_by_number=[0.05, 5])
     given: dict[str, Any] = {"answers_uri": store, "max_requests_per_batch": 10}
-    with pytest.raises(LastingError, match="10 of 20 rows had no answer"):
+    with pytest.raises(LastingError, match="of 20 rows had no answer"):
         run(tmp_path / "out", OLD, answer_by=1.0, then="fail", **given)
+    known = sum(row["status"] == "succeeded" for row in outputs(tmp_path / "out"))
+    assert 10 <= known < 20
     shutil.rmtree(tmp_path / "out")
     server.reset()
     server.settings(batch_seconds=0.05)
     summary = again(sharing(tmp_path / "out", OLD, **given))
-    assert summary["sources"] == {"batch": 10, "live": 0, "store": 10, "duplicate": 0}
+    assert summary["sources"] == {"batch": 20 - known, "live": 0, "store": known, "duplicate": 0}
     assert run(tmp_path / "3", OLD, **given)["sources"]["store"] == 20
 
 
-def test_reuse_false_asks_all_and_stores_it(server: DevServer, store: str, tmp_path: Path) -> None:
+def test_reuse_false_asks_all_and_stores_it(
+    server: DevServer, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(tmp_path / "1", OLD, answers_uri=store)
-    summary = run(tmp_path / "2", OLD, answers_uri=store, reuse=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(AnswerStore, "find", _die)
+        summary = run(tmp_path / "2", OLD, answers_uri=store, reuse=False)
     assert summary["sources"]["batch"] == 20
     assert "answers_broken" not in summary
     assert paid(server) == 40
@@ -364,8 +386,9 @@ def test_several_models(server: DevServer, store: str, tmp_path: Path) -> None:
 
 def test_a_dry_run_says_what_is_in_the_store(server: DevServer, store: str, tmp_path: Path) -> None:
     run(tmp_path / "1", OLD, answers_uri=store)
-    operator = sharing(tmp_path / "2", [*OLD, "a", "a"], answers_uri=store, deduplicate=True, dry_run=True)
-    assert run_task(operator)["sources"] == {"batch": 1, "live": 0, "store": 20, "duplicate": 1}
+    texts = [*OLD, "a", "a", *OLD]
+    operator = sharing(tmp_path / "2", texts, answers_uri=store, deduplicate=True, dry_run=True)
+    assert run_task(operator)["sources"] == {"batch": 1, "live": 0, "store": 20, "duplicate": 21}
     assert paid(server) == 20
 
 
@@ -378,6 +401,25 @@ def test_a_store_that_fails_at_the_end_fails_no_job(
     monkeypatch.setattr(AnswerStore, "writer", full)
     assert run(tmp_path / "1", ["a"], answers_uri=store)["counts"]["succeeded"] == 1
     assert "The 1 new answers could not be written" in logged()
+
+
+def test_a_worker_that_cannot_reach_the_store_when_the_job_is_done(
+    server: DevServer, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: Callable[[], str]
+) -> None:
+    """For example because it lacks a library; what was found and asked until then is not lost."""
+    run(tmp_path / "1", OLD, answers_uri=store)
+    waiting = waits(sharing(tmp_path / "2", [*OLD, "new"], answers_uri=store))
+    next(waiting)
+
+    def missing(*_: object) -> None:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(answers, "AnswerStore", missing)
+    for _ in waiting:
+        pass
+    check_own(tmp_path / "2", [*OLD, "new"])
+    assert sources(tmp_path / "2") == ["store"] * 20 + ["batch"]
+    assert "Install s3fs to access S3" in logged()
 
 
 @pytest.mark.parametrize("uri", ["", "/proc/no/answers", "nosuchscheme://x/y"])
