@@ -289,11 +289,12 @@ def test_metadata_that_no_service_takes(uri: str) -> None:
     assert StoreFolder(uri).sizes() == {}
 
 
-def test_only_the_owner_may_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("umask", [0, 0o777])
+def test_only_the_owner_may_read(tmp_path: Path, umask: int) -> None:
     """Whatever the umask; a directory that was there stays as it is."""
     code = f"""
 import os
-os.umask(0)
+os.umask({umask})
 import storekit
 storekit.write({str(tmp_path / "deep" / "store")!r}, "job", range(3))
 storekit.AnswerStore({str(tmp_path / "deep" / "store")!r}, storekit.LOG).check()
