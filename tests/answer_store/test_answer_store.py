@@ -289,11 +289,12 @@ def test_metadata_that_no_service_takes(uri: str) -> None:
     assert StoreFolder(uri).sizes() == {}
 
 
-def test_only_the_owner_may_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("umask", [0, 0o777])
+def test_only_the_owner_may_read(tmp_path: Path, umask: int) -> None:
     """Whatever the umask; a directory that was there stays as it is."""
     code = f"""
 import os
-os.umask(0)
+os.umask({umask})
 import storekit
 storekit.write({str(tmp_path / "deep" / "store")!r}, "job", range(3))
 storekit.AnswerStore({str(tmp_path / "deep" / "store")!r}, storekit.LOG).check()
@@ -541,6 +542,8 @@ def test_files_of_other_names_are_no_segments(tmp_path: Path) -> None:
         ".one-00000-0123456789abcdef.index.12.part",
     ):
         (tmp_path / name).write_text("x")
+    (tmp_path / form.index_file("folder-00000-0123456789abcdef")).mkdir()
+    (tmp_path / form.index_file("link-00000-0123456789abcdef")).symlink_to(tmp_path / "notes.txt")
     store = AnswerStore(tmp_path, LOG)
     assert len(list(store.find(rows_of([1])))) == 1
     assert store.broken == []

@@ -248,35 +248,47 @@ def test_a_death_at_any_point_loses_nothing(uri: str, kind: str, monkeypatch: py
     assert deaths >= 4
 
 
-def between(monkeypatch: pytest.MonkeyPatch, other: Callable[[], Any]) -> None:
-    """Let something else happen once the new segments are written and before the old ones are deleted."""
+def between(monkeypatch: pytest.MonkeyPatch, other: Callable[[], Any], *, is_early: bool = False) -> None:
+    """
+    Let something else happen once the new segments are written and before the old ones are deleted.
+
+    :param is_early: once the old ones are read, and before the new ones appear.
+    """
     real = SegmentsWriter.__exit__
     begun: list[int] = []
 
     def leave(self: Any, *error: Any) -> None:
+        is_first = not begun
+        begun.append(1)
+        if is_first and is_early:
+            other()
         real(self, *error)
-        if not begun:
-            begun.append(1)
+        if is_first and not is_early:
             other()
 
     monkeypatch.setattr(SegmentsWriter, "__exit__", leave)
 
 
-@pytest.mark.parametrize("moment", ["before", "between"])
+@pytest.mark.parametrize("is_early", [True, False])
+@pytest.mark.parametrize("first", ["compact", "forget"])
 def test_a_compaction_does_not_bring_back_what_was_forgotten(
-    uri: str, moment: str, monkeypatch: pytest.MonkeyPatch
+    uri: str, first: str, is_early: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether the answers are forgotten before the compaction's segments are complete or after."""
+    """Whichever of the two begins first, and whether its segments are complete when the other one comes."""
     write(uri, "a", range(3), model="secret")
     write(uri, "b", range(3, 6), model="m")
     criteria = Criteria(model="secret")
-    if moment == "between":
-        between(monkeypatch, lambda: forget(uri, criteria))
+    with SegmentsWriter(StoreFolder(uri), "mixed") as writer:
+        for number, model in ((6, "m"), (7, "secret")):
+            writer.add(digest(number), AnswerGroup(model, 100.0), answer(number, 100))
+    if first == "compact":
+        between(monkeypatch, lambda: forget(uri, criteria), is_early=is_early)
         compact(uri)
     else:
-        between(monkeypatch, lambda: compact(uri))
+        between(monkeypatch, lambda: compact(uri), is_early=is_early)
         forget(uri, criteria)
-    assert find(uri, range(6)) == answers([3, 4, 5])
+    assert find(uri, range(8)) == answers([3, 4, 5, 6])
+    assert len(StoreFolder(uri).sizes()) == 2 * len(segments(uri))
 
 
 def test_two_compactions_at_once(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
