@@ -22,6 +22,7 @@ from airflow_provider_openai_batches.answer_store.store import AnswerStore
 from airflow_provider_openai_batches.exceptions import BatchFailed, InvalidInputError
 from airflow_provider_openai_batches.inference import answers, workspace
 from airflow_provider_openai_batches.inference.data.findings import Findings
+from airflow_provider_openai_batches.inference.records import Records
 from airflow_provider_openai_batches.operators.inference_faults import LastingError, UnusableInputError
 from airflow_provider_openai_batches.storage import as_path
 
@@ -312,6 +313,21 @@ def test_rows_that_are_asked_live(
     assert run(tmp_path / "3", texts, answers_uri=store)["sources"]["store"] == 25
 
 
+def test_a_canary_measures_the_rows_that_it_asked(server: DevServer, store: str, tmp_path: Path) -> None:
+    """What a row takes is not said to be less because others of the canary cost nothing."""
+    measured = []
+    run(tmp_path / "1", OLD[:3], answers_uri=store)
+    for uri in (None, store):
+        output = tmp_path / f"canary {uri is None}"
+        waiting = waits(sharing(output, OLD, answers_uri=uri, canary=4))
+        next(waiting)
+        (file,) = output.glob("_job/*/batches.json")
+        measured.append(json.loads(file.read_bytes())["measured"])
+        for _ in waiting:
+            pass
+    assert measured[0] == pytest.approx(measured[1], rel=0.05)
+
+
 class Label(BaseModel):
     label: str
 
@@ -537,6 +553,7 @@ def test_records_that_name_files_elsewhere_are_lost(server: DevServer, store: st
     told = json.loads(file.read_bytes())
     told["stored"]["token"] = "../../x"
     file.write_text(json.dumps(told))
+    assert Records.load(file.parent) is None
     assert again(operator)["sources"]["store"] == 20
     check_own(tmp_path / "2", texts)
     assert paid(server) == 21
