@@ -71,11 +71,11 @@ class Usage(msgspec.Struct, gc=False):
         input_tokens, output_tokens = _count(reported.input_tokens), _count(reported.output_tokens)
         return cls(
             input_tokens,
-            _count(sent and sent.cached_tokens),
+            _count(sent.cached_tokens if sent else 0),
             output_tokens,
-            _count(made and made.reasoning_tokens),
+            _count(made.reasoning_tokens if made else 0),
             _count(reported.total_tokens) or input_tokens + output_tokens,
-            _count(sent and sent.cache_write_tokens),
+            _count(sent.cache_write_tokens if sent else 0),
         )
 
 
