@@ -68,7 +68,7 @@ def _cost_of(batch: Batch, prices: Prices) -> None:
     from airflow_provider_openai_batches.pricing.account import cost_of  # noqa: PLC0415 - not when a DAG is parsed
 
     spent = cost_of(batch, prices)
-    if spent is not None and spent.is_known:
+    if spent is not None:  # without a price it is zero, and not sent
         origin = Origin.of(batch)
         cost(spent.usd, origin.dag_id, origin.task_id, model_of(batch), "batch")
 
