@@ -17,7 +17,7 @@ CUT_OFF = frozenset({"length", "max_tokens", "max_output_tokens", "content_filte
 
 
 # More than anybody pays for, and less than what a column of integers holds.
-_Tokens: TypeAlias = Annotated[int, msgspec.Meta(le=1 << 53)]
+_Tokens: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
 
 class TokenDetails(msgspec.Struct, frozen=True, gc=False):

@@ -6,7 +6,7 @@ https://developers.openai.com/api/docs/guides/prompt-caching
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.models import BatchUsage
 
 
-# No answer and no batch has more tokens. A larger count is nonsense, and no float holds those of many digits.
+# No batch has more tokens. A larger count is nonsense, and no float holds those of many digits.
 MOST_TOKENS = 10**15
 
 
@@ -51,12 +51,15 @@ class Usage(msgspec.Struct, gc=False):
         """Return the tokens that the body of an answer reports."""
         sent = reported.prompt_tokens_details or reported.input_tokens_details
         made = reported.completion_tokens_details or reported.output_tokens_details
-        return cls._read(
-            reported.prompt_tokens or reported.input_tokens,
-            reported.completion_tokens or reported.output_tokens,
-            reported.total_tokens,
-            sent,
-            made,
+        input_tokens = reported.prompt_tokens or reported.input_tokens or 0
+        output_tokens = reported.completion_tokens or reported.output_tokens or 0
+        return cls(
+            input_tokens,
+            (sent and sent.cached_tokens) or 0,
+            output_tokens,
+            (made and made.reasoning_tokens) or 0,
+            reported.total_tokens or input_tokens + output_tokens,
+            (sent and sent.cache_write_tokens) or 0,
         )
 
     @classmethod
@@ -65,25 +68,19 @@ class Usage(msgspec.Struct, gc=False):
         if reported is None:
             return None
         sent, made = reported.input_tokens_details, reported.output_tokens_details
-        return cls._read(reported.input_tokens, reported.output_tokens, reported.total_tokens, sent, made)
-
-    @classmethod
-    def _read(
-        cls, input_tokens: int | None, output_tokens: int | None, total: int | None, sent: Any, made: Any
-    ) -> Self:
-        sent_tokens, made_tokens = _count(input_tokens), _count(output_tokens)
+        input_tokens, output_tokens = _count(reported.input_tokens), _count(reported.output_tokens)
         return cls(
-            sent_tokens,
-            _count(sent and sent.cached_tokens),
-            made_tokens,
-            _count(made and made.reasoning_tokens),
-            _count(total) or sent_tokens + made_tokens,
-            _count(sent and sent.cache_write_tokens),
+            input_tokens,
+            _count(sent.cached_tokens if sent else 0),
+            output_tokens,
+            _count(made.reasoning_tokens if made else 0),
+            _count(reported.total_tokens) or input_tokens + output_tokens,
+            _count(sent.cache_write_tokens if sent else 0),
         )
 
 
 def _count(reported: int | None) -> int:
-    """Return a number of tokens, whatever the service says it is."""
+    """Return a number of tokens of a batch, whatever the service says; answers have a type for theirs."""
     return min(max(reported or 0, 0), MOST_TOKENS)
 
 

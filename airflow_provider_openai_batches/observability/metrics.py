@@ -15,8 +15,6 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_openai_batches.idempotency.keys import Origin, model_of
-from airflow_provider_openai_batches.pricing.account import cost_of
-from airflow_provider_openai_batches.pricing.prices import NO_PRICES
 
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.models import Batch
@@ -38,11 +36,13 @@ def batch_adopted(batch: Batch) -> None:
     _incr("batch.adopted", 1, _tags(batch))
 
 
-def batch_over(batch: Batch, prices: Prices = NO_PRICES) -> None:
+def batch_over(batch: Batch, prices: Prices | None = None) -> None:
     """
     Count a batch that ended: status, requests by outcome, tokens by kind, cost, duration in milliseconds.
 
     Call this once for each batch, when its task learns of the end.
+
+    :param prices: of its connection; None: its cost is not counted.
     """
     tags = _tags(batch)
     _incr(f"batch.{batch.status}", 1, tags)
@@ -57,13 +57,20 @@ def batch_over(batch: Batch, prices: Prices = NO_PRICES) -> None:
             _incr("tokens.cached", usage.input_tokens_details.cached_tokens, tags)
         if usage.output_tokens_details:
             _incr("tokens.reasoning", usage.output_tokens_details.reasoning_tokens, tags)
-    spent = cost_of(batch, prices)
-    if spent is not None and spent.is_known:
-        origin = Origin.of(batch)
-        cost(spent.usd, origin.dag_id, origin.task_id, model_of(batch), "batch")
+    if prices is not None:
+        _cost_of(batch, prices)
     ended_at = getattr(batch, f"{batch.status}_at", None)
     if ended_at and batch.created_at:
         _send("timing", "batch.duration", max(0, ended_at - batch.created_at) * 1000.0, tags)
+
+
+def _cost_of(batch: Batch, prices: Prices) -> None:
+    from airflow_provider_openai_batches.pricing.account import cost_of  # noqa: PLC0415 - not when a DAG is parsed
+
+    spent = cost_of(batch, prices)
+    if spent is not None:  # without a price it is zero, and not sent
+        origin = Origin.of(batch)
+        cost(spent.usd, origin.dag_id, origin.task_id, model_of(batch), "batch")
 
 
 def cost(usd: float, dag_id: str | None, task_id: str | None, model: str | None, way: Way) -> None:

@@ -25,8 +25,6 @@ from airflow_provider_openai_batches.idempotency import cancel
 from airflow_provider_openai_batches.idempotency.keys import UNNAMED, TaskIdentity
 from airflow_provider_openai_batches.links import OpenAIBatchLink
 from airflow_provider_openai_batches.observability import metrics
-from airflow_provider_openai_batches.pricing.account import cost_in_words
-from airflow_provider_openai_batches.pricing.prices import Prices
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +32,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_openai_batches.api.models import Batch
+    from airflow_provider_openai_batches.pricing.prices import Prices
     from airflow_provider_openai_batches.triggers.openai_batches import OpenAIBatchTrigger
 
     _Operator = BaseOperator
@@ -283,11 +282,16 @@ class WaitingOperator(TimeLimited, BatchOperator):
                 raise
             self.log.warning("The service became unavailable as the wait ended (%s); waiting again", error)
             return self._wait(context)
-        prices = Prices.of(self.hook.config)
+        prices = self.say_costs(batches)
         for batch in batches:
             metrics.batch_over(batch, prices)
-            self.log.info("%s", cost_in_words(batch, prices))
         return self.finish(batches)
+
+    def say_costs(self, batches: list[Batch]) -> Prices:
+        """Log what batches that ended have cost, and return the prices of their connection."""
+        from airflow_provider_openai_batches.pricing.account import say_costs  # noqa: PLC0415 - not when a DAG is parsed
+
+        return say_costs(batches, self.hook.config, self.log.info)
 
     def on_timeout(self, event: dict[str, Any]) -> None:
         """End a task whose deadline passed."""

@@ -29,8 +29,6 @@ from airflow_provider_openai_batches.operators.base import (
     store_link,
     task_identity,
 )
-from airflow_provider_openai_batches.pricing.account import cost_in_words
-from airflow_provider_openai_batches.pricing.prices import Prices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -154,7 +152,7 @@ class OpenAICreateBatchOperator(WaitingOperator):
         store_link(context, self.hook, batch.id)
         if batch.is_over:
             batch = self.hook.settled(batch)
-            self.log.info("%s", cost_in_words(batch, Prices.of(self.hook.config)))
+            self.say_costs([batch])
             return self.finish([batch])
         if batch.is_being_cancelled:
             return self.wait_for(context, [batch.id], "execute_replacement")

@@ -16,12 +16,13 @@ from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.idempotency.keys import Origin, model_of
 from airflow_provider_openai_batches.pricing.cost import Bill, Cost, amount
 from airflow_provider_openai_batches.pricing.list_prices import HINT
+from airflow_provider_openai_batches.pricing.prices import Prices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from airflow_provider_openai_batches.api.config import ClientConfig
     from airflow_provider_openai_batches.api.models import Batch
-    from airflow_provider_openai_batches.pricing.prices import Prices
 
 # An account may have a run, or a value of metadata, for each batch. So many groups are told apart at most.
 MAX_GROUPS = 10_000
@@ -48,6 +49,14 @@ def cost_in_words(batch: Batch, prices: Prices) -> str:
     if cost.unpriced:
         return f"The cost of batch {batch.id} is unknown: {cost.unpriced[0]} has no price; {HINT}"
     return f"Batch {batch.id} cost {cost}"
+
+
+def say_costs(batches: Iterable[Batch], config: ClientConfig, say: Callable[[str, str], None]) -> Prices:
+    """Say what batches that ended have cost, and return the prices of their connection."""
+    prices = Prices.of(config)
+    for batch in batches:
+        say("%s", cost_in_words(batch, prices))
+    return prices
 
 
 def _day(batch: Batch) -> str | None:

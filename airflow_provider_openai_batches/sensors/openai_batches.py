@@ -21,8 +21,6 @@ from airflow_provider_openai_batches.exceptions import BatchError, BatchTimeout,
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 from airflow_provider_openai_batches.links import OpenAIBatchLink
 from airflow_provider_openai_batches.operators.base import TimeLimited, raise_unless_good, store_link
-from airflow_provider_openai_batches.pricing.account import cost_in_words
-from airflow_provider_openai_batches.pricing.prices import Prices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,8 +130,10 @@ class OpenAIBatchSensor(TimeLimited, BaseSensorOperator):
         self._fail(BatchTimeout(said))
 
     def _finish(self, batch: Batch) -> dict[str, Any]:
+        from airflow_provider_openai_batches.pricing.account import say_costs  # noqa: PLC0415 - not when a DAG is parsed
+
         batch = self.hook.settled(batch)
-        self.log.info("%s", cost_in_words(batch, Prices.of(self.hook.config)))
+        say_costs([batch], self.hook.config, self.log.info)
         try:
             raise_unless_good(self.hook, batch)
         except BatchError as error:
