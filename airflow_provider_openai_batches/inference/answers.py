@@ -59,10 +59,7 @@ class SharedAnswers:
 
         :raises InvalidInputError: if it is no path or URI, or cannot be listed, read or written.
         """
-        try:
-            self._store.check()
-        except FileNotFoundError as error:
-            raise InvalidInputError(f"answers_uri {self._uri} cannot be written: {error}") from error
+        self._store.check()
 
     def prepare(self, job: Job, wanted: RowDigests, records: Records, now: float) -> None:
         """

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+from inferencekit import MortalHook
 
 from airflow_provider_openai_batches.devserver import DevServer
 
@@ -33,6 +34,12 @@ def server(module_server: DevServer) -> Iterator[DevServer]:
     yield module_server
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def everybody_lives() -> None:
+    """No test leaves a death behind for the next one."""
+    MortalHook.doom = ("", "", 0)
 
 
 @pytest.fixture
