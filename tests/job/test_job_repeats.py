@@ -7,11 +7,11 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow_provider_openai_batches.answer_store.digests import RowDigests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jobkit import CHAT, Service, answered, chat, read_parts, write_lines
 
+from airflow_provider_openai_batches.answer_store.digests import RowDigests
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.data.followup import write_followup
 from airflow_provider_openai_batches.inference.data.index import ResultIndex
