@@ -248,6 +248,8 @@ class Runner:
         records, submissions = self.records, self._submissions
         while True:
             self._set(submissions.find(self.job))
+            if records.since is not None:
+                self._purse.check_later_start(self.job, self._clock())
             if self._results.collect(self.job, self._clock()):
                 self._schedule.slow_down()
             self._rounds.give_up_answered(self.job)

@@ -41,8 +41,11 @@ def add_live(bill: Bill, data: bytes, spec: EndpointSpec, model: str | None) -> 
     body = _paid_body(data, spec)
     if body is None:
         return False
-    if usage := usage_of(body):
-        bill.meter(model or model_in(body), "live").add(usage)
+    meter, usage = bill.meter(model or model_in(body), "live"), usage_of(body)
+    if usage and usage.total_tokens:
+        meter.add(usage)
+    else:
+        meter.unmetered += 1
     return True
 
 
