@@ -171,17 +171,11 @@ class Purse:
         if said.output_tokens is None and not has_canary:
             raise InvalidInputError(
                 f"max_cost={limit:g} needs to know how long answers may be, and nothing says it: give the "
-                f"body {' or '.join(spec_of(job.endpoint).length_fields) or 'a bound'}, or set canary=20 to "
-                "measure it. Nothing was sent."
+                f"body {_bounds(job)}, or set canary=20 to measure it. Nothing was sent."
             )
 
     def check_later_start(self, job: Job, now: float) -> None:
-        """
-        Do the same in a later try, which knows by now what earlier ones submitted.
-
-        :param now: Unix seconds.
-        :raises InvalidInputError: naming ``max_cost``, if nothing was submitted or asked yet.
-        """
+        """Do the same in a later try, unless it found that an earlier one submitted or asked something."""
         if not self._records.has_begun:
             self.check_start(job, now)
         elif self._settings.max_cost is not None and self.whole(job).output_tokens is None:
@@ -199,16 +193,18 @@ class Purse:
         :raises CostLimitReached: before anything is submitted.
         """
         limit, said = self._settings.max_cost, self.whole(job)
-        if limit is not None and said.cost.usd > limit:
+        if limit is None:
+            return
+        if said.cost.usd > limit:
             raise CostLimitReached(
                 f"The canary's answers show that the job would cost more than max_cost={limit:g}: {said}. "
                 "Nothing was submitted. Another try with a higher max_cost goes on from there."
             )
-        if limit is not None and not said.is_known:
+        if not said.is_known:
             raise CostLimitReached(
-                f"The canary's answers do not say what the job would cost, and max_cost={limit:g} needs to know "
-                f"it: {said}. Nothing was submitted. Give the model a price in the connection, and the body "
-                f"{' or '.join(spec_of(job.endpoint).length_fields) or 'a bound'}."
+                f"The canary's answers do not say what the job would cost, and max_cost={limit:g} needs to "
+                f"know it: {said}. Nothing was submitted. Give each model a price in the connection, and the "
+                f"body {_bounds(job)}."
             )
 
     def _look_at_earlier(self, now: float) -> None:
@@ -254,11 +250,7 @@ class Purse:
         return said.cost.usd if said.is_known else float("inf")
 
     def _committed(self, job: Job, *, has_live: bool = True) -> float:
-        """
-        Return what was spent, and what runs is going to cost.
-
-        :param has_live: count the live answers too.
-        """
+        """Return what was spent (with the live answers, if ``has_live``), and what runs is going to cost."""
         bill, running = Bill(self._settings.prices), []
         only = job.only_model
         for shard, record in self._records.submitted(job):
@@ -332,6 +324,10 @@ class Purse:
         each = cost.usd / metered if metered else self._price_of_one
         spent = cost.usd + (cost.unmetered * each if cost.unmetered else 0.0)
         return self._before + spent + (under_way + 1) * each <= limit
+
+
+def _bounds(job: Job) -> str:
+    return " or ".join(spec_of(job.endpoint).length_fields) or "a bound"
 
 
 def _part(tokens: int | None, share: float) -> int | None:
