@@ -77,3 +77,12 @@ def test_a_canary_that_measures_nothing(without_usage: DevServer, out: Path) -> 
     with pytest.raises(LastingError, match=r"do not say what the job would cost, and max_cost=1e\+06 needs"):
         run_task(job(out, requests=rows(9), canary=3, max_cost=1e6))
     assert without_usage.batches() == []
+
+
+def test_answers_without_token_counts_that_were_replaced(without_usage: DevServer, out: Path) -> None:
+    """The first answer to a row that was asked again was paid for too: what it took is unknown."""
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+    given: dict[str, Any] = {"output_schema": schema, "retry_invalid": True, "max_rounds": 1}
+    cost = run_task(job(out, requests=rows(3, {1: "invalid_json"}), **given))["cost"]
+    assert without_usage.stats()["request_lines_paid"] == 4
+    assert (cost["is_known"], cost["unmetered"]) == (False, 4)
