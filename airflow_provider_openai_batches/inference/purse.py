@@ -254,13 +254,11 @@ class Purse:
         bill, running = Bill(self._settings.prices), []
         only = job.only_model
         for shard, record in self._records.submitted(job):
-            if record.error is not None or (record.files is not None and not record.completed):
-                continue  # nothing of it was answered
-            if record.usage is None:
-                running.append(_described(job, record) if shard.is_found else shard)
-            else:
+            if record.usage is not None:
                 meter = bill.meter(shard.model or record.model or only, "batch")
-                meter.add_several(record.usage, record.completed)
+                meter.add_several(record.usage, record.completed or record.total)
+            elif record.may_cost:
+                running.append(_described(job, record) if shard.is_found else shard)
         batches = bill.cost()
         if batches.unpriced:
             return float("inf")

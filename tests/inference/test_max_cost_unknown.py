@@ -9,6 +9,7 @@ from inferencekit import BODY, again, job, rows
 from support import run_task
 from test_max_cost import PRICES, SHORT, assert_nothing_sent, connect, paid
 
+from airflow_provider_openai_batches.devserver import batch_view
 from airflow_provider_openai_batches.devserver.token_usage import TokenUsage
 from airflow_provider_openai_batches.operators.inference_faults import LastingError, UnusableInputError
 
@@ -86,3 +87,16 @@ def test_answers_without_token_counts_that_were_replaced(without_usage: DevServe
     cost = run_task(job(out, requests=rows(3, {1: "invalid_json"}), **given))["cost"]
     assert without_usage.stats()["request_lines_paid"] == 4
     assert (cost["is_known"], cost["unmetered"]) == (False, 4)
+
+
+def test_a_service_that_counts_no_requests(
+    priced: DevServer, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its batches cost as much as others."""
+    monkeypatch.setattr(batch_view, "_request_counts", lambda _record, _now: None)
+    given: dict[str, Any] = {"requests": rows(20), "max_requests_per_batch": 4, "max_active_batches": 1}
+    full = run_task(job(out.parent / "full", **given, body=SHORT, task_id="full"))["cost"]["usd"]
+    priced.reset()
+    with pytest.raises(LastingError, match="8 of 20 rows are left"):
+        run_task(job(out, **given, body=SHORT, max_cost=0.7 * full))
+    assert paid(priced) == 12

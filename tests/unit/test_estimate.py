@@ -68,7 +68,7 @@ def test_nothing_to_ask() -> None:
 
 
 def test_long_prompts_have_their_own_price() -> None:
-    """As in the bill, their average says whether they are long: 600,000 x 4 for two, 600,000 x 2 for three."""
+    """As in the bill, their average says whether they are long: 600,000 x 4 for two, and x 2 for three."""
     sol = ModelPrice(
         rates=Rates(input=2.0, output=10.0), long_rates=Rates(input=4.0, output=15.0), long_from=272_000
     )
