@@ -152,10 +152,10 @@ class Purse:
         :param now: Unix seconds.
         :raises InvalidInputError: naming ``max_cost``.
         """
-        limit, settings = self._settings.max_cost, self._settings
+        limit = self._settings.max_cost
         if limit is None:
             return
-        has_canary = 0 < settings.canary < job.rows and settings.mode == "batch"
+        has_canary = self._will_measure(job)
         if not has_canary:
             self._look_at_earlier(now)
         said = self.whole(job)
@@ -171,21 +171,40 @@ class Purse:
         if said.output_tokens is None and not has_canary:
             raise InvalidInputError(
                 f"max_cost={limit:g} needs to know how long answers may be, and nothing says it: give the "
-                f"body {' or '.join(spec_of(job.endpoint).length_fields) or 'a bound'}, or set canary=20 to "
-                "measure it. Nothing was sent."
+                f"body {_bounds(job)}, or set canary=20 to measure it. Nothing was sent."
             )
+
+    def check_later_start(self, job: Job, now: float) -> None:
+        """Do the same in a later try, unless it found that an earlier one submitted or asked something."""
+        if not self._records.has_begun:
+            self.check_start(job, now)
+        elif self._settings.max_cost is not None and self.whole(job).output_tokens is None:
+            self._look_at_earlier(now)
+
+    def _will_measure(self, job: Job) -> bool:
+        """Whether the answers of a canary are going to show how long the others are."""
+        settings = self._settings
+        return 0 < settings.canary < job.rows and settings.mode == "batch" and not self._records.has_canary
 
     def check_canary(self, job: Job) -> None:
         """
-        Stop a job of which the canary says that it would cost too much.
+        Stop a job of which the canary says that it would cost too much, or does not say what it would cost.
 
         :raises CostLimitReached: before anything is submitted.
         """
         limit, said = self._settings.max_cost, self.whole(job)
-        if limit is not None and said.cost.usd > limit:
+        if limit is None:
+            return
+        if said.cost.usd > limit:
             raise CostLimitReached(
                 f"The canary's answers show that the job would cost more than max_cost={limit:g}: {said}. "
                 "Nothing was submitted. Another try with a higher max_cost goes on from there."
+            )
+        if not said.is_known:
+            raise CostLimitReached(
+                f"The canary's answers do not say what the job would cost, and max_cost={limit:g} needs to "
+                f"know it: {said}. Nothing was submitted. Give each model a price in the connection, and the "
+                f"body {_bounds(job)}."
             )
 
     def _look_at_earlier(self, now: float) -> None:
@@ -226,23 +245,24 @@ class Purse:
             self.is_empty = True
         return self.is_empty
 
-    def _price(self, shards: list[Shard]) -> float:
-        cost = self.estimate(shards).cost
-        return float("inf") if cost.unpriced else cost.usd
+    def _price(self, shards: list[Shard], way: Way = "batch") -> float:
+        said = self.estimate(shards, way)
+        return said.cost.usd if said.is_known else float("inf")
 
-    def _committed(self, job: Job) -> float:
-        """Return what was spent, and what runs is going to cost."""
+    def _committed(self, job: Job, *, has_live: bool = True) -> float:
+        """Return what was spent (with the live answers, if ``has_live``), and what runs is going to cost."""
         bill, running = Bill(self._settings.prices), []
         only = job.only_model
         for shard, record in self._records.submitted(job):
-            if record.error is not None or (record.files is not None and not record.completed):
-                continue  # nothing of it was answered
-            if record.usage is None:
-                running.append(_described(job, record) if shard.is_found else shard)
-            else:
+            if record.usage is not None:
                 meter = bill.meter(shard.model or record.model or only, "batch")
-                meter.add_several(record.usage, record.completed)
-        return bill.cost().usd + self._price(running) + self._live_bill(job).cost().usd
+                meter.add_several(record.usage, record.completed or record.total)
+            elif record.may_cost:
+                running.append(_described(job, record) if shard.is_found else shard)
+        batches = bill.cost()
+        if batches.unpriced:
+            return float("inf")
+        return batches.usd + self._price(running) + (self._live_spent(job) if has_live else 0.0)
 
     # -- while rows are asked live -------------------------------------------------------------------------
 
@@ -258,12 +278,26 @@ class Purse:
         if self._live is not None:
             self._answers += add_live(self._live, line, spec_of(job.endpoint), job.only_model)
 
+    def _live_spent(self, job: Job) -> float:
+        """Return what the live answers cost; those that do not say it count as what was estimated."""
+        cost = self._live_bill(job).cost()
+        if cost.unpriced:
+            return float("inf")
+        return cost.usd + (cost.unmetered * self._price_of_row(job) if cost.unmetered else 0.0)
+
+    def _price_of_row(self, job: Job) -> float:
+        """Return what a row costs live, as far as it is known before any was asked."""
+        if self._will_measure(job):  # it finds out how long answers are
+            cost = self.estimate(job.shards_of(0), "live").cost
+            return float("inf") if cost.unpriced else cost.usd / job.rows
+        return self._price(job.shards_of(0), "live") / job.rows
+
     def begin_live(self, job: Job) -> None:
         """Get ready to ask rows live."""
         if self._settings.max_cost is not None:
             self._job = job
-            self._before = self._committed(job) - self._live_bill(job).cost().usd
-            self._price_of_one = self.estimate(job.shards_of(0), "live").cost.usd / job.rows
+            self._price_of_one = self._price_of_row(job)
+            self._before = self._committed(job, has_live=False)
 
     def paid(self, line: bytes) -> None:
         """Note a live answer."""
@@ -281,9 +315,17 @@ class Purse:
             return True
         if under_way > LEAST_UNDER_WAY + 2 * self._answers:
             return False  # the first answers show what the others are going to cost
-        spent = self._live_bill(self._job).cost().usd
-        each = spent / self._answers if self._answers else self._price_of_one
+        cost = self._live_bill(self._job).cost()
+        if cost.unpriced:
+            return False
+        metered = self._answers - cost.unmetered
+        each = cost.usd / metered if metered else self._price_of_one
+        spent = cost.usd + (cost.unmetered * each if cost.unmetered else 0.0)
         return self._before + spent + (under_way + 1) * each <= limit
+
+
+def _bounds(job: Job) -> str:
+    return " or ".join(spec_of(job.endpoint).length_fields) or "a bound"
 
 
 def _part(tokens: int | None, share: float) -> int | None:

@@ -255,7 +255,9 @@ class JobResults:
             UNKNOWN if shard.is_found else unfinished
         )  # its batch may have other rows than its file
         record.files = names
-        if record.usage is None and record.completed and self._settings.max_cost is not None:
+        if not (record.total or shard.is_found):  # the service does not count
+            record.total, record.completed = shard.requests, shard.requests - unfinished
+        if record.usage is None and record.may_cost and self._settings.max_cost is not None:
             record.usage = self._usage_in(names)
         record.ended(batch, now)
         self._log.info(

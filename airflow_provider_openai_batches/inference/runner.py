@@ -247,7 +247,7 @@ class Runner:
     def _advance(self) -> WaitFor | None:
         records, submissions = self.records, self._submissions
         while True:
-            self._set(submissions.find(self.job))
+            self._find()
             if self._results.collect(self.job, self._clock()):
                 self._schedule.slow_down()
             self._rounds.give_up_answered(self.job)
@@ -277,6 +277,12 @@ class Runner:
             ):
                 self._hold()
                 return wait
+
+    def _find(self) -> None:
+        """Find the batches of earlier tries; without any, the job begins only now."""
+        self._set(self._submissions.find(self.job))
+        if self.records.since is not None:
+            self._purse.check_later_start(self.job, self._clock())
 
     @property
     def _live(self) -> LiveRows:

@@ -75,6 +75,12 @@ class Record(msgspec.Struct, omit_defaults=True):
         return self.batch_id is None and self.files is not None
 
     @property
+    def may_cost(self) -> bool:
+        """Whether its batch runs, or has answers, or may have some that the service does not count."""
+        has_answers = self.completed or (self.files and not self.total)
+        return self.error is None and (self.files is None or bool(has_answers))
+
+    @property
     def is_over(self) -> bool:
         return is_over(self.status)
 

@@ -93,7 +93,7 @@ def estimate(
         unknown += output is None
         total = load.input_tokens + (output or 0)
         usage = Usage(input_tokens=load.input_tokens, output_tokens=output or 0, total_tokens=total)
-        usd = prices.cost(load.model, usage, is_batch=way == "batch")
+        usd = prices.cost(load.model, usage, load.requests, is_batch=way == "batch")
         items.append(CostItem(model=load.model or "", way=way, usage=usage, usd=usd))
     output_tokens = sum(item.usage.output_tokens for item in items)
     return Estimate(

@@ -70,14 +70,17 @@ class Prices:
         """Return the part of the price that is paid."""
         return self.batch_discount if is_batch else 1.0
 
-    def cost(self, model: str | None, usage: Usage, *, is_batch: bool) -> float | None:
+    def cost(self, model: str | None, usage: Usage, requests: int, *, is_batch: bool) -> float | None:
         """
         Return what the tokens of several requests cost, in US dollars; None if the price is unknown.
 
-        How long each request was is not known here, so a model's price for long ones is not applied.
+        How long each request was is not known here, so their average says whether they are long.
         """
         price = self.of_model(model)
-        return None if price is None else price.rates.cost(usage) * self.share(is_batch=is_batch)
+        if price is None:
+            return None
+        rates = price.rates_of(-(-usage.input_tokens // max(1, requests)))
+        return rates.cost(usage) * self.share(is_batch=is_batch)
 
 
 NO_PRICES = Prices({})

@@ -176,7 +176,7 @@ def test_a_sum_of_costs_is_the_cost_of_the_sum(requests: list[tuple[str, Usage]]
     bill, each = Bill(PRICES), 0.0
     for model, usage in requests:
         bill.meter(model, "batch").add(usage)
-        each += PRICES.cost(model, usage, is_batch=True) or 0.0
+        each += PRICES.cost(model, usage, 1, is_batch=True) or 0.0
     assert bill.cost().usd == pytest.approx(each, abs=1e-8)
 
 

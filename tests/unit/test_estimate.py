@@ -6,7 +6,7 @@ import pytest
 
 from airflow_provider_openai_batches.pricing.estimate import Load, estimate
 from airflow_provider_openai_batches.pricing.prices import Prices
-from airflow_provider_openai_batches.pricing.rates import Rates
+from airflow_provider_openai_batches.pricing.rates import ModelPrice, Rates
 
 # gpt-5-mini: https://developers.openai.com/api/docs/pricing
 PRICES = Prices({"mini": Rates(input=0.25, cached_input=0.025, output=2.0)})
@@ -65,3 +65,14 @@ def test_models_without_a_price() -> None:
 
 def test_nothing_to_ask() -> None:
     assert estimate([], PRICES, way="batch").cost.usd == 0
+
+
+def test_long_prompts_have_their_own_price() -> None:
+    """As in the bill, their average says whether they are long: 600,000 x 4 for two, and x 2 for three."""
+    sol = ModelPrice(
+        rates=Rates(input=2.0, output=10.0), long_rates=Rates(input=4.0, output=15.0), long_from=272_000
+    )
+    prices = Prices({}, listed={"sol": sol}.get)
+    for requests, usd in ((2, 2.4), (3, 1.2)):
+        load = Load(model="sol", requests=requests, input_tokens=600_000, most_output_tokens=0)
+        assert estimate([load], prices, way="live").cost.usd == pytest.approx(usd)

@@ -132,11 +132,11 @@ def test_a_model_without_a_name_has_no_price(model: str | None) -> None:
 def test_a_batch_costs_its_part() -> None:
     """Half, or what the connection says: a million input tokens of gpt-5-mini for 0.25, or 0.125."""
     usage = Usage(input_tokens=1_000_000, total_tokens=1_000_000)
-    assert prices().cost("gpt-5-mini", usage, is_batch=False) == 0.25
-    assert prices().cost("gpt-5-mini", usage, is_batch=True) == 0.125
-    assert prices(batch_discount=0.8).cost("gpt-5-mini", usage, is_batch=True) == pytest.approx(0.2)
-    assert prices(batch_discount=0.8).cost("gpt-5-mini", usage, is_batch=False) == 0.25
-    assert NO_PRICES.cost("gpt-5-mini", usage, is_batch=True) is None
+    assert prices().cost("gpt-5-mini", usage, 1, is_batch=False) == 0.25
+    assert prices().cost("gpt-5-mini", usage, 1, is_batch=True) == 0.125
+    assert prices(batch_discount=0.8).cost("gpt-5-mini", usage, 1, is_batch=True) == pytest.approx(0.2)
+    assert prices(batch_discount=0.8).cost("gpt-5-mini", usage, 1, is_batch=False) == 0.25
+    assert NO_PRICES.cost("gpt-5-mini", usage, 1, is_batch=True) is None
 
 
 def test_each_model_is_looked_up_once() -> None:

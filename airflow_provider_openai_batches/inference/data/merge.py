@@ -214,18 +214,18 @@ class _Results(msgspec.Struct):
             raise InvalidInputError(
                 f"{self.index.files[number]} was changed while its results were merged"
             ) from error
-        self._charge(row, number, answer)
+        self._charge(row, number, answer, is_paid=state >= INVALID)
         is_too_late = answer.outcome.status == "cancelled" and self.index.nothing is TOO_LATE
         return Answer(TOO_LATE, None, None) if is_too_late else answer
 
-    def _charge(self, row: int, number: int, answer: Answer) -> None:
+    def _charge(self, row: int, number: int, answer: Answer, *, is_paid: bool) -> None:
         """Add the tokens of an answer that this job asked for."""
         if number in self.index.stored_files or self.index.repeats.first_of(row) != row:
             return
         meter = self.bill.meter(self.models.of(row), "live" if number in self.index.live_files else "batch")
         if answer.usage is not None:
             meter.add(answer.usage)
-        elif answer.outcome.status == "succeeded":
+        elif is_paid:  # whether it is valid or not
             meter.unmetered += 1
 
     def add_superseded(self) -> None:
@@ -233,9 +233,14 @@ class _Results(msgspec.Struct):
         for number, data in self.files.read_all(self.index.superseded):
             line = read_line(data)
             body = line and line.response and body_of(line.response)
-            if usage := body and usage_of(body):
-                way: Way = "live" if number in self.index.live_files else "batch"
-                self.bill.meter(self.index.job.only_model or model_in(body), way).add(usage)
+            if not body:
+                continue
+            way: Way = "live" if number in self.index.live_files else "batch"
+            meter = self.bill.meter(self.index.job.only_model or model_in(body), way)
+            if usage := usage_of(body):
+                meter.add(usage)
+            else:
+                meter.unmetered += 1
 
     def sum_up(self) -> None:
         """Note what all answers took."""

@@ -41,8 +41,11 @@ def add_live(bill: Bill, data: bytes, spec: EndpointSpec, model: str | None) -> 
     body = _paid_body(data, spec)
     if body is None:
         return False
-    if usage := usage_of(body):
-        bill.meter(model or model_in(body), "live").add(usage)
+    meter, usage = bill.meter(model or model_in(body), "live"), usage_of(body)
+    if usage and usage.total_tokens:
+        meter.add(usage)
+    else:
+        meter.unmetered += 1
     return True
 
 
@@ -61,6 +64,10 @@ def usage_in(paths: Iterable[AnyPath], spec: EndpointSpec) -> Usage | None:
 
 def _paid_body(data: bytes, spec: EndpointSpec) -> msgspec.Raw | None:
     line = read_line(data)
-    if line is None or line.response is None or classify(line, spec).status != "succeeded":
+    if line is None or line.response is None:
         return None
-    return body_of(line.response)
+    body = body_of(line.response)
+    is_paid = classify(line, spec).status == "succeeded" or usage_of(
+        body
+    )  # one that failed inside took tokens
+    return body if is_paid else None
