@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from inferencekit import MortalHook
+from pricekit import PRICES, connect
 
 from airflow_provider_openai_batches.devserver import DevServer
 
@@ -46,3 +47,10 @@ def everybody_lives() -> None:
 def out(tmp_path: Path) -> Path:
     """The directory of the results."""
     return tmp_path / "out"
+
+
+@pytest.fixture
+def priced(server: DevServer) -> DevServer:
+    """A server with prices, whose batches cost half."""
+    connect({"prices": PRICES})
+    return server
