@@ -245,6 +245,9 @@ class Purse:
             self.is_empty = True
         return self.is_empty
 
+    def is_known(self, job: Job) -> bool:
+        return self._price(job.shards_of(0)) < float("inf")
+
     def _price(self, shards: list[Shard], way: Way = "batch") -> float:
         said = self.estimate(shards, way)
         return said.cost.usd if said.is_known else float("inf")

@@ -183,7 +183,7 @@ class JobResults:
         self._log.info("Cost: %s", merged.cost)
         ends = {
             AnswersLate: self._late(merged),
-            CostLimitReached: self._unpaid(merged, index.unfinished),
+            CostLimitReached: self._unpaid(job, merged, index.unfinished),
             BatchFailed: problem,
         }
         for kind, why in ends.items():
@@ -216,14 +216,21 @@ class JobResults:
             return None
         return f"{lost:,} of {sum(merged.counts.values()):,} rows had no answer by the time of answer_by."
 
-    def _unpaid(self, merged: Merged, left: int) -> str | None:
+    def _unpaid(self, job: Job, merged: Merged, left: int) -> str | None:
         """Say how many rows were not asked because of max_cost."""
         if not self._purse.is_empty:
             return None
+        limit = f"max_cost={self._settings.max_cost:g}"
+        spent = f"{merged.cost} were spent, and {left:,} of {job.rows:,} rows are left"
+        if not self._purse.is_known(job):
+            return (
+                f"Nobody can tell what the rest would cost, and {limit} needs to know it: {spent}. Give each "
+                "model a price in the connection's field prices, and the body a bound; then clear the task: "
+                "nothing is paid twice."
+            )
         return (
-            f"The rest would pass max_cost={self._settings.max_cost:g}: {merged.cost} were spent, and "
-            f"{left:,} of {sum(merged.counts.values()):,} rows are left. Clear the task with a higher "
-            "max_cost: nothing is paid twice."
+            f"The rest would pass {limit}: {spent}. Clear the task with a higher max_cost: nothing is paid "
+            "twice."
         )
 
     def _manifest(self, job: Job, merged: Merged, now: float) -> Manifest:

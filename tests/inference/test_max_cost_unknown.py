@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from inferencekit import BODY, again, job, rows
+from pricekit import SHORT, assert_nothing_sent, connect, paid
 from support import run_task
-from test_max_cost import PRICES, SHORT, assert_nothing_sent, connect, paid
 
 from airflow_provider_openai_batches.devserver import batch_view
 from airflow_provider_openai_batches.devserver.token_usage import TokenUsage
@@ -17,13 +17,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from airflow_provider_openai_batches.devserver import DevServer
-
-
-@pytest.fixture
-def priced(server: DevServer) -> DevServer:
-    """A server with prices, whose batches cost half."""
-    connect({"prices": PRICES})
-    return server
 
 
 @pytest.mark.parametrize("mode", ["batch", "live"])
@@ -50,7 +43,7 @@ def test_prices_that_are_gone_in_a_later_try(priced: DevServer, out: Path, mode:
         run_task(operator)
     before = paid(priced)
     connect({"prices": {}})
-    with pytest.raises(LastingError, match="max_cost=100"):
+    with pytest.raises(LastingError, match="Nobody can tell what the rest would cost, and max_cost=100"):
         again(operator, max_cost=100.0)
     assert paid(priced) == before
 
