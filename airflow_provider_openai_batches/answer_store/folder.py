@@ -89,7 +89,7 @@ class StoreFolder:
                     return (self.directory / name).lstat().st_mtime
                 moment: datetime = self.path.fs.modified(f"{self.path.path}/{name}")
                 return moment.timestamp()
-            except (FileNotFoundError, NotImplementedError):
+            except (FileNotFoundError, RuntimeError):  # the latter is fsspec's word for a store without times
                 return time.time()
 
     @contextmanager

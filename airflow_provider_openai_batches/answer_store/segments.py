@@ -33,6 +33,7 @@ MAX_GROUPS = 500
 MAX_LINE_BYTES = 1 << 26
 MAX_GROUP_BYTES = 1 << 15
 _MAX_INDEX_BYTES = 1 << 26
+_CHECKSUM_BYTES = 4
 _INDEX, _DATA = ".index", ".answers.jsonl"
 _NAME = re.compile(r"(.+)-\d{5,}-[0-9a-f]{16}")
 
@@ -144,7 +145,7 @@ def digest_bytes(first: int, second: int) -> bytes:
 
 def encode_index(index: SegmentIndex) -> bytes:
     data = msgspec.msgpack.encode(index)
-    return data + crc32(data).to_bytes(4, "big")
+    return data + crc32(data).to_bytes(_CHECKSUM_BYTES, "big")
 
 
 def decode_index(data: bytes) -> SegmentIndex:
@@ -153,8 +154,8 @@ def decode_index(data: bytes) -> SegmentIndex:
 
     :raises BrokenSegmentError: if they are none, or one that cannot be.
     """
-    content = memoryview(data)[:-4]
-    if len(data) <= 4 or crc32(content) != int.from_bytes(data[-4:], "big"):  # noqa: PLR2004 - bytes of a checksum
+    content, checksum = memoryview(data)[:-_CHECKSUM_BYTES], data[-_CHECKSUM_BYTES:]
+    if not content or crc32(content) != int.from_bytes(checksum, "big"):
         raise BrokenSegmentError("its index is damaged")
     try:
         version = msgspec.msgpack.decode(content, type=_Version).version

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 LIVE = "Answers that were asked live are no batches: manifest.json of their job says what they cost."
 
+# So many models without a price are named.
+_SHOWN = 10
+
 
 @with_hook
 def show_costs(args: Namespace, hook: OpenAIBatchesHook) -> int:
@@ -92,7 +95,8 @@ def _missing(total: CostSum) -> list[str]:
 
 def _unpriced(models: Iterable[str]) -> list[str]:
     named = sorted(models)
-    shown = ", ".join(named[:10]) + (f" and {len(named) - 10:,} more" if len(named) > 10 else "")  # noqa: PLR2004
+    more = f" and {len(named) - _SHOWN:,} more" if len(named) > _SHOWN else ""
+    shown = ", ".join(named[:_SHOWN]) + more
     return [f"Without a price: {shown}. To have one: {HINT}."] if named else []
 
 

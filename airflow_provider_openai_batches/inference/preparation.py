@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
+from airflow_provider_openai_batches.answer_store.digests import RowDigests
 from airflow_provider_openai_batches.inference.data.job import ROWS_FILE
 from airflow_provider_openai_batches.inference.data.merge import check_output
+from airflow_provider_openai_batches.inference.data.shards import write_shards
 from airflow_provider_openai_batches.inference.workspace import check_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from airflow_provider_openai_batches.answer_store.digests import RowDigests
     from airflow_provider_openai_batches.api.retry import Log
     from airflow_provider_openai_batches.inference.answers import SharedAnswers
     from airflow_provider_openai_batches.inference.data.job import Job
@@ -54,8 +55,6 @@ class Preparation:
         :param is_claimed: whether the output directory is kept from other tasks.
         :raises InvalidInputError: if a setting, a directory or a row cannot be used.
         """
-        from airflow_provider_openai_batches.inference.data.shards import write_shards  # noqa: PLC0415 - not on a resume
-
         settings, place = self._settings, self._workspace
         settings.spec.check()
         check_output(settings.output, settings.output_format)
@@ -88,8 +87,6 @@ class Preparation:
     def _row_digests(self) -> RowDigests | None:
         if not self._settings.has_source:
             return None
-        from airflow_provider_openai_batches.answer_store.digests import RowDigests  # noqa: PLC0415 - most jobs ask all rows
-
         return RowDigests(self._settings.spec.endpoint)
 
     @property

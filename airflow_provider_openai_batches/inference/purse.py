@@ -55,11 +55,12 @@ class Purse:
     :param live_lines: returns the live answers that were stored.
     """
 
-    def __init__(  # noqa: PLR0917 - made in one place
+    def __init__(
         self,
         settings: Settings,
         records: Records,
         budget: Budget,
+        *,
         service: Service,
         kind: Kind,
         log: Log,

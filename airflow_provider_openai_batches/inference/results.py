@@ -27,6 +27,7 @@ from airflow_provider_openai_batches.inference.data.outcomes import TOO_LATE, Ro
 from airflow_provider_openai_batches.inference.data.spending import usage_in
 from airflow_provider_openai_batches.inference.data.stored import add_stored, settled_rows
 from airflow_provider_openai_batches.inference.in_line import LIMIT_EXCEEDED
+from airflow_provider_openai_batches.inference.live_files import add_live
 from airflow_provider_openai_batches.inference.shard_record import UNKNOWN
 from airflow_provider_openai_batches.inference.summary import (
     errors_in_words,
@@ -97,8 +98,6 @@ class JobResults:
                 findings = self._findings(job, shard, record.files)
                 index.take(shard, files, findings, counts=shard.index not in records.stopped)
         if records.has_live:
-            from airflow_provider_openai_batches.inference.live_files import add_live  # noqa: PLC0415 - rarely needed
-
             add_live(index, place)
         if stored := self._settings.looked_up(records.stored):
             add_stored(index, stored)

@@ -8,6 +8,7 @@ for; after the wait, the caller passes its result to ``heard``.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_openai_batches.api.retry import is_passing
@@ -22,6 +23,7 @@ from airflow_provider_openai_batches.idempotency.ledger import Ledger
 from airflow_provider_openai_batches.inference.budget import Budget
 from airflow_provider_openai_batches.inference.data.job import JOB_FILE, Job
 from airflow_provider_openai_batches.inference.job_context import JobContext
+from airflow_provider_openai_batches.inference.live_files import live_lines
 from airflow_provider_openai_batches.inference.preparation import Preparation
 from airflow_provider_openai_batches.inference.purse import Purse
 from airflow_provider_openai_batches.inference.records import RECORDS_FILE, Records
@@ -39,7 +41,7 @@ from airflow_provider_openai_batches.inference.summary import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from airflow_provider_openai_batches.api.retry import Log
     from airflow_provider_openai_batches.idempotency.submit import Submitter
@@ -168,17 +170,20 @@ class Runner:
         kind = task.dag_id, task.task_id
         budget = Budget(self.settings, self.submitter.service, records, task.task_key, kind)
         service = self.submitter.service
-        purse = Purse(self.settings, records, budget, service, kind, self._log, self._live_lines)
+        purse = Purse(
+            self.settings,
+            records,
+            budget,
+            service=service,
+            kind=kind,
+            log=self._log,
+            live_lines=partial(live_lines, self.workspace),
+        )
         context = JobContext(self.settings, self.submitter, self.workspace, records, self._log, budget, purse)
         self._context, self._budget, self._purse = context, budget, purse
         self._schedule = Schedule(self.settings, records, budget, self._log, self._clock)
         self._submissions, self._results = Submissions(context), JobResults(context)
         self._rounds = Rounds(context, self._results)
-
-    def _live_lines(self) -> Iterator[bytes]:
-        from airflow_provider_openai_batches.inference.live_files import live_lines  # noqa: PLC0415 - rarely needed
-
-        return live_lines(self.workspace)
 
     # -- from wait to wait ---------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_openai_batches.idempotency.keys import Origin, model_of
+from airflow_provider_openai_batches.pricing.account import cost_of
 
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.models import Batch
@@ -65,8 +66,6 @@ def batch_over(batch: Batch, prices: Prices | None = None) -> None:
 
 
 def _cost_of(batch: Batch, prices: Prices) -> None:
-    from airflow_provider_openai_batches.pricing.account import cost_of  # noqa: PLC0415 - not when a DAG is parsed
-
     spent = cost_of(batch, prices)
     if spent is not None:  # without a price it is zero, and not sent
         origin = Origin.of(batch)

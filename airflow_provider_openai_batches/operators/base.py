@@ -25,6 +25,7 @@ from airflow_provider_openai_batches.idempotency import cancel
 from airflow_provider_openai_batches.idempotency.keys import UNNAMED, TaskIdentity
 from airflow_provider_openai_batches.links import OpenAIBatchLink
 from airflow_provider_openai_batches.observability import metrics
+from airflow_provider_openai_batches.pricing.account import say_costs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -289,8 +290,6 @@ class WaitingOperator(TimeLimited, BatchOperator):
 
     def say_costs(self, batches: list[Batch]) -> Prices:
         """Log what batches that ended have cost, and return the prices of their connection."""
-        from airflow_provider_openai_batches.pricing.account import say_costs  # noqa: PLC0415 - not when a DAG is parsed
-
         return say_costs(batches, self.hook.config, self.log.info)
 
     def on_timeout(self, event: dict[str, Any]) -> None:

@@ -322,24 +322,9 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         return bool(ti.try_number == getattr(ti, "max_tries", 0) - (self.retries or 0) + 1)
 
     def _requests(self, context: Context, settings: Settings) -> Iterator[Request]:
-        """Yield the requests. No row is read before the first one is taken."""
-        from airflow_provider_openai_batches.inference.data.requests import requests_from  # noqa: PLC0415 - not when a DAG is parsed
+        from airflow_provider_openai_batches.operators.inference_rows import requests_of  # noqa: PLC0415 - not when a DAG is parsed
 
-        yield from requests_from(
-            self._rows(context),
-            endpoint=self.endpoint,
-            body=self.body,
-            model=self.model,
-            id_column=self.id_column,
-            keep_columns=self.keep_columns,
-            schema=settings.schema,
-            has_source=settings.has_source,
-        )
-
-    def _rows(self, context: Context) -> Any:
-        from airflow_provider_openai_batches.operators.inference_rows import rows_of  # noqa: PLC0415 - not when a DAG is parsed
-
-        return rows_of(self, context)
+        return requests_of(self, context, settings)
 
     def cancel_running(self) -> None:
         if self._submitter:

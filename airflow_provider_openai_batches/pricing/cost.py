@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.pricing.prices import Prices
 
 Way: TypeAlias = Literal["batch", "live"]
+_CENT = 0.01
 NO_MODEL = "no model named"
 
 
@@ -59,8 +60,8 @@ class Cost(msgspec.Struct, frozen=True, kw_only=True):
 
 def dollars(usd: float) -> str:
     """Return an amount in words; one below a cent keeps two digits that count."""
-    if 0 < abs(usd) < 0.01:  # noqa: PLR2004 - a cent
-        return f"${usd:.2g}" if abs(usd) >= 0.0001 else f"${usd:.1e}"  # noqa: PLR2004
+    if 0 < abs(usd) < _CENT:
+        return f"${usd:.2g}" if abs(usd) >= _CENT / 100 else f"${usd:.1e}"
     return f"${usd:,.2f}"
 
 

@@ -21,6 +21,7 @@ from airflow_provider_openai_batches.exceptions import BatchError, BatchTimeout,
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 from airflow_provider_openai_batches.links import OpenAIBatchLink
 from airflow_provider_openai_batches.operators.base import TimeLimited, raise_unless_good, store_link
+from airflow_provider_openai_batches.pricing.account import say_costs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,8 +131,6 @@ class OpenAIBatchSensor(TimeLimited, BaseSensorOperator):
         self._fail(BatchTimeout(said))
 
     def _finish(self, batch: Batch) -> dict[str, Any]:
-        from airflow_provider_openai_batches.pricing.account import say_costs  # noqa: PLC0415 - not when a DAG is parsed
-
         batch = self.hook.settled(batch)
         say_costs([batch], self.hook.config, self.log.info)
         try:

@@ -70,7 +70,7 @@ def write_shards(
     rows = 0
     writer = ShardWriter(work, envelope, limits, completed=completed)
     with open_binary(work / ROWS_FILE, "wb") as rows_file, writer:
-        write = _row_writer(rows_file, writer, envelope, ids, spec_of(endpoint), digests)
+        write = _row_writer(rows_file, writer, envelope, ids=ids, spec=spec_of(endpoint), digests=digests)
         for request in requests:
             if rows == max_requests:
                 raise InvalidInputError(
@@ -98,10 +98,11 @@ def write_shards(
     return job
 
 
-def _row_writer(  # noqa: PLR0917 - the parts of one loop
+def _row_writer(
     rows_file: BinaryIO,
     writer: ShardWriter,
     envelope: Envelope,
+    *,
     ids: GivenIds,
     spec: EndpointSpec,
     digests: RowDigests | None,
