@@ -324,7 +324,12 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
     def _requests(self, context: Context, settings: Settings) -> Iterator[Request]:
         from airflow_provider_openai_batches.operators.inference_rows import requests_of  # noqa: PLC0415 - not when a DAG is parsed
 
-        return requests_of(self, context, settings)
+        return requests_of(self, lambda: self._rows(context), settings)
+
+    def _rows(self, context: Context) -> Any:
+        from airflow_provider_openai_batches.operators.inference_rows import rows_of  # noqa: PLC0415 - not when a DAG is parsed
+
+        return rows_of(self, context)
 
     def cancel_running(self) -> None:
         if self._submitter:

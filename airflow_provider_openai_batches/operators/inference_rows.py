@@ -10,22 +10,23 @@ from airflow_provider_openai_batches.inference.data.requests import requests_fro
 from airflow_provider_openai_batches.inference.query import rows_of_query
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
     from airflow_provider_openai_batches.inference.data.requests import Request
     from airflow_provider_openai_batches.inference.settings import Settings
 
 
-def requests_of(given: Any, context: Any, settings: Settings) -> Iterator[Request]:
+def requests_of(given: Any, rows: Callable[[], Any], settings: Settings) -> Iterator[Request]:
     """
     Yield the requests of an operator. No row is read before the first one is taken.
 
-    :param given: has the operator's arguments as attributes, and its hook.
+    :param given: has the operator's arguments as attributes.
+    :param rows: gives the rows; it is called for the first one.
     :raises InvalidInputError: if a row is not valid; the message names it.
     """
     yield from requests_from(
-        _rows_of(given, context),
+        rows(),
         endpoint=given.endpoint,
         body=given.body,
         model=given.model,
@@ -36,8 +37,12 @@ def requests_of(given: Any, context: Any, settings: Settings) -> Iterator[Reques
     )
 
 
-def _rows_of(given: Any, context: Any) -> Any:
-    """Return the rows that an operator was given; those of files and queries are read one after the other."""
+def rows_of(given: Any, context: Any) -> Any:
+    """
+    Return the rows that an operator was given; those of files and queries are read one after the other.
+
+    :param given: has the operator's arguments as attributes, and its hook.
+    """
     if given.input_uri is not None:
         return _rows_of_files(given.input_uri, given.hook)
     if given.sql is not None:
