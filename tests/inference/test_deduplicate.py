@@ -112,6 +112,14 @@ def test_what_fails_is_asked_again_once(server: DevServer, out: Path) -> None:
     assert server.stats()["paid_more_than_once"] == 0
 
 
+def test_what_has_no_answer_is_from_nowhere(server: DevServer, out: Path) -> None:
+    """Neither are the rows that repeat it."""
+    summary = run(out, ["a", "b", "a"], markers={"a": "omit"}, deduplicate=True, max_rounds=0)
+    assert [row["status"] for row in outputs(out)] == ["missing", "succeeded", "missing"]
+    assert sources(out) == [None, "batch", None]
+    assert summary["sources"] == {"batch": 1, "live": 0, "store": 0, "duplicate": 0}
+
+
 def test_answers_that_are_not_valid_are_asked_again_once(server: DevServer, out: Path) -> None:
     given: dict[str, Any] = {"output_schema": LABEL, "retry_invalid": True, "deduplicate": True}
     summary = run(out, ["a", "b", "a"], markers={"a": "invalid_json*1"}, **given)
