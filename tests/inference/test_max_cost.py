@@ -9,7 +9,8 @@ from inferencekit import BODY, MortalOperator, again, job, killed, manifest, res
 from pricekit import ONE_BY_ONE, PRICES, SHORT, assert_nothing_sent, connect, full_cost, paid, price
 from support import run_task
 
-from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.exceptions import InvalidInputError, TransportError
+from airflow_provider_openai_batches.inference import live_rows
 from airflow_provider_openai_batches.observability import metrics
 from airflow_provider_openai_batches.operators.inference_faults import LastingError, UnusableInputError
 
@@ -253,8 +254,9 @@ def test_batches_without_answers_cost_nothing(priced: DevServer, out: Path) -> N
     assert len(priced.batches()) == 4
 
 
-def test_the_cost_is_counted(priced: DevServer, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches and live answers, as the manifest has them."""
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """The sums that the metric counts, by way."""
     sent: dict[str, float] = {}
 
     def send(_method: str, name: str, value: float, tags: dict[str, str]) -> None:
@@ -263,5 +265,26 @@ def test_the_cost_is_counted(priced: DevServer, out: Path, monkeypatch: pytest.M
             sent[tags["way"]] = sent.get(tags["way"], 0) + value
 
     monkeypatch.setattr(metrics, "_send", send)
+    return sent
+
+
+def test_the_cost_is_counted(priced: DevServer, out: Path, counted: dict[str, float]) -> None:
+    """Batches and live answers, as the manifest has them."""
     summary = run_task(job(out, requests=rows(9), canary=3, max_requests_per_batch=3))
-    assert sent == pytest.approx({item["way"]: item["usd"] for item in summary["cost"]["items"]})
+    assert counted == pytest.approx({item["way"]: item["usd"] for item in summary["cost"]["items"]})
+
+
+def test_live_answers_before_a_fault_are_counted(
+    priced: DevServer, out: Path, counted: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were paid for, and nobody asks for them again."""
+    ask = live_rows.ask
+
+    async def fail_at_the_end(*args: Any, **options: Any) -> None:
+        await ask(*args, **options)
+        raise TransportError("The network is gone")
+
+    monkeypatch.setattr(live_rows, "ask", fail_at_the_end)
+    summary = run_task(job(out, requests=rows(9), mode="live"))
+    assert paid(priced) == 9
+    assert counted == pytest.approx({"live": summary["cost"]["usd"]})
