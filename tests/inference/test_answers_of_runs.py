@@ -422,6 +422,7 @@ def test_a_worker_that_cannot_reach_the_store_when_the_job_is_done(
 
 @pytest.mark.parametrize("uri", ["", "/proc/no/answers", "nosuchscheme://x/y"])
 def test_a_store_that_cannot_be_used(server: DevServer, tmp_path: Path, uri: str) -> None:
+    """What is wrong is said once, before a row is read."""
     read: list[int] = []
 
     def rows() -> Iterator[dict[str, str]]:
@@ -431,6 +432,7 @@ def test_a_store_that_cannot_be_used(server: DevServer, tmp_path: Path, uri: str
     with pytest.raises(InvalidInputError, match="answers_uri") as raised:
         run_task(job(tmp_path / "out", requests=rows(), answers_uri=uri))
     assert isinstance(raised.value, UnusableInputError)
+    assert str(raised.value).count("answers_uri") == 1
     assert not read
     assert server.stats()["requests"] == {}
 
