@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 from support import ENDPOINT, first_event, fresh, rebuilt, resume, run_task, short_sleep, task_context
 
@@ -119,3 +120,11 @@ class MortalOperator(OpenAIBatchInferenceOperator):
     def hook(self) -> OpenAIBatchesHook:
         MortalHook.latest = MortalHook(self.openai_conn_id, sleep=short_sleep)
         return MortalHook.latest
+
+
+def killed(operator: Any, operation: str, moment: str, count: int) -> None:
+    """Run a try of a mortal operator that dies as its hook is told to; those after it live."""
+    MortalHook.doom = (operation, moment, count)
+    with pytest.raises(Crash):
+        run_task(operator)
+    MortalHook.doom = ("", "", 0)

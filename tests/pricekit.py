@@ -6,9 +6,12 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from inferencekit import BODY
+from inferencekit import BODY, job
+from support import run_task
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from airflow_provider_openai_batches.devserver import DevServer
 
 CONNECTION = "AIRFLOW_CONN_OPENAI_BATCHES_DEFAULT"
@@ -32,6 +35,13 @@ def price(usage: dict[str, int], share: float) -> float:
     """The price of tokens, worked out from the table above."""
     fresh = usage["input_tokens"] - usage["cached_tokens"]
     return share * (fresh * 0.0001 + usage["cached_tokens"] * 0.00001 + usage["output_tokens"] * 0.02)
+
+
+def full_cost(server: DevServer, out: Path, **given: Any) -> float:
+    """Return what a job without a limit costs; the server forgets it, and ``out`` is not touched."""
+    summary = run_task(job(out.parent / "full", **given, task_id="full"))
+    server.reset()
+    return float(summary["cost"]["usd"])
 
 
 def paid(server: DevServer) -> int:

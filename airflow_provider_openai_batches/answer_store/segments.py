@@ -129,10 +129,6 @@ class SegmentIndex(msgspec.Struct, frozen=True):
     def __len__(self) -> int:
         return len(self.firsts) // 8
 
-    @property
-    def newest(self) -> float:
-        return max(group.created for group in self.groups)
-
 
 class _Version(msgspec.Struct):
     version: int

@@ -8,20 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from airflow.cli.simple_table import AirflowConsole
-from airflow.utils.cli import suppress_logs_and_warning
 
 from airflow_provider_openai_batches.answer_store import upkeep
 from airflow_provider_openai_batches.cli import tables
 from airflow_provider_openai_batches.cli.console import (
     PROBLEM,
-    STOPPED,
     STRUCTURED,
     confirm,
+    ending,
     fail,
     print_data,
     say,
 )
-from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -37,23 +35,7 @@ _LABELS = {
 }
 
 
-def _ending(command: Callable[[Namespace], int]) -> Callable[[Namespace], None]:
-    """Turn what a command returns or raises into an exit code and a sentence."""
-
-    @functools.wraps(command)
-    def run(args: Namespace) -> None:
-        try:
-            code = command(args)
-        except (OpenAIBatchesError, OSError) as error:
-            fail(str(error))
-        except KeyboardInterrupt:
-            say("Stopped. What was not deleted by now is still there; run the command again to go on.")
-            code = STOPPED
-        if code:
-            raise SystemExit(code)
-
-    wrapped: Callable[[Namespace], None] = suppress_logs_and_warning(run)
-    return wrapped
+_ending = ending("Stopped. What was not deleted by now is still there; run the command again to go on.")
 
 
 @_ending
@@ -90,8 +72,7 @@ def forget(args: Namespace) -> int:
 
 def _ask(planned: upkeep.Forgotten, uri: str) -> None:
     if planned.segments:
-        ending = "" if planned.segments == 1 else "s"
-        what = f"{planned.answers:,} answers in {planned.segments:,} segment{ending}"
+        what = f"{_counted(planned.answers, 'answer')} in {_counted(planned.segments, 'segment')}"
         confirm(
             f"Delete {what} of {uri}? Jobs that need them will ask and pay again.",
             unasked=f"{what} would be deleted",
@@ -99,9 +80,15 @@ def _ask(planned: upkeep.Forgotten, uri: str) -> None:
         )
 
 
+def _counted(count: int, thing: str) -> str:
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 def _forgetting(args: Namespace) -> Callable[..., upkeep.Forgotten]:
     given = (args.older_than, args.model, args.metadata)
     if not args.broken:
+        if all(value is None for value in given):
+            fail("Say which answers are to be forgotten: --older-than, --model, --metadata or --broken.")
         before = None if args.older_than is None else time.time() - args.older_than
         criteria = upkeep.Criteria(before=before, model=args.model, metadata=args.metadata)
         return functools.partial(upkeep.forget, args.uri, criteria)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from airflow.cli.simple_table import AirflowConsole
 from airflow.models.connection import Connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
-from airflow.utils.cli import suppress_logs_and_warning
 
 from airflow_provider_openai_batches.api.outcome import error_of
 from airflow_provider_openai_batches.api.retry import is_refusal
@@ -18,15 +17,15 @@ from airflow_provider_openai_batches.api.validation import MAX_PAGE, check_id, r
 from airflow_provider_openai_batches.cli import tables
 from airflow_provider_openai_batches.cli.console import (
     PROBLEM,
-    STOPPED,
     STRUCTURED,
     confirm,
+    ending,
     fail,
     print_data,
     say,
 )
 from airflow_provider_openai_batches.cli.watching import Watch
-from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError
+from airflow_provider_openai_batches.exceptions import APIError
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 from airflow_provider_openai_batches.idempotency.keys import Origin
 
@@ -47,29 +46,22 @@ class CommandLineHook(OpenAIBatchesHook):
 
 
 def with_hook(command: Callable[[Namespace, OpenAIBatchesHook], int]) -> Callable[[Namespace], None]:
-    """Give a command its hook, and turn what it returns or raises into an exit code and a sentence."""
+    """Give a command its hook, and an end in words."""
 
+    @ending("Stopped. Running batches go on.")
     @functools.wraps(command)
-    def run(args: Namespace) -> None:
+    def run(args: Namespace) -> int:
         hook = CommandLineHook(args.conn_id)
         try:
-            code = command(args, hook)
+            return command(args, hook)
         except AirflowNotFoundException:
             fail(f"There is no connection {args.conn_id!r}. Create it, or name another one with --conn-id.")
         except APIError as error:
             fail(_words(error, args))
-        except (OpenAIBatchesError, OSError) as error:
-            fail(str(error))
-        except KeyboardInterrupt:
-            say("Stopped. Running batches go on.")
-            code = STOPPED
         finally:
             hook.close()
-        if code:
-            raise SystemExit(code)
 
-    wrapped: Callable[[Namespace], None] = suppress_logs_and_warning(run)
-    return wrapped
+    return run
 
 
 def _words(error: APIError, args: Namespace) -> str:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.cli.simple_table import AirflowConsole
+from airflow.utils.cli import suppress_logs_and_warning
 
 from airflow_provider_openai_batches.cli import tables
+from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Callable
 
 PROBLEM = 1
 ERROR = 2
@@ -22,6 +29,32 @@ def say(text: str) -> None:
 def fail(text: str) -> NoReturn:
     say(f"Error: {text}")
     raise SystemExit(ERROR)
+
+
+def ending(stopped: str) -> Callable[[Callable[[Namespace], int]], Callable[[Namespace], None]]:
+    """
+    Turn what a command returns or raises into an exit code and a sentence.
+
+    :param stopped: what is said after Ctrl-C.
+    """
+
+    def wrap(command: Callable[[Namespace], int]) -> Callable[[Namespace], None]:
+        @functools.wraps(command)
+        def run(args: Namespace) -> None:
+            try:
+                code = command(args)
+            except (OpenAIBatchesError, OSError) as error:
+                fail(str(error))
+            except KeyboardInterrupt:
+                say(stopped)
+                code = STOPPED
+            if code:
+                raise SystemExit(code)
+
+        wrapped: Callable[[Namespace], None] = suppress_logs_and_warning(run)
+        return wrapped
+
+    return wrap
 
 
 def print_data(data: Any, output: str) -> None:

@@ -48,10 +48,7 @@ class SharedAnswers:
     def _store(self) -> AnswerStore:
         if not self._uri.strip():
             raise InvalidInputError("answers_uri is empty: it must be a directory, as a path or a URI.")
-        try:
-            return AnswerStore(self._settings.answers_uri, self._log)
-        except Exception as error:  # an unknown scheme, or a library that is not installed
-            raise InvalidInputError(f"answers_uri {self._uri} cannot be used: {error}") from error
+        return AnswerStore(self._settings.answers_uri, self._log)
 
     def check(self) -> None:
         """

@@ -124,8 +124,10 @@ class LiveRows:
                 add_live(bill, line, spec_of(job.endpoint), job.only_model)
                 self._purse.paid(line)
 
-            tally = run_beside(lambda has_to_end: self._run(files, lines, total, note, has_to_end))
-            self._report(bill)
+            try:
+                tally = run_beside(lambda has_to_end: self._run(files, lines, total, note, has_to_end))
+            finally:
+                self._report(bill)
             self._purse.is_empty = tally.is_out_of_money
             if tally.is_stopped:
                 raise TaskKilled("The task was stopped while rows were asked live; their answers are stored.")

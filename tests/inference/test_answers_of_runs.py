@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import pytest
-from inferencekit import Crash, MortalHook, MortalOperator, again, job, manifest, waits
+from inferencekit import Crash, MortalOperator, again, job, killed, manifest, waits
 from pydantic import BaseModel, field_validator
 from sharingkit import asked, asking, check_own, outputs, paid, run, sharing, sources
 from support import run_task
@@ -33,12 +33,6 @@ if TYPE_CHECKING:
 
 OLD = [f"text {n}" for n in range(20)]
 HOUR = 3_600.0
-
-
-@pytest.fixture(autouse=True)
-def _immortal() -> Iterator[None]:
-    yield
-    MortalHook.doom = ("", "", 0)
 
 
 @pytest.fixture(params=["disk", "store", "full store"])
@@ -142,10 +136,7 @@ def test_a_try_that_has_looked_does_not_look_again(
     run(tmp_path / "1", OLD, answers_uri=store)
     texts = [*OLD, "new"]
     operator = sharing(tmp_path / "2", texts, MortalOperator, answers_uri=store)
-    MortalHook.doom = ("retrieve_batch", "before", 1)
-    with pytest.raises(Crash):
-        run_task(operator)
-    MortalHook.doom = ("", "", 0)
+    killed(operator, "retrieve_batch", "before", 1)
     if not kept:
         shutil.rmtree(tmp_path / "2")
     looks = []
@@ -164,10 +155,7 @@ def test_kills(server: DevServer, place: str, doom: str, kept: bool) -> None:
     run(f"{place}/1", OLD[::2], **given)
     texts = [*OLD, *(f"new {n}" for n in range(13))]
     operator = sharing(f"{place}/2", texts, MortalOperator, **given)
-    MortalHook.doom = (doom, "after", 2)
-    with pytest.raises(Crash):
-        run_task(operator)
-    MortalHook.doom = ("", "", 0)
+    killed(operator, doom, "after", 2)
     if not kept:
         output = as_path(f"{place}/2")
         output.fs.rm(output.path, recursive=True) if hasattr(output, "fs") else shutil.rmtree(output)
@@ -195,10 +183,7 @@ def test_a_try_that_began_without_a_store(server: DevServer, store: str, tmp_pat
     """Its batch is used as it is; the store is asked about the rest."""
     run(tmp_path / "1", OLD, answers_uri=store)
     operator = sharing(tmp_path / "2", OLD, MortalOperator, max_requests_per_batch=10)
-    MortalHook.doom = ("create_batch", "after", 1)
-    with pytest.raises(Crash):
-        run_task(operator)
-    MortalHook.doom = ("", "", 0)
+    killed(operator, "create_batch", "after", 1)
     again(sharing(tmp_path / "2", OLD, max_requests_per_batch=10, answers_uri=store))
     check_own(tmp_path / "2", OLD)
     assert sources(tmp_path / "2") == ["batch"] * 10 + ["store"] * 10
@@ -209,10 +194,7 @@ def test_a_store_that_is_taken_away_or_another_one(server: DevServer, store: str
     """What was found in a store that the task does not name any more is not used."""
     run(tmp_path / "1", OLD, answers_uri=store)
     texts = [*OLD, "new"]
-    MortalHook.doom = ("retrieve_batch", "before", 1)
-    with pytest.raises(Crash):
-        run_task(sharing(tmp_path / "2", texts, MortalOperator, answers_uri=store))
-    MortalHook.doom = ("", "", 0)
+    killed(sharing(tmp_path / "2", texts, MortalOperator, answers_uri=store), "retrieve_batch", "before", 1)
     again(sharing(tmp_path / "2", texts, answers_uri=str(tmp_path / "others")))
     assert sources(tmp_path / "2") == ["batch"] * 21
     assert paid(server) == 41
@@ -440,6 +422,7 @@ def test_a_worker_that_cannot_reach_the_store_when_the_job_is_done(
 
 @pytest.mark.parametrize("uri", ["", "/proc/no/answers", "nosuchscheme://x/y"])
 def test_a_store_that_cannot_be_used(server: DevServer, tmp_path: Path, uri: str) -> None:
+    """What is wrong is said once, before a row is read."""
     read: list[int] = []
 
     def rows() -> Iterator[dict[str, str]]:
@@ -449,6 +432,7 @@ def test_a_store_that_cannot_be_used(server: DevServer, tmp_path: Path, uri: str
     with pytest.raises(InvalidInputError, match="answers_uri") as raised:
         run_task(job(tmp_path / "out", requests=rows(), answers_uri=uri))
     assert isinstance(raised.value, UnusableInputError)
+    assert str(raised.value).count("answers_uri") == 1
     assert not read
     assert server.stats()["requests"] == {}
 
@@ -545,10 +529,7 @@ def test_records_that_name_files_elsewhere_are_lost(server: DevServer, store: st
     run(tmp_path / "1", OLD, answers_uri=store)
     texts = [*OLD, "new"]
     operator = sharing(tmp_path / "2", texts, MortalOperator, answers_uri=store)
-    MortalHook.doom = ("retrieve_batch", "before", 1)
-    with pytest.raises(Crash):
-        run_task(operator)
-    MortalHook.doom = ("", "", 0)
+    killed(operator, "retrieve_batch", "before", 1)
     (file,) = (tmp_path / "2").glob("_job/*/batches.json")
     told = json.loads(file.read_bytes())
     told["stored"]["token"] = "../../x"

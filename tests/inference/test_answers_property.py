@@ -8,7 +8,6 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from inferencekit import Crash, MortalHook, MortalOperator
@@ -19,8 +18,6 @@ from airflow_provider_openai_batches.exceptions import BatchFailed
 from airflow_provider_openai_batches.operators.inference_faults import LastingError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from airflow_provider_openai_batches.devserver import DevServer
 
 # What the dev server does with the requests of a text.
@@ -59,12 +56,6 @@ RUNS = st.builds(
     st.sampled_from([0, 0, 2]),
     st.lists(DEATHS, max_size=1),
 )
-
-
-@pytest.fixture(autouse=True)
-def _immortal() -> Iterator[None]:
-    yield
-    MortalHook.doom = ("", "", 0)
 
 
 def live(operator: Any, deaths: list[Death], out: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 import pytest
-from inferencekit import Crash, MortalHook, MortalOperator, again, job, manifest, waits
+from inferencekit import MortalOperator, again, job, killed, manifest, waits
 from sharingkit import asked, asking, check_own, outputs, paid, run, sharing, sources
 from support import run_task
 
@@ -17,7 +17,7 @@ from airflow_provider_openai_batches.exceptions import BatchFailed, InvalidInput
 from airflow_provider_openai_batches.operators.inference_faults import UnusableInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from airflow_provider_openai_batches.devserver import DevServer
@@ -29,12 +29,6 @@ LABEL = {
     "required": ["label"],
     "additionalProperties": False,
 }
-
-
-@pytest.fixture(autouse=True)
-def _immortal() -> Iterator[None]:
-    yield
-    MortalHook.doom = ("", "", 0)
 
 
 @pytest.fixture
@@ -118,6 +112,14 @@ def test_what_fails_is_asked_again_once(server: DevServer, out: Path) -> None:
     assert server.stats()["paid_more_than_once"] == 0
 
 
+def test_what_has_no_answer_is_from_nowhere(server: DevServer, out: Path) -> None:
+    """Neither are the rows that repeat it."""
+    summary = run(out, ["a", "b", "a"], markers={"a": "omit"}, deduplicate=True, max_rounds=0)
+    assert [row["status"] for row in outputs(out)] == ["missing", "succeeded", "missing"]
+    assert sources(out) == [None, "batch", None]
+    assert summary["sources"] == {"batch": 1, "live": 0, "store": 0, "duplicate": 0}
+
+
 def test_answers_that_are_not_valid_are_asked_again_once(server: DevServer, out: Path) -> None:
     given: dict[str, Any] = {"output_schema": LABEL, "retry_invalid": True, "deduplicate": True}
     summary = run(out, ["a", "b", "a"], markers={"a": "invalid_json*1"}, **given)
@@ -134,10 +136,7 @@ def test_it_is_set_when_a_try_has_begun_without(
 ) -> None:
     """What that try submitted is used, also the answers to repeats; only what is left is deduplicated."""
     operator = sharing(out, TEXTS, MortalOperator, max_requests_per_batch=2)
-    MortalHook.doom = ("create_batch", moment, 3)
-    with pytest.raises(Crash):
-        run_task(operator)
-    MortalHook.doom = ("", "", 0)
+    killed(operator, "create_batch", moment, 3)
     if not kept:
         shutil.rmtree(out)
     before = 2 if moment == "before" else 3
@@ -150,10 +149,7 @@ def test_it_is_set_when_a_try_has_begun_without(
 
 def test_it_is_taken_away_when_a_try_has_begun(server: DevServer, out: Path) -> None:
     operator = sharing(out, TEXTS, MortalOperator, deduplicate=True)
-    MortalHook.doom = ("retrieve_batch", "before", 1)
-    with pytest.raises(Crash):
-        run_task(operator)
-    MortalHook.doom = ("", "", 0)
+    killed(operator, "retrieve_batch", "before", 1)
     assert "sources" not in again(sharing(out, TEXTS))
     assert [row["output"][-1] for row in outputs(out)] == TEXTS
     assert server.stats()["paid_more_than_once"] == 0
@@ -164,10 +160,7 @@ def test_it_is_taken_away_when_a_try_has_begun(server: DevServer, out: Path) -> 
 @pytest.mark.parametrize("kept", [True, False])
 def test_kills(server: DevServer, out: Path, doom: str, kept: bool) -> None:
     operator = sharing(out, TEXTS, MortalOperator, deduplicate=True, max_requests_per_batch=3)
-    MortalHook.doom = (doom, "after", 1)
-    with pytest.raises(Crash):
-        run_task(operator)
-    MortalHook.doom = ("", "", 0)
+    killed(operator, doom, "after", 1)
     if not kept:
         shutil.rmtree(out)
     again(operator)

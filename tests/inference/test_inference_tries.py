@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
-from inferencekit import Crash, MortalHook, MortalOperator, again, job, results, rows, waits
+from inferencekit import Crash, MortalOperator, again, job, killed, results, rows, waits
 from support import fresh, resume, run_task, task_context, until
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError, OpenAIBatchesError, TaskKilled
@@ -50,10 +50,7 @@ def mortal(out: Path, **kwargs: Any) -> Any:
 def test_a_crash_at_any_call(server: DevServer, out: Path, operation: str, count: int, moment: str) -> None:
     """The next try takes up each batch, even if the work directory was lost with its worker."""
     operator = mortal(out)
-    MortalHook.doom = (operation, "before" if moment == "before" else "after", count)
-    with pytest.raises(Crash):
-        run_task(operator)
-    MortalHook.doom = ("", "", 0)
+    killed(operator, operation, "before" if moment == "before" else "after", count)
     if moment == "lost":
         shutil.rmtree(out)
     assert again(operator)["counts"]["succeeded"] == 11
@@ -202,10 +199,7 @@ def test_a_create_whose_fate_is_unknown(server: DevServer, out: Path) -> None:
 def test_results_that_were_fetched_are_not_fetched_again(server: DevServer, out: Path) -> None:
     """They may be gone at the service by then."""
     operator = mortal(out)
-    MortalHook.doom = ("download_file", "after", 4)
-    with pytest.raises(Crash):
-        run_task(operator)
-    MortalHook.doom = ("", "", 0)
+    killed(operator, "download_file", "after", 4)
     before = server.stats()["requests"]["download_file"]
     again(operator)
     good(out, server)
@@ -217,10 +211,7 @@ def test_results_that_were_fetched_are_not_fetched_again(server: DevServer, out:
 def test_a_crash_while_input_files_are_deleted(server: DevServer, out: Path) -> None:
     """The manifest is there: the next try only cleans up."""
     operator = mortal(out, delete_input_files=True)
-    MortalHook.doom = ("delete_file", "before", 2)
-    with pytest.raises(Crash):
-        run_task(operator)
-    MortalHook.doom = ("", "", 0)
+    killed(operator, "delete_file", "before", 2)
     again(operator)
     good(out, server)
     once_too_often = 1  # the first one, before the crash; that it is gone already is no error

@@ -13,7 +13,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from inferencekit import BODY, Crash, MortalHook, MortalOperator, again, job, rows, waits
+from inferencekit import BODY, Crash, MortalOperator, again, job, rows, waits
 from support import fresh, run_task, task_context, until
 
 from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
@@ -30,12 +30,6 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.devserver import DevServer
 
 OVER = {"completed", "failed", "expired", "cancelled"}
-
-
-@pytest.fixture(autouse=True)
-def _immortal() -> Iterator[None]:
-    yield
-    MortalHook.doom = ("", "", 0)
 
 
 @pytest.fixture

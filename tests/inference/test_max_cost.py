@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from inferencekit import BODY, Crash, MortalHook, MortalOperator, again, job, manifest, results, rows
-from pricekit import ONE_BY_ONE, PRICES, SHORT, assert_nothing_sent, connect, paid, price
+from inferencekit import BODY, MortalOperator, again, job, killed, manifest, results, rows
+from pricekit import ONE_BY_ONE, PRICES, SHORT, assert_nothing_sent, connect, full_cost, paid, price
 from support import run_task
 
-from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.exceptions import InvalidInputError, TransportError
+from airflow_provider_openai_batches.inference import live_rows
 from airflow_provider_openai_batches.observability import metrics
 from airflow_provider_openai_batches.operators.inference_faults import LastingError, UnusableInputError
 
@@ -143,15 +144,8 @@ def test_the_canary_says_that_it_is_too_much(priced: DevServer, out: Path) -> No
 
 def test_nothing_is_submitted_that_would_pass_the_limit(priced: DevServer, out: Path) -> None:
     """The first batch shows that answers are longer than thought, so the last ones are not sent."""
-    given: dict[str, Any] = {
-        "requests": rows(20),
-        "body": SHORT,
-        "max_requests_per_batch": 4,
-        "max_active_batches": 1,
-    }
-    full = run_task(job(out.parent / "full", **given, task_id="full"))["cost"]["usd"]
-    priced.reset()
-    priced.settings(batch_seconds=0.05)
+    given = {"requests": rows(20), **ONE_BY_ONE}
+    full = full_cost(priced, out, **given)
     operator = job(out, **given, max_cost=0.7 * full)
     with pytest.raises(LastingError, match=r"8 of 20 rows are left. Clear the task with a higher max_cost"):
         run_task(operator)
@@ -166,12 +160,7 @@ def test_nothing_is_submitted_that_would_pass_the_limit(priced: DevServer, out: 
 
 
 def test_the_same_limit_again_sends_nothing(priced: DevServer, out: Path) -> None:
-    given: dict[str, Any] = {
-        "requests": rows(20),
-        "body": SHORT,
-        "max_requests_per_batch": 4,
-        "max_active_batches": 1,
-    }
+    given = {"requests": rows(20), **ONE_BY_ONE}
     operator = job(out, **given, max_cost=0.5)
     with pytest.raises(LastingError, match="rows are left"):
         run_task(operator)
@@ -184,9 +173,8 @@ def test_the_same_limit_again_sends_nothing(priced: DevServer, out: Path) -> Non
 
 def test_rows_that_are_asked_again_count(priced: DevServer, out: Path) -> None:
     """A follow-up that would pass the limit is not sent."""
-    full = run_task(job(out.parent / "full", requests=rows(40), task_id="full"))["cost"]["usd"]
-    priced.reset()
-    priced.settings(batch_seconds=0.05, failing_share=0.5, failing_statuses=[500])
+    full = full_cost(priced, out, requests=rows(40))
+    priced.settings(failing_share=0.5, failing_statuses=[500])
     operator = job(out, requests=rows(40), body=SHORT, max_cost=0.75 * full)
     with pytest.raises(LastingError, match=r"\d+ of 40 rows are left") as caught:
         run_task(operator)
@@ -198,8 +186,7 @@ def test_rows_that_are_asked_again_count(priced: DevServer, out: Path) -> None:
 
 def test_nothing_is_asked_live_that_would_pass_the_limit(priced: DevServer, out: Path) -> None:
     given: dict[str, Any] = {"requests": rows(60), "body": SHORT, "mode": "live"}
-    full = run_task(job(out.parent / "full", **given, task_id="full"))["cost"]["usd"]
-    priced.reset()
+    full = full_cost(priced, out, **given)
     operator = job(out, **given, max_cost=0.6 * full)
     with pytest.raises(LastingError, match=r"The rest would pass max_cost=.* rows are left"):
         run_task(operator)
@@ -229,20 +216,10 @@ def test_kills_and_retries_never_pass_the_limit(
     priced: DevServer, out: Path, doom: tuple[str, str, int], *, keeps_files: bool
 ) -> None:
     """However a try ends, the next ones know what was spent, also without the job's files."""
-    given: dict[str, Any] = {
-        "requests": rows(20),
-        "body": SHORT,
-        "max_requests_per_batch": 4,
-        "max_active_batches": 1,
-    }
-    full = run_task(job(out.parent / "full", **given, task_id="full"))["cost"]["usd"]
-    priced.reset()
-    priced.settings(batch_seconds=0.05)
+    given = {"requests": rows(20), **ONE_BY_ONE}
+    full = full_cost(priced, out, **given)
     operator = job(out, MortalOperator, **given, max_cost=0.7 * full)
-    MortalHook.doom = doom
-    with pytest.raises(Crash):
-        run_task(operator)
-    MortalHook.doom = ("", "", 0)
+    killed(operator, *doom)
     if not keeps_files:
         for path in sorted(out.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
@@ -257,9 +234,7 @@ def test_kills_and_retries_never_pass_the_limit(
 def test_a_later_process_knows_what_the_canary_cost(priced: DevServer, out: Path) -> None:
     """Half of the money went into the canary, so what is left is enough for two batches of four."""
     given = {"requests": rows(20), **ONE_BY_ONE}
-    full = run_task(job(out.parent / "full", **given, task_id="full"))["cost"]["usd"]
-    priced.reset()
-    priced.settings(batch_seconds=0.05)
+    full = full_cost(priced, out, **given)
     # Eight rows live cost as much as sixteen in batches.
     operator = job(out, **given, canary=8, max_cost=1.25 * full)
     with pytest.raises(LastingError, match=r"the job would cost more than|rows are left"):
@@ -279,8 +254,9 @@ def test_batches_without_answers_cost_nothing(priced: DevServer, out: Path) -> N
     assert len(priced.batches()) == 4
 
 
-def test_the_cost_is_counted(priced: DevServer, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches and live answers, as the manifest has them."""
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """The sums that the metric counts, by way."""
     sent: dict[str, float] = {}
 
     def send(_method: str, name: str, value: float, tags: dict[str, str]) -> None:
@@ -289,5 +265,26 @@ def test_the_cost_is_counted(priced: DevServer, out: Path, monkeypatch: pytest.M
             sent[tags["way"]] = sent.get(tags["way"], 0) + value
 
     monkeypatch.setattr(metrics, "_send", send)
+    return sent
+
+
+def test_the_cost_is_counted(priced: DevServer, out: Path, counted: dict[str, float]) -> None:
+    """Batches and live answers, as the manifest has them."""
     summary = run_task(job(out, requests=rows(9), canary=3, max_requests_per_batch=3))
-    assert sent == pytest.approx({item["way"]: item["usd"] for item in summary["cost"]["items"]})
+    assert counted == pytest.approx({item["way"]: item["usd"] for item in summary["cost"]["items"]})
+
+
+def test_live_answers_before_a_fault_are_counted(
+    priced: DevServer, out: Path, counted: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were paid for, and nobody asks for them again."""
+    ask = live_rows.ask
+
+    async def fail_at_the_end(*args: Any, **options: Any) -> None:
+        await ask(*args, **options)
+        raise TransportError("The network is gone")
+
+    monkeypatch.setattr(live_rows, "ask", fail_at_the_end)
+    summary = run_task(job(out, requests=rows(9), mode="live"))
+    assert paid(priced) == 9
+    assert counted == pytest.approx({"live": summary["cost"]["usd"]})

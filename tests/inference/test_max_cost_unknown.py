@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from inferencekit import BODY, again, job, rows
-from pricekit import SHORT, assert_nothing_sent, connect, paid
+from pricekit import ONE_BY_ONE, SHORT, assert_nothing_sent, connect, full_cost, paid
 from support import run_task
 
 from airflow_provider_openai_batches.devserver import batch_view
@@ -87,9 +87,8 @@ def test_a_service_that_counts_no_requests(
 ) -> None:
     """Its batches cost as much as others."""
     monkeypatch.setattr(batch_view, "_request_counts", lambda _record, _now: None)
-    given: dict[str, Any] = {"requests": rows(20), "max_requests_per_batch": 4, "max_active_batches": 1}
-    full = run_task(job(out.parent / "full", **given, body=SHORT, task_id="full"))["cost"]["usd"]
-    priced.reset()
+    given = {"requests": rows(20), **ONE_BY_ONE}
+    full = full_cost(priced, out, **given)
     with pytest.raises(LastingError, match="8 of 20 rows are left"):
-        run_task(job(out, **given, body=SHORT, max_cost=0.7 * full))
+        run_task(job(out, **given, max_cost=0.7 * full))
     assert paid(priced) == 12

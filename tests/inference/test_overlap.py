@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
-from inferencekit import Crash, MortalHook, MortalOperator, again, job, results, rows, waits
+from inferencekit import Crash, MortalHook, MortalOperator, again, job, killed, results, rows, waits
 from support import ENDPOINT, fresh, request_lines, resume, run_task, task_context, until
 
 from airflow_provider_openai_batches.exceptions import BatchFailed
@@ -198,10 +198,7 @@ def test_pieces_whose_files_are_lost(server: DevServer, out: Path, monkeypatch: 
     monkeypatch.setattr(shards, "_BYTES_PER_TOKEN", 2)
     server.settings(enqueued_token_limit=130)
     operator = job(out, MortalOperator, requests=rows(4), max_enqueued_tokens=130)
-    MortalHook.doom = ("retrieve_batch", "before", 2)
-    with pytest.raises(Crash):
-        run_task(operator)
-    MortalHook.doom = ("", "", 0)
+    killed(operator, "retrieve_batch", "before", 2)
     shutil.rmtree(out)
     until(lambda: not server.stats()["batches"]["running"])
     assert again(operator)["counts"]["succeeded"] == 4

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from inferencekit import Crash, MortalHook, MortalOperator, again, job, results, rows
+from inferencekit import MortalOperator, again, job, killed, results, rows
 from support import run_task, until
 
 from airflow_provider_openai_batches.inference.runner import Runner
@@ -96,10 +96,7 @@ def test_a_process_that_dies_among_several_transfers(
 ) -> None:
     """The next try finds what was uploaded and downloaded; nothing is paid twice."""
     operator = job(out, MortalOperator, requests=rows(16), max_requests_per_batch=2)
-    MortalHook.doom = (operation, "after", count)
-    with pytest.raises(Crash):
-        run_task(operator)
-    MortalHook.doom = ("", "", 0)
+    killed(operator, operation, "after", count)
     again(operator)
     assert [row["custom_id"] for row in results(out)] == [f"row-{n}" for n in range(16)]
     assert {row["status"] for row in results(out)} == {"succeeded"}

@@ -208,11 +208,11 @@ class ResultIndex:
 
     def source(self, row: int) -> str | None:
         """Say where the row's result is from; None if nothing came."""
+        state, number, _, _ = self.location(row)
+        if state == NOTHING:
+            return None
         if self.repeats.first_of(row) != row:
             return "duplicate"
-        if self._table.state[row] == NOTHING:
-            return None
-        number = self._table.file[row]
         return "live" if number in self.live_files else "store" if number in self.stored_files else "batch"
 
     @property

@@ -54,7 +54,11 @@ class StoredAnswers(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def findings_name(self, part: LivePart) -> str:
         """Return the name of the file that says where in them each row's answer is."""
-        return f"stored-{part.name}-{self.token}.findings"
+        return _findings_of(part, self.token)
+
+
+def _findings_of(part: LivePart, token: str) -> str:
+    return f"stored-{part.name}-{token}.findings"
 
 
 def _name_of(part: LivePart, token: str, number: int) -> str:
@@ -115,7 +119,7 @@ class StoredWriter:
         self._end_files(is_last=True)
         for each in self._parts:
             if each.rows:
-                name = f"stored-{each.part.name}-{self._token}.findings"
+                name = _findings_of(each.part, self._token)
                 each.findings().save(self._work / name)
                 if self._ended is not None:
                     self._ended(name)
