@@ -35,11 +35,13 @@ class StoreFolder:
     """
 
     def __init__(self, uri: Location) -> None:
+        if not str(uri).strip():
+            raise InvalidInputError("answers_uri is empty: it must be a directory, as a path or a URI.")
         try:
             self.path = as_path(uri)
+            self.directory = local(self.path)
         except Exception as error:  # an unknown scheme, or a client that is not installed
             raise InvalidInputError(f"answers_uri: {uri} is no store that can be used: {error}") from error
-        self.directory = local(self.path)
 
     def check(self, name: str) -> None:
         """Write, list, read and delete a file of this name, to see that all of it is possible."""

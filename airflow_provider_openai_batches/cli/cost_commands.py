@@ -57,6 +57,7 @@ def show_costs(args: Namespace, hook: OpenAIBatchesHook) -> int:
     else:
         # A key of metadata may have the name of a column that follows.
         columns = [f"metadata.{name}" if name in _figures(costs.total) else name for name in costs.columns]
+        columns = list(map(tables.text, columns))
         lines = [_line(columns, names, group) for names, group in groups]
         lines += [_line(columns, ("all others",), others)] if others else []
         AirflowConsole().print_as([*lines, _line(columns, ("total",), costs.total)], args.output)

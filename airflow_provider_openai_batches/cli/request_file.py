@@ -33,7 +33,7 @@ def counted(file: str, endpoint: str, model: str | None) -> Job:
     :param model: the model of prompts, and of bodies that name none.
     :raises InvalidInputError: naming file and line.
     """
-    rows = _Rows(as_path(file))
+    rows = _rows_of(file)
     try:
         requests = requests_from(rows, endpoint=endpoint, model=model)
         with Scratch() as scratch:
@@ -43,6 +43,15 @@ def counted(file: str, endpoint: str, model: str | None) -> Job:
             )
     except InvalidInputError as error:
         raise InvalidInputError(rows.placed(str(error))) from error
+
+
+def _rows_of(file: str) -> _Rows:
+    try:
+        return _Rows(as_path(file))
+    except InvalidInputError:
+        raise
+    except Exception as error:  # an unknown scheme, a client that is not installed, or what a client raises
+        raise InvalidInputError(f"{file} cannot be read: {error}") from error
 
 
 class _Rows:

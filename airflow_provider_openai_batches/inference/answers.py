@@ -11,7 +11,6 @@ import msgspec
 
 from airflow_provider_openai_batches.answer_store.store import AnswerStore
 from airflow_provider_openai_batches.api.endpoints import spec_of
-from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.data.index import ResultIndex
 from airflow_provider_openai_batches.inference.data.outcomes import SUCCEEDED
 from airflow_provider_openai_batches.inference.data.repeats import Repeats, read_repeats
@@ -46,8 +45,6 @@ class SharedAnswers:
 
     @cached_property
     def _store(self) -> AnswerStore:
-        if not self._uri.strip():
-            raise InvalidInputError("answers_uri is empty: it must be a directory, as a path or a URI.")
         return AnswerStore(self._settings.answers_uri, self._log)
 
     def check(self) -> None:

@@ -181,3 +181,13 @@ def test_ctrl_c(run: Run, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_scheme_that_nobody_knows_is_bad_input() -> None:
     with pytest.raises(InvalidInputError, match="answers_uri"):
         upkeep.stat("nonsense://x/y")
+
+
+@pytest.mark.parametrize("command", [("stat",), ("compact",), ("forget", "--model", "m1", "--yes")])
+@pytest.mark.parametrize("uri", ["", " ", "s3://bucket/answers", "nowhere://answers"])
+def test_a_store_that_cannot_be(run: Run, command: tuple[str, ...], uri: str) -> None:
+    """The URI is empty, the client of the store is not installed, or there is none for the scheme."""
+    done = run("answers", command[0], uri, *command[1:])
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("Error: answers_uri")
+    assert ("no store that can be used" if uri.strip() else "is empty") in done.err

@@ -309,3 +309,18 @@ def test_nothing_stays_on_the_disk(
     estimated(run, requests_in(tmp_path / "in.jsonl", body()))
     run("estimate", requests_in(tmp_path / "bad.jsonl", body(), {"x": 1}))
     assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/in.jsonl", "s3://bucket/in.csv", "nowhere://in.jsonl"])
+def test_a_file_that_no_client_can_read(run: Run, priced: DevServer, uri: str) -> None:
+    """The client of the store is not installed, or there is none for the scheme."""
+    done = run("estimate", uri, "--model", "gpt-5-mini")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"Error: {uri} cannot be read: ")
+
+
+@pytest.mark.parametrize("key", ["[red]team", "te\x1bam", "te\udcffam"])
+def test_a_key_with_signs_that_a_terminal_cannot_show(run: Run, priced: DevServer, key: str) -> None:
+    done = run("cost", "--by", key)
+    assert done.code == 0
+    assert (key if key.isprintable() else "te\N{REPLACEMENT CHARACTER}am") in done.out
