@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
     from airflow_provider_openai_batches.inference.data.job import Job
     from airflow_provider_openai_batches.pricing.account import CostSum
+    from airflow_provider_openai_batches.pricing.cost import Way
     from airflow_provider_openai_batches.pricing.estimate import Estimate
 
 LIVE = "Answers that were asked live are no batches: manifest.json of their job says what they cost."
@@ -106,18 +107,7 @@ def estimate_file(args: Namespace, hook: OpenAIBatchesHook) -> int:
     """``airflow openai-batches estimate``."""
     prices = _prices(args, hook)
     job = counted(args.file, args.endpoint, args.model)
-    loads = [
-        Load(
-            model=shard.model,
-            requests=shard.requests,
-            input_tokens=shard.estimated_tokens,
-            most_output_tokens=shard.most_output_tokens,
-        )
-        for shard in job.shards
-    ]
-    of_each = args.output_tokens
-    batch = estimate(loads, prices, way="batch", per_request=of_each, basis="given")
-    live = estimate(loads, prices, way="live", per_request=of_each, basis="given")
+    batch, live = (_estimate(job, prices, way, args.output_tokens) for way in ("batch", "live"))
     if args.output in STRUCTURED:
         print_data(_estimated(job, batch, live), args.output)
     else:
@@ -130,6 +120,20 @@ def estimate_file(args: Namespace, hook: OpenAIBatchesHook) -> int:
     for note in (*_unpriced(batch.cost.unpriced), "Nothing was sent."):
         say(note)
     return 0
+
+
+def _estimate(job: Job, prices: Prices, way: Way, per_request: float | None) -> Estimate:
+    loads = [
+        Load(
+            model=shard.model,
+            way=way,
+            requests=shard.requests,
+            input_tokens=shard.estimated_tokens,
+            most_output_tokens=shard.most_output_tokens,
+        )
+        for shard in job.shards
+    ]
+    return estimate(loads, prices, per_request=per_request, basis="given")
 
 
 def _prices(args: Namespace, hook: OpenAIBatchesHook) -> Prices:

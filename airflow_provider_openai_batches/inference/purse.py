@@ -1,5 +1,5 @@
 """
-What a job is going to cost, and what it may still spend.
+What a job may spend.
 
 What was spent is what finished batches and live answers report, whatever try they are from. What runs counts
 as its estimate, and so does a finished batch that reports no tokens. Nothing is submitted or asked that would
@@ -8,50 +8,36 @@ pass ``max_cost``.
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from airflow_provider_openai_batches.api.endpoints import spec_of
-from airflow_provider_openai_batches.exceptions import (
-    CostLimitReached,
-    InvalidInputError,
-    OpenAIBatchesError,
-)
+from airflow_provider_openai_batches.exceptions import CostLimitReached, InvalidInputError
 from airflow_provider_openai_batches.inference.data.spending import add_live
-from airflow_provider_openai_batches.inference.in_line import kind_of
 from airflow_provider_openai_batches.pricing.cost import Bill
-from airflow_provider_openai_batches.pricing.estimate import Load, estimate
 from airflow_provider_openai_batches.pricing.list_prices import HINT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from airflow_provider_openai_batches.api.retry import Log
-    from airflow_provider_openai_batches.idempotency.service import Service
-    from airflow_provider_openai_batches.inference.budget import Budget
     from airflow_provider_openai_batches.inference.data.job import Job, Shard
-    from airflow_provider_openai_batches.inference.in_line import Kind
+    from airflow_provider_openai_batches.inference.outlook import Outlook
     from airflow_provider_openai_batches.inference.records import Records
     from airflow_provider_openai_batches.inference.settings import Settings
     from airflow_provider_openai_batches.inference.shard_record import Record
     from airflow_provider_openai_batches.pricing.cost import Way
-    from airflow_provider_openai_batches.pricing.estimate import Basis, Estimate
 
-# How far back, in seconds and batches, earlier batches of the same task are looked for.
-EARLIER_SECONDS, EARLIER_BATCHES = 8 * 86_400.0, 1_000
 # So many rows are asked live before any answer shows what one costs.
 LEAST_UNDER_WAY = 4
 
 
 class Purse:
     """
-    The costs of one job.
+    The money of one job.
 
     ``is_empty`` says that something was not asked, because it would have passed ``max_cost``.
 
-    :param kind: DAG and task, whose earlier batches tell how long answers are.
     :param live_lines: returns the live answers that were stored.
     """
 
@@ -59,90 +45,17 @@ class Purse:
         self,
         settings: Settings,
         records: Records,
-        budget: Budget,
-        *,
-        service: Service,
-        kind: Kind,
-        log: Log,
+        outlook: Outlook,
         live_lines: Callable[[], Iterable[bytes]],
     ) -> None:
-        self._settings, self._records, self._budget = settings, records, budget
-        self._service, self._kind, self._log, self._live_lines = service, kind, log, live_lines
+        self._settings, self._records = settings, records
+        self._outlook, self._live_lines = outlook, live_lines
         self._live: Bill | None = None
         self._answers = 0  # how many are in it
         self._before = self._price_of_one = 0.0
         self.is_empty = False
 
     # -- before --------------------------------------------------------------------------------------------
-
-    def estimate(self, shards: Iterable[Shard], way: Way = "batch", *, share: float = 1.0) -> Estimate:
-        """
-        Say what the requests of some shards are going to cost.
-
-        :param share: the part of them that is asked.
-        """
-        per_request, basis = self._output_of_a_request()
-        ratio = self._input_ratio()
-        loads = [
-            Load(
-                model=shard.model,
-                requests=round(share * shard.requests),
-                input_tokens=round(share * self._input_tokens(shard, ratio)),
-                most_output_tokens=_part(shard.most_output_tokens, share),
-            )
-            for shard in shards
-        ]
-        return estimate(loads, self._settings.prices, way=way, per_request=per_request, basis=basis)
-
-    def _input_ratio(self) -> float:
-        """Return how many input tokens there are for each that was estimated; 0: no batch has shown it."""
-        metered = self._records.metered
-        asked = sum(record.estimated_tokens for record in metered)
-        return sum(record.usage.input_tokens for record in metered if record.usage) / asked if asked else 0.0
-
-    def _input_tokens(self, shard: Shard, ratio: float) -> int:
-        return round(shard.estimated_tokens * ratio) if ratio else self._budget.tokens(shard)
-
-    def _output_of_a_request(self) -> tuple[float | None, Basis]:
-        """Return how many output tokens a request has, as far as that was measured."""
-        metered = self._records.metered
-        if completed := sum(record.completed for record in metered):
-            had = sum(record.usage.output_tokens for record in metered if record.usage)
-            return had / completed, "earlier"
-        if self._records.canary_output is not None:
-            return self._records.canary_output, "canary"
-        if self._records.earlier_output is not None:
-            return self._records.earlier_output, "earlier"
-        return None, "most"
-
-    def whole(self, job: Job, stored: int | None = None) -> Estimate:
-        """
-        Say what the whole job is going to cost.
-
-        :param stored: how many rows a store of answers has; None: as the records say.
-        """
-        if stored is None:
-            stored = self._records.stored.rows if self._records.stored else 0
-        share = max(0, job.rows - job.repeats - stored) / job.rows
-        return self.estimate(
-            job.shards_of(0), "live" if self._settings.mode == "live" else "batch", share=share
-        )
-
-    def rehearse(self, job: Job, stored: int, now: float) -> Estimate:
-        """
-        Say what the whole job is going to cost, as well as a dry run can know it.
-
-        :param stored: how many rows a store of answers has.
-        :param now: Unix seconds.
-        """
-        said = self.whole(job, stored)
-        if said.output_tokens is not None or said.cost.unpriced:
-            return said
-        try:
-            self._look_at_earlier(now)
-        except OpenAIBatchesError as error:
-            self._log.info("Earlier batches of the task cannot be read: %s", error)
-        return self.whole(job, stored)
 
     def check_start(self, job: Job, now: float) -> None:
         """
@@ -156,10 +69,10 @@ class Purse:
         limit = self._settings.max_cost
         if limit is None:
             return
-        has_canary = self._will_measure(job)
+        has_canary = self._outlook.will_measure(job)
         if not has_canary:
-            self._look_at_earlier(now)
-        said = self.whole(job)
+            self._outlook.look_at_earlier(now)
+        said = self._outlook.whole(job)
         if said.cost.unpriced:
             raise InvalidInputError(
                 f"max_cost={limit:g} needs a price, and there is none of {', '.join(said.cost.unpriced)}: "
@@ -179,13 +92,8 @@ class Purse:
         """Do the same in a later try, unless it found that an earlier one submitted or asked something."""
         if not self._records.has_begun:
             self.check_start(job, now)
-        elif self._settings.max_cost is not None and self.whole(job).output_tokens is None:
-            self._look_at_earlier(now)
-
-    def _will_measure(self, job: Job) -> bool:
-        """Whether the answers of a canary are going to show how long the others are."""
-        settings = self._settings
-        return 0 < settings.canary < job.rows and settings.mode == "batch" and not self._records.has_canary
+        elif self._settings.max_cost is not None and self._outlook.whole(job).output_tokens is None:
+            self._outlook.look_at_earlier(now)
 
     def check_canary(self, job: Job) -> None:
         """
@@ -193,7 +101,7 @@ class Purse:
 
         :raises CostLimitReached: before anything is submitted.
         """
-        limit, said = self._settings.max_cost, self.whole(job)
+        limit, said = self._settings.max_cost, self._outlook.whole(job)
         if limit is None:
             return
         if said.cost.usd > limit:
@@ -207,16 +115,6 @@ class Purse:
                 f"know it: {said}. Nothing was submitted. Give each model a price in the connection, and the "
                 f"body {_bounds(job)}."
             )
-
-    def _look_at_earlier(self, now: float) -> None:
-        """Note how many output tokens a request of the task's earlier batches had."""
-        completed = output = 0
-        since = now - EARLIER_SECONDS
-        for batch in islice(self._service.iter_batches_since(since), EARLIER_BATCHES):
-            if kind_of(batch) == self._kind and batch.usage and batch.usage.output_tokens:
-                completed += batch.counts.completed
-                output += batch.usage.output_tokens
-        self._records.earlier_output = output / completed if completed else None
 
     # -- while batches run ---------------------------------------------------------------------------------
 
@@ -250,7 +148,7 @@ class Purse:
         return self._price(job.shards_of(0)) < float("inf")
 
     def _price(self, shards: list[Shard], way: Way = "batch") -> float:
-        said = self.estimate(shards, way)
+        said = self._outlook.estimate(shards, way)
         return said.cost.usd if said.is_known else float("inf")
 
     def _committed(self, job: Job, *, has_live: bool = True) -> float:
@@ -291,8 +189,8 @@ class Purse:
 
     def _price_of_row(self, job: Job) -> float:
         """Return what a row costs live, as far as it is known before any was asked."""
-        if self._will_measure(job):  # it finds out how long answers are
-            cost = self.estimate(job.shards_of(0), "live").cost
+        if self._outlook.will_measure(job):  # it finds out how long answers are
+            cost = self._outlook.estimate(job.shards_of(0), "live").cost
             return float("inf") if cost.unpriced else cost.usd / job.rows
         return self._price(job.shards_of(0), "live") / job.rows
 
@@ -330,10 +228,6 @@ class Purse:
 
 def _bounds(job: Job) -> str:
     return " or ".join(spec_of(job.endpoint).length_fields) or "a bound"
-
-
-def _part(tokens: int | None, share: float) -> int | None:
-    return None if tokens is None else round(tokens * share)
 
 
 def _described(job: Job, record: Record) -> Shard:

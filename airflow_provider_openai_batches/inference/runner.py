@@ -24,6 +24,7 @@ from airflow_provider_openai_batches.inference.budget import Budget
 from airflow_provider_openai_batches.inference.data.job import JOB_FILE, Job
 from airflow_provider_openai_batches.inference.job_context import JobContext
 from airflow_provider_openai_batches.inference.live_files import live_lines
+from airflow_provider_openai_batches.inference.outlook import Outlook
 from airflow_provider_openai_batches.inference.preparation import Preparation
 from airflow_provider_openai_batches.inference.purse import Purse
 from airflow_provider_openai_batches.inference.records import RECORDS_FILE, Records
@@ -130,7 +131,7 @@ class Runner:
         except InvalidInputError:
             self.workspace.clear()
             raise
-        self._log.info("Estimate of the whole job: %s", self._purse.whole(self.job))
+        self._log.info("Estimate of the whole job: %s", self._outlook.whole(self.job))
 
     def rehearse(self, requests: Iterable[Request]) -> dict[str, Any]:
         """Write the request files, and say how large the job is; nothing is sent."""
@@ -140,7 +141,7 @@ class Runner:
         self._log.info("A dry run, nothing is sent; rows: %d, files: %d", job.rows, len(job.shards_of(0)))
         self._begin(Records(digest=digest, started=now))
         stored = preparation.count_stored(job, wanted, now)
-        estimate = self._purse.rehearse(job, stored, now)
+        estimate = self._outlook.rehearse(job, stored, now)
         self._log.info("Estimate of the whole job: %s", estimate)
         summary = dry_run_summary(job, estimate, str(self.workspace.output), str(self.workspace.kept))
         if self.settings.has_source:
@@ -168,19 +169,12 @@ class Runner:
         records.cut = set()
         task = self.submitter.task
         kind = task.dag_id, task.task_id
-        budget = Budget(self.settings, self.submitter.service, records, task.task_key, kind)
         service = self.submitter.service
-        purse = Purse(
-            self.settings,
-            records,
-            budget,
-            service=service,
-            kind=kind,
-            log=self._log,
-            live_lines=partial(live_lines, self.workspace),
-        )
+        budget = Budget(self.settings, service, records, task.task_key, kind)
+        outlook = Outlook(self.settings, records, budget, service=service, kind=kind, log=self._log)
+        purse = Purse(self.settings, records, outlook, partial(live_lines, self.workspace))
         context = JobContext(self.settings, self.submitter, self.workspace, records, self._log, budget, purse)
-        self._context, self._budget, self._purse = context, budget, purse
+        self._context, self._budget, self._purse, self._outlook = context, budget, purse, outlook
         self._schedule = Schedule(self.settings, records, budget, self._log, self._clock)
         self._submissions, self._results = Submissions(context), JobResults(context)
         self._rounds = Rounds(context, self._results)

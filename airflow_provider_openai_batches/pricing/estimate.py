@@ -27,11 +27,13 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     """
     Requests of one model.
 
+    :param way: how they are asked.
     :param input_tokens: how many they are estimated to have.
     :param most_output_tokens: how many output tokens they allow; None: there is no bound in each of them.
     """
 
     model: str | None
+    way: Way
     requests: int
     input_tokens: int
     most_output_tokens: int | None
@@ -73,7 +75,6 @@ def estimate(
     loads: Iterable[Load],
     prices: Prices,
     *,
-    way: Way,
     per_request: float | None = None,
     basis: Basis = "most",
 ) -> Estimate:
@@ -93,8 +94,8 @@ def estimate(
         unknown += output is None
         total = load.input_tokens + (output or 0)
         usage = Usage(input_tokens=load.input_tokens, output_tokens=output or 0, total_tokens=total)
-        usd = prices.cost(load.model, usage, load.requests, is_batch=way == "batch")
-        items.append(CostItem(model=load.model or "", way=way, usage=usage, usd=usd))
+        usd = prices.cost(load.model, usage, load.requests, is_batch=load.way == "batch")
+        items.append(CostItem(model=load.model or "", way=load.way, usage=usage, usd=usd))
     output_tokens = sum(item.usage.output_tokens for item in items)
     return Estimate(
         requests=sum(load.requests for load in given),

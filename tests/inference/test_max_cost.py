@@ -10,7 +10,7 @@ from pricekit import ONE_BY_ONE, PRICES, SHORT, assert_nothing_sent, connect, fu
 from support import run_task
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError, TransportError
-from airflow_provider_openai_batches.inference import live_rows
+from airflow_provider_openai_batches.inference import live, live_rows
 from airflow_provider_openai_batches.observability import metrics
 from airflow_provider_openai_batches.operators.inference_faults import LastingError, UnusableInputError
 
@@ -107,6 +107,20 @@ def test_a_dry_run_says_the_price(priced: DevServer, out: Path) -> None:
     assert (said["output_tokens"], said["basis"]) == (10, "most")
     assert said["cost"]["usd"] == pytest.approx(0.5 * (said["input_tokens"] * 0.0001 + 10 * 0.02))
     assert_nothing_sent(priced)
+
+
+def test_a_dry_run_prices_the_canary_as_live(priced: DevServer, out: Path) -> None:
+    """Four of ten rows at the whole price: 4 + 6 / 2 instead of 10 / 2."""
+    given: dict[str, Any] = {"requests": [{"text": "the same"}] * 10, "body": SHORT, "dry_run": True}
+    without, with_it = (
+        run_task(job(out.parent / f"canary-{canary}", **given, canary=canary))["estimate"]["cost"]
+        for canary in (0, 4)
+    )
+    assert with_it["usd"] == pytest.approx(without["usd"] * 7 / 5)
+    assert {item["way"]: item["usage"]["output_tokens"] for item in with_it["items"]} == {
+        "live": 4,
+        "batch": 6,
+    }
 
 
 def test_a_dry_run_without_a_bound_looks_at_earlier_batches(priced: DevServer, out: Path) -> None:
@@ -278,7 +292,7 @@ def test_live_answers_before_a_fault_are_counted(
     priced: DevServer, out: Path, counted: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They were paid for, and nobody asks for them again."""
-    ask = live_rows.ask
+    ask = live.ask
 
     async def fail_at_the_end(*args: Any, **options: Any) -> None:
         await ask(*args, **options)
