@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import msgspec
 
 from airflow_provider_openai_batches.api.usage import Usage
-from airflow_provider_openai_batches.pricing.cost import NO_MODEL, Cost, CostItem, Way, in_words
+from airflow_provider_openai_batches.pricing.cost import Bill, Cost, Way, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -85,26 +85,21 @@ def estimate(
         requests allow.
     :param basis: where that was measured.
     """
-    items, unknown = [], 0
-    given = list(loads)
-    for load in given:
+    bill, unknown, requests = Bill(prices), False, 0
+    for load in loads:
         output = load.most_output_tokens
         if per_request is not None and output != 0:
             output = round(per_request * load.requests)
-        unknown += output is None
+        unknown = unknown or output is None
+        requests += load.requests
         total = load.input_tokens + (output or 0)
         usage = Usage(input_tokens=load.input_tokens, output_tokens=output or 0, total_tokens=total)
-        usd = prices.cost(load.model, usage, load.requests, is_batch=load.way == "batch")
-        items.append(CostItem(model=load.model or "", way=load.way, usage=usage, usd=usd))
-    output_tokens = sum(item.usage.output_tokens for item in items)
+        bill.meter(load.model, load.way).add_several(usage, load.requests)
+    tokens = bill.usage()
     return Estimate(
-        requests=sum(load.requests for load in given),
-        input_tokens=sum(load.input_tokens for load in given),
-        output_tokens=None if unknown else output_tokens,
+        requests=requests,
+        input_tokens=tokens.input_tokens,
+        output_tokens=None if unknown else tokens.output_tokens,
         basis="unknown" if unknown else basis if per_request is not None else "most",
-        cost=Cost(
-            usd=round(sum((item.usd or 0.0 for item in items), 0.0), 9),
-            unpriced=sorted({item.model or NO_MODEL for item in items if item.usd is None}),
-            items=items,
-        ),
+        cost=bill.cost(),
     )

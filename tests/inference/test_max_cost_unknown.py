@@ -56,14 +56,27 @@ def without_usage(priced: DevServer, monkeypatch: pytest.MonkeyPatch) -> DevServ
 
 
 def test_live_answers_that_do_not_say_what_they_took(without_usage: DevServer, out: Path) -> None:
-    """Each of the canary's counts as what a row was estimated to cost; a row in a batch costs half."""
-    given: dict[str, Any] = {"requests": rows(60), "body": SHORT, "canary": 20}
+    """
+    Each of the canary's counts as what a row was estimated to cost; a row in a batch costs half.
+
+    So it is 20 and 40 / 2 before, and 24 and 40 / 2 once four rows of the canary were asked again.
+    """
+    given: dict[str, Any] = {
+        "requests": rows(60, dict.fromkeys(range(4), "invalid_json")),
+        "body": SHORT,
+        "output_schema": {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]},
+        "retry_invalid": True,
+        "max_rounds": 1,
+        "canary": 20,
+    }
     each = run_task(job(out, **given, mode="live", dry_run=True))["estimate"]["cost"]["usd"] / 60
-    operator = job(out, **given, max_cost=35 * each)
-    with pytest.raises(LastingError, match="40 of 60 rows are left"):
+    with pytest.raises(UnusableInputError, match="estimated to cost more"):
+        run_task(job(out, **given, max_cost=39 * each))
+    operator = job(out, **given, max_cost=42 * each)
+    with pytest.raises(LastingError, match="44 of 60 rows are left"):
         run_task(operator)
-    assert paid(without_usage) == 20
-    assert again(operator, max_cost=41 * each)["counts"]["succeeded"] == 60
+    assert without_usage.stats()["live"]["executed"] == 24
+    assert again(operator, max_cost=45 * each)["rows"] == 60
 
 
 def test_a_canary_that_measures_nothing(without_usage: DevServer, out: Path) -> None:
