@@ -76,7 +76,7 @@ def test_live_answers_that_do_not_say_what_they_took(without_usage: DevServer, o
     with pytest.raises(LastingError, match="44 of 60 rows are left"):
         run_task(operator)
     assert without_usage.stats()["live"]["executed"] == 24
-    assert again(operator, max_cost=45 * each)["rows"] == 60
+    assert again(operator, max_cost=1e3)["rows"] == 60
 
 
 def test_a_canary_that_measures_nothing(without_usage: DevServer, out: Path) -> None:
