@@ -34,8 +34,8 @@ FLOORS = (
     {"api", "storage"},
     {"pricing"},
     {"compat", "idempotency.keys", "inference.data"},
-    {"observability"},
-    {"idempotency", "polling"},
+    {"observability", "results"},
+    {"idempotency", "polling", "sql"},
     {"hooks", "inference", "links", "triggers"},
     {"operators"},
     {"cli", "decorators", "plugin", "sensors", "transfers"},
@@ -50,6 +50,7 @@ WITHOUT_AIRFLOW = {
     "idempotency",
     "idempotency.keys",
     "inference.data",
+    "results",
 }
 HTTP_LIBRARIES = {"requests", "urllib3", "httpx"}
 HTTP_FILES = {"api.client", "api.async_client"}
