@@ -268,7 +268,7 @@ def _column(arrow: Any, parts: list[Any]) -> Any:
     return arrow.array(_texts(values), arrow.string()) if column is values else column
 
 
-def _plain(arrow: Any, part: Any) -> Iterable[Any]:
+def _plain(arrow: Any, part: Any) -> Any:
     return part.to_pylist() if isinstance(part, arrow.Array) else part
 
 

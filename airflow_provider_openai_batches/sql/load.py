@@ -1,0 +1,321 @@
+"""
+Loads results into a table, once, whatever dies on the way.
+
+All rows come in one transaction, so the table is as it was before until all of them are there, and an end of
+this process, of the connection or of the database leaves nothing. A load that is repeated finds: with
+``upsert`` the rows of the same keys, and replaces them by the same values; with ``replace`` a table that it
+empties in the same transaction; with ``append`` a line in the table ``openai_batches_loads`` that was written
+in the same transaction, and then writes nothing. ``upsert`` and ``replace`` need no such line, so only
+``append`` makes that table.
+
+Rows go straight into the table, but for an upsert into one that has rows: they go into a temporary table
+first, so that their keys can be compared, and other writers wait for one statement rather than for the whole
+load. ``DbApiHook.insert_rows`` is not used: it ends the transaction after each thousand rows, makes text of
+all values, and logs rows that are refused.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from airflow_provider_openai_batches.exceptions import InvalidInputError, LoadFailed
+from airflow_provider_openai_batches.sql import copying
+from airflow_provider_openai_batches.sql.columns import (
+    Misfit,
+    RowValues,
+    check_row_columns,
+    find_kinds,
+)
+from airflow_provider_openai_batches.sql.dialect import Found
+from airflow_provider_openai_batches.sql.kinds import Bounds, converter
+from airflow_provider_openai_batches.sql.loads import LoadsTable, load_id_of
+from airflow_provider_openai_batches.sql.session import Session, said
+from airflow_provider_openai_batches.sql.table import STAGE, create, inspect
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from airflow_provider_openai_batches.results import ResultRows
+    from airflow_provider_openai_batches.sql.columns import Filling
+    from airflow_provider_openai_batches.sql.kinds import Kind
+    from airflow_provider_openai_batches.sql.table import Target
+
+_CHUNK_ROWS = 1_000
+_CHUNK_CHARACTERS = 4 << 20
+_NAMED = 3  # rows with one key
+_SAVEPOINT = "openai_batches_chunk"
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """
+    What a load did.
+
+    :param rows: how many rows of the results are in the table.
+    :param before: whether an earlier try had written them.
+    """
+
+    rows: int
+    before: bool = False
+
+
+def load(
+    results: list[ResultRows], conn_id: str, table: str, wanted: Filling, *, create_table: bool = True
+) -> Loaded:
+    """
+    Write the rows of finished jobs to a table, all of them or none.
+
+    :raises InvalidInputError: if the table does not fit, or a value does not; nothing was written.
+    :raises LoadFailed: if the database refused or went away; the next try writes all rows once.
+    """
+    columns = wanted.columns
+    for job in results:
+        columns = check_row_columns(columns, next(iter(job), {}) or [column.path[0] for column in columns])
+    wanted = msgspec.structs.replace(wanted, columns=columns)
+    with Session(conn_id) as session:
+        try:
+            target = inspect(session, table, wanted, create_table=create_table)
+            session.rollback()
+            kinds = find_kinds(wanted, results) if target.is_new else {}
+            return _Load(session, target, wanted, results, kinds).run()
+        except session.error as error:
+            raise LoadFailed(
+                f"The database of {conn_id!r} ended the load: {said(error)}. Nothing of it is in {table}; "
+                "the next try writes all rows"
+            ) from error
+
+
+class _Load:
+    """One load, in one transaction."""
+
+    def __init__(
+        self,
+        session: Session,
+        target: Target,
+        wanted: Filling,
+        results: list[ResultRows],
+        kinds: Mapping[str, Kind],
+    ) -> None:
+        self._session, self._dialect = session, session.dialect
+        self._target, self._wanted, self._results, self._kinds = target, wanted, results, kinds
+        self._own = self._dialect.table(target.name)
+        self._names = self._dialect.joined(target.names)
+        self._count = 0
+        found = target.columns or [
+            Found(name, kinds[name], kinds[name], _bounds_of_key(name in target.key)) for name in target.names
+        ]
+        self._convert = [
+            converter(
+                column.kind,
+                column.bounds,
+                has_booleans=self._dialect.has_booleans,
+                has_zones=self._dialect.has_zones,
+            )
+            for column in found
+        ]
+        self._needed = {
+            place
+            for place, (column, name) in enumerate(zip(found, target.names, strict=True))
+            if column.is_required or name in target.key
+        }
+
+    def run(self) -> Loaded:
+        session, mode = self._session, self._wanted.mode
+        loads = LoadsTable(session, self._target.name) if mode == "append" else None
+        if not self._dialect.has_transactional_ddl:
+            self._create(loads)
+        session.begin()
+        if self._dialect.has_transactional_ddl:
+            self._create(loads)
+        load_id = load_id_of(self._results, self._wanted)
+        if loads and (rows := loads.find(load_id)) is not None:
+            session.rollback()
+            return Loaded(rows, before=True)
+        if mode == "upsert" and not self._target.is_new:
+            self._upsert()
+        else:
+            self._fill(mode)
+        if loads:
+            loads.add(load_id, self._count)
+        self._commit()
+        return Loaded(self._count)
+
+    def _create(self, loads: LoadsTable | None) -> None:
+        if self._target.is_new:
+            create(self._session, self._target, self._kinds, mode=self._wanted.mode)
+        if loads:
+            loads.create(is_target_new=self._target.is_new)
+
+    def _fill(self, mode: str) -> None:
+        if mode == "replace":
+            if lock := self._dialect.lock(self._target.name):
+                self._session.run(lock)
+            self._session.run(f"DELETE FROM {self._own}")
+        self._write(self._own)
+        answered = sum(job.counts.get("succeeded", 0) for job in self._results)
+        rows = sum(map(len, self._results))
+        if (
+            mode == "replace"
+            and not self._count
+            and rows
+            and not answered
+            and "succeeded" in self._wanted.statuses
+        ):
+            raise InvalidInputError(
+                f"Not one of {rows:,} rows succeeded: {self._target.name} is left as it was, rather than "
+                "emptied"
+            )
+
+    def _upsert(self) -> None:
+        session, dialect, target = self._session, self._dialect, self._target
+        session.run(dialect.stage(STAGE, target.name, target.names))
+        stage = dialect.quoted(STAGE)
+        self._write(stage)
+        self._check_keys(stage)
+        try:
+            for statement in dialect.merge(target.name, STAGE, target.names, target.key):
+                session.run(statement)
+        except session.error as error:
+            if _is_about_values(error):
+                raise Misfit(f"The table {target.name} does not take the rows: {said(error)}") from error
+            raise
+        session.run(f"{dialect.drop_stage} {stage}")
+
+    def _check_keys(self, stage: str) -> None:
+        key = self._dialect.joined(self._target.key)
+        double = f"SELECT {key} FROM {stage} GROUP BY {key} HAVING COUNT(*) > 1 LIMIT 1"
+        if found := self._session.run(double):
+            raise self._double_key(list(found[0]))
+
+    def _double_key(self, values: Sequence[Any]) -> Misfit:
+        places = [self._target.names.index(name) for name in self._target.key]
+        wanted = [str(value) for value in values]
+        rows = (found for found in self._rows() if [str(found[1][place]) for place in places] == wanted)
+        named = ", ".join(custom_id for custom_id, _ in islice(rows, _NAMED))
+        pairs = ", ".join(
+            f"{name}={value!r:.80}" for name, value in zip(self._target.key, values, strict=True)
+        )
+        return Misfit(
+            f"The key is not unique: {pairs} is that of the rows {named or '?'}. Nothing was written; use "
+            "another key, or mode='append'"
+        )
+
+    def _commit(self) -> None:
+        try:
+            self._session.commit()
+        except self._session.error as error:
+            raise LoadFailed(
+                f"The database of {self._session.conn_id!r} went away as the load was committed: "
+                f"{said(error)}. {self._target.name} has all of its rows or none; the next try leaves it "
+                "with all, once"
+            ) from error
+
+    def _rows(self) -> Iterator[tuple[str, list[Any]]]:
+        """
+        Yield custom_id and values of each row, as the columns take them.
+
+        :raises Misfit: for a value that its column does not take.
+        """
+        convert, needed = self._convert, self._needed
+        self._count = 0
+        for custom_id, values in RowValues(self._wanted).read(self._results):
+            try:
+                row = [
+                    None if value is None else make(value)
+                    for make, value in zip(convert, values, strict=True)
+                ]
+            except (ValueError, OverflowError) as error:
+                raise self._misfit(custom_id, values, error) from error
+            for place in needed:
+                if row[place] is None:
+                    raise Misfit(
+                        f"Row {custom_id!r:.80}, column {self._target.names[place]!r}: there is no value, "
+                        "and the column needs one. Nothing was written"
+                    )
+            self._count += 1
+            yield custom_id, row
+
+    def _misfit(self, custom_id: str, values: Sequence[Any], error: Exception) -> Misfit:
+        for name, make, value in zip(self._target.names, self._convert, values, strict=True):
+            try:
+                if value is not None:
+                    make(value)
+            except (ValueError, OverflowError):
+                return Misfit(
+                    f"Row {custom_id!r:.80}, column {name!r}: {value!r:.80} does not fit: {error}. Nothing "
+                    "was written"
+                )
+        raise AssertionError(custom_id)
+
+    def _write(self, table: str) -> None:
+        if self._session.can_copy:
+            try:
+                copying.copy(self._session, table, self._names, (values for _, values in self._rows()))
+            except self._session.error as error:
+                if (line := copying.line_of(error)) and _is_about_values(error):
+                    custom_id, values = next(islice(self._rows(), line - 1, None))
+                    raise self._refused(custom_id, values, error) from error
+                raise
+            return
+        marks = ", ".join("?" * len(self._target.names))
+        insert = f"INSERT INTO {table} ({self._names}) VALUES ({marks})"
+        for chunk in _chunks(self._rows()):
+            self._insert(insert, chunk)
+
+    def _insert(self, insert: str, chunk: Sequence[tuple[str, list[Any]]]) -> None:
+        session = self._session
+        can_go_back = self._dialect.has_savepoints
+        if can_go_back:
+            session.run(f"SAVEPOINT {_SAVEPOINT}")
+        try:
+            session.run_many(insert, [values for _, values in chunk])
+        except session.error:
+            if can_go_back:
+                session.run(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
+                self._insert_singly(insert, chunk)
+            raise
+
+    def _insert_singly(self, insert: str, chunk: Sequence[tuple[str, list[Any]]]) -> None:
+        """
+        Find the row that is refused.
+
+        :raises Misfit: names it.
+        """
+        for custom_id, values in chunk:
+            try:
+                self._session.run(insert, *values)
+            except self._session.error as error:
+                raise self._refused(custom_id, values, error) from error
+
+    def _refused(self, custom_id: str, values: Sequence[Any], error: Exception) -> Misfit:
+        key = [(name, values[self._target.names.index(name)]) for name in self._target.key]
+        pairs = ", ".join(f"{name}={value!r:.80}" for name, value in key)
+        return Misfit(
+            f"The table {self._target.name} does not take the row {custom_id!r:.80} ({pairs}): "
+            f"{said(error)}. Nothing was written"
+        )
+
+
+def _bounds_of_key(is_key: bool) -> Bounds:
+    return Bounds(length=512) if is_key else Bounds()
+
+
+def _is_about_values(error: Exception) -> bool:
+    """Whether another try with the same rows would be refused too; by the classes of DB-API."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"DataError", "IntegrityError"})
+
+
+def _chunks(rows: Iterator[tuple[str, list[Any]]]) -> Iterator[list[tuple[str, list[Any]]]]:
+    chunk: list[tuple[str, list[Any]]] = []
+    size = 0
+    for row in rows:
+        chunk.append(row)
+        size += sum(len(value) for value in row[1] if isinstance(value, str))
+        if len(chunk) >= _CHUNK_ROWS or size >= _CHUNK_CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
