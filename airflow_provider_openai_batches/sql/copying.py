@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,9 +24,14 @@ def copy(session: Session, table: str, columns: str, rows: Iterable[Sequence[Any
     """
     sql = f"COPY {table} ({columns}) FROM STDIN"
     blocks = _blocks(rows)
-    with closing(session.connection.cursor()) as cursor:
+    with session.cursor() as cursor:
         if session.driver == "psycopg2":
-            cursor.copy_expert(sql, _Reader(blocks), _BLOCK_BYTES)
+            reader = _Reader(blocks)
+            try:
+                cursor.copy_expert(sql, reader, _BLOCK_BYTES)
+            finally:
+                if reader.failure is not None:  # the driver says no more than that there was one
+                    raise reader.failure
             return
         with cursor.copy(sql) as target:
             for block in blocks:
@@ -70,9 +74,14 @@ class _Reader:
     def __init__(self, blocks: Iterator[bytes]) -> None:
         self._blocks = blocks
         self._rest = b""
+        self.failure: Exception | None = None
 
     def read(self, size: int = -1) -> bytes:
         if not self._rest:
-            self._rest = next(self._blocks, b"")
+            try:
+                self._rest = next(self._blocks, b"")
+            except Exception as error:
+                self.failure = error
+                raise
         block, self._rest = (self._rest, b"") if size < 0 else (self._rest[:size], self._rest[size:])
         return block

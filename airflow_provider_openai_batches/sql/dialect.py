@@ -64,6 +64,7 @@ class Dialect:
     can_create = False
     has_transactional_ddl = True
     has_savepoints = False
+    has_cursors = True
     has_booleans = True
     has_zones = True
     ignores_case = True

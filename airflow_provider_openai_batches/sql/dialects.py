@@ -266,6 +266,7 @@ class MySQL(Dialect):
 
 class DuckDB(_OnConflict):
     begin = "BEGIN TRANSACTION"
+    has_cursors = False  # a cursor of its driver has a transaction of its own
     can_create = True
     types: ClassVar[dict[Kind, str]] = {
         "text": "VARCHAR",

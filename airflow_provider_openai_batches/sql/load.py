@@ -143,10 +143,11 @@ class _Load:
         return Loaded(self._count)
 
     def _create(self, loads: LoadsTable | None) -> None:
-        if self._target.is_new:
-            create(self._session, self._target, self._kinds, mode=self._wanted.mode)
+        """Make what is missing; a table that is there has no loads of one that was there before."""
         if loads:
             loads.create(is_target_new=self._target.is_new)
+        if self._target.is_new:
+            create(self._session, self._target, self._kinds, mode=self._wanted.mode)
 
     def _fill(self, mode: str) -> None:
         if mode == "replace":

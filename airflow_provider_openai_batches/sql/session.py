@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError, LoadFailed
@@ -11,6 +11,7 @@ from airflow_provider_openai_batches.sql.dialects import dialect_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
 _SHOWN = 500
 _COPIES = frozenset({"psycopg", "psycopg2"})
@@ -37,6 +38,7 @@ class Session:
         except Exception:
             self.close()
             raise
+        self._has_begun = False
         self.driver, self.error = _driver_of(self.connection)
 
     def __enter__(self) -> Self:
@@ -55,27 +57,35 @@ class Session:
         return self.driver in _COPIES and type(self.dialect).__name__ == "PostgreSQL"
 
     def begin(self) -> None:
-        self.connection.rollback()
+        self.rollback()
         if self.dialect.begin:
             self.run(self.dialect.begin)
+        self._has_begun = True
 
     def commit(self) -> None:
         self.connection.commit()
+        self._has_begun = False
 
     def rollback(self) -> None:
-        self.connection.rollback()
+        """Undo what was not committed, also in a transaction that the driver began by itself."""
+        if self._has_begun or not self.dialect.begin:
+            self.connection.rollback()
+        self._has_begun = False
+
+    def cursor(self) -> AbstractContextManager[Any]:
+        return closing(self.connection.cursor()) if self.dialect.has_cursors else nullcontext(self.connection)
 
     def run(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Run a statement, with ``?`` for each parameter, and return its rows; none if it has none."""
         if parameters:
             sql = sql.replace("?", self.placeholder)
-        with closing(self.connection.cursor()) as cursor:
+        with self.cursor() as cursor:
             cursor.execute(sql, parameters) if parameters else cursor.execute(sql)
             return [] if cursor.description is None else [_tuple(row) for row in cursor.fetchall()]
 
     def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         """Run a statement, with ``?`` for each parameter, for each of these rows."""
-        with closing(self.connection.cursor()) as cursor:
+        with self.cursor() as cursor:
             cursor.executemany(sql.replace("?", self.placeholder), rows)
 
 
