@@ -98,7 +98,7 @@ class Server:
             command, capture_output=True, text=True, check=False, cwd=self.folder, **self._as_user()
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return str(done.stdout)
 
     def prepare(self) -> None:
         raise NotImplementedError

@@ -10,6 +10,7 @@ from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.data.outcomes import STATUSES
 from airflow_provider_openai_batches.inference.data.requests import RESULT_COLUMNS
 from airflow_provider_openai_batches.sql.kinds import (
+    Convert,
     Kind,
     common_kind,
     kind_at,
@@ -19,7 +20,7 @@ from airflow_provider_openai_batches.sql.kinds import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
     from airflow_provider_openai_batches.results import ResultRows
 
@@ -145,17 +146,35 @@ def check_row_columns(columns: Iterable[Filled], known: Iterable[str]) -> tuple[
     return tuple(found)
 
 
+NOTHING_WRITTEN = "Nothing was written"
+
+
 class Misfit(InvalidInputError):
     """A value does not fit the column that it is for."""
 
 
 class RowValues:
-    """Takes the values of the columns out of rows, and leaves out rows with other statuses."""
+    """
+    Takes the values of the columns out of rows, and leaves out rows with other statuses.
 
-    def __init__(self, filling: Filling) -> None:
+    :param converters: a function for each column that makes its value, or raises a ``ValueError``; default:
+        values stay as they are.
+    :param needed: the columns that need a value in each row.
+    """
+
+    def __init__(
+        self,
+        filling: Filling,
+        converters: Sequence[Convert] | None = None,
+        needed: Container[str] = (),
+    ) -> None:
         self._statuses = filling.statuses
         self._columns = filling.columns
-        self._getters = [_getter(column) for column in filling.columns]
+        self._converters = converters or [_as_it_is] * len(filling.columns)
+        self._takers = [
+            _taker(column, convert, is_needed=column.name in needed)
+            for column, convert in zip(filling.columns, self._converters, strict=True)
+        ]
         fields = {"custom_id", "status", *(column.path[0] for column in filling.columns)}
         # Only these are decoded; usage, errors and long output that nobody asked for are passed over.
         self._shape = TypedDict("_Row", dict.fromkeys(fields, Any), total=False)  # type: ignore[misc]
@@ -164,28 +183,54 @@ class RowValues:
         """
         Yield custom_id and values of the rows.
 
-        :raises Misfit: if there can be no value at a path.
+        :raises Misfit: if there can be no value at a path, or a column does not take one.
         """
         decode = msgspec.json.Decoder(self._shape).decode
-        statuses, getters = self._statuses, self._getters
+        statuses, takers = self._statuses, self._takers
         for job in results:
             for row in job.read(decode):
                 if row["status"] in statuses:
                     try:
-                        yield row["custom_id"], [get(row) for get in getters]
-                    except ValueError as error:
-                        raise self._misfit(row) from error
+                        yield row["custom_id"], [take(row) for take in takers]
+                    except (ValueError, OverflowError) as error:
+                        raise self._misfit(row, error) from error
 
-    def _misfit(self, row: dict[str, Any]) -> Misfit:
-        for column, get in zip(self._columns, self._getters, strict=True):
-            try:
-                get(row)
-            except ValueError as error:
-                return Misfit(
-                    f"Row {row['custom_id']!r:.80}, column {column.name!r}: {column.source!r} leads to no "
-                    f"value: {error}"
-                )
-        raise AssertionError(row["custom_id"])
+    def _misfit(self, row: dict[str, Any], error: Exception) -> Misfit:
+        place = next(place for place, take in enumerate(self._takers) if _fails(take, row))
+        column = self._columns[place]
+        where = f"Row {row['custom_id']!r:.80}, column {column.name!r}: "
+        try:
+            value = _getter(column)(row)
+        except ValueError:
+            return Misfit(f"{where}{column.source!r} leads to no value: {error}. {NOTHING_WRITTEN}")
+        return Misfit(f"{where}{value!r:.80} does not fit: {error}. {NOTHING_WRITTEN}")
+
+
+def _fails(take: Callable[[dict[str, Any]], Any], row: dict[str, Any]) -> bool:
+    try:
+        take(row)
+    except (ValueError, OverflowError):
+        return True
+    return False
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _taker(column: Filled, convert: Convert, *, is_needed: bool) -> Callable[[dict[str, Any]], Any]:
+    get, top = _getter(column), column.path[0]
+
+    def take(row: dict[str, Any]) -> Any:
+        value = row.get(top) if is_plain else get(row)
+        if value is not None:
+            return convert(value)
+        if is_needed:
+            raise ValueError("the column needs a value in each row")
+        return None
+
+    is_plain = len(column.path) == 1
+    return take
 
 
 def _getter(column: Filled) -> Callable[[dict[str, Any]], Any]:
@@ -232,13 +277,14 @@ def find_kinds(filling: Filling, results: list[ResultRows]) -> dict[str, Kind]:
     known = {column.name: column.kind or _kind_in_parquet(column, results) for column in filling.columns}
     open_columns = [column for column in filling.columns if known[column.name] is None]
     seen: dict[str, set[Kind]] = {column.name: set() for column in open_columns}
-    if open_columns:
-        some = msgspec.structs.replace(filling, columns=tuple(open_columns))
-        found = list(seen.values())
-        for _, values in RowValues(some).read(results):
-            for kinds, value in zip(found, values, strict=True):
-                if (kind := kind_of(value)) is not None:
-                    kinds.add(kind)
+    some = msgspec.structs.replace(filling, columns=tuple(open_columns))
+    found = list(seen.values())
+    for _, values in RowValues(some).read(results):
+        for kinds, value in zip(found, values, strict=True):
+            if (kind := kind_of(value)) is not None:
+                kinds.add(kind)
+        if all("text" in kinds for kinds in found):  # and so they will be, whatever follows
+            break
     return {name: kind or common_kind(seen[name]) for name, kind in known.items()}
 
 

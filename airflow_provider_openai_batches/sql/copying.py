@@ -49,7 +49,9 @@ def _blocks(rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
     lines: list[str] = []
     size = 0
     for row in rows:
-        line = "\t".join(map(_field, row))
+        line = "\t".join([value if type(value) is str else _field(value) for value in row])
+        if "\\" in line or "\n" in line or "\r" in line or line.count("\t") >= len(row):
+            line = "\t".join(map(_field, row))
         lines.append(line)
         size += len(line)
         if size >= _BLOCK_BYTES:

@@ -106,7 +106,7 @@ class _Load:
         found = target.columns or [
             Found(name, kinds[name], kinds[name], _bounds_of_key(name in target.key)) for name in target.names
         ]
-        self._convert = [
+        converters = [
             converter(
                 column.kind,
                 column.bounds,
@@ -115,11 +115,12 @@ class _Load:
             )
             for column in found
         ]
-        self._needed = {
-            place
-            for place, (column, name) in enumerate(zip(found, target.names, strict=True))
-            if column.is_required or name in target.key
+        needed = {
+            own.name
+            for own, column in zip(wanted.columns, found, strict=True)
+            if column.is_required or column.name in target.key
         }
+        self._values = RowValues(wanted, converters, needed)
 
     def run(self) -> Loaded:
         session, mode = self._session, self._wanted.mode
@@ -219,36 +220,10 @@ class _Load:
 
         :raises Misfit: for a value that its column does not take.
         """
-        convert, needed = self._convert, self._needed
         self._count = 0
-        for custom_id, values in RowValues(self._wanted).read(self._results):
-            try:
-                row = [
-                    None if value is None else make(value)
-                    for make, value in zip(convert, values, strict=True)
-                ]
-            except (ValueError, OverflowError) as error:
-                raise self._misfit(custom_id, values, error) from error
-            for place in needed:
-                if row[place] is None:
-                    raise Misfit(
-                        f"Row {custom_id!r:.80}, column {self._target.names[place]!r}: there is no value, "
-                        "and the column needs one. Nothing was written"
-                    )
+        for found in self._values.read(self._results):
             self._count += 1
-            yield custom_id, row
-
-    def _misfit(self, custom_id: str, values: Sequence[Any], error: Exception) -> Misfit:
-        for name, make, value in zip(self._target.names, self._convert, values, strict=True):
-            try:
-                if value is not None:
-                    make(value)
-            except (ValueError, OverflowError):
-                return Misfit(
-                    f"Row {custom_id!r:.80}, column {name!r}: {value!r:.80} does not fit: {error}. Nothing "
-                    "was written"
-                )
-        raise AssertionError(custom_id)
+            yield found
 
     def _write(self, table: str) -> None:
         if self._session.can_copy:

@@ -133,8 +133,9 @@ def servers() -> Iterator[dict[type[Server], Server]]:
     """The servers that run; each is started when it is first needed."""
     with contextlib.ExitStack() as stack:
         running: dict[type[Server], Server] = {}
-        stack.callback(lambda: [server.__exit__() for server in running.values()])
         yield running
+        for server in running.values():
+            stack.push(server.__exit__)
 
 
 def _marked(kind: str) -> Any:
