@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from jobkit import CHAT, Service, prepare
+from support import task_context
 
 from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, Manifest, Part
 from airflow_provider_openai_batches.inference.data.merge import merge
 from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
 from airflow_provider_openai_batches.storage import write_json
+from airflow_provider_openai_batches.transfers.openai_batch_results_to_sql import (
+    OpenAIBatchResultsToSqlOperator,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,3 +109,18 @@ def change_manifest(directory: Path, **changes: Any) -> None:
 def part_of(directory: Path, file: str, rows: int) -> Part:
     """What a manifest says of a file as it is now."""
     return Part(file=file, rows=rows, bytes=(directory / file).stat().st_size)
+
+
+LABELS = {"label": "output"}
+
+
+def write(results: Any, **options: Any) -> Any:
+    """Run the task, in a new object as in each try."""
+    arguments = {"conn_id": "warehouse", "table": "labels", "columns": LABELS, **options}
+    operator = OpenAIBatchResultsToSqlOperator(task_id="load", results=results, **arguments)
+    return operator.execute(task_context(operator))
+
+
+def answers(folder: Path, *outputs: Any, name: str = "out", first: int = 0) -> str:
+    rows = [row(f"r{number}", output) for number, output in enumerate(outputs, first)]
+    return landed(folder / name, rows, rows_per_part=2)

@@ -176,7 +176,7 @@ class MariaDBServer(Server):
             f"--pid-file={self.folder / 'pid'}",
             "--bind-address=127.0.0.1",
             f"--port={self.port}",
-            "--innodb-flush-log-at-trx-commit=0",
+            "--innodb-flush-log-at-trx-commit=2",
         ]
 
     def is_ready(self) -> bool:

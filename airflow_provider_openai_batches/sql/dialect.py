@@ -70,6 +70,7 @@ class Dialect:
     ignores_case = True
     types: ClassVar[dict[Kind, str]] = {}
     key_text = "VARCHAR(512)"
+    create_table = "CREATE TABLE"
     drop_stage = "DROP TABLE"
     knows_uniques = False
     # Whether an upsert goes by every unique key of the table rather than by the one that is named.
@@ -142,7 +143,7 @@ class Dialect:
         ]
         if key:
             lines.append(f"PRIMARY KEY ({self.joined(key)})")
-        return f"CREATE TABLE {self.table(table)} ({', '.join(lines)})"
+        return f"{self.create_table} {self.table(table)} ({', '.join(lines)})"
 
     def stage(self, stage: str, table: TableName, columns: Sequence[str]) -> str:
         """Return the statement that makes an empty table of this session, with another's columns."""
@@ -171,6 +172,10 @@ class Dialect:
 
     def lock(self, table: TableName) -> str | None:
         """Return the statement that keeps other writers out until the transaction ends."""
+        return None
+
+    def lock_for_creation(self) -> str | None:
+        """Return the statement that waits for others who are making a table, until the transaction ends."""
         return None
 
 

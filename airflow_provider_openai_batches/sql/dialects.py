@@ -101,6 +101,9 @@ class PostgreSQL(_OnConflict):
     def lock(self, table: TableName) -> str:
         return f"LOCK TABLE {self.table(table)} IN SHARE ROW EXCLUSIVE MODE"
 
+    def lock_for_creation(self) -> str:
+        return "SELECT pg_advisory_xact_lock(hashtext('airflow_provider_openai_batches'))"
+
 
 class SQLite(_OnConflict):
     begin = "BEGIN IMMEDIATE"
@@ -187,6 +190,7 @@ class MySQL(Dialect):
         "timestamp": "DATETIME(6)",
     }
     key_text = "VARCHAR(512) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+    create_table = "CREATE TABLE IF NOT EXISTS"
     drop_stage = "DROP TEMPORARY TABLE"
     _kinds: ClassVar[dict[str, Kind]] = {
         **dict.fromkeys(("char", "varchar", "tinytext", "text", "mediumtext", "longtext"), "text"),

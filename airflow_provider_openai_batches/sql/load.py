@@ -29,11 +29,10 @@ from airflow_provider_openai_batches.sql.columns import (
     check_row_columns,
     find_kinds,
 )
-from airflow_provider_openai_batches.sql.dialect import Found
-from airflow_provider_openai_batches.sql.kinds import Bounds, converter
+from airflow_provider_openai_batches.sql.kinds import converter
 from airflow_provider_openai_batches.sql.loads import LoadsTable, load_id_of
 from airflow_provider_openai_batches.sql.session import Session, said
-from airflow_provider_openai_batches.sql.table import STAGE, create, inspect
+from airflow_provider_openai_batches.sql.table import STAGE, create, inspect, inspect_alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -76,10 +75,7 @@ def load(
     wanted = msgspec.structs.replace(wanted, columns=columns)
     with Session(conn_id) as session:
         try:
-            target = inspect(session, table, wanted, create_table=create_table)
-            session.rollback()
-            kinds = find_kinds(wanted, results) if target.is_new else {}
-            return _Load(session, target, wanted, results, kinds).run()
+            return _Load(session, table, wanted, results).run(may_create=create_table)
         except session.error as error:
             raise LoadFailed(
                 f"The database of {conn_id!r} ended the load: {said(error)}. Nothing of it is in {table}; "
@@ -90,84 +86,90 @@ def load(
 class _Load:
     """One load, in one transaction."""
 
-    def __init__(
-        self,
-        session: Session,
-        target: Target,
-        wanted: Filling,
-        results: list[ResultRows],
-        kinds: Mapping[str, Kind],
-    ) -> None:
+    def __init__(self, session: Session, table: str, wanted: Filling, results: list[ResultRows]) -> None:
         self._session, self._dialect = session, session.dialect
-        self._target, self._wanted, self._results, self._kinds = target, wanted, results, kinds
-        self._own = self._dialect.table(target.name)
-        self._names = self._dialect.joined(target.names)
+        self._table, self._wanted, self._results = table, wanted, results
         self._count = 0
-        found = target.columns or [
-            Found(name, kinds[name], kinds[name], _bounds_of_key(name in target.key)) for name in target.names
-        ]
-        converters = [
-            converter(
-                column.kind,
-                column.bounds,
-                has_booleans=self._dialect.has_booleans,
-                has_zones=self._dialect.has_zones,
-            )
-            for column in found
-        ]
-        needed = {
-            own.name
-            for own, column in zip(wanted.columns, found, strict=True)
-            if column.is_required or column.name in target.key
-        }
-        self._values = RowValues(wanted, converters, needed)
 
-    def run(self) -> Loaded:
-        session, mode = self._session, self._wanted.mode
-        loads = LoadsTable(session, self._target.name) if mode == "append" else None
-        if not self._dialect.has_transactional_ddl:
-            self._create(loads)
-        session.begin()
-        if self._dialect.has_transactional_ddl:
-            self._create(loads)
+    def run(self, *, may_create: bool) -> Loaded:
+        is_made = self._begin(may_create=may_create)
+        loads = self._loads(self._target) if self._wanted.mode == "append" else None
         load_id = load_id_of(self._results, self._wanted)
         if loads and (rows := loads.find(load_id)) is not None:
-            session.rollback()
+            self._session.rollback()
             return Loaded(rows, before=True)
-        if mode == "upsert" and not self._target.is_new:
+        if self._wanted.mode == "upsert" and not is_made:
             self._upsert()
         else:
-            self._fill(mode)
+            self._fill()
         if loads:
             loads.add(load_id, self._count)
         self._commit()
         return Loaded(self._count)
 
-    def _create(self, loads: LoadsTable | None) -> None:
-        """Make what is missing; a table that is there has no loads of one that was there before."""
-        if loads:
-            loads.create(is_target_new=self._target.is_new)
-        if self._target.is_new:
-            create(self._session, self._target, self._kinds, mode=self._wanted.mode)
+    def _begin(self, *, may_create: bool) -> bool:
+        """Begin the transaction, and return whether the table is made in it, so that nobody else sees it."""
+        session, is_made = self._session, False
+        target = inspect(session, self._table, self._wanted, may_create=may_create)
+        session.rollback()
+        kinds = find_kinds(self._wanted, self._results) if target.is_new else {}
+        if self._dialect.has_transactional_ddl:
+            session.begin()
+            if target.is_new:
+                target = inspect_alone(session, self._table, self._wanted)
+            is_made = target.is_new
+        self._create(target, kinds)
+        if not self._dialect.has_transactional_ddl:
+            session.begin()
+        self._set_target(inspect(session, self._table, self._wanted, may_create=False))
+        return is_made
 
-    def _fill(self, mode: str) -> None:
-        if mode == "replace":
+    def _create(self, target: Target, kinds: Mapping[str, Kind]) -> None:
+        """Make what is missing. A table that is there has no loads of an earlier one of its name."""
+        if self._wanted.mode == "append":
+            self._loads(target).create(is_target_new=target.is_new)
+        if target.is_new:
+            create(self._session, target, kinds, mode=self._wanted.mode)
+
+    def _loads(self, target: Target) -> LoadsTable:
+        return LoadsTable(self._session, target.name)
+
+    def _set_target(self, target: Target) -> None:
+        self._target = target
+        self._own = self._dialect.table(target.name)
+        self._names = self._dialect.joined(target.names)
+        dialect = self._dialect
+        converters = [
+            converter(
+                column.kind, column.bounds, has_booleans=dialect.has_booleans, has_zones=dialect.has_zones
+            )
+            for column in target.columns
+        ]
+        needed = {
+            own.name
+            for own, column in zip(self._wanted.columns, target.columns, strict=True)
+            if column.is_required or column.name in target.key
+        }
+        self._values = RowValues(self._wanted, converters, needed)
+
+    def _fill(self) -> None:
+        is_replaced = self._wanted.mode == "replace"
+        if is_replaced:
             if lock := self._dialect.lock(self._target.name):
                 self._session.run(lock)
             self._session.run(f"DELETE FROM {self._own}")
         self._write(self._own)
-        answered = sum(job.counts.get("succeeded", 0) for job in self._results)
         rows = sum(map(len, self._results))
+        has_success = any(job.counts.get("succeeded") for job in self._results)
         if (
-            mode == "replace"
+            is_replaced
             and not self._count
             and rows
-            and not answered
+            and not has_success
             and "succeeded" in self._wanted.statuses
         ):
             raise InvalidInputError(
-                f"Not one of {rows:,} rows succeeded: {self._target.name} is left as it was, rather than "
-                "emptied"
+                f"Not one of {rows:,} rows succeeded: {self._target.name} is left as it was, not emptied"
             )
 
     def _upsert(self) -> None:
@@ -250,10 +252,14 @@ class _Load:
             session.run(f"SAVEPOINT {_SAVEPOINT}")
         try:
             session.run_many(insert, [values for _, values in chunk])
-        except session.error:
+        except session.error as error:
             if can_go_back:
                 session.run(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
                 self._insert_singly(insert, chunk)
+            elif _is_about_values(error):
+                first, last = chunk[0][0], chunk[-1][0]
+                where = f"one of the rows {first!r:.80} to {last!r:.80}"
+                raise Misfit(f"The table {self._target.name} does not take {where}: {said(error)}") from error
             raise
 
     def _insert_singly(self, insert: str, chunk: Sequence[tuple[str, list[Any]]]) -> None:
@@ -275,10 +281,6 @@ class _Load:
             f"The table {self._target.name} does not take the row {custom_id!r:.80} ({pairs}): "
             f"{said(error)}. Nothing was written"
         )
-
-
-def _bounds_of_key(is_key: bool) -> Bounds:
-    return Bounds(length=512) if is_key else Bounds()
 
 
 def _is_about_values(error: Exception) -> bool:

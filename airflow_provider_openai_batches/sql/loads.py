@@ -35,13 +35,20 @@ class LoadsTable:
 
     def create(self, *, is_target_new: bool) -> None:
         """Make it; a table that is made anew has no loads."""
-        if not self._session.dialect.columns(self._session.run, self._name):
+        lock = None if self._exists() else self._session.dialect.lock_for_creation()
+        if lock is not None:
+            self._session.run(lock)
+        if not self._exists():
             self._session.run(
-                f"CREATE TABLE {self._table} (table_name VARCHAR(255) NOT NULL, load_id VARCHAR(64) NOT "
-                "NULL, row_count BIGINT, loaded_at VARCHAR(40), PRIMARY KEY (table_name, load_id))"
+                f"{self._session.dialect.create_table} {self._table} (table_name VARCHAR(255) NOT NULL, "
+                "load_id VARCHAR(64) NOT NULL, row_count BIGINT, loaded_at VARCHAR(40), PRIMARY KEY "
+                "(table_name, load_id))"
             )
         if is_target_new:
             self._session.run(f"DELETE FROM {self._table} WHERE table_name = ?", self._target)
+
+    def _exists(self) -> bool:
+        return bool(self._session.dialect.columns(self._session.run, self._name))
 
     def find(self, load_id: str) -> int | None:
         """Return how many rows a load had; None if there was none."""

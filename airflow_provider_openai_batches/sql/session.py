@@ -72,6 +72,16 @@ class Session:
             self.connection.rollback()
         self._has_begun = False
 
+    def is_alive(self) -> bool:
+        """Undo what was not committed, and say whether the database still answers."""
+        try:
+            self.rollback()
+            self.run("SELECT 1")
+            self.rollback()
+        except self.error:
+            return False
+        return True
+
     def cursor(self) -> AbstractContextManager[Any]:
         return closing(self.connection.cursor()) if self.dialect.has_cursors else nullcontext(self.connection)
 

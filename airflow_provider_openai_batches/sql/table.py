@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.exceptions import InvalidInputError, LoadFailed, OpenAIBatchesError
 from airflow_provider_openai_batches.sql.columns import check_row_columns, filling
 from airflow_provider_openai_batches.sql.dialect import Found, TableName
 from airflow_provider_openai_batches.sql.kinds import TAKES
@@ -66,8 +66,12 @@ def check_table(
     if row_columns is not None:
         wanted = msgspec.structs.replace(wanted, columns=check_row_columns(wanted.columns, row_columns))
     with Session(conn_id) as session:
-        target = inspect(session, table, wanted, create_table=create_table)
-        _rehearse(session, target, wanted)
+        try:
+            target = inspect(session, table, wanted, may_create=create_table)
+            session.rollback()
+        except session.error as error:
+            raise _unusable(session, table, error) from error
+        _rehearse(session, table, target, wanted)
 
 
 def table_name(table: str, dialect: Dialect) -> TableName:
@@ -84,7 +88,7 @@ def table_name(table: str, dialect: Dialect) -> TableName:
     return TableName(parts[0] if len(parts) == _MAX_PARTS else None, parts[-1])
 
 
-def inspect(session: Session, table: str, wanted: Filling, *, create_table: bool) -> Target:
+def inspect(session: Session, table: str, wanted: Filling, *, may_create: bool) -> Target:
     """
     Read what the database says of a table, and compare it with what is to be written.
 
@@ -97,7 +101,7 @@ def inspect(session: Session, table: str, wanted: Filling, *, create_table: bool
     _check_no_doubles(wanted, dialect)
     found = dialect.columns(session.run, name)
     if not found:
-        if not create_table or not dialect.can_create:
+        if not may_create or not dialect.can_create:
             why = "create_table is off" if dialect.can_create else "this database's types are not known"
             raise InvalidInputError(
                 f"There is no table {name} in {session.conn_id!r}, and none is made: {why}"
@@ -117,6 +121,13 @@ def inspect(session: Session, table: str, wanted: Filling, *, create_table: bool
     if wanted.mode == "upsert":
         _check_unique(dialect.uniques(session.run, name), spelled, filled, name, dialect)
     return Target(name, columns, tuple(column.name for column in columns), spelled)
+
+
+def inspect_alone(session: Session, table: str, wanted: Filling) -> Target:
+    """Look again for a table that was missing, after others who are making one."""
+    if lock := session.dialect.lock_for_creation():
+        session.run(lock)
+    return inspect(session, table, wanted, may_create=True)
 
 
 def _check_no_doubles(wanted: Filling, dialect: Dialect) -> None:
@@ -175,15 +186,23 @@ def create(session: Session, target: Target, kinds: Mapping[str, Kind], *, mode:
     session.run(session.dialect.create(target.name, columns, key))
 
 
-def _rehearse(session: Session, target: Target, wanted: Filling) -> None:
+def _rehearse(session: Session, table: str, target: Target, wanted: Filling) -> None:
     """Do all that the load is going to do, without a row, and undo it: that shows what rights are missing."""
     dialect = session.dialect
+    if target.is_new and not dialect.has_transactional_ddl:
+        return
     try:
         session.begin()
+    except session.error as error:
+        raise LoadFailed(f"The database of {session.conn_id!r} is busy: {said(error)}") from error
+    try:
         if target.is_new:
-            if dialect.has_transactional_ddl:
-                kinds = {column.name: column.kind or "text" for column in wanted.columns}
-                create(session, target, kinds, mode=wanted.mode)
+            target = inspect_alone(session, table, wanted)
+        if wanted.mode == "append" and dialect.has_transactional_ddl:
+            LoadsTable(session, target.name).create(is_target_new=target.is_new)
+        if target.is_new:
+            kinds = {column.name: column.kind or "text" for column in wanted.columns}
+            create(session, target, kinds, mode=wanted.mode)
         elif wanted.mode == "upsert":
             session.run(dialect.stage(STAGE, target.name, target.names))
             for statement in dialect.merge(target.name, STAGE, target.names, target.key):
@@ -191,10 +210,14 @@ def _rehearse(session: Session, target: Target, wanted: Filling) -> None:
         else:
             own, names = dialect.table(target.name), dialect.joined(target.names)
             session.run(f"INSERT INTO {own} ({names}) SELECT {names} FROM {own} WHERE 1 = 0")
-        if wanted.mode == "append" and dialect.has_transactional_ddl:
-            LoadsTable(session, target.name).create(is_target_new=target.is_new)
         session.rollback()
     except session.error as error:
-        raise InvalidInputError(
-            f"The table {target.name} in {session.conn_id!r} cannot be written to: {said(error)}"
-        ) from error
+        raise _unusable(session, table, error) from error
+
+
+def _unusable(session: Session, table: str, error: Exception) -> OpenAIBatchesError:
+    if session.is_alive():
+        return InvalidInputError(
+            f"The table {table} in {session.conn_id!r} cannot be written to: {said(error)}"
+        )
+    return LoadFailed(f"The database of {session.conn_id!r} went away: {said(error)}")

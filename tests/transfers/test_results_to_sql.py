@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 from pydantic import BaseModel
-from resultskit import finished, landed, row
-from support import task_context
+from resultskit import answers, finished, landed, row, write
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.transfers.openai_batch_results_to_sql import (
-    OpenAIBatchResultsToSqlOperator,
-)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from transfers.conftest import Database
 
-LABELS = {"label": "output"}
 KEYED = "CREATE TABLE labels (custom_id TEXT PRIMARY KEY, label TEXT, note TEXT)"
-
-
-def write(results: Any, **options: Any) -> Any:
-    """Run the task, in a new object as in each try."""
-    arguments = {"conn_id": "warehouse", "table": "labels", "columns": LABELS, **options}
-    operator = OpenAIBatchResultsToSqlOperator(task_id="load", results=results, **arguments)
-    return operator.execute(task_context(operator))
-
-
-def answers(folder: Path, *outputs: Any, name: str = "out", first: int = 0) -> str:
-    rows = [row(f"r{number}", output) for number, output in enumerate(outputs, first)]
-    return landed(folder / name, rows, rows_per_part=2)
 
 
 @pytest.mark.parametrize("mode", ["upsert", "append", "replace"])
@@ -153,7 +136,7 @@ def test_dates_and_times(database: Database, tmp_path: Path) -> None:
     if hasattr(seen, "tzinfo") and seen.tzinfo:
         assert seen.isoformat() == "2025-03-01T12:30:00+02:00" or seen.utctimetuple().tm_hour == 10
     else:
-        assert str(seen).startswith(("2025-03-01 10:30:00", "2025-03-01 12:30:00+02:00"))
+        assert str(seen).startswith(("2025-03-01 10:30:00", "2025-03-01T12:30:00+02:00"))
 
 
 NASTY = [
