@@ -19,7 +19,7 @@ _PLAIN = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 _ODD = re.compile(r"[\x00-\x1f\x7f%?]")  # the last two would be taken for placeholders
 
 
-class Found(msgspec.Struct, frozen=True):
+class TableColumn(msgspec.Struct, frozen=True):
     """
     A column that a table has.
 
@@ -108,7 +108,7 @@ class Dialect:
     def prepare(self, connection: Any) -> None:
         """Set a new connection up."""
 
-    def columns(self, run: Run, table: TableName) -> list[Found]:
+    def columns(self, run: Run, table: TableName) -> list[TableColumn]:
         """Return the columns of a table; none if there is no such table."""
         where = f"LOWER(table_name) = LOWER('{literal(table.name)}')"
         if table.schema is not None:
@@ -118,7 +118,7 @@ class Dialect:
             f"WHERE {where} ORDER BY ordinal_position"
         )
         return [
-            Found(name, kind, self.kind(kind), is_required=nullable == "NO" and default is None)
+            TableColumn(name, kind, self.kind(kind), is_required=nullable == "NO" and default is None)
             for name, kind, nullable, default in rows
         ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_provider_openai_batches.sql.dialect import Dialect, Found, literal
+from airflow_provider_openai_batches.sql.dialect import Dialect, TableColumn, literal
 from airflow_provider_openai_batches.sql.kinds import Bounds, Kind
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class PostgreSQL(_OnConflict):
     }
     _ranges: ClassVar[dict[str, int]] = {"int2": _SMALL, "int4": _INT, "int8": _BIG}
 
-    def columns(self, run: Run, table: TableName) -> list[Found]:
+    def columns(self, run: Run, table: TableName) -> list[TableColumn]:
         rows = run(
             "SELECT a.attname, format_type(a.atttypid, a.atttypmod), t.typname, a.atttypmod, "
             "a.attnotnull AND NOT a.atthasdef AND a.attidentity = '', "
@@ -80,7 +80,9 @@ class PostgreSQL(_OnConflict):
             "AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum"
         )
         return [
-            Found(name, shown, self._kinds.get(kind, "other"), self._bounds(kind, size), required, computed)
+            TableColumn(
+                name, shown, self._kinds.get(kind, "other"), self._bounds(kind, size), required, computed
+            )
             for name, shown, kind, size, required, computed in rows
         ]
 
@@ -122,11 +124,11 @@ class SQLite(_OnConflict):
     }
     key_text = "TEXT"
 
-    def columns(self, run: Run, table: TableName) -> list[Found]:
+    def columns(self, run: Run, table: TableName) -> list[TableColumn]:
         rows = run(f"PRAGMA {self._schema(table)}table_xinfo({self.quoted(table.name)})")
         keys = sum(bool(row[5]) for row in rows)
         return [
-            Found(
+            TableColumn(
                 name,
                 kind,
                 self._kind(kind),
@@ -216,7 +218,7 @@ class MySQL(Dialect):
         schema = "DATABASE()" if table.schema is None else f"'{_escaped(table.schema)}'"
         return f"table_schema = {schema} AND table_name = '{_escaped(table.name)}'"
 
-    def columns(self, run: Run, table: TableName) -> list[Found]:
+    def columns(self, run: Run, table: TableName) -> list[TableColumn]:
         rows = run(
             "SELECT column_name, column_type, data_type, is_nullable, column_default, extra, "
             "character_maximum_length FROM information_schema.columns "
@@ -224,7 +226,7 @@ class MySQL(Dialect):
         )
         return [self._found(row) for row in rows]
 
-    def _found(self, row: tuple[Any, ...]) -> Found:
+    def _found(self, row: tuple[Any, ...]) -> TableColumn:
         name, shown, kind, nullable, default, extra, length = row
         shown, extra = str(shown), extra.lower()
         is_flag = shown.startswith("tinyint(1)")
@@ -234,7 +236,7 @@ class MySQL(Dialect):
         if size := self._ranges.get(kind):
             bounds = Bounds(0, 2 * size - 1) if "unsigned" in shown else Bounds(-size, size - 1)
         found: Kind = "boolean" if is_flag else self._kinds.get(kind, "other")
-        return Found(name, shown, found, bounds, nullable == "NO" and not has_value, is_computed)
+        return TableColumn(name, shown, found, bounds, nullable == "NO" and not has_value, is_computed)
 
     def uniques(self, run: Run, table: TableName) -> list[frozenset[str]]:
         rows = run(

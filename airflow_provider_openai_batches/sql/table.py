@@ -8,7 +8,7 @@ import msgspec
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError, LoadFailed, OpenAIBatchesError
 from airflow_provider_openai_batches.sql.columns import check_row_columns, filling
-from airflow_provider_openai_batches.sql.dialect import Found, TableName
+from airflow_provider_openai_batches.sql.dialect import TableColumn, TableName
 from airflow_provider_openai_batches.sql.kinds import TAKES
 from airflow_provider_openai_batches.sql.loads import LoadsTable
 from airflow_provider_openai_batches.sql.session import Session, said
@@ -34,7 +34,7 @@ class Target(msgspec.Struct, frozen=True):
     """
 
     name: TableName
-    columns: tuple[Found, ...]
+    columns: tuple[TableColumn, ...]
     names: tuple[str, ...]
     key: tuple[str, ...]
 
@@ -138,7 +138,9 @@ def _check_no_doubles(wanted: Filling, dialect: Dialect) -> None:
         seen[dialect.folded(name)] = name
 
 
-def _matching(wanted: Filled, by_name: Mapping[str, Found], table: TableName, dialect: Dialect) -> Found:
+def _matching(
+    wanted: Filled, by_name: Mapping[str, TableColumn], table: TableName, dialect: Dialect
+) -> TableColumn:
     found = by_name.get(dialect.folded(wanted.name))
     if found is None:
         raise InvalidInputError(

@@ -224,3 +224,31 @@ def test_a_table_is_not_emptied_for_a_job_without_a_success(database: Database, 
     with pytest.raises(InvalidInputError, match="Not one of 1 rows succeeded: labels is left as it was"):
         write(uri, mode="replace")
     assert len(database.table()) == 1
+
+
+def test_a_database_that_is_not_known(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By standard SQL alone; here PostgreSQL is such a database. The table must be there."""
+    if database.kind != "postgres":
+        pytest.skip("it needs a database that has all of standard SQL's")
+    monkeypatch.setattr("airflow_provider_openai_batches.sql.dialects._BY_NAME", {})
+    uri = answers(tmp_path, *NASTY[:3])
+    with pytest.raises(InvalidInputError, match="none is made: this database's types are not known"):
+        write(uri)
+    database.run(KEYED, "INSERT INTO labels VALUES ('r0', 'old', 'mine'), ('z', 'stays', NULL)")
+    rows = [(f"r{number}", text, None) for number, text in enumerate(NASTY[:3])]
+    for _ in range(2):
+        write(uri)
+        assert database.table() == [("r0", NASTY[0], "mine"), *rows[1:], ("z", "stays", None)]
+    write(uri, columns={})
+    write(uri, mode="replace")
+    assert database.table() == rows
+    database.run("ALTER TABLE labels DROP CONSTRAINT labels_pkey")
+    for _ in range(2):
+        write(uri, mode="append")
+        assert len(database.table()) == 6
+    with pytest.raises(InvalidInputError, match="needs to be letters and digits"):
+        write(uri, columns={"a b": "output"})
+    with pytest.raises(InvalidInputError, match="no column 'town'; it has custom_id, label, note"):
+        write(uri, columns={"town": "output"})
