@@ -16,7 +16,7 @@ from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FIL
 from airflow_provider_openai_batches.storage import as_path, local, open_binary, read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from airflow_provider_openai_batches.api.usage import Usage
     from airflow_provider_openai_batches.inference.data.manifest import Part
@@ -106,15 +106,18 @@ class ResultRows:
         """
         return self.read(msgspec.json.decode)
 
-    def read(self, decode: Callable[[bytes], Any]) -> Iterator[Any]:
+    def read(self, decode: Callable[[bytes], Any], columns: Collection[str] | None = None) -> Iterator[Any]:
         """
-        Read all rows as :meth:`__iter__` does; those of JSON lines in a form of one's own.
+        Read all rows as :meth:`__iter__` does, but only some of their columns.
 
-        :param decode: makes a row of a line; rows of Parquet are dicts all the same.
+        :param decode: makes a row of a line of JSON.
+        :param columns: which columns are read of Parquet.
         """
         for part in self.manifest.parts:
             count = 0
-            rows = self._rows_of_parquet(part) if self.is_parquet else self._rows_of_lines(part, decode)
+            rows = (
+                self._rows_of_parquet(part, columns) if self.is_parquet else self._rows_of_lines(part, decode)
+            )
             for row in rows:
                 count += 1
                 yield row
@@ -134,9 +137,10 @@ class ResultRows:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidInputError(f"{path}, line {number}: not a result ({error})") from error
 
-    def _rows_of_parquet(self, part: Part) -> Iterator[dict[str, Any]]:
+    def _rows_of_parquet(self, part: Part, columns: Collection[str] | None) -> Iterator[dict[str, Any]]:
         with open_binary(self._directory / part.file) as handle, self._parquet(handle, part) as file:
-            for batch in file.iter_batches(_BATCH_ROWS):
+            wanted = [name for name in file.schema_arrow.names if columns is None or name in columns]
+            for batch in file.iter_batches(_BATCH_ROWS, columns=wanted):
                 yield from rows_of(batch)
 
     def _parquet(self, handle: Any, part: Part) -> Any:

@@ -175,9 +175,9 @@ class RowValues:
             _taker(column, convert, is_needed=column.name in needed)
             for column, convert in zip(filling.columns, self._converters, strict=True)
         ]
-        fields = {"custom_id", "status", *(column.path[0] for column in filling.columns)}
         # Only these are decoded; usage, errors and long output that nobody asked for are passed over.
-        self._shape = TypedDict("_Row", dict.fromkeys(fields, Any), total=False)  # type: ignore[misc]
+        self._fields = {"custom_id", "status", *(column.path[0] for column in filling.columns)}
+        self._shape = TypedDict("_Row", dict.fromkeys(self._fields, Any), total=False)  # type: ignore[misc]
 
     def read(self, results: Iterable[ResultRows]) -> Iterator[tuple[str, list[Any]]]:
         """
@@ -188,7 +188,7 @@ class RowValues:
         decode = msgspec.json.Decoder(self._shape).decode
         statuses, takers = self._statuses, self._takers
         for job in results:
-            for row in job.read(decode):
+            for row in job.read(decode, self._fields):
                 if row["status"] in statuses:
                     try:
                         yield row["custom_id"], [take(row) for take in takers]

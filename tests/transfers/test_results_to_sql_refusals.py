@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
 from resultskit import LABELS, answers, landed, row, write
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError, LoadFailed
@@ -265,6 +266,13 @@ def test_arguments_are_checked_when_the_dag_is_parsed(options: dict[str, Any], m
 )
 def test_names_are_checked(database: Database, tmp_path: Path, options: dict[str, Any], match: str) -> None:
     refused(answers(tmp_path, "yes"), match, **options)
+
+
+def test_no_retry_follows_a_refusal(database: Database, tmp_path: Path) -> None:
+    """Another try would be refused too."""
+    database.run("CREATE TABLE labels (custom_id TEXT PRIMARY KEY, label INTEGER)")
+    with pytest.raises(AirflowFailException, match="Row 'r1', column 'label'"):
+        write(answers(tmp_path, 1, "no"))
 
 
 def test_results_that_are_not_complete(database: Database, tmp_path: Path) -> None:
