@@ -261,6 +261,8 @@ class _Load:
                 where = f"one of the rows {first!r:.80} to {last!r:.80}"
                 raise Misfit(f"The table {self._target.name} does not take {where}: {said(error)}") from error
             raise
+        if can_go_back:
+            session.run(f"RELEASE SAVEPOINT {_SAVEPOINT}")
 
     def _insert_singly(self, insert: str, chunk: Sequence[tuple[str, list[Any]]]) -> None:
         """
