@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from airflow_provider_openai_batches.exceptions import InvalidInputError, LoadFailed
+from airflow_provider_openai_batches.exceptions import InvalidInputError, LoadFailed, OpenAIBatchesError
 from airflow_provider_openai_batches.sql import copying
 from airflow_provider_openai_batches.sql.columns import (
     Misfit,
@@ -76,6 +76,8 @@ def load(
     with Session(conn_id) as session:
         try:
             return _Load(session, table, wanted, results).run(may_create=create_table)
+        except OpenAIBatchesError:
+            raise
         except session.error as error:
             raise LoadFailed(
                 f"The database of {conn_id!r} ended the load: {said(error)}. Nothing of it is in {table}; "
@@ -95,17 +97,29 @@ class _Load:
         is_made = self._begin(may_create=may_create)
         loads = self._loads(self._target) if self._wanted.mode == "append" else None
         load_id = load_id_of(self._results, self._wanted)
-        if loads and (rows := loads.find(load_id)) is not None:
-            self._session.rollback()
+        if loads and (rows := self._rows_before(loads, load_id)) is not None:
             return Loaded(rows, before=True)
         if self._wanted.mode == "upsert" and not is_made:
             self._upsert()
         else:
             self._fill()
         if loads:
-            loads.add(load_id, self._count)
+            loads.note_rows(load_id, self._count)
         self._commit()
         return Loaded(self._count)
+
+    def _rows_before(self, loads: LoadsTable, load_id: str) -> int | None:
+        """Note this load, and return None; or return how many rows an earlier try of it wrote."""
+        if (rows := loads.find(load_id)) is None:
+            try:
+                loads.add(load_id)  # it comes before the rows, and waits for another try that is at work
+            except self._session.error as error:
+                self._session.rollback()
+                if not _is_about_values(error) or (rows := loads.find(load_id)) is None:
+                    raise
+        if rows is not None:
+            self._session.rollback()
+        return rows
 
     def _begin(self, *, may_create: bool) -> bool:
         """Begin the transaction, and return whether the table is made in it, so that nobody else sees it."""

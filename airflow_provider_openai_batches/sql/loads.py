@@ -59,11 +59,20 @@ class LoadsTable:
         )
         return int(rows[0][0]) if rows else None
 
-    def add(self, load_id: str, rows: int) -> None:
+    def add(self, load_id: str) -> None:
+        """Note a load that begins; the rows of this table are unique."""
         self._session.run(
             f"INSERT INTO {self._table} (table_name, load_id, row_count, loaded_at) VALUES (?, ?, ?, ?)",
             self._target,
             load_id,
-            rows,
+            0,
             datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    def note_rows(self, load_id: str, rows: int) -> None:
+        self._session.run(
+            f"UPDATE {self._table} SET row_count = ? WHERE table_name = ? AND load_id = ?",
+            rows,
+            self._target,
+            load_id,
         )

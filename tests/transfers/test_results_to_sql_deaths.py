@@ -209,6 +209,20 @@ def test_two_tries_at_the_same_time(
         assert database.table() == loaded_once(mode, before, rows)
 
 
+def test_two_tries_of_an_append_to_a_table_with_a_key(database: Database, tmp_path: Path) -> None:
+    """The second one waits for the first, and then finds that there is nothing to do."""
+    rows = {f"r{number}": "yes" for number in range(3000)}
+    uri = job(tmp_path, rows)
+    for _ in range(3):
+        fresh(database, "upsert", {})
+        write(job(tmp_path, {"z": "yes"}, f"first{_}"), mode="append")
+        children = [in_a_process(lambda: write(uri, mode="append")) for _ in range(2)]
+        codes = [ended(child) for child in children]
+        assert codes == [0, 0] or database.kind == "duckdb"
+        assert write(uri, mode="append") == {"table": "labels", "rows": 3000, "loaded_before": True}
+        assert len(database.table()) == 3001
+
+
 def test_two_jobs_into_one_new_table(database: Database, tmp_path: Path) -> None:
     """As the tasks of one DAG do; both make the table, and one of them finds it made."""
     uris = [job(tmp_path, {f"{name}{number}": "yes" for number in range(50)}, name) for name in ("a", "b")]
@@ -304,3 +318,15 @@ def test_a_connection_that_breaks_off_in_the_commit(
         write(uri, mode="append")
         assert database.table() == loaded_once("append", BEFORE, ROWS)
         fresh(database, "append", BEFORE)
+
+
+def test_a_worker_that_is_cut_off_is_noticed(database: Database) -> None:
+    """Its transaction would hold its locks for hours."""
+    if database.server is None:
+        pytest.skip("it is in this process")
+    with Session("warehouse") as session:
+        session.rollback()
+        setting = (
+            "@@SESSION.wait_timeout" if database.kind == "mysql" else "current_setting('tcp_keepalives_idle')"
+        )
+        assert int(session.run(f"SELECT {setting}")[0][0]) in {60, 600}
