@@ -71,6 +71,8 @@ class Dialect:
     types: ClassVar[dict[Kind, str]] = {}
     key_text = "VARCHAR(512)"
     create_table = "CREATE TABLE"
+    # Errors about values that the driver does not tell from those of the server by their class.
+    codes_of_values: frozenset[int] = frozenset()
     drop_stage = "DROP TABLE"
     knows_uniques = False
     # Whether an upsert goes by every unique key of the table rather than by the one that is named.

@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError, LoadFailed, OpenAIBatchesError
-from airflow_provider_openai_batches.sql import copying
 from airflow_provider_openai_batches.sql.columns import (
     Misfit,
     RowValues,
     check_row_columns,
     find_kinds,
 )
+from airflow_provider_openai_batches.sql.insert import RowWriter, is_about_values
 from airflow_provider_openai_batches.sql.kinds import converter
 from airflow_provider_openai_batches.sql.loads import LoadsTable, load_id_of
 from airflow_provider_openai_batches.sql.session import Session, said
@@ -42,10 +42,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.sql.kinds import Kind
     from airflow_provider_openai_batches.sql.table import Target
 
-_CHUNK_ROWS = 1_000
-_CHUNK_CHARACTERS = 4 << 20
 _NAMED = 3  # rows with one key
-_SAVEPOINT = "openai_batches_chunk"
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -115,7 +112,7 @@ class _Load:
                 loads.add(load_id)  # it comes before the rows, and waits for another try that is at work
             except self._session.error as error:
                 self._session.rollback()
-                if not _is_about_values(error) or (rows := loads.find(load_id)) is None:
+                if not is_about_values(self._session, error) or (rows := loads.find(load_id)) is None:
                     raise
         if rows is not None:
             self._session.rollback()
@@ -151,7 +148,6 @@ class _Load:
     def _set_target(self, target: Target) -> None:
         self._target = target
         self._own = self._dialect.table(target.name)
-        self._names = self._dialect.joined(target.names)
         dialect = self._dialect
         converters = [
             converter(
@@ -165,6 +161,7 @@ class _Load:
             if column.is_required or column.name in target.key
         }
         self._values = RowValues(self._wanted, converters, needed)
+        self._writer = RowWriter(self._session, target, self._rows)
 
     def _fill(self) -> None:
         is_replaced = self._wanted.mode == "replace"
@@ -172,7 +169,7 @@ class _Load:
             if lock := self._dialect.lock(self._target.name):
                 self._session.run(lock)
             self._session.run(f"DELETE FROM {self._own}")
-        self._write(self._own)
+        self._writer.write(self._own)
         rows = sum(map(len, self._results))
         has_success = any(job.counts.get("succeeded") for job in self._results)
         if (
@@ -190,13 +187,13 @@ class _Load:
         session, dialect, target = self._session, self._dialect, self._target
         session.run(dialect.stage(STAGE, target.name, target.names))
         stage = dialect.quoted(STAGE)
-        self._write(stage)
+        self._writer.write(stage)
         self._check_keys(stage)
         try:
             for statement in dialect.merge(target.name, STAGE, target.names, target.key):
                 session.run(statement)
         except session.error as error:
-            if _is_about_values(error):
+            if is_about_values(session, error):
                 raise Misfit(f"The table {target.name} does not take the rows: {said(error)}") from error
             raise
         session.run(f"{dialect.drop_stage} {stage}")
@@ -243,76 +240,3 @@ class _Load:
         for found in self._values.read(self._results):
             self._count += 1
             yield found
-
-    def _write(self, table: str) -> None:
-        if self._session.can_copy:
-            try:
-                copying.copy(self._session, table, self._names, (values for _, values in self._rows()))
-            except self._session.error as error:
-                if (line := copying.line_of(error)) and _is_about_values(error):
-                    custom_id, values = next(islice(self._rows(), line - 1, None))
-                    raise self._refused(custom_id, values, error) from error
-                raise
-            return
-        marks = ", ".join("?" * len(self._target.names))
-        insert = f"INSERT INTO {table} ({self._names}) VALUES ({marks})"
-        for chunk in _chunks(self._rows()):
-            self._insert(insert, chunk)
-
-    def _insert(self, insert: str, chunk: Sequence[tuple[str, list[Any]]]) -> None:
-        session = self._session
-        can_go_back = self._dialect.has_savepoints
-        if can_go_back:
-            session.run(f"SAVEPOINT {_SAVEPOINT}")
-        try:
-            session.run_many(insert, [values for _, values in chunk])
-        except session.error as error:
-            if can_go_back:
-                session.run(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
-                self._insert_singly(insert, chunk)
-            elif _is_about_values(error):
-                first, last = chunk[0][0], chunk[-1][0]
-                where = f"one of the rows {first!r:.80} to {last!r:.80}"
-                raise Misfit(f"The table {self._target.name} does not take {where}: {said(error)}") from error
-            raise
-        if can_go_back:
-            session.run(f"RELEASE SAVEPOINT {_SAVEPOINT}")
-
-    def _insert_singly(self, insert: str, chunk: Sequence[tuple[str, list[Any]]]) -> None:
-        """
-        Find the row that is refused.
-
-        :raises Misfit: names it.
-        """
-        for custom_id, values in chunk:
-            try:
-                self._session.run(insert, *values)
-            except self._session.error as error:
-                raise self._refused(custom_id, values, error) from error
-
-    def _refused(self, custom_id: str, values: Sequence[Any], error: Exception) -> Misfit:
-        key = [(name, values[self._target.names.index(name)]) for name in self._target.key]
-        pairs = ", ".join(f"{name}={value!r:.80}" for name, value in key)
-        return Misfit(
-            f"The table {self._target.name} does not take the row {custom_id!r:.80} ({pairs}): "
-            f"{said(error)}. Nothing was written"
-        )
-
-
-def _is_about_values(error: Exception) -> bool:
-    """Whether another try with the same rows would be refused too; by the classes of DB-API."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"DataError", "IntegrityError"})
-
-
-def _chunks(rows: Iterator[tuple[str, list[Any]]]) -> Iterator[list[tuple[str, list[Any]]]]:
-    chunk: list[tuple[str, list[Any]]] = []
-    size = 0
-    for row in rows:
-        chunk.append(row)
-        size += sum(len(value) for value in row[1] if isinstance(value, str))
-        if len(chunk) >= _CHUNK_ROWS or size >= _CHUNK_CHARACTERS:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
