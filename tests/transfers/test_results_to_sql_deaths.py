@@ -335,7 +335,8 @@ def test_a_lock_that_another_program_holds_may_pass(database: Database, tmp_path
     """So the task fails in a way that a retry follows."""
     if database.server is None:
         pytest.skip("it takes five seconds to give up, or does not wait")
-    fresh(database, "upsert", BEFORE)
+    before = {"z": "stays"}
+    fresh(database, "upsert", before)
     brief = {"mysql": "SET GLOBAL innodb_lock_wait_timeout = 1"}
     usual = {"mysql": "SET GLOBAL innodb_lock_wait_timeout = 50"}
     database.run(brief.get(database.kind, "ALTER ROLE postgres SET lock_timeout = '300ms'"))
@@ -349,4 +350,4 @@ def test_a_lock_that_another_program_holds_may_pass(database: Database, tmp_path
     finally:
         database.run(usual.get(database.kind, "ALTER ROLE postgres RESET lock_timeout"))
     write(uri)
-    assert database.table() == loaded_once("upsert", BEFORE, ROWS)
+    assert database.table() == loaded_once("upsert", before, ROWS)
