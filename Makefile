@@ -9,11 +9,12 @@ BIN = $(VENV)/bin
 CONSTRAINTS = constraints/airflow-$(AIRFLOW).txt
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 PYTEST = $(BIN)/python -m pytest
-TESTS = not ui and not long
+TESTS = not ui and not long and not databases
+SERVERS = postgresql mariadb-server libmariadb-dev pkg-config
 FILES =
 SERVICE ?= local
 
-.PHONY: help demo ui test test-ui test-airflow lint bench chaos clean
+.PHONY: help demo ui test test-ui test-airflow test-databases bench-databases lint bench chaos clean
 
 help:
 	@echo "make demo                         run the quickstart on real rows (SERVICE=openai for the real service)"
@@ -21,8 +22,10 @@ help:
 	@echo "make test                         all tests but those that need a browser or many minutes"
 	@echo "make test-ui                      the tests of the page, in headless Chromium"
 	@echo "make test-airflow VERSION=3.1.8   the suite on another Airflow"
+	@echo "make test-databases               loads into PostgreSQL, MariaDB and DuckDB; needs their servers"
 	@echo "make lint                         ruff and mypy --strict"
 	@echo "make bench                        the benchmarks, compared with the other providers"
+	@echo "make bench-databases              a load into PostgreSQL, compared with psql"
 	@echo "make chaos                        kill processes at random, and count what was lost or paid twice"
 
 $(VENV)/bin/python:
@@ -53,7 +56,19 @@ test-ui: $(VENV)/.dev
 
 test-airflow:
 	@test -n "$(VERSION)" || { echo "Say which version: make test-airflow VERSION=3.1.8"; exit 1; }
-	$(MAKE) test AIRFLOW=$(VERSION) VENV=.venv-$(VERSION) TESTS="not ui"
+	$(MAKE) test AIRFLOW=$(VERSION) VENV=.venv-$(VERSION) TESTS="not ui and not databases"
+
+$(VENV)/.databases: $(VENV)/.dev
+	@{ command -v mariadbd && { command -v postgres || ls /usr/lib/postgresql/*/bin/postgres; }; } > /dev/null 2>&1 \
+	  || { echo "Install the servers first; on Debian: apt-get install $(SERVERS)"; exit 1; }
+	$(PIP) --editable '.[demo,dev,databases]' apache-airflow==$(AIRFLOW)
+	@touch $@
+
+test-databases: $(VENV)/.databases
+	DATABASES_REQUIRED=1 $(PYTEST) -m databases $(FILES)
+
+bench-databases: $(VENV)/.databases
+	$(BIN)/python benchmarks/table.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -142,3 +142,7 @@ class BatchCancelled(BatchError):
 
 class BatchTimeout(BatchError):
     """The deadline passed while the batch was still running."""
+
+
+class LoadFailed(OpenAIBatchesError):
+    """Results were not written to a table; it is as it was before."""

@@ -30,6 +30,13 @@ def get_provider_info() -> dict[str, Any]:
                 ],
             }
         ],
+        "transfers": [
+            {
+                "source-integration-name": NAME,
+                "target-integration-name": "Common SQL",
+                "python-module": f"{PACKAGE}.transfers.openai_batch_results_to_sql",
+            }
+        ],
         "sensors": [{"integration-name": NAME, "python-modules": [f"{PACKAGE}.sensors.openai_batches"]}],
         "triggers": [{"integration-name": NAME, "python-modules": [f"{PACKAGE}.triggers.openai_batches"]}],
         "task-decorators": [

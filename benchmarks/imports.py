@@ -12,6 +12,7 @@ MODULES = (
     "airflow_provider_openai_batches.operators.inference",
     "airflow_provider_openai_batches.sensors.openai_batches",
     "airflow_provider_openai_batches.triggers.openai_batches",
+    "airflow_provider_openai_batches.transfers.openai_batch_results_to_sql",
 )
 CODE = """
 import importlib, sys, time

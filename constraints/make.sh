@@ -11,9 +11,12 @@ airflow=$1 day=$2
 newer=(apache-airflow-providers-common-compat anyio typing-extensions genai-prices httpx2 httpcore2 truststore)
 newer=("${newer[@]/%/=2026-11-20}")
 file=constraints/airflow-$airflow.txt
+extras=(demo dev)
+[[ $airflow == 3.0.* ]] || extras+=(databases)  # DuckDB's provider needs Airflow 3.1
 {
     echo "# Written by: constraints/make.sh $airflow $day"
-    uv pip compile --quiet --no-header --no-annotate --python-version 3.11 --extra demo --extra dev \
+    uv pip compile --quiet --no-header --no-annotate --python-version 3.11 \
+        "${extras[@]/#/--extra=}" \
         --exclude-newer "$day" "${newer[@]/#/--exclude-newer-package=}" \
         --constraint <(echo "apache-airflow==$airflow") pyproject.toml
 } > "$file.new"

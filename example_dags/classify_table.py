@@ -1,16 +1,15 @@
-"""Label the rows of a query, and write the labels back to the database."""
+"""Label the rows of a query, and write the labels to a table of the same database."""
 
 from __future__ import annotations
 
-import json
 import os
-from pathlib import Path
-from typing import Any
 
-from airflow.providers.common.compat.sdk import BaseHook
-from airflow.sdk import DAG, task
+from airflow.sdk import DAG
 
 from airflow_provider_openai_batches.operators.inference import OpenAIBatchInferenceOperator
+from airflow_provider_openai_batches.transfers.openai_batch_results_to_sql import (
+    OpenAIBatchResultsToSqlOperator,
+)
 
 WORK = os.environ.get("EXAMPLE_WORK", "include")
 DATABASE = "warehouse"
@@ -31,19 +30,12 @@ with DAG("classify_table", schedule=None, tags=["openai"], doc_md=__doc__):
         retries=3,
     )
 
-    @task
-    def write_back(summary: dict[str, Any]) -> int:
-        """Write the labels to a table, and return how many there are."""
-        database = BaseHook.get_hook(DATABASE)
-        database.run("DROP TABLE IF EXISTS labels")
-        database.run("CREATE TABLE labels (iata TEXT PRIMARY KEY, is_capital TEXT)")
-        written = 0
-        for part in summary["parts"]:
-            with (Path(summary["output_uri"]) / part).open(encoding="utf-8") as lines:
-                results = [json.loads(line) for line in lines]
-            rows = [(row["custom_id"], row["output"]) for row in results if row["status"] == "succeeded"]
-            database.insert_rows("labels", rows, target_fields=["iata", "is_capital"])
-            written += len(rows)
-        return written
-
-    write_back(labels.output)
+    OpenAIBatchResultsToSqlOperator(
+        task_id="write_back",
+        results=labels.output,
+        conn_id=DATABASE,
+        table="labels",
+        columns={"iata": "custom_id", "is_capital": "output"},
+        key="iata",
+        retries=3,
+    )

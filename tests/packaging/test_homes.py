@@ -148,6 +148,8 @@ PUBLIC = (
     "sensors.openai_batches.OpenAIBatchSensor",
     "triggers.openai_batches.OpenAIBatchTrigger",
     "decorators.openai_batch.openai_batch_task",
+    "transfers.openai_batch_results_to_sql.OpenAIBatchResultsToSqlOperator",
+    "results.read_results",
     "links.OpenAIBatchLink",
     "devserver.DevServer",
     "devserver.pytest_plugin.openai_batches_server",

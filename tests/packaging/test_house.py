@@ -36,7 +36,8 @@ FLOORS = (
     {"pricing"},
     {"compat"},
     {"inference.data", "observability"},
-    {"idempotency", "polling"},
+    {"results"},
+    {"idempotency", "polling", "sql"},
     {"hooks", "inference", "links", "triggers"},
     {"operators"},
     {"cli", "decorators", "plugin", "sensors", "transfers"},
@@ -52,6 +53,7 @@ WITHOUT_AIRFLOW = {
     "idempotency",
     "idempotency.keys",
     "inference.data",
+    "results",
 }
 HTTP_LIBRARIES = {"requests", "urllib3", "httpx"}
 HTTP_FILES = {"api.client", "api.async_client"}

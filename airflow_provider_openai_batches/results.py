@@ -1,0 +1,282 @@
+"""The results of a finished inference job, for Python code: ``read_results(uri)``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.inference.data.arrow import pyarrow, rows_of
+from airflow_provider_openai_batches.inference.data.job import is_bare_name
+from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, Manifest
+from airflow_provider_openai_batches.storage import as_path, local, open_binary, read_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+
+    from airflow_provider_openai_batches.api.usage import Usage
+    from airflow_provider_openai_batches.inference.data.manifest import Part
+    from airflow_provider_openai_batches.pricing.cost import Cost
+    from airflow_provider_openai_batches.storage import AnyPath, Location
+
+_BATCH_ROWS = 2_000
+_CHUNK_ROWS = 20_000
+
+
+def read_results(uri: Location | Mapping[str, Any]) -> ResultRows:
+    """
+    Open the results of a finished job. Its rows are read when they are iterated over, a few at a time.
+
+    :param uri: the ``output_uri`` of an inference task, as a path or any URI of Airflow's object storage; or
+        what the task returned, which names it.
+    :raises InvalidInputError: if the job is not complete: there is no manifest, or a part of it is missing or
+        was changed.
+    """
+    if isinstance(uri, dict):
+        if not uri.get("output_uri") or uri.get("dry_run"):
+            raise InvalidInputError(
+                "This is not what an inference task returns: it names no finished results"
+            )
+        uri = uri["output_uri"]
+    directory = as_path(uri)
+    path = directory / MANIFEST_FILE
+    manifest = read_json(path, Manifest, "is not the manifest of a job: {}")
+    if manifest is None:
+        raise InvalidInputError(
+            f"The results in {directory} are not complete: there is no {MANIFEST_FILE}. The task that writes "
+            "them has not finished, or has failed; its next try goes on where the last one ended."
+        )
+    _check_parts(directory, manifest)
+    return ResultRows(directory, manifest)
+
+
+class ResultRows:
+    """
+    The rows of a finished job, in the order of its input, as dicts.
+
+    A row has ``custom_id``, the kept columns, ``status``, ``output``, ``usage``, ``error`` and
+    ``finish_reason``. In Parquet, output that is not text or a vector is JSON in text.
+
+    :ivar uri: the directory.
+    :ivar manifest: all that the job says of itself.
+    """
+
+    def __init__(self, directory: AnyPath, manifest: Manifest) -> None:
+        self._directory = directory
+        self.uri = str(directory)
+        self.manifest = manifest
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of rows by status."""
+        return self.manifest.counts
+
+    @property
+    def usage(self) -> Usage:
+        """The tokens of all answers that were paid for."""
+        return self.manifest.usage
+
+    @property
+    def cost(self) -> Cost | None:
+        """What the job cost, in US dollars; None if its manifest does not say."""
+        return self.manifest.cost
+
+    @property
+    def is_parquet(self) -> bool:
+        return self.manifest.output_format == "parquet"
+
+    def __len__(self) -> int:
+        return self.manifest.rows
+
+    def __bool__(self) -> bool:
+        return True  # results without rows are results too
+
+    def __repr__(self) -> str:
+        return f"<results of {len(self):,} rows in {self.uri}>"
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """
+        Read all rows, with a few of them in memory.
+
+        :raises InvalidInputError: if a part has another number of rows than the manifest says.
+        """
+        return self.read(msgspec.json.decode)
+
+    def read(self, decode: Callable[[bytes], Any], columns: Collection[str] | None = None) -> Iterator[Any]:
+        """
+        Read all rows as :meth:`__iter__` does, but only some of their columns.
+
+        :param decode: makes a row of a line of JSON.
+        :param columns: which columns are read of Parquet.
+        """
+        for part in self.manifest.parts:
+            count = 0
+            rows = (
+                self._rows_of_parquet(part, columns) if self.is_parquet else self._rows_of_lines(part, decode)
+            )
+            for row in rows:
+                count += 1
+                yield row
+            if count != part.rows:
+                raise InvalidInputError(
+                    f"{self._directory / part.file} has {count:,} rows, but {MANIFEST_FILE} says "
+                    f"{part.rows:,}: it was changed after the job was complete"
+                )
+
+    def _rows_of_lines(self, part: Part, decode: Callable[[bytes], Any]) -> Iterator[Any]:
+        path = self._directory / part.file
+        number = 0
+        try:
+            with open_binary(path) as lines:
+                for number, line in enumerate(lines, 1):  # noqa: B007 - the error names it
+                    yield decode(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidInputError(f"{path}, line {number}: not a result ({error})") from error
+
+    def _rows_of_parquet(self, part: Part, columns: Collection[str] | None) -> Iterator[dict[str, Any]]:
+        with open_binary(self._directory / part.file) as handle, self._parquet(handle, part) as file:
+            wanted = [name for name in file.schema_arrow.names if columns is None or name in columns]
+            for batch in file.iter_batches(_BATCH_ROWS, columns=wanted):
+                yield from rows_of(batch)
+
+    def _parquet(self, handle: Any, part: Part) -> Any:
+        try:
+            return pyarrow("pyarrow.parquet").ParquetFile(handle)
+        except pyarrow("pyarrow").ArrowException as error:
+            raise InvalidInputError(
+                f"{self._directory / part.file} is not a Parquet file: {error}"
+            ) from error
+
+    def parquet_schema(self) -> Any:
+        """Return the Arrow schema of the rows; None if they are JSON lines, or if there are none."""
+        if not self.is_parquet or not self.manifest.parts:
+            return None
+        part = self.manifest.parts[0]
+        with open_binary(self._directory / part.file) as handle, self._parquet(handle, part) as file:
+            return file.schema_arrow
+
+    def to_arrow(self) -> Any:
+        """
+        Return all rows as a ``pyarrow.Table``.
+
+        In JSON lines, a column whose values have no common type becomes text, with JSON for what is no text.
+
+        :raises InvalidInputError: if pyarrow is not installed.
+        """
+        arrow = pyarrow("pyarrow")
+        if not self.is_parquet:
+            return _table_of(arrow, iter(self))
+        tables = []
+        for part in self.manifest.parts:
+            with open_binary(self._directory / part.file) as handle, self._parquet(handle, part) as file:
+                tables.append(file.read())
+        return arrow.concat_tables(tables) if tables else arrow.table({})
+
+    def to_pandas(self) -> Any:
+        """
+        Return all rows as a ``pandas.DataFrame``.
+
+        :raises InvalidInputError: if pandas or pyarrow is not installed.
+        """
+        _installed("pandas")
+        return self.to_arrow().to_pandas()
+
+    def to_polars(self) -> Any:
+        """
+        Return all rows as a ``polars.DataFrame``.
+
+        :raises InvalidInputError: if Polars or pyarrow is not installed.
+        """
+        return _installed("polars").from_arrow(self.to_arrow())
+
+
+def _installed(library: str) -> Any:
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        raise InvalidInputError(f"This needs {library}: pip install {library}") from error
+
+
+def _check_parts(directory: AnyPath, manifest: Manifest) -> None:
+    """
+    Compare the files with the manifest; it takes one listing.
+
+    :raises InvalidInputError: names what differs.
+    """
+    sizes = _sizes(directory) if manifest.parts else {}
+    for part in manifest.parts:
+        if not is_bare_name(part.file):
+            raise InvalidInputError(
+                f"{MANIFEST_FILE} in {directory} names {part.file!r:.100}, which is no part"
+            )
+        if part.file not in sizes:
+            raise InvalidInputError(f"The results in {directory} are not complete: {part.file} is missing")
+        if sizes[part.file] != part.bytes:
+            raise InvalidInputError(
+                f"{directory / part.file} has {sizes[part.file]:,} bytes, but {MANIFEST_FILE} says "
+                f"{part.bytes:,}: it was changed after the job was complete, or copied in part"
+            )
+    if (rows := sum(part.rows for part in manifest.parts)) != manifest.rows:
+        raise InvalidInputError(
+            f"{MANIFEST_FILE} in {directory} says {manifest.rows:,} rows, but its parts have {rows:,}"
+        )
+
+
+def _sizes(directory: AnyPath) -> dict[str, int]:
+    plain = local(directory)
+    if plain is not None:
+        with os.scandir(plain) as entries:
+            return {entry.name: entry.stat().st_size for entry in entries}
+    directory.fs.invalidate_cache(directory.path)
+    found = directory.fs.ls(directory.path, detail=True)
+    return {entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in found}
+
+
+def _table_of(arrow: Any, rows: Iterator[dict[str, Any]]) -> Any:
+    """Make columns of some thousand rows at a time: rows as Python objects take many times the memory."""
+    columns: dict[str, list[Any]] = {}
+    count = 0
+    while chunk := list(islice(rows, _CHUNK_ROWS)):
+        for name in dict.fromkeys(name for row in chunk for name in row):
+            parts = columns.setdefault(name, [arrow.nulls(count)] if count else [])
+            parts.append(_array(arrow, [row.get(name) for row in chunk]))
+        count += len(chunk)
+        for parts in columns.values():
+            if (missing := count - sum(map(len, parts))) > 0:
+                parts.append(arrow.nulls(missing))
+    return arrow.table({name: _column(arrow, parts) for name, parts in columns.items()})
+
+
+def _array(arrow: Any, values: list[Any]) -> Any:
+    """Return an Arrow array, or the values themselves if they have no common type."""
+    try:
+        return arrow.array(values)
+    except (arrow.ArrowException, TypeError, ValueError, OverflowError):
+        return values
+
+
+def _column(arrow: Any, parts: list[Any]) -> Any:
+    kinds = [part.type for part in parts if isinstance(part, arrow.Array)]
+    known = [kind for kind in kinds if not arrow.types.is_null(kind)]
+    if len(kinds) == len(parts) and len(set(known)) <= 1:
+        whole = [
+            arrow.nulls(len(part), known[0]) if known and part.type not in known else part for part in parts
+        ]
+        return arrow.chunked_array(whole)
+    values = [value for part in parts for value in _plain(arrow, part)]
+    column = _array(arrow, values)
+    return arrow.array(_texts(values), arrow.string()) if column is values else column
+
+
+def _plain(arrow: Any, part: Any) -> Any:
+    return part.to_pylist() if isinstance(part, arrow.Array) else part
+
+
+def _texts(values: Iterable[Any]) -> Iterator[str | None]:
+    for value in values:
+        is_text = value is None or isinstance(value, str)
+        yield value if is_text else msgspec.json.encode(value).decode()

@@ -1,0 +1,1 @@
+"""Results of batches into other systems."""
