@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from cluster import Cluster
-    from servers import Server
+    from server import Server
 
 # In this order at first, each as soon as there is something to lose; later ones are drawn at random.
 FIRST = ("worker", "triggerer", "scheduler")

