@@ -72,6 +72,7 @@ class Cluster(AirflowStack):
             "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
             "AIRFLOW__CORE__HOSTNAME_CALLABLE": "cluster_node.name",
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database,
+            "AIRFLOW__OPENAI_BATCHES__DEPLOYMENT_ID": "cluster",
             "PYTHONPATH": str(HERE / "nodes"),
         }
         super().__init__(home, HERE / "dags", {**ours, **TIMES, **environment})
