@@ -37,11 +37,14 @@ TIMES = {
 def connections(postgresql: PostgreSQL, store: Store, batch_api: BatchApi) -> dict[str, str]:
     """The three connections of the DAG, as environment variables. No server here asks for a secret."""
     aws = {"endpoint_url": store.url, "region_name": "us-east-1"}
+    # An account whose limit is known: a job need not find out how many batches the service takes.
+    limits = {"enqueued_token_limits": {"gpt-5-mini": 10**12}}
     found = {
         "OPENAI_BATCHES_DEFAULT": {
             "conn_type": "openai_batches",
             "host": batch_api.url,
             "password": "any-key",
+            "extra": limits,
         },
         "AWS_DEFAULT": {"conn_type": "aws", "login": "any-key", "password": "any-secret", "extra": aws},
         "WAREHOUSE": {
