@@ -95,6 +95,13 @@ class Cluster(AirflowStack):
         """Whether all components work; a worker says so in its log each time it starts."""
         return super().is_healthy() and all(" ready." in self.log_tail(name, 1_000) for name in WORKERS)
 
+    def revive(self) -> list[str]:
+        """Start again what ended by itself, as a process manager does: some parts end with their database."""
+        ended = [name for name, process in self.processes.items() if process.poll() is not None]
+        for name in ended:
+            self.start_component(name)
+        return ended
+
     def scratch(self, name: str) -> Path:
         """Where a component puts its temporary files."""
         return self.home / name / "tmp"

@@ -148,6 +148,8 @@ def watch(cluster: Cluster, api: DevServerClient, kills: Kills, deadline: float)
             say(said := words)
         if active and api.timeline():  # before the first batch there is nothing to lose
             kills.step(active[0])
+        for name in cluster.revive():
+            say(f"ended by itself, and started again: {name}")
         time.sleep(0.5)
     return tasks
 

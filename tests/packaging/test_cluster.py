@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -10,12 +11,15 @@ from typing import TYPE_CHECKING, Any, cast
 import kills
 import psutil
 import pytest
+from airflow.providers.common.compat.sdk import BaseHook
 from airflow_stack import AirflowStack
-from cluster import TRIGGERERS, WORKERS, Cluster
+from cluster import HERE, TRIGGERERS, WORKERS, Cluster, connections
 from kills import Kills
 from measure import Gauges
 from outcome import Outcome, covered
 from servers import BatchApi, PostgreSQL, Redis, Store
+
+from airflow_provider_openai_batches.api.config import ClientConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -160,6 +164,37 @@ def test_each_machine_has_a_disk_of_its_own(cluster: Cluster) -> None:
         assert len({part.environment[variable] for part in cluster.components.values()}) == len(names)
     assert all(part.folder == cluster.home / name for name, part in cluster.components.items())
     assert cluster.environment["MORE"] == "1"
+
+
+def test_what_ended_by_itself_is_started_again(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(cluster, "start_component", started.append)
+    with psutil.Popen(["true"]) as ended, psutil.Popen(["sleep", "30"]) as running:
+        ended.wait()
+        cluster.processes |= {"scheduler": ended, "worker-1": running}
+        assert cluster.revive() == ["scheduler"]
+        running.kill()
+    assert started == ["scheduler"]
+
+
+def test_the_dag_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLUSTER_REQUESTS_PER_BATCH", "5000")
+    dag = runpy.run_path(str(HERE / "dags" / "table_to_table.py"))["dag"]
+    assert dag.dag_id == "table_to_table"
+    assert dag.task_ids == ["ask", "load"]
+    assert dag.get_task("ask").max_requests_per_batch == 5_000
+
+
+def test_the_connections_lead_to_the_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("servers._package", lambda name: tmp_path / name)
+    postgresql, store, api = PostgreSQL(tmp_path), Store(tmp_path), BatchApi(tmp_path, batch_seconds=3)
+    for name, text in connections(postgresql, store, api).items():
+        monkeypatch.setenv(name, text)
+    service = ClientConfig.from_connection(BaseHook.get_connection("openai_batches_default"), {})
+    assert service.base_url == api.url
+    assert set(service.enqueued_token_limits) == {"gpt-5-mini"}
+    assert BaseHook.get_connection("aws_default").extra_dejson["endpoint_url"] == store.url
+    assert BaseHook.get_connection("warehouse").port == postgresql.port
 
 
 def test_processes_below_the_home_are_found_and_others_are_not(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ with DAG(
     schedule=None,
     default_args={"retries": 20, "retry_delay": timedelta(seconds=2)},
     doc_md=__doc__,
-):
+) as dag:
     asked = OpenAIBatchInferenceOperator(
         task_id="ask",
         endpoint="/v1/chat/completions",
