@@ -44,10 +44,13 @@ class Gauges:
 
     def _run(self) -> None:
         while not self._over.wait(INTERVAL):
-            for worker in WORKERS:
-                peaks = [_peak_of(process.pid) for process in self._cluster.tasks_of(worker)]
-                self.memory = max(self.memory, *peaks, 0)
-                self.scratch = max(self.scratch, _size_of(self._cluster.scratch(worker)))
+            self.read()
+
+    def read(self) -> None:
+        for worker in WORKERS:
+            peaks = [_peak_of(process.pid) for process in self._cluster.tasks_of(worker)]
+            self.memory = max(self.memory, *peaks, 0)
+            self.scratch = max(self.scratch, _size_of(self._cluster.scratch(worker)))
 
 
 def _peak_of(pid: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import threading
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -217,17 +218,25 @@ def test_processes_below_the_home_are_found_and_others_are_not(tmp_path: Path) -
 
 
 def test_the_gauges_keep_the_highest_values(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("measure.INTERVAL", 0.01)
     me = psutil.Process()
     monkeypatch.setattr(cluster, "tasks_of", lambda worker: [me] if worker == "worker-1" else [])
     big = cluster.scratch("worker-2") / "file"
-    with Gauges(cluster) as gauges:
-        big.write_bytes(b"x" * 100_000)
-        while gauges.scratch < 100_000 or not gauges.memory:
-            pass
-        big.unlink()
+    big.write_bytes(b"x" * 100_000)
+    gauges = Gauges(cluster)
+    gauges.read()
+    big.unlink()
+    monkeypatch.setattr(cluster, "tasks_of", lambda _: [])
+    gauges.read()
     assert gauges.scratch >= 100_000
     assert gauges.memory >= me.memory_info().rss * 0.5
+
+
+def test_the_gauges_are_read_while_something_runs(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("measure.INTERVAL", 0.01)
+    was_read = threading.Event()
+    monkeypatch.setattr(Gauges, "read", lambda _: was_read.set())
+    with Gauges(cluster):
+        assert was_read.wait(30)
 
 
 def test_the_batch_api_keeps_its_port(tmp_path: Path) -> None:
