@@ -9,11 +9,11 @@ BIN = $(VENV)/bin
 CONSTRAINTS = constraints/airflow-$(AIRFLOW).txt
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 PYTEST = $(BIN)/python -m pytest
-TESTS = not ui and not long
+TESTS = not ui and not long and not stores
 FILES =
 SERVICE ?= local
 
-.PHONY: help demo ui test test-ui test-airflow lint bench chaos clean
+.PHONY: help demo ui test test-ui test-airflow test-stores lint bench chaos clean
 
 help:
 	@echo "make demo                         run the quickstart on real rows (SERVICE=openai for the real service)"
@@ -21,6 +21,7 @@ help:
 	@echo "make test                         all tests but those that need a browser or many minutes"
 	@echo "make test-ui                      the tests of the page, in headless Chromium"
 	@echo "make test-airflow VERSION=3.1.8   the suite on another Airflow"
+	@echo "make test-stores                  whole jobs on S3, GCS and Azure Blob, which it starts on this machine"
 	@echo "make lint                         ruff and mypy --strict"
 	@echo "make bench                        the benchmarks, compared with the other providers"
 	@echo "make chaos                        kill processes at random, and count what was lost or paid twice"
@@ -53,7 +54,24 @@ test-ui: $(VENV)/.dev
 
 test-airflow:
 	@test -n "$(VERSION)" || { echo "Say which version: make test-airflow VERSION=3.1.8"; exit 1; }
-	$(MAKE) test AIRFLOW=$(VERSION) VENV=.venv-$(VERSION) TESTS="not ui"
+	$(MAKE) test AIRFLOW=$(VERSION) VENV=.venv-$(VERSION) TESTS="not ui and not stores"
+
+# The clients of three clouds would slow down and hide much in the environment of the other tests. Azurite comes
+# from npm; without Node.js the tests of Azure Blob are skipped, and say so.
+STORES = .venv-stores
+AZURITE = 3.35.0
+
+$(STORES)/.stores: pyproject.toml constraints/stores-$(AIRFLOW).txt
+	@echo "Installing Airflow $(AIRFLOW) and the clients of three stores into $(STORES) ..."
+	test -x $(STORES)/bin/python || $(PYTHON) -m venv $(STORES)
+	$(STORES)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints/stores-$(AIRFLOW).txt --editable '.[demo,stores]' apache-airflow==$(AIRFLOW)
+	if command -v npm > /dev/null; then \
+		npm install --silent --no-audit --no-fund --prefix $(STORES)/azurite azurite@$(AZURITE); fi
+	@touch $@
+
+test-stores: $(STORES)/.stores
+	$(STORES)/bin/python -m pytest tests/stores
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
