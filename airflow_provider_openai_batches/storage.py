@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import inspect
 import os
 import shutil
 import tempfile
 import time
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias, TypeVar, cast
 
@@ -17,7 +18,7 @@ import msgspec
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 T = TypeVar("T")
 # pathlib's Path, universal_pathlib's UPath and Airflow's ObjectStoragePath share methods but no base class.
@@ -30,6 +31,7 @@ _NAME_BYTES = 100  # of a file's name in that of its temporary file; a name may 
 SCRATCH_PREFIX = "openai-batches-scratch-"
 _LOCK_FILE = ".in-use"
 _YOUNG_SECONDS = 60.0  # a temporary directory has its lock by then
+_OBJECT_STORES = frozenset({"s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "adl", "az"})
 
 
 def as_path(location: Location) -> AnyPath:
@@ -70,6 +72,34 @@ def name_of(source: Location) -> str:
     if isinstance(name, str) and name:
         return os.path.basename(name)  # noqa: PTH119 - URIs too
     return Path(name).name if isinstance(name, os.PathLike) else "batch.jsonl"
+
+
+def is_object_store(path: AnyPath) -> bool:
+    """Whether a path is in a store that has no directories, only objects with slashes in their names."""
+    return hasattr(path, "fs") and path.protocol in _OBJECT_STORES
+
+
+def make_directory(directory: AnyPath, mode: int = 0o777) -> None:
+    """Make a directory, and those above it, where there is such a thing; no bucket or container is made."""
+    if local(directory) is not None:
+        directory.mkdir(parents=True, exist_ok=True, mode=mode)
+    elif not is_object_store(directory):
+        directory.fs.makedirs(directory.path, exist_ok=True)
+
+
+def names_in(directory: AnyPath) -> list[str]:
+    """Return the names of what is in a directory now, by one listing; none if there is no such directory."""
+    try:
+        if (plain := local(directory)) is not None:
+            return os.listdir(plain)  # noqa: PTH208 - the names are wanted
+        directory.fs.invalidate_cache(
+            directory.path
+        )  # a client keeps listings; other workers write there too
+        found = directory.fs.ls(directory.path, detail=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    own = directory.path.strip("/")  # some stores list an empty object of the directory's own name
+    return [name.rstrip("/").rpartition("/")[2] for name in found if name.strip("/") != own]
 
 
 def open_binary(path: AnyPath, mode: str = "rb") -> BinaryIO:
@@ -139,6 +169,25 @@ def whole(destination: Location) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
+def read_bytes(path: AnyPath) -> bytes | None:
+    """Return what is in a file, by one request to a store; None if there is no such file."""
+    plain = local(path)
+    try:
+        return fetched(path) if plain is None else plain.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def fetched(path: AnyPath) -> bytes:
+    """Return what is in a small file of a store, by one request."""
+    fs = path.fs
+    # A client that can read pieces at the same time asks for the size first, unless there is to be one piece.
+    parameters = inspect.signature(getattr(type(fs), "_cat_file", fs.cat_file)).parameters
+    options = {"max_concurrency": 1} if "max_concurrency" in parameters else {}
+    content: bytes = fs.cat_file(path.path, **options)
+    return content
+
+
 def read_json(path: AnyPath, kind: type[T], trouble: str) -> T | None:
     """
     Read one JSON document; None if there is no such file.
@@ -146,11 +195,11 @@ def read_json(path: AnyPath, kind: type[T], trouble: str) -> T | None:
     :param trouble: what the error says after the path, with ``{}`` for what is wrong with the file.
     :raises InvalidInputError: if it is not a valid ``kind``.
     """
-    if not path.exists():
+    content = read_bytes(path)
+    if content is None:
         return None
     try:
-        with open_binary(path) as file:
-            return msgspec.json.decode(file.read(), type=kind)
+        return msgspec.json.decode(content, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInputError(f"{path} {trouble.format(error)}") from error
 
@@ -162,9 +211,39 @@ def write_json(path: AnyPath, value: Any) -> None:
 
 
 def remove(path: AnyPath) -> None:
-    """Delete a file if it exists."""
-    if path.exists():
-        path.unlink()
+    """Delete a file if it exists, by one request to a store."""
+    try:
+        if (plain := local(path)) is not None:
+            plain.unlink()
+        else:
+            path.fs.rm_file(path.path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+
+
+def remove_all(directory: AnyPath, names: Iterable[str] | None = None) -> None:
+    """
+    Delete a directory if it exists.
+
+    :param names: what is in there, as far as that is known: then a store that has no directories lists nothing.
+    """
+    if (plain := local(directory)) is not None:
+        if plain.exists():
+            shutil.rmtree(plain)
+        return
+    fs, path = directory.fs, directory.path
+    if not is_object_store(directory):
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
+        return
+    if names is None:
+        fs.invalidate_cache(path)
+        found = fs.find(path)
+    else:
+        found = [f"{path}/{name}" for name in names]
+    if found:
+        with suppress(FileNotFoundError):
+            fs.rm(found)
 
 
 class Scratch:

@@ -96,7 +96,6 @@ class ClaimFile:
         mine = msgspec.structs.replace(self._mine, since=now, until=now + LEASE)
         self.is_new = self._create(mine)
         if self.is_new:
-            self.check()
             return
         other = self._read()
         if other is not None and self._is_mine(other):
@@ -133,15 +132,19 @@ class ClaimFile:
     @property
     def is_there(self) -> bool:
         self._forget_listings()
-        return bool(self._path.exists())
+        return storage.read_bytes(self._path) is not None
 
-    def extend(self, now: float, until: float) -> None:
+    def extend(self, now: float, until: float, if_gone: Callable[[], object] = lambda: None) -> None:
         """
         Hold the directory until then and a day longer.
 
+        :param if_gone: is called if nobody has the directory any more, before it is claimed anew.
         :raises InvalidInputError: if another task has it now.
         """
-        found = self._read() or msgspec.structs.replace(self._mine, since=now)
+        found = self._read()
+        if found is None:
+            if_gone()
+            found = msgspec.structs.replace(self._mine, since=now)
         if not self._is_mine(found):
             raise self._refusal(found)
         if found.until < until:
@@ -151,7 +154,7 @@ class ClaimFile:
         """Give the directory up, if it is this task's."""
         found = self._read()
         if found is not None and self._is_mine(found):
-            self._path.unlink()
+            storage.remove(self._path)
 
     def _is_mine(self, claim: Claim) -> bool:
         return claim.owner == self.owner
@@ -181,7 +184,7 @@ class ClaimFile:
         content = msgspec.json.encode(claim)
         try:
             if storage.local(self._path) is not None:
-                self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+                storage.make_directory(self._directory, mode=0o700)
                 self._create_on_disk(content)
             else:
                 self._create_in_store(content)
@@ -200,7 +203,7 @@ class ClaimFile:
 
     def _create_in_store(self, content: bytes) -> None:
         fs, path = self._path.fs, self._path.path
-        self._directory.mkdir(parents=True, exist_ok=True)  # some stores have directories
+        storage.make_directory(self._directory)
         if self.is_there:
             raise FileExistsError(path)
         if _can_create(fs):
@@ -213,6 +216,7 @@ class ClaimFile:
                 return
         fs.pipe_file(path, content)
         self._sleep(SETTLE_SECONDS)
+        self.check()
 
     def _is_over(self, other: Claim) -> bool | None:
         """Say whether another task has ended for good; None if that cannot be found out."""

@@ -19,7 +19,7 @@ from airflow_provider_openai_batches.idempotency import keys
 from airflow_provider_openai_batches.inference.data.job import is_bare_name
 from airflow_provider_openai_batches.inference.data.outcomes import RowError  # noqa: TC001 - msgspec reads the annotation
 from airflow_provider_openai_batches.polling.wait import GRACE, UNKNOWN_WINDOW
-from airflow_provider_openai_batches.storage import open_binary, whole
+from airflow_provider_openai_batches.storage import read_bytes, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -340,12 +340,11 @@ class Records(msgspec.Struct):
     @classmethod
     def load(cls, folder: Any) -> Records | None:
         """Return None if there are no records, or they cannot be read: the service knows more."""
-        path = folder / RECORDS_FILE
-        if not path.exists():
+        content = read_bytes(folder / RECORDS_FILE)
+        if content is None:
             return None
         try:
-            with open_binary(path) as handle:
-                records = msgspec.json.decode(handle.read(), type=cls)
+            records = msgspec.json.decode(content, type=cls)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         names = [name for record in records.by_shard.values() for name in record.files or ()]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from airflow_provider_openai_batches.api.retry import is_passing
@@ -31,7 +32,6 @@ from airflow_provider_openai_batches.inference.rounds import Rounds
 from airflow_provider_openai_batches.inference.schedule import Schedule, WaitFor
 from airflow_provider_openai_batches.inference.submit import Submissions, delete_input_files
 from airflow_provider_openai_batches.inference.summary import dry_run_summary, progress_of, summary_of
-from airflow_provider_openai_batches.inference.workspace import check_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -98,7 +98,7 @@ class Runner:
             return summary_of(manifest, str(place.output))
         place.keep(job, digest, anew=not settings.reuse)
         self._log.info("Rows: %d, batches: %d, bytes: %d", job.rows, len(job.shards), job.bytes)
-        known = Records.load(place.kept) if settings.reuse else None
+        known = Records.load(place.kept) if settings.reuse and place.has(RECORDS_FILE) else None
         salt = "" if settings.reuse else keys.one_time_key()
         new = Records(digest=results_digest, started=now, since=self._since, salt=salt)
         new.counts_from = now if settings.begins_anew else 0.0
@@ -159,10 +159,10 @@ class Runner:
         """Return the job, its digest, its results' digest, and the manifest that is there already."""
         from airflow_provider_openai_batches.inference.data.shards import write_shards  # noqa: PLC0415 - not on a resume
 
-        settings, output = self.settings, self.workspace.output
+        settings = self.settings
         settings.spec.check()
         check_output(settings.output, settings.output_format)
-        check_target(output)
+        self.workspace.check_writing()
         if is_claimed:
             self.workspace.claim.take(self._clock(), overwrite=settings.overwrite)
         try:
@@ -240,9 +240,12 @@ class Runner:
         """
         place, now = self.workspace, self._clock()
         try:
-            if not place.claim.is_there:  # somebody deleted it, or another task has finished here since
-                place.check_target(self.records.digest, overwrite=self.settings.overwrite)
-            place.claim.extend(now, max([now, *(record.deadline for record in self.records.active)]))
+            place.claim.extend(
+                now,
+                max([now, *(record.deadline for record in self.records.active)]),
+                # Somebody deleted it, or another task has finished here since.
+                if_gone=partial(place.check_target, self.records.digest, overwrite=self.settings.overwrite),
+            )
         except InvalidInputError as error:
             ended = ", ".join(self.cancel())
             raise InvalidInputError(f"{error}. Cancelled: {ended or 'nothing was running'}.") from error

@@ -9,6 +9,7 @@ directory and copies whole files to the store; of a large job only the files in 
 from __future__ import annotations
 
 import shutil
+import threading
 import uuid
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,10 @@ class Workspace:
         self._temporary: storage.Scratch | None = None
         self._local: Path | None = None
         self._parked: Any = None
+        self._has_parked = False
+        self._found: list[str] | None = None  # what was in the directory of all jobs when this try began
+        self._names: set[str] | None = None  # what is kept of this job, as far as it is known
+        self._lock = threading.Lock()
         self.claim, self._task = ClaimFile(self._root, owner, task), task
         self.name = ""
 
@@ -79,7 +84,7 @@ class Workspace:
         begun = self._root / f".{self.claim.owner}-{uuid.uuid4().hex}"
         if self.is_local:
             self._local = begun
-            self._root.mkdir(parents=True, exist_ok=True, mode=_OWNER_ALONE)
+            storage.make_directory(self._root, _OWNER_ALONE)
             self._local.mkdir(mode=_OWNER_ALONE)
         else:
             self._local, self._parked = self._new_temporary(), begun
@@ -89,7 +94,8 @@ class Workspace:
         """Move a complete request file to the store if there is too much on this machine."""
         if not self.is_local and self._is_full():
             directory = self.kept if self._parked is None else self._parked
-            directory.mkdir(parents=True, exist_ok=True)
+            self._has_parked |= directory is self._parked
+            storage.make_directory(directory)
             self._put(shard.file, directory)
             (self.local / shard.file).unlink()
 
@@ -100,21 +106,32 @@ class Workspace:
         :param digest: identifies the job, see :func:`.results.digests`.
         :param anew: replace what an earlier try kept.
         """
-        self.name = self.name_of(digest)
-        is_known = not anew and (self.kept / JOB_FILE).exists()
+        self.name, found = self.name_of(digest), self._jobs()
+        self._names = None if self.name in found else set()
+        is_known = not anew and self.has(JOB_FILE)
         if self.is_local:
             self._move(is_known=is_known)
         elif is_known:
             self._get(JOB_FILE)
         else:
-            self._remove(self.kept)
+            if self.name in found:
+                self._remove_kept()
             self.store([ROWS_FILE, *files_of(job.shards), JOB_FILE])  # the last one says that all are there
-        self._remove_others()
+        self._remove_others(found)
         self._parked = None
 
+    def check_writing(self) -> None:
+        """
+        Check, before anything is spent, that the task may write, list and delete in the output directory.
+
+        :raises InvalidInputError: if it may not.
+        """
+        found = _check_writing(self.output)
+        self._found = found if storage.is_object_store(self.output) else None
+
     def check_target(self, digest: str, *, overwrite: bool = False) -> Manifest | None:
-        """Return the manifest of exactly this job, see :func:`check_target`."""
-        return check_target(self.output, digest, overwrite=overwrite, task=self._task)
+        """Return the manifest of exactly this job, see :func:`results_in`."""
+        return results_in(self.output, digest, overwrite=overwrite, task=self._task)
 
     def name_of(self, digest: str) -> str:
         """Return the name of a job's directory."""
@@ -124,15 +141,25 @@ class Workspace:
         """Continue with the files that another process left; False if there are none."""
         if not is_bare_name(name):
             return False
-        self.name = name
-        if not (self.kept / JOB_FILE).exists():
-            return False
+        self.name, self._names = name, None
         self._local = self.kept if self.is_local else self._new_temporary()
-        self.fetch([JOB_FILE])
-        return True
+        try:
+            self.fetch([JOB_FILE])
+        except FileNotFoundError:
+            return False
+        return bool((self.local / JOB_FILE).exists())
 
     def has(self, name: str) -> bool:
-        return bool((self.kept / name).exists())
+        return bool((self.kept / name).exists()) if self.is_local else name in self.names()
+
+    def names(self) -> set[str]:
+        """Return the names of the files that are kept; a store is asked once, and then they are counted."""
+        if self.is_local:
+            return set(storage.names_in(self.kept))
+        with self._lock:
+            if self._names is None:
+                self._names = set(storage.names_in(self.kept))
+        return self._names
 
     def fetch(self, names: Iterable[str]) -> None:
         """Copy these files to this machine unless they are there."""
@@ -144,8 +171,8 @@ class Workspace:
     def store(self, names: Iterable[str]) -> None:
         """Copy these files to where they are kept."""
         if not self.is_local:
+            storage.make_directory(self.kept)
             for name in names:
-                self.kept.mkdir(parents=True, exist_ok=True)
                 if (self.local / name).exists():
                     self._put(name, self.kept)
                 elif self._parked is not None:
@@ -161,8 +188,8 @@ class Workspace:
         """Remove the files that were begun and are not to be kept."""
         if self._local is not None:
             shutil.rmtree(self._local, ignore_errors=True)
-        if self._parked is not None:
-            self._remove(self._parked)
+        if self._has_parked:
+            storage.remove_all(self._parked)
         if self.claim.is_new:
             self.claim.release()
         self._remove_if_empty()
@@ -170,16 +197,16 @@ class Workspace:
     def clear(self) -> None:
         """Remove all files of the job, which is complete."""
         if self.name:
-            self._remove(self.kept)
+            self._remove_kept()
         self.claim.release()
         self._remove_if_empty()
 
     def _remove_if_empty(self) -> None:
-        try:
+        if storage.is_object_store(self._root):
+            return
+        with suppress(OSError):  # another task works in the same place
             if not any(self._root.iterdir()):
                 self._root.rmdir()
-        except OSError:
-            pass  # a store has no empty directories, or another task works in the same place
 
     def close(self) -> None:
         """Remove the temporary directory."""
@@ -196,7 +223,7 @@ class Workspace:
         if is_known:
             shutil.rmtree(self.local)
         else:
-            self._remove(self.kept)
+            storage.remove_all(self.kept)
             self.local.rename(self.kept)
         self._local = self.kept
 
@@ -209,12 +236,19 @@ class Workspace:
 
     def _put(self, name: str, directory: Any) -> None:
         directory.fs.put_file(str(self.local / name), f"{directory.path}/{name}")
+        self._note(name, directory)
+
+    def _note(self, name: str, directory: Any) -> None:
+        """Note that the store has a file, if it is one of those that are kept."""
+        if directory is not self._parked and self._names is not None:
+            self._names.add(name)
 
     def _unpark(self, name: str) -> None:
         """Copy a request file within the store; where the store cannot, by way of this machine."""
         source, target = f"{self._parked.path}/{name}", f"{self.kept.path}/{name}"
         try:
             self.kept.fs.cp_file(source, target)
+            self._note(name, self.kept)
         except RuntimeError:  # fsspec's word for a store that has no copy of its own
             self.kept.fs.get_file(source, str(self.local / name))
             self._put(name, self.kept)
@@ -223,19 +257,22 @@ class Workspace:
     def _get(self, name: str) -> None:
         self.kept.fs.get_file(f"{self.kept.path}/{name}", str(self.local / name))
 
-    def _remove_others(self) -> None:
-        """Remove the files that earlier tries of this task kept for other rows."""
-        for path in list(self._root.iterdir()):
-            if path.name.lstrip(".").startswith(f"{self.claim.owner}-") and path.name != self.name:
-                self._remove(path)
+    def _jobs(self) -> list[str]:
+        """Return the names of the directories of jobs that earlier tries left."""
+        return storage.names_in(self._root) if self.is_local or self._found is None else self._found
 
-    def _remove(self, directory: Any) -> None:
-        if not directory.exists():
-            return
-        if self.is_local:
-            shutil.rmtree(directory)
-        else:
-            directory.fs.rm(directory.path, recursive=True)
+    def _remove_others(self, found: Iterable[str]) -> None:
+        """Remove the files that earlier tries of this task kept for other rows."""
+        begun = [self._parked.name] if self._has_parked else []
+        for name in {*found, *begun}:
+            is_own = name.lstrip(".").startswith(f"{self.claim.owner}-")
+            if is_own and name not in {self.name, self._local and self._local.name}:
+                storage.remove_all(self._root / name)
+        self._has_parked = False
+
+    def _remove_kept(self) -> None:
+        storage.remove_all(self.kept, self._names)
+        self._names = set()
 
 
 def files_of(shards: Iterable[Shard]) -> list[str]:
@@ -261,8 +298,13 @@ def check_target(
     """
     directory = storage.as_path(directory)
     _check_writing(directory)
-    if digest is None:
-        return None
+    return None if digest is None else results_in(directory, digest, overwrite=overwrite, task=task)
+
+
+def results_in(
+    directory: storage.AnyPath, digest: str, *, overwrite: bool = False, task: TaskIdentity | None = None
+) -> Manifest | None:
+    """Return the manifest of the job if the directory holds it, see :func:`check_target`."""
     try:
         manifest = storage.read_json(directory / MANIFEST_FILE, Manifest, "is not the manifest of a job: {}")
     except InvalidInputError:
@@ -292,12 +334,20 @@ def _is_other_instance(task: TaskIdentity, made_by: dict[str, str]) -> bool:
     return task.map_index >= 0 and [name for name in mine if made_by.get(name) != mine[name]] == ["map_index"]
 
 
-def _check_writing(directory: storage.AnyPath) -> None:
-    probe = directory / f"{_PROBE_FILE}{uuid.uuid4().hex}"  # another task may check at the same time
+def _check_writing(directory: storage.AnyPath) -> list[str]:
+    """Write a file, list what is beside it, delete it, and return the names of the other files."""
+    is_store = storage.is_object_store(directory)
+    place = directory / FOLDER if is_store else directory
+    name = f"{_PROBE_FILE}{uuid.uuid4().hex}"  # another task may check at the same time
+    doing = "written"
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with storage.open_binary(probe, "wb") as handle:
+        storage.make_directory(place)
+        with storage.open_binary(place / name, "wb") as handle:
             handle.write(b"can be deleted\n")
-        probe.unlink()
+        doing = "listed"
+        found = [each for each in storage.names_in(place) if each != name]
+        doing = "cleared: files there cannot be deleted"
+        storage.remove(place / name)
     except Exception as error:  # every store raises its own
-        raise InvalidInputError(f"The output directory {directory} cannot be written: {error}") from error
+        raise InvalidInputError(f"The output directory {directory} cannot be {doing}: {error}") from error
+    return found
