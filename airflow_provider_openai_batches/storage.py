@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import inspect
+import io
 import os
 import shutil
 import tempfile
@@ -30,6 +31,7 @@ _BUFFER_BYTES = 1 << 16
 _NAME_BYTES = 100  # of a file's name in that of its temporary file; a name may have 255
 SCRATCH_PREFIX = "openai-batches-scratch-"
 _LOCK_FILE = ".in-use"
+_SMALL_BYTES = 8 << 20  # a file of a store that is read into memory
 _YOUNG_SECONDS = 60.0  # a temporary directory has its lock by then
 _OBJECT_STORES = frozenset({"s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "adl", "az"})
 
@@ -107,6 +109,17 @@ def open_binary(path: AnyPath, mode: str = "rb") -> BinaryIO:
     plain = local(path)
     opened = path.fs.open(path.path, mode) if plain is None else plain.open(mode, buffering=_BUFFER_BYTES)
     return cast("BinaryIO", opened)
+
+
+def open_sized(path: AnyPath, size: int | None) -> BinaryIO:
+    """
+    Open a file to read all of it; a small one of a store by one request.
+
+    :param size: in bytes, where it is known.
+    """
+    if size is None or size > _SMALL_BYTES or local(path) is not None:
+        return open_binary(path)
+    return io.BytesIO(fetched(path))
 
 
 @contextmanager
@@ -225,7 +238,7 @@ def remove_all(directory: AnyPath, names: Iterable[str] | None = None) -> None:
     """
     Delete a directory if it exists.
 
-    :param names: what is in there, as far as that is known: then a store that has no directories lists nothing.
+    :param names: what is in there, if that is known: then a store that has no directories lists nothing.
     """
     if (plain := local(directory)) is not None:
         if plain.exists():

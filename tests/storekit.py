@@ -29,8 +29,8 @@ class MotoStore:
     """
     moto's S3 over HTTP, in a thread of this process.
 
-    ``requests`` has what came, as method and path (with a ``?list`` for listings); ``denied`` says which of it
-    is refused, as to a user without the right to it.
+    ``requests`` has what came, as method and path (with a ``?list`` for listings); ``denied`` says which of
+    it is refused, as to a user without the right to it.
     """
 
     def __init__(self) -> None:

@@ -164,7 +164,7 @@ class Runner:
         check_output(settings.output, settings.output_format)
         self.workspace.check_writing()
         if is_claimed:
-            self.workspace.claim.take(self._clock(), overwrite=settings.overwrite)
+            self.workspace.take(self._clock(), overwrite=settings.overwrite)
         try:
             folder = self.workspace.begin()
             job = write_shards(

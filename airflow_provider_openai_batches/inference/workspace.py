@@ -15,10 +15,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_openai_batches import storage
-from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.inference.claim import ClaimFile, names_of
+from airflow_provider_openai_batches.inference.claim import CLAIM_FILE, ClaimFile
 from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FILE, is_bare_name
-from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, Manifest
+from airflow_provider_openai_batches.inference.target import FOLDER, check_writing, results_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,9 +25,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
     from airflow_provider_openai_batches.inference.data.job import Job, Shard
+    from airflow_provider_openai_batches.inference.data.manifest import Manifest
 
-FOLDER = "_job"
-_PROBE_FILE = ".airflow-write-check-"
 _OWNER_ALONE = 0o700  # prompts and answers are in there
 # What a job of a store may have on this machine before files that are also in the store are removed here.
 SPARE_BYTES = 64 << 20
@@ -126,8 +124,13 @@ class Workspace:
 
         :raises InvalidInputError: if it may not.
         """
-        found = _check_writing(self.output)
+        found = check_writing(self.output)
         self._found = found if storage.is_object_store(self.output) else None
+
+    def take(self, now: float, *, overwrite: bool) -> None:
+        """Claim the directory, see :meth:`ClaimFile.take`."""
+        is_free = self._found is not None and CLAIM_FILE not in self._found
+        self.claim.take(now, overwrite=overwrite, is_free=is_free)
 
     def check_target(self, digest: str, *, overwrite: bool = False) -> Manifest | None:
         """Return the manifest of exactly this job, see :func:`results_in`."""
@@ -196,6 +199,11 @@ class Workspace:
 
     def clear(self) -> None:
         """Remove all files of the job, which is complete."""
+        if storage.is_object_store(self._root):
+            kept = [f"{self.name}/{name}" for name in self.names()] if self.name else []
+            storage.remove_all(self._root, kept + [CLAIM_FILE] * self.claim.is_held)
+            self._names = set()
+            return
         if self.name:
             self._remove_kept()
         self.claim.release()
@@ -278,76 +286,3 @@ class Workspace:
 def files_of(shards: Iterable[Shard]) -> list[str]:
     """Return the names of the files of shards."""
     return [name for shard in shards for name in (shard.file, shard.ids_file)]
-
-
-def check_target(
-    directory: storage.AnyPath,
-    digest: str | None = None,
-    *,
-    overwrite: bool = False,
-    task: TaskIdentity | None = None,
-) -> Manifest | None:
-    """
-    Check, before anything is spent, that results can be written to the directory and replace no others.
-
-    :param digest: the digest of the results; without it only writing is checked.
-    :param task: who asks; it does not replace the results of its own run's other mapped instances.
-    :return: the manifest if the directory holds exactly this job, complete.
-    :raises InvalidInputError: if nothing can be written there, or the directory holds another job's results
-        and ``overwrite`` is False.
-    """
-    directory = storage.as_path(directory)
-    _check_writing(directory)
-    return None if digest is None else results_in(directory, digest, overwrite=overwrite, task=task)
-
-
-def results_in(
-    directory: storage.AnyPath, digest: str, *, overwrite: bool = False, task: TaskIdentity | None = None
-) -> Manifest | None:
-    """Return the manifest of the job if the directory holds it, see :func:`check_target`."""
-    try:
-        manifest = storage.read_json(directory / MANIFEST_FILE, Manifest, "is not the manifest of a job: {}")
-    except InvalidInputError:
-        if overwrite:
-            return None
-        raise
-    if manifest is None or manifest.digest == digest:
-        return manifest
-    if task is not None and _is_other_instance(task, manifest.made_by):
-        raise InvalidInputError(
-            f"{directory} holds the results of instance {manifest.made_by['map_index']} of this mapped task "
-            f"({manifest.rows:,} rows). Give each instance an output_uri of its own, for example with "
-            "{{ ti.map_index }} at its end"
-        )
-    if not overwrite:
-        raise InvalidInputError(
-            f"{directory} holds the results of another job ({manifest.rows:,} rows, {manifest.endpoint}): "
-            "choose another output_uri, for example with {{ run_id }}, and in mapped tasks with "
-            "{{ ti.map_index }}, or set overwrite=True"
-        )
-    return None
-
-
-def _is_other_instance(task: TaskIdentity, made_by: dict[str, str]) -> bool:
-    """Whether another mapped instance of this task in this run made the results."""
-    mine = names_of(task)
-    return task.map_index >= 0 and [name for name in mine if made_by.get(name) != mine[name]] == ["map_index"]
-
-
-def _check_writing(directory: storage.AnyPath) -> list[str]:
-    """Write a file, list what is beside it, delete it, and return the names of the other files."""
-    is_store = storage.is_object_store(directory)
-    place = directory / FOLDER if is_store else directory
-    name = f"{_PROBE_FILE}{uuid.uuid4().hex}"  # another task may check at the same time
-    doing = "written"
-    try:
-        storage.make_directory(place)
-        with storage.open_binary(place / name, "wb") as handle:
-            handle.write(b"can be deleted\n")
-        doing = "listed"
-        found = [each for each in storage.names_in(place) if each != name]
-        doing = "cleared: files there cannot be deleted"
-        storage.remove(place / name)
-    except Exception as error:  # every store raises its own
-        raise InvalidInputError(f"The output directory {directory} cannot be {doing}: {error}") from error
-    return found
