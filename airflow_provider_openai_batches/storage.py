@@ -11,6 +11,7 @@ import tempfile
 import time
 import uuid
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias, TypeVar, cast
 
@@ -33,11 +34,20 @@ SCRATCH_PREFIX = "openai-batches-scratch-"
 _LOCK_FILE = ".in-use"
 _SMALL_BYTES = 8 << 20  # a file of a store that is read into memory
 _YOUNG_SECONDS = 60.0  # a temporary directory has its lock by then
-_OBJECT_STORES = frozenset({"s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "adl", "az"})
+_DEFAULT_CONNECTIONS = {
+    **dict.fromkeys(("s3", "s3a", "s3n"), "aws_default"),
+    **dict.fromkeys(("gs", "gcs"), "google_cloud_default"),
+    **dict.fromkeys(("abfs", "abfss", "adl"), "wasb_default"),
+}
+_OBJECT_STORES = frozenset({*_DEFAULT_CONNECTIONS, "az"})
 
 
 def as_path(location: Location) -> AnyPath:
-    """Return a local path as ``pathlib.Path``, a URI as Airflow's ``ObjectStoragePath`` or fsspec's own."""
+    """
+    Return a local path as ``pathlib.Path``, a URI as Airflow's ``ObjectStoragePath`` or fsspec's own.
+
+    A URI that names no connection gets Airflow's default one of its store, see :func:`default_connection`.
+    """
     if hasattr(location, "open") and hasattr(location, "parent"):
         return location
     text = os.fspath(location)
@@ -45,7 +55,9 @@ def as_path(location: Location) -> AnyPath:
         return Path(text.removeprefix("file://"))
     from airflow.providers.common.compat.sdk import ObjectStoragePath  # noqa: PLC0415 - takes 100 ms, rarely needed
 
-    path = ObjectStoragePath(text)
+    scheme, _, place = text.partition("://")
+    is_named = "@" in place.partition("/")[0]
+    path = ObjectStoragePath(text, conn_id=None if is_named else default_connection(scheme))
     try:
         path.fs  # noqa: B018 - Airflow knows the schemes of its providers only, fsspec knows more
     except ValueError:
@@ -55,11 +67,37 @@ def as_path(location: Location) -> AnyPath:
     return path
 
 
+@cache
+def default_connection(scheme: str) -> str | None:
+    """
+    Return the id of Airflow's default connection of a kind of store, if there is one that says anything.
+
+    Airflow can fill a new database with default connections, which say nothing: then the store's client looks
+    for credentials itself. A process asks once.
+    """
+    conn_id = _DEFAULT_CONNECTIONS.get(scheme)
+    if conn_id is None:
+        return None
+    from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook  # noqa: PLC0415 - as above
+
+    try:
+        found = BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        return None
+    said = [found.host, found.login, found.password, *found.extra_dejson.values()]
+    return conn_id if any(value not in (None, "") for value in said) else None
+
+
 def local(path: AnyPath) -> Path | None:
     """Return the plain path of a file on this machine, None for one in an object store."""
     if not hasattr(path, "fs"):  # before universal_pathlib 0.3 a UPath is a pathlib.Path too
         return Path(path)
     return Path(path.path) if path.protocol in {"", "file", "local"} else None
+
+
+def as_given(location: Location, path: AnyPath) -> str:
+    """Return a location as it was given, for others to use: without a connection that it did not name."""
+    return str(location) if local(path) is None else str(path)
 
 
 def uri_of(location: Location) -> str:

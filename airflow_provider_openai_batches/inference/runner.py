@@ -95,7 +95,7 @@ class Runner:
             place.discard()
             # The try that wrote them may have died before it had cleaned up.
             self._clean_up(Records.load(place.kept) if place.open(place.name_of(digest)) else None)
-            return summary_of(manifest, str(place.output))
+            return summary_of(manifest, place.uri)
         place.keep(job, digest, anew=not settings.reuse)
         self._log.info("Rows: %d, batches: %d, bytes: %d", job.rows, len(job.shards), job.bytes)
         known = Records.load(place.kept) if settings.reuse and place.has(RECORDS_FILE) else None
@@ -141,7 +141,7 @@ class Runner:
         self._begin(Records(digest=digest, started=self._clock()))
         estimate = self._purse.rehearse(job, self._clock())
         self._log.info("Estimate of the whole job: %s", estimate)
-        return dry_run_summary(job, estimate, str(self.workspace.output), str(self.workspace.kept))
+        return dry_run_summary(job, estimate, self.workspace.uri, str(self.workspace.kept))
 
     def resume(self, name: str) -> bool:
         """Continue the job that another process left; False if its files are gone."""
@@ -327,9 +327,9 @@ class Runner:
         """
         self._hold()
         manifest = self._results.finish(self.job, self._clock())
-        self.submitter.service.note_outputs(self.workspace.output)
+        self.submitter.service.note_outputs(self.workspace.uri)
         self._clean_up(self.records)
-        return summary_of(manifest, str(self.workspace.output))
+        return summary_of(manifest, self.workspace.uri)
 
     def _clean_up(self, records: Records | None) -> None:
         if records and self.settings.delete_input_files:

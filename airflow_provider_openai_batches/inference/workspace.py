@@ -43,6 +43,8 @@ class Workspace:
 
     is_local: bool
     """Whether the output is a directory of this machine."""
+    uri: str
+    """The output as others are told of it."""
 
     def __init__(
         self,
@@ -53,6 +55,7 @@ class Workspace:
         path = storage.as_path(output_uri)
         plain = storage.local(path)
         self.output = plain or path
+        self.uri = storage.as_given(output_uri, self.output).rstrip("/")
         self._root = self.output / FOLDER
         self.is_local = plain is not None
         self._temporary: storage.Scratch | None = None
