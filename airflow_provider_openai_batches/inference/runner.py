@@ -32,6 +32,7 @@ from airflow_provider_openai_batches.inference.rounds import Rounds
 from airflow_provider_openai_batches.inference.schedule import Schedule, WaitFor
 from airflow_provider_openai_batches.inference.submit import Submissions, delete_input_files
 from airflow_provider_openai_batches.inference.summary import dry_run_summary, progress_of, summary_of
+from airflow_provider_openai_batches.inference.target import explain, refuses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -73,8 +74,9 @@ class Runner:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self.workspace.close()
+        explain(error, self.workspace.output)
 
     # -- the beginning -------------------------------------------------------------------------------------
 
@@ -89,7 +91,8 @@ class Runner:
         """
         settings, place, now = self.settings, self.workspace, self._clock()
         self._check_time(now)
-        job, digest, results_digest, manifest = self._write(requests, is_claimed=True)
+        with refuses(place.output):
+            job, digest, results_digest, manifest = self._write(requests, is_claimed=True)
         if manifest is not None and settings.reuse:
             self._log.info("%s already holds the results of this job: nothing is sent", place.output)
             place.discard()

@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
+import errno
 import uuid
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from airflow_provider_openai_batches import storage
-from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.exceptions import InvalidInputError, OpenAIBatchesError
 from airflow_provider_openai_batches.inference.claim import names_of
 from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, Manifest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
 
 FOLDER = "_job"
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 _PROBE_FILE = ".airflow-write-check-"
+
+
+def explain(error: BaseException | None, directory: storage.AnyPath) -> None:
+    """
+    Say what is safe after an error of the store or the disk that comes while batches may run.
+
+    :raises OpenAIBatchesError: in place of such an error.
+    """
+    if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno in _FULL):
+        raise OpenAIBatchesError(
+            f"{directory} or this worker's disk cannot be used now: {error}. Nothing is lost: batches that "
+            "were submitted run on, and another try continues from here and pays nothing twice."
+        ) from error
+
+
+@contextmanager
+def refuses(directory: storage.AnyPath) -> Iterator[None]:
+    """Take missing rights for bad input, as long as nothing was sent."""
+    try:
+        yield
+    except PermissionError as error:
+        raise InvalidInputError(
+            f"{directory}, or what the task reads, cannot be read: {error}. Nothing was sent"
+        ) from error
 
 
 def check_target(

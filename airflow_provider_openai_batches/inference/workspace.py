@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import threading
 import uuid
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from airflow_provider_openai_batches import storage
 from airflow_provider_openai_batches.inference.claim import CLAIM_FILE, ClaimFile
 from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FILE, is_bare_name
 from airflow_provider_openai_batches.inference.target import FOLDER, check_writing, results_in
+from airflow_provider_openai_batches.inference.transfers import at_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -175,14 +177,20 @@ class Workspace:
                     self._get(name)
 
     def store(self, names: Iterable[str]) -> None:
-        """Copy these files to where they are kept."""
-        if not self.is_local:
-            storage.make_directory(self.kept)
-            for name in names:
-                if (self.local / name).exists():
-                    self._put(name, self.kept)
-                elif self._parked is not None:
-                    self._unpark(name)
+        """Copy these files to where they are kept, several at a time; the last one when all are there."""
+        if self.is_local:
+            return
+        storage.make_directory(self.kept)
+        *first, last = names
+        if first:
+            deque(at_once(self._store_one, first), maxlen=0)
+        self._store_one(last)
+
+    def _store_one(self, name: str) -> None:
+        if (self.local / name).exists():
+            self._put(name, self.kept)
+        elif self._parked is not None:
+            self._unpark(name)
 
     def drop(self, names: Iterable[str]) -> None:
         """Remove copies of files that are kept elsewhere, if there is too much on this machine."""
