@@ -55,9 +55,7 @@ def as_path(location: Location) -> AnyPath:
         return Path(text.removeprefix("file://"))
     from airflow.providers.common.compat.sdk import ObjectStoragePath  # noqa: PLC0415 - takes 100 ms, rarely needed
 
-    scheme, _, place = text.partition("://")
-    is_named = "@" in place.partition("/")[0]
-    path = ObjectStoragePath(text, conn_id=None if is_named else default_connection(scheme))
+    path = ObjectStoragePath(_with_connection(text))
     try:
         path.fs  # noqa: B018 - Airflow knows the schemes of its providers only, fsspec knows more
     except ValueError:
@@ -65,6 +63,13 @@ def as_path(location: Location) -> AnyPath:
 
         return UPath(text)
     return path
+
+
+def _with_connection(uri: str) -> str:
+    scheme, _, place = uri.partition("://")
+    is_named = "@" in place.partition("/")[0]
+    conn_id = None if is_named else default_connection(scheme)
+    return uri if conn_id is None else f"{scheme}://{conn_id}@{place}"
 
 
 @cache

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import fsspec
 import pytest
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
+from airflow.sdk.io import store
 
 from airflow_provider_openai_batches import storage
 
@@ -17,26 +19,37 @@ DEFAULTS = {"s3": "aws_default", "gs": "google_cloud_default", "abfs": "wasb_def
 
 
 @pytest.fixture(autouse=True)
-def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str | None]]:
-    """With which connections the clients of stores were made; none of them is installed here."""
-    from airflow.sdk.io import fs
-
-    made: list[str | None] = []
-
-    def get_fs(conn_id: str | None) -> Any:
-        made.append(conn_id)
-        return fsspec.filesystem("memory")
-
-    stores = dict.fromkeys(DEFAULTS, get_fs)
-    monkeypatch.setattr(fs, "_register_filesystems", lambda: stores)
-    monkeypatch.setattr("airflow.sdk.io.store._STORE_CACHE", {})
+def _stores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No client of a store is installed here."""
+    memory = fsspec.filesystem("memory")
+    known = {
+        "-".join(filter(None, (scheme, conn_id))): store.ObjectStore(scheme, conn_id, memory)
+        for scheme, default in DEFAULTS.items()
+        for conn_id in (None, default, "mine")
+    }
+    monkeypatch.setattr(store, "_STORE_CACHE", known)
     storage.default_connection.cache_clear()
-    yield made
+    yield
     storage.default_connection.cache_clear()
+
+
+def connection_of(uri: str) -> str | None:
+    """As Airflow's releases agree to say it."""
+    place = str(storage.as_path(uri)).partition("://")[2].partition("/")[0]
+    return place.rpartition("@")[0] or None
 
 
 def connect(monkeypatch: pytest.MonkeyPatch, name: str, **fields: Any) -> None:
-    monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps({"conn_type": "any", **fields}))
+    """Have one connection alone."""
+
+    def get_connection(conn_id: str) -> Any:
+        if conn_id != name:
+            raise AirflowNotFoundException(conn_id)
+        empty: dict[str, Any] = {"host": None, "login": None, "password": None, "extra": {}}
+        given = {**empty, **fields}
+        return SimpleNamespace(**given, extra_dejson=given["extra"])
+
+    monkeypatch.setattr(BaseHook, "get_connection", get_connection)
 
 
 @pytest.mark.parametrize("scheme", DEFAULTS)
@@ -45,32 +58,31 @@ def connect(monkeypatch: pytest.MonkeyPatch, name: str, **fields: Any) -> None:
 )
 def test_a_default_connection(monkeypatch: pytest.MonkeyPatch, scheme: str, fields: dict[str, Any]) -> None:
     connect(monkeypatch, DEFAULTS[scheme], **fields)
-    assert storage.as_path(f"{scheme}://bucket/out").conn_id == DEFAULTS[scheme]
+    assert connection_of(f"{scheme}://bucket/out") == DEFAULTS[scheme]
 
 
 @pytest.mark.parametrize("scheme", DEFAULTS)
 def test_one_that_is_named(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
     connect(monkeypatch, DEFAULTS[scheme], login="me")
-    connect(monkeypatch, "mine", login="me")
-    assert storage.as_path(f"{scheme}://mine@bucket/out").conn_id == "mine"
+    assert connection_of(f"{scheme}://mine@bucket/out") == "mine"
 
 
 @pytest.mark.parametrize("scheme", DEFAULTS)
 def test_no_connection(scheme: str) -> None:
     """The store's client looks for credentials itself, as before."""
-    assert storage.as_path(f"{scheme}://bucket/out").conn_id is None
+    assert connection_of(f"{scheme}://bucket/out") is None
 
 
 @pytest.mark.parametrize("extra", [{}, {"sas_token": None}])
 def test_one_that_says_nothing(monkeypatch: pytest.MonkeyPatch, extra: dict[str, Any]) -> None:
     """Airflow makes such connections in a new database."""
     connect(monkeypatch, "wasb_default", extra=extra)
-    assert storage.as_path("abfs://container/out").conn_id is None
+    assert connection_of("abfs://container/out") is None
 
 
 def test_an_at_sign_in_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     connect(monkeypatch, "aws_default", login="me")
-    assert storage.as_path("s3://bucket/me@home").conn_id == "aws_default"
+    assert connection_of("s3://bucket/me@home") == "aws_default"
 
 
 def test_what_others_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
