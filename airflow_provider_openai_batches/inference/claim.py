@@ -19,6 +19,7 @@ from airflow_provider_openai_batches import storage
 from airflow_provider_openai_batches.compat.supervisor import task_state
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.idempotency import cancel
+from airflow_provider_openai_batches.polling.wait import UNKNOWN_WINDOW
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,8 +99,8 @@ class ClaimFile:
             another mapped instance of this one.
         :raises InvalidInputError: if the directory belongs to another task.
         """
-        # Its batches have a day; so the claim is rarely written anew when they are submitted.
-        mine = msgspec.structs.replace(self._mine, since=now, until=now + 2 * LEASE)
+        # As for batches that are submitted soon, so that the claim need not be written again then.
+        mine = msgspec.structs.replace(self._mine, since=now, until=now + UNKNOWN_WINDOW + LEASE)
         self.is_new = self._create(mine, is_free=is_free)
         if self.is_new:
             self._seen, self._seen_at = mine, now

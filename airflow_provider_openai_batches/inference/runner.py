@@ -330,7 +330,8 @@ class Runner:
         """
         self._hold()
         manifest = self._results.finish(self.job, self._clock())
-        self.submitter.service.note_outputs(self.workspace.uri)
+        place = self.workspace
+        self.submitter.service.note_outputs(place.output if place.is_local else place.uri)
         self._clean_up(self.records)
         return summary_of(manifest, self.workspace.uri)
 

@@ -15,7 +15,7 @@ from airflow_provider_openai_batches.devserver import DevServer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from storekit import Emulator, MotoStore
+    from cloudkit import Emulator, MotoStore
 
 collect_ignore_glob = ["test_*.py"] if importlib.util.find_spec("moto") is None else []
 # One process may have no hierarchical namespaces: gcsfs asks for them over gRPC, which the emulator has not.
@@ -53,7 +53,7 @@ def connect(name: str, connection: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="session")
 def moto() -> Iterator[MotoStore]:
-    from storekit import BUCKET, MotoStore
+    from cloudkit import BUCKET, MotoStore
 
     from airflow_provider_openai_batches.storage import as_path
 
@@ -74,7 +74,7 @@ def s3(moto: MotoStore) -> Iterator[MotoStore]:
 
 @pytest.fixture(scope="session")
 def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    from storekit import gcs_connection, gcs_emulator
+    from cloudkit import gcs_connection, gcs_emulator
 
     store = gcs_emulator(tmp_path_factory.mktemp("gcs"))
     connect("google_cloud_default", gcs_connection(store.url))
@@ -84,7 +84,7 @@ def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
 
 @pytest.fixture(scope="session")
 def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    from storekit import BUCKET, azure_connection, azurite, azurite_program
+    from cloudkit import BUCKET, azure_connection, azurite, azurite_program
 
     from airflow_provider_openai_batches.storage import as_path
 
@@ -103,7 +103,7 @@ STORES = {"s3": "s3://aws_default", "gcs": "gs://google_cloud_default", "azure":
 @pytest.fixture(params=STORES)
 def base(request: pytest.FixtureRequest) -> str:
     """A new directory of each store."""
-    from storekit import BUCKET
+    from cloudkit import BUCKET
 
     request.getfixturevalue(request.param)
     return f"{STORES[request.param]}@{BUCKET}/{uuid.uuid4().hex}"

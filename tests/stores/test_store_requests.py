@@ -16,7 +16,7 @@ from airflow_provider_openai_batches.inference.data.readers import read_rows
 from airflow_provider_openai_batches.storage import as_path
 
 if TYPE_CHECKING:
-    from storekit import MotoStore
+    from cloudkit import MotoStore
 
     from airflow_provider_openai_batches.devserver import DevServer
 

@@ -14,7 +14,7 @@ from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
 from airflow_provider_openai_batches.storage import as_path
 
 if TYPE_CHECKING:
-    from storekit import MotoStore
+    from cloudkit import MotoStore
 
     from airflow_provider_openai_batches.devserver import DevServer
 
