@@ -9,21 +9,21 @@ BIN = $(VENV)/bin
 CONSTRAINTS = constraints/airflow-$(AIRFLOW).txt
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 PYTEST = $(BIN)/python -m pytest
-TESTS = not ui and not long and not databases
+TESTS = not ui and not long and not databases and not stores
 SERVERS = postgresql mariadb-server libmariadb-dev pkg-config
 FILES =
 SERVICE ?= local
 
 ROWS_OF_CLUSTER = $(or $(ROWS),200000)
 CLUSTER = .venv-cluster
-CLUSTER_CONSTRAINTS = constraints/airflow-$(AIRFLOW)-py3.12.txt
+CLUSTER_CONSTRAINTS = constraints/cluster-$(AIRFLOW).txt
 CLUSTER_FILES = $(CLUSTER_CONSTRAINTS) deploy/cluster/requirements.txt pyproject.toml README.md LICENSE
 CLUSTER_FILES += $(shell find airflow_provider_openai_batches -type f -not -name '*.pyc')
 # Python 3.12 if there is one, also one of pyenv's that is not switched on; else the newest of the others.
 CLUSTER_PYTHON ?= $(shell for python in python3.12 $(HOME)/.pyenv/versions/3.12.*/bin/python3.12 \
 	python3.13 python3.11; do $$python -c "" 2> /dev/null && echo $$python && break; done)
 
-.PHONY: help demo ui test test-ui test-airflow test-databases bench-databases lint bench chaos cluster clean
+.PHONY: help demo ui test test-ui test-airflow test-databases test-stores bench-databases lint bench chaos cluster clean
 
 help:
 	@echo "make demo                         run the quickstart on real rows (SERVICE=openai for the real service)"
@@ -32,6 +32,7 @@ help:
 	@echo "make test-ui                      the tests of the page, in headless Chromium"
 	@echo "make test-airflow VERSION=3.1.8   the suite on another Airflow"
 	@echo "make test-databases               loads into PostgreSQL, MariaDB and DuckDB; needs their servers"
+	@echo "make test-stores                  whole jobs on S3, GCS and Azure Blob, which it starts on this machine"
 	@echo "make lint                         ruff and mypy --strict"
 	@echo "make bench                        the benchmarks, compared with the other providers"
 	@echo "make bench-databases              a load into PostgreSQL, compared with psql"
@@ -66,7 +67,7 @@ test-ui: $(VENV)/.dev
 
 test-airflow:
 	@test -n "$(VERSION)" || { echo "Say which version: make test-airflow VERSION=3.1.8"; exit 1; }
-	$(MAKE) test AIRFLOW=$(VERSION) VENV=.venv-$(VERSION) TESTS="not ui and not databases"
+	$(MAKE) test AIRFLOW=$(VERSION) VENV=.venv-$(VERSION) TESTS="not ui and not databases and not stores"
 
 $(VENV)/.databases: $(VENV)/.dev
 	@{ command -v mariadbd && { command -v postgres || ls /usr/lib/postgresql/*/bin/postgres; }; } > /dev/null 2>&1 \
@@ -79,6 +80,23 @@ test-databases: $(VENV)/.databases
 
 bench-databases: $(VENV)/.databases
 	$(BIN)/python benchmarks/table.py
+
+# The clients of three clouds would slow down and hide much in the environment of the other tests. Azurite comes
+# from npm; without Node.js the tests of Azure Blob are skipped, and say so.
+STORES = .venv-stores
+AZURITE = 3.35.0
+
+$(STORES)/.stores: pyproject.toml constraints/stores-$(AIRFLOW).txt
+	@echo "Installing Airflow $(AIRFLOW) and the clients of three stores into $(STORES) ..."
+	test -x $(STORES)/bin/python || $(PYTHON) -m venv $(STORES)
+	$(STORES)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints/stores-$(AIRFLOW).txt --editable '.[demo,stores]' apache-airflow==$(AIRFLOW)
+	if command -v npm > /dev/null; then \
+		npm install --silent --no-audit --no-fund --prefix $(STORES)/azurite azurite@$(AZURITE); fi
+	@touch $@
+
+test-stores: $(STORES)/.stores
+	$(STORES)/bin/python -m pytest tests/stores
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -11,9 +11,8 @@ import msgspec
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.data.arrow import pyarrow, rows_of
-from airflow_provider_openai_batches.inference.data.job import is_bare_name
 from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, Manifest
-from airflow_provider_openai_batches.storage import as_path, local, open_binary, read_json
+from airflow_provider_openai_batches.storage import as_path, is_bare_name, local, open_binary, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping

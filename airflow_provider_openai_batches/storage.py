@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import fcntl
+import inspect
+import io
 import os
 import re
 import shutil
 import tempfile
 import time
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias, TypeVar, cast
 
@@ -18,7 +21,7 @@ import msgspec
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 T = TypeVar("T")
 # pathlib's Path, universal_pathlib's UPath and Airflow's ObjectStoragePath share methods but no base class.
@@ -33,11 +36,22 @@ _OWNER_ALONE = 0o600
 _OWNER_ALONE_IN = 0o700
 SCRATCH_PREFIX = "openai-batches-scratch-"
 _LOCK_FILE = ".in-use"
+_SMALL_BYTES = 8 << 20  # a file of a store that is read into memory
 _YOUNG_SECONDS = 60.0  # a temporary directory has its lock by then
+_DEFAULT_CONNECTIONS = {
+    **dict.fromkeys(("s3", "s3a", "s3n"), "aws_default"),
+    **dict.fromkeys(("gs", "gcs"), "google_cloud_default"),
+    **dict.fromkeys(("abfs", "abfss", "adl"), "wasb_default"),
+}
+_OBJECT_STORES = frozenset({*_DEFAULT_CONNECTIONS, "az"})
 
 
 def as_path(location: Location) -> AnyPath:
-    """Return a local path as ``pathlib.Path``, a URI as Airflow's ``ObjectStoragePath`` or fsspec's own."""
+    """
+    Return a local path as ``pathlib.Path``, a URI as Airflow's ``ObjectStoragePath`` or fsspec's own.
+
+    A URI that names no connection gets Airflow's default one of its store, see :func:`default_connection`.
+    """
     if hasattr(location, "open") and hasattr(location, "parent"):
         return location
     text = os.fspath(location)
@@ -45,7 +59,7 @@ def as_path(location: Location) -> AnyPath:
         return Path(text.removeprefix("file://"))
     from airflow.providers.common.compat.sdk import ObjectStoragePath  # noqa: PLC0415 - takes 100 ms, rarely needed
 
-    path = ObjectStoragePath(text)
+    path = ObjectStoragePath(_with_connection(text))
     try:
         path.fs  # noqa: B018 - Airflow knows the schemes of its providers only, fsspec knows more
     except ValueError:
@@ -55,11 +69,44 @@ def as_path(location: Location) -> AnyPath:
     return path
 
 
+def _with_connection(uri: str) -> str:
+    scheme, _, place = uri.partition("://")
+    is_named = "@" in place.partition("/")[0]
+    conn_id = None if is_named else default_connection(scheme)
+    return uri if conn_id is None else f"{scheme}://{conn_id}@{place}"
+
+
+@cache
+def default_connection(scheme: str) -> str | None:
+    """
+    Return the id of Airflow's default connection of a kind of store, if there is one that says anything.
+
+    Airflow can fill a new database with default connections, which say nothing: then the store's client looks
+    for credentials itself. A process asks once.
+    """
+    conn_id = _DEFAULT_CONNECTIONS.get(scheme)
+    if conn_id is None:
+        return None
+    from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook  # noqa: PLC0415 - as above
+
+    try:
+        found = BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        return None
+    said = [found.host, found.login, found.password, *found.extra_dejson.values()]
+    return conn_id if any(value not in (None, "") for value in said) else None
+
+
 def local(path: AnyPath) -> Path | None:
     """Return the plain path of a file on this machine, None for one in an object store."""
     if not hasattr(path, "fs"):  # before universal_pathlib 0.3 a UPath is a pathlib.Path too
         return Path(path)
     return Path(path.path) if path.protocol in {"", "file", "local"} else None
+
+
+def as_given(location: Location, path: AnyPath) -> str:
+    """Return a location as it was given, for others to use: without a connection that it did not name."""
+    return str(location) if local(path) is None else str(path)
 
 
 def uri_of(location: Location) -> str:
@@ -79,6 +126,32 @@ def name_of(source: Location) -> str:
 def is_bare_name(name: str) -> bool:
     """Whether this names a file in a directory, and leads nowhere else."""
     return bool(_BARE_NAME.fullmatch(name)) and name not in {".", ".."}
+def is_object_store(path: AnyPath) -> bool:
+    """Whether a path is in a store that has no directories, only objects with slashes in their names."""
+    return hasattr(path, "fs") and path.protocol in _OBJECT_STORES
+
+
+def make_directory(directory: AnyPath, mode: int = 0o777) -> None:
+    """Make a directory, and those above it, where there is such a thing; no bucket or container is made."""
+    if local(directory) is not None:
+        directory.mkdir(parents=True, exist_ok=True, mode=mode)
+    elif not is_object_store(directory):
+        directory.fs.makedirs(directory.path, exist_ok=True)
+
+
+def names_in(directory: AnyPath) -> list[str]:
+    """Return the names of what is in a directory now, by one listing; none if there is no such directory."""
+    try:
+        if (plain := local(directory)) is not None:
+            return os.listdir(plain)  # noqa: PTH208 - the names are wanted
+        directory.fs.invalidate_cache(
+            directory.path
+        )  # a client keeps listings; other workers write there too
+        found = directory.fs.ls(directory.path, detail=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    own = directory.path.strip("/")  # some stores list an empty object of the directory's own name
+    return [name.rstrip("/").rpartition("/")[2] for name in found if name.strip("/") != own]
 
 
 def open_binary(path: AnyPath, mode: str = "rb") -> BinaryIO:
@@ -86,6 +159,17 @@ def open_binary(path: AnyPath, mode: str = "rb") -> BinaryIO:
     plain = local(path)
     opened = path.fs.open(path.path, mode) if plain is None else plain.open(mode, buffering=_BUFFER_BYTES)
     return cast("BinaryIO", opened)
+
+
+def open_sized(path: AnyPath, size: int | None) -> BinaryIO:
+    """
+    Open a file to read all of it; a small one of a store by one request.
+
+    :param size: in bytes, where it is known.
+    """
+    if size is None or size > _SMALL_BYTES or local(path) is not None:
+        return open_binary(path)
+    return io.BytesIO(fetched(path))
 
 
 @contextmanager
@@ -166,6 +250,25 @@ def whole(destination: Location, *, private: bool = False) -> Iterator[BinaryIO]
         temporary.unlink(missing_ok=True)
 
 
+def read_bytes(path: AnyPath) -> bytes | None:
+    """Return what is in a file, by one request to a store; None if there is no such file."""
+    plain = local(path)
+    try:
+        return fetched(path) if plain is None else plain.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def fetched(path: AnyPath) -> bytes:
+    """Return what is in a small file of a store, by one request."""
+    fs = path.fs
+    # A client that can read pieces at the same time asks for the size first, unless there is to be one piece.
+    parameters = inspect.signature(getattr(type(fs), "_cat_file", fs.cat_file)).parameters
+    options = {"max_concurrency": 1} if "max_concurrency" in parameters else {}
+    content: bytes = fs.cat_file(path.path, **options)
+    return content
+
+
 def read_json(path: AnyPath, kind: type[T], trouble: str) -> T | None:
     """
     Read one JSON document; None if there is no such file.
@@ -173,11 +276,11 @@ def read_json(path: AnyPath, kind: type[T], trouble: str) -> T | None:
     :param trouble: what the error says after the path, with ``{}`` for what is wrong with the file.
     :raises InvalidInputError: if it is not a valid ``kind``.
     """
-    if not path.exists():
+    content = read_bytes(path)
+    if content is None:
         return None
     try:
-        with open_binary(path) as file:
-            return msgspec.json.decode(file.read(), type=kind)
+        return msgspec.json.decode(content, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInputError(f"{path} {trouble.format(error)}") from error
 
@@ -189,9 +292,39 @@ def write_json(path: AnyPath, value: Any) -> None:
 
 
 def remove(path: AnyPath) -> None:
-    """Delete a file if it exists."""
-    if path.exists():
-        path.unlink()
+    """Delete a file if it exists, by one request to a store."""
+    try:
+        if (plain := local(path)) is not None:
+            plain.unlink()
+        else:
+            path.fs.rm_file(path.path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+
+
+def remove_all(directory: AnyPath, names: Iterable[str] | None = None) -> None:
+    """
+    Delete a directory if it exists.
+
+    :param names: what is in there, if that is known: then a store that has no directories lists nothing.
+    """
+    if (plain := local(directory)) is not None:
+        if plain.exists():
+            shutil.rmtree(plain)
+        return
+    fs, path = directory.fs, directory.path
+    if not is_object_store(directory):
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
+        return
+    if names is None:
+        fs.invalidate_cache(path)
+        found = fs.find(path)
+    else:
+        found = [f"{path}/{name}" for name in names]
+    if found:
+        with suppress(FileNotFoundError):
+            fs.rm(found)
 
 
 class Scratch:

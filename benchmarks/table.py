@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 sys.path.insert(0, str(CHECKOUT / "tests"))
-from servers import PostgresServer, program
+from sqlservers import PostgresServer, program
 
 SIDE_PROGRAM = Path(__file__).with_name("table_side.py")
 ROWS_PER_PART = 50_000

@@ -19,6 +19,7 @@ from airflow_provider_openai_batches import storage
 from airflow_provider_openai_batches.compat.supervisor import task_state
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.idempotency import cancel
+from airflow_provider_openai_batches.polling.wait import UNKNOWN_WINDOW
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +31,8 @@ CLAIM_FILE = "owner.json"
 LEASE = 86_400.0
 # Seconds after which a task looks whether another one, which had found no claim either, also wrote one.
 SETTLE_SECONDS = 1.0
+# For so many seconds a task that has seen its claim does not look again.
+SEEN_SECONDS = 30.0
 Moment: TypeAlias = Annotated[
     float, msgspec.Meta(ge=0, le=253_402_300_799)
 ]  # Unix seconds up to the year 9999
@@ -84,19 +87,23 @@ class ClaimFile:
         self._mine = Claim(owner=owner, since=0, until=0, **given)
         self._sleep = sleep
         self.is_new = False
+        self._seen: Claim | None = None
+        self._seen_at = float("-inf")
 
-    def take(self, now: float, *, overwrite: bool = False) -> None:
+    def take(self, now: float, *, overwrite: bool = False, is_free: bool = False) -> None:
         """
         Claim the directory, or go on with a claim that this task has.
 
+        :param is_free: whether a listing of a moment ago shows no claim.
         :param overwrite: replace the claim of another task, unless that task is known to be at work or is
             another mapped instance of this one.
         :raises InvalidInputError: if the directory belongs to another task.
         """
-        mine = msgspec.structs.replace(self._mine, since=now, until=now + LEASE)
-        self.is_new = self._create(mine)
+        # As for batches that are submitted soon, so that the claim need not be written again then.
+        mine = msgspec.structs.replace(self._mine, since=now, until=now + UNKNOWN_WINDOW + LEASE)
+        self.is_new = self._create(mine, is_free=is_free)
         if self.is_new:
-            self.check()
+            self._seen, self._seen_at = mine, now
             return
         other = self._read()
         if other is not None and self._is_mine(other):
@@ -133,25 +140,41 @@ class ClaimFile:
     @property
     def is_there(self) -> bool:
         self._forget_listings()
-        return bool(self._path.exists())
+        return storage.read_bytes(self._path) is not None
 
-    def extend(self, now: float, until: float) -> None:
+    def extend(self, now: float, until: float, if_gone: Callable[[], object] = lambda: None) -> None:
         """
         Hold the directory until then and a day longer.
 
+        :param if_gone: is called if nobody has the directory any more, before it is claimed anew.
         :raises InvalidInputError: if another task has it now.
         """
-        found = self._read() or msgspec.structs.replace(self._mine, since=now)
+        is_fresh = 0 <= now - self._seen_at < SEEN_SECONDS and not self._is_on_disk
+        found = self._seen if is_fresh else self._read()
+        if found is None:
+            if_gone()
+            found = msgspec.structs.replace(self._mine, since=now)
         if not self._is_mine(found):
             raise self._refusal(found)
         if found.until < until:
-            self._write(msgspec.structs.replace(found, until=until + LEASE))
+            found = msgspec.structs.replace(found, until=until + LEASE)
+            self._write(found)
+        self._seen, self._seen_at = found, now
 
     def release(self) -> None:
         """Give the directory up, if it is this task's."""
+        if self.is_held:
+            storage.remove(self._path)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the directory is this task's, as the file says now."""
         found = self._read()
-        if found is not None and self._is_mine(found):
-            self._path.unlink()
+        return found is not None and self._is_mine(found)
+
+    @property
+    def _is_on_disk(self) -> bool:
+        return storage.local(self._path) is not None
 
     def _is_mine(self, claim: Claim) -> bool:
         return claim.owner == self.owner
@@ -162,7 +185,7 @@ class ClaimFile:
 
     def _forget_listings(self) -> None:
         """Make a store look again: its client keeps listings, and other workers write there too."""
-        if storage.local(self._path) is None:
+        if not self._is_on_disk:
             self._path.fs.invalidate_cache(self._directory.path)
 
     def _read(self) -> Claim | None:
@@ -176,15 +199,15 @@ class ClaimFile:
     def _write(self, claim: Claim) -> None:
         storage.write_json(self._path, claim)
 
-    def _create(self, claim: Claim) -> bool:
+    def _create(self, claim: Claim, *, is_free: bool) -> bool:
         """Write the claim unless there is one; return whether it was written."""
         content = msgspec.json.encode(claim)
         try:
-            if storage.local(self._path) is not None:
-                self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if self._is_on_disk:
+                storage.make_directory(self._directory, mode=0o700)
                 self._create_on_disk(content)
             else:
-                self._create_in_store(content)
+                self._create_in_store(content, is_free=is_free)
         except FileExistsError:
             return False
         return True
@@ -198,10 +221,10 @@ class ClaimFile:
             self._path.unlink()
             raise
 
-    def _create_in_store(self, content: bytes) -> None:
+    def _create_in_store(self, content: bytes, *, is_free: bool) -> None:
         fs, path = self._path.fs, self._path.path
-        self._directory.mkdir(parents=True, exist_ok=True)  # some stores have directories
-        if self.is_there:
+        storage.make_directory(self._directory)
+        if not is_free and self.is_there:
             raise FileExistsError(path)
         if _can_create(fs):
             try:
@@ -213,6 +236,7 @@ class ClaimFile:
                 return
         fs.pipe_file(path, content)
         self._sleep(SETTLE_SECONDS)
+        self.check()
 
     def _is_over(self, other: Claim) -> bool | None:
         """Say whether another task has ended for good; None if that cannot be found out."""

@@ -134,8 +134,9 @@ class LiveFiles:
 
 def live_names(place: Workspace) -> list[str]:
     """Return the names of all files with live answers of a job, in the order in which they were written."""
-    names = [path.name for path in place.kept.iterdir()] if place.kept.exists() else []
-    return sorted(filter(_NAME.fullmatch, names), key=lambda name: (name.split("-")[:3], _number_of(name)))
+    return sorted(
+        filter(_NAME.fullmatch, place.names()), key=lambda name: (name.split("-")[:3], _number_of(name))
+    )
 
 
 def fetch_whole(place: Workspace, names: list[str]) -> None:

@@ -9,7 +9,6 @@ from airflow_provider_openai_batches.answer_store.digests import RowDigests
 from airflow_provider_openai_batches.inference.data.job import ROWS_FILE
 from airflow_provider_openai_batches.inference.data.merge import check_output
 from airflow_provider_openai_batches.inference.data.shards import write_shards
-from airflow_provider_openai_batches.inference.workspace import check_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -58,12 +57,12 @@ class Preparation:
         settings, place = self._settings, self._workspace
         settings.spec.check()
         check_output(settings.output, settings.output_format)
-        check_target(place.output)
+        place.check_writing()
         if answers := self._answers:
             answers.check()
         row_digests = self._row_digests()
         if is_claimed:
-            place.claim.take(now, overwrite=settings.overwrite)
+            place.take(now, overwrite=settings.overwrite)
         try:
             folder = place.begin()
             job = write_shards(

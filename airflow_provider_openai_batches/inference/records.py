@@ -15,7 +15,7 @@ import msgspec
 from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
 from airflow_provider_openai_batches.inference.data.stored import StoredAnswers  # noqa: TC001 - msgspec reads the annotation
 from airflow_provider_openai_batches.inference.shard_record import UNKNOWN, Record
-from airflow_provider_openai_batches.storage import is_bare_name, open_binary, whole
+from airflow_provider_openai_batches.storage import is_bare_name, read_bytes, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -250,12 +250,11 @@ class Records(msgspec.Struct):
     @classmethod
     def load(cls, folder: Any) -> Records | None:
         """Return None if there are no records, or they cannot be read: the service knows more."""
-        path = folder / RECORDS_FILE
-        if not path.exists():
+        content = read_bytes(folder / RECORDS_FILE)
+        if content is None:
             return None
         try:
-            with open_binary(path) as handle:
-                records = msgspec.json.decode(handle.read(), type=cls)
+            records = msgspec.json.decode(content, type=cls)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         names = [name for record in records.by_shard.values() for name in record.files or ()]

@@ -40,6 +40,7 @@ from airflow_provider_openai_batches.inference.summary import (
     sources_of,
     summary_of,
 )
+from airflow_provider_openai_batches.inference.target import explain, refuses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -81,8 +82,9 @@ class Runner:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self.workspace.close()
+        explain(error, self.workspace.output)
 
     # -- the beginning -------------------------------------------------------------------------------------
 
@@ -98,18 +100,19 @@ class Runner:
         settings, place, now = self.settings, self.workspace, self._clock()
         if self._since is None:  # a later try ends what the earlier ones began
             check_answer_time(settings, now)
-        job, digest, results_digest, manifest, digests = self._preparation.write(
-            requests, now, is_claimed=True
-        )
+        with refuses(place.output):
+            job, digest, results_digest, manifest, digests = self._preparation.write(
+                requests, now, is_claimed=True
+            )
         if manifest is not None and settings.reuse:
             self._log.info("%s already holds the results of this job: nothing is sent", place.output)
             place.discard()
             # The try that wrote them may have died before it had cleaned up.
             self._clean_up(Records.load(place.kept) if place.open(place.name_of(digest)) else None)
-            return summary_of(manifest, str(place.output))
+            return summary_of(manifest, place.uri)
         place.keep(job, digest, anew=not settings.reuse)
         self._log.info("Rows: %d, batches: %d, bytes: %d", job.rows, len(job.shards), job.bytes)
-        known = Records.load(place.kept) if settings.reuse else None
+        known = Records.load(place.kept) if settings.reuse and place.has(RECORDS_FILE) else None
         salt = "" if settings.reuse else keys.one_time_key()
         new = Records(digest=results_digest, started=now, since=self._since, salt=salt)
         new.counts_from = now if settings.begins_anew else 0.0
@@ -143,7 +146,7 @@ class Runner:
         stored = preparation.count_stored(job, wanted, now)
         estimate = self._outlook.rehearse(job, stored, now)
         self._log.info("Estimate of the whole job: %s", estimate)
-        summary = dry_run_summary(job, estimate, str(self.workspace.output), str(self.workspace.kept))
+        summary = dry_run_summary(job, estimate, self.workspace.uri, str(self.workspace.kept))
         if self.settings.has_source:
             summary["sources"] = sources_of(job.rows, stored, job.repeats, self.settings.mode)
             self._log.info("%s", sources_in_words(summary["sources"]))
@@ -216,9 +219,12 @@ class Runner:
         """
         place, now = self.workspace, self._clock()
         try:
-            if not place.claim.is_there:  # somebody deleted it, or another task has finished here since
-                place.check_target(self.records.digest, overwrite=self.settings.overwrite)
-            place.claim.extend(now, max([now, *(record.deadline for record in self.records.active)]))
+            place.claim.extend(
+                now,
+                max([now, *(record.deadline for record in self.records.active)]),
+                # Somebody deleted it, or another task has finished here since.
+                if_gone=partial(place.check_target, self.records.digest, overwrite=self.settings.overwrite),
+            )
         except InvalidInputError as error:
             ended = ", ".join(self.cancel())
             raise InvalidInputError(f"{error}. Cancelled: {ended or 'nothing was running'}.") from error
@@ -307,9 +313,10 @@ class Runner:
         """
         self._hold()
         manifest = self._results.finish(self.job, self._clock())
-        self.submitter.service.note_outputs(self.workspace.output)
+        place = self.workspace
+        self.submitter.service.note_outputs(place.output if place.is_local else place.uri)
         self._clean_up(self.records)
-        return summary_of(manifest, str(self.workspace.output))
+        return summary_of(manifest, self.workspace.uri)
 
     def _clean_up(self, records: Records | None) -> None:
         if records and self.settings.delete_input_files:

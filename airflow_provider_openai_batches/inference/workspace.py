@@ -9,18 +9,20 @@ directory and copies whole files to the store; of a large job only the files in 
 from __future__ import annotations
 
 import shutil
+import threading
 import uuid
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from airflow_provider_openai_batches import storage
-from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.inference.claim import ClaimFile, names_of
+from airflow_provider_openai_batches.inference.claim import CLAIM_FILE, ClaimFile
 from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FILE, Job
-from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, Manifest
 from airflow_provider_openai_batches.inference.data.repeats import REPEATS_FILE
+from airflow_provider_openai_batches.inference.target import FOLDER, check_writing, results_in
+from airflow_provider_openai_batches.inference.transfers import at_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,9 +30,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
     from airflow_provider_openai_batches.inference.data.job import Shard
+    from airflow_provider_openai_batches.inference.data.manifest import Manifest
 
-FOLDER = "_job"
-_PROBE_FILE = ".airflow-write-check-"
 _OWNER_ALONE = 0o700  # prompts and answers are in there
 # What a job of a store may have on this machine before files that are also in the store are removed here.
 SPARE_BYTES = 64 << 20
@@ -47,6 +48,8 @@ class Workspace:
 
     is_local: bool
     """Whether the output is a directory of this machine."""
+    uri: str
+    """The output as others are told of it."""
 
     def __init__(
         self,
@@ -57,11 +60,16 @@ class Workspace:
         path = storage.as_path(output_uri)
         plain = storage.local(path)
         self.output = plain or path
+        self.uri = storage.as_given(output_uri, self.output).rstrip("/")
         self._root = self.output / FOLDER
         self.is_local = plain is not None
         self._temporary: storage.Scratch | None = None
         self._local: Path | None = None
         self._parked: Any = None
+        self._has_parked = False
+        self._found: list[str] | None = None  # what was in the directory of all jobs when this try began
+        self._names: set[str] | None = None  # what is kept of this job, as far as it is known
+        self._lock = threading.Lock()
         self.claim, self._task = ClaimFile(self._root, owner, task), task
         self.name = ""
 
@@ -82,7 +90,7 @@ class Workspace:
         begun = self._root / f".{self.claim.owner}-{uuid.uuid4().hex}"
         if self.is_local:
             self._local = begun
-            self._root.mkdir(parents=True, exist_ok=True, mode=_OWNER_ALONE)
+            storage.make_directory(self._root, _OWNER_ALONE)
             self._local.mkdir(mode=_OWNER_ALONE)
         else:
             self._local, self._parked = self._new_temporary(), begun
@@ -92,7 +100,8 @@ class Workspace:
         """Move a complete request file to the store if there is too much on this machine."""
         if not self.is_local and self._is_full():
             directory = self.kept if self._parked is None else self._parked
-            directory.mkdir(parents=True, exist_ok=True)
+            self._has_parked |= directory is self._parked
+            storage.make_directory(directory)
             self._put(shard.file, directory)
             (self.local / shard.file).unlink()
 
@@ -103,8 +112,9 @@ class Workspace:
         :param digest: identifies the job, see :func:`.results.digests`.
         :param anew: replace what an earlier try kept.
         """
-        self.name = self.name_of(digest)
-        is_known = not anew and (self.kept / JOB_FILE).exists()
+        self.name, found = self.name_of(digest), self._jobs()
+        self._names = None if self.name in found else set()
+        is_known = not anew and self.has(JOB_FILE)
         repeats = [REPEATS_FILE] if job.repeats else []
         if self.is_local:
             self._move(repeats if is_known else None)
@@ -112,19 +122,34 @@ class Workspace:
             self.store(repeats)
             self._get(JOB_FILE)
         else:
-            self._remove(self.kept)
+            if self.name in found:
+                self._remove_kept()
             # The last one says that all are there.
             self.store([ROWS_FILE, *files_of(job.shards), *repeats, JOB_FILE])
         known = Job.load(self.local) if is_known else None
         if known is not None and known.repeats != job.repeats:  # the task was changed between its tries
             msgspec.structs.replace(known, repeats=job.repeats).save(self.local)
             self.store([JOB_FILE])
-        self._remove_others()
+        self._remove_others(found)
         self._parked = None
 
+    def check_writing(self) -> None:
+        """
+        Check, before anything is spent, that the task may write, list and delete in the output directory.
+
+        :raises InvalidInputError: if it may not.
+        """
+        found = check_writing(self.output)
+        self._found = found if storage.is_object_store(self.output) else None
+
+    def take(self, now: float, *, overwrite: bool) -> None:
+        """Claim the directory, see :meth:`ClaimFile.take`."""
+        is_free = self._found is not None and CLAIM_FILE not in self._found
+        self.claim.take(now, overwrite=overwrite, is_free=is_free)
+
     def check_target(self, digest: str, *, overwrite: bool = False) -> Manifest | None:
-        """Return the manifest of exactly this job, see :func:`check_target`."""
-        return check_target(self.output, digest, overwrite=overwrite, task=self._task)
+        """Return the manifest of exactly this job, see :func:`results_in`."""
+        return results_in(self.output, digest, overwrite=overwrite, task=self._task)
 
     def name_of(self, digest: str) -> str:
         """Return the name of a job's directory."""
@@ -134,15 +159,25 @@ class Workspace:
         """Continue with the files that another process left; False if there are none."""
         if not storage.is_bare_name(name):
             return False
-        self.name = name
-        if not (self.kept / JOB_FILE).exists():
-            return False
+        self.name, self._names = name, None
         self._local = self.kept if self.is_local else self._new_temporary()
-        self.fetch([JOB_FILE])
-        return True
+        try:
+            self.fetch([JOB_FILE])
+        except FileNotFoundError:
+            return False
+        return bool((self.local / JOB_FILE).exists())
 
     def has(self, name: str) -> bool:
-        return bool((self.kept / name).exists())
+        return bool((self.kept / name).exists()) if self.is_local else name in self.names()
+
+    def names(self) -> set[str]:
+        """Return the names of the files that are kept; a store is asked once, and then they are counted."""
+        if self.is_local:
+            return set(storage.names_in(self.kept))
+        with self._lock:
+            if self._names is None:
+                self._names = set(storage.names_in(self.kept))
+        return self._names
 
     def fetch(self, names: Iterable[str]) -> None:
         """Copy these files to this machine unless they are there."""
@@ -152,14 +187,21 @@ class Workspace:
                     self._get(name)
 
     def store(self, names: Iterable[str]) -> None:
-        """Copy these files to where they are kept."""
-        if not self.is_local:
-            for name in names:
-                self.kept.mkdir(parents=True, exist_ok=True)
-                if (self.local / name).exists():
-                    self._put(name, self.kept)
-                elif self._parked is not None:
-                    self._unpark(name)
+        """Copy these files to where they are kept, several at a time; the last one when all are there."""
+        wanted = list(names)
+        if self.is_local or not wanted:
+            return
+        storage.make_directory(self.kept)
+        *first, last = wanted
+        if first:
+            deque(at_once(self._store_one, first), maxlen=0)
+        self._store_one(last)
+
+    def _store_one(self, name: str) -> None:
+        if (self.local / name).exists():
+            self._put(name, self.kept)
+        elif self._parked is not None:
+            self._unpark(name)
 
     def drop(self, names: Iterable[str]) -> None:
         """Remove copies of files that are kept elsewhere, if there is too much on this machine."""
@@ -171,25 +213,30 @@ class Workspace:
         """Remove the files that were begun and are not to be kept."""
         if self._local is not None:
             shutil.rmtree(self._local, ignore_errors=True)
-        if self._parked is not None:
-            self._remove(self._parked)
+        if self._has_parked:
+            storage.remove_all(self._parked)
         if self.claim.is_new:
             self.claim.release()
         self._remove_if_empty()
 
     def clear(self) -> None:
         """Remove all files of the job, which is complete."""
+        if storage.is_object_store(self._root):
+            kept = [f"{self.name}/{name}" for name in self.names()] if self.name else []
+            storage.remove_all(self._root, kept + [CLAIM_FILE] * self.claim.is_held)
+            self._names = set()
+            return
         if self.name:
-            self._remove(self.kept)
+            self._remove_kept()
         self.claim.release()
         self._remove_if_empty()
 
     def _remove_if_empty(self) -> None:
-        try:
+        if storage.is_object_store(self._root):
+            return
+        with suppress(OSError):  # another task works in the same place
             if not any(self._root.iterdir()):
                 self._root.rmdir()
-        except OSError:
-            pass  # a store has no empty directories, or another task works in the same place
 
     def close(self) -> None:
         """Remove the temporary directory."""
@@ -205,7 +252,7 @@ class Workspace:
     def _move(self, wanted: list[str] | None) -> None:
         """Go on with the files that were kept, and only these of the new ones; None: with the new ones."""
         if wanted is None:
-            self._remove(self.kept)
+            storage.remove_all(self.kept)
             self.local.rename(self.kept)
         else:
             for name in wanted:
@@ -222,12 +269,19 @@ class Workspace:
 
     def _put(self, name: str, directory: Any) -> None:
         directory.fs.put_file(str(self.local / name), f"{directory.path}/{name}")
+        self._note(name, directory)
+
+    def _note(self, name: str, directory: Any) -> None:
+        """Note that the store has a file, if it is one of those that are kept."""
+        if directory is not self._parked and self._names is not None:
+            self._names.add(name)
 
     def _unpark(self, name: str) -> None:
         """Copy a request file within the store; where the store cannot, by way of this machine."""
         source, target = f"{self._parked.path}/{name}", f"{self.kept.path}/{name}"
         try:
             self.kept.fs.cp_file(source, target)
+            self._note(name, self.kept)
         except RuntimeError:  # fsspec's word for a store that has no copy of its own
             self.kept.fs.get_file(source, str(self.local / name))
             self._put(name, self.kept)
@@ -236,81 +290,24 @@ class Workspace:
     def _get(self, name: str) -> None:
         self.kept.fs.get_file(f"{self.kept.path}/{name}", str(self.local / name))
 
-    def _remove_others(self) -> None:
-        """Remove the files that earlier tries of this task kept for other rows."""
-        for path in list(self._root.iterdir()):
-            if path.name.lstrip(".").startswith(f"{self.claim.owner}-") and path.name != self.name:
-                self._remove(path)
+    def _jobs(self) -> list[str]:
+        """Return the names of the directories of jobs that earlier tries left."""
+        return storage.names_in(self._root) if self.is_local or self._found is None else self._found
 
-    def _remove(self, directory: Any) -> None:
-        if not directory.exists():
-            return
-        if self.is_local:
-            shutil.rmtree(directory)
-        else:
-            directory.fs.rm(directory.path, recursive=True)
+    def _remove_others(self, found: Iterable[str]) -> None:
+        """Remove the files that earlier tries of this task kept for other rows."""
+        begun = [self._parked.name] if self._has_parked else []
+        for name in {*found, *begun}:
+            is_own = name.lstrip(".").startswith(f"{self.claim.owner}-")
+            if is_own and name not in {self.name, self._local and self._local.name}:
+                storage.remove_all(self._root / name)
+        self._has_parked = False
+
+    def _remove_kept(self) -> None:
+        storage.remove_all(self.kept, self._names)
+        self._names = set()
 
 
 def files_of(shards: Iterable[Shard]) -> list[str]:
     """Return the names of the files of shards."""
     return [name for shard in shards for name in (shard.file, shard.ids_file)]
-
-
-def check_target(
-    directory: storage.AnyPath,
-    digest: str | None = None,
-    *,
-    overwrite: bool = False,
-    task: TaskIdentity | None = None,
-) -> Manifest | None:
-    """
-    Check, before anything is spent, that results can be written to the directory and replace no others.
-
-    :param digest: the digest of the results; without it only writing is checked.
-    :param task: who asks; it does not replace the results of its own run's other mapped instances.
-    :return: the manifest if the directory holds exactly this job, complete.
-    :raises InvalidInputError: if nothing can be written there, or the directory holds another job's results
-        and ``overwrite`` is False.
-    """
-    directory = storage.as_path(directory)
-    _check_writing(directory)
-    if digest is None:
-        return None
-    try:
-        manifest = storage.read_json(directory / MANIFEST_FILE, Manifest, "is not the manifest of a job: {}")
-    except InvalidInputError:
-        if overwrite:
-            return None
-        raise
-    if manifest is None or manifest.digest == digest:
-        return manifest
-    if task is not None and _is_other_instance(task, manifest.made_by):
-        raise InvalidInputError(
-            f"{directory} holds the results of instance {manifest.made_by['map_index']} of this mapped task "
-            f"({manifest.rows:,} rows). Give each instance an output_uri of its own, for example with "
-            "{{ ti.map_index }} at its end"
-        )
-    if not overwrite:
-        raise InvalidInputError(
-            f"{directory} holds the results of another job ({manifest.rows:,} rows, {manifest.endpoint}): "
-            "choose another output_uri, for example with {{ run_id }}, and in mapped tasks with "
-            "{{ ti.map_index }}, or set overwrite=True"
-        )
-    return None
-
-
-def _is_other_instance(task: TaskIdentity, made_by: dict[str, str]) -> bool:
-    """Whether another mapped instance of this task in this run made the results."""
-    mine = names_of(task)
-    return task.map_index >= 0 and [name for name in mine if made_by.get(name) != mine[name]] == ["map_index"]
-
-
-def _check_writing(directory: storage.AnyPath) -> None:
-    probe = directory / f"{_PROBE_FILE}{uuid.uuid4().hex}"  # another task may check at the same time
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with storage.open_binary(probe, "wb") as handle:
-            handle.write(b"can be deleted\n")
-        probe.unlink()
-    except Exception as error:  # every store raises its own
-        raise InvalidInputError(f"The output directory {directory} cannot be written: {error}") from error

@@ -341,7 +341,8 @@ class OpenAIDownloadBatchResultsOperator(BatchOperator):
 
     def _download(self, file_id: str, name: str) -> dict[str, Any]:
         target = storage.as_path(self.output_uri) / name
+        uri = storage.as_given(f"{str(self.output_uri).rstrip('/')}/{name}", target)
         size = self.hook.download_file(file_id, target)
-        self.hook.note_outputs(target)
+        self.hook.note_outputs(uri)
         self.log.info("%s: %d bytes", target, size)
-        return {"uri": str(target), "bytes": size}
+        return {"uri": uri, "bytes": size}

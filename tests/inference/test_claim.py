@@ -13,7 +13,7 @@ import pytest
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.idempotency.keys import UNNAMED, TaskIdentity
-from airflow_provider_openai_batches.inference.claim import CLAIM_FILE, LEASE, ClaimFile
+from airflow_provider_openai_batches.inference.claim import CLAIM_FILE, LEASE, SEEN_SECONDS, ClaimFile
 from airflow_provider_openai_batches.storage import as_path
 
 if TYPE_CHECKING:
@@ -82,9 +82,10 @@ def test_a_task_that_lost_its_claim_hears_of_it(tmp_path: Path, kind: str) -> No
     mine, other = ClaimFile(place, "me"), ClaimFile(place, "you")
     mine.take(1_000.0)
     other.take(1_000.0, overwrite=True)
+    later = 1_000.0 + (SEEN_SECONDS if kind == "store" else 0)  # a store costs time and money
     for _ in range(2):
         with pytest.raises(InvalidInputError):
-            mine.extend(1_000.0, 1_000.0)
+            mine.extend(later, later)
     mine.release()
     other.extend(1_000.0, 1_000.0)
 
@@ -107,7 +108,7 @@ def test_a_store_that_cannot_create(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     claims[0].release()
 
     def other_writes(_: float) -> None:  # it found no claim either, a moment ago
-        claims[1]._create_in_store = claims[1]._path.write_bytes  # type: ignore[method-assign]
+        claims[1]._create_in_store = lambda content, **_: claims[1]._path.write_bytes(content)  # type: ignore[method-assign]
         claims[1]._sleep = lambda _: None
         claims[1].take(1_000.0)
 

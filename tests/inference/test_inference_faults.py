@@ -13,7 +13,7 @@ from support import run_task
 
 from airflow_provider_openai_batches import storage
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.inference import workspace
+from airflow_provider_openai_batches.inference import target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,8 +56,7 @@ def test_an_output_that_cannot_be_written(
     def fail(*_: Any) -> None:
         raise cause
 
-    broken = SimpleNamespace(as_path=storage.as_path, local=storage.local, open_binary=fail)
-    monkeypatch.setattr(workspace, "storage", broken)
+    monkeypatch.setattr(target, "storage", SimpleNamespace(**{**vars(storage), "open_binary": fail}))
     with pytest.raises(InvalidInputError, match="cannot be written") as raised:
         run_task(job(out, requests=rows(1)))
     assert isinstance(raised.value, AirflowFailException) is fails_at_once

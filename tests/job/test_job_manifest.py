@@ -15,7 +15,7 @@ from airflow_provider_openai_batches import storage
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, BatchRecord, Manifest
 from airflow_provider_openai_batches.inference.data.merge import merge
-from airflow_provider_openai_batches.inference.workspace import check_target
+from airflow_provider_openai_batches.inference.target import check_target
 from airflow_provider_openai_batches.storage import read_json, write_json
 
 

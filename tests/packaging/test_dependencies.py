@@ -27,7 +27,7 @@ DEPENDENCIES = {
 EXTRAS = {
     canonicalize_name(Requirement(text).name)
     for extra, texts in PROJECT["optional-dependencies"].items()
-    if extra != "dev"
+    if extra not in {"dev", "stores"}
     for text in texts
 }
 CONSTRAINTS = sorted((ROOT / "constraints").glob("*.txt"))

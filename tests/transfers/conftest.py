@@ -10,7 +10,7 @@ import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from servers import MariaDBServer, PostgresServer, Server
+from sqlservers import MariaDBServer, PostgresServer, Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

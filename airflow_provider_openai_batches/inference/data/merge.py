@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -37,7 +38,14 @@ from airflow_provider_openai_batches.inference.data.spending import model_in
 from airflow_provider_openai_batches.inference.data.writers import WRITERS
 from airflow_provider_openai_batches.pricing.cost import Bill
 from airflow_provider_openai_batches.pricing.prices import NO_PRICES
-from airflow_provider_openai_batches.storage import as_path, open_binary, remove, whole
+from airflow_provider_openai_batches.storage import (
+    as_path,
+    make_directory,
+    names_in,
+    open_binary,
+    remove,
+    whole,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,8 +91,10 @@ def merge(
     check_output(output, output_format, rows_per_part)
     index.check_complete()
     directory = as_path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    remove(directory / MANIFEST_FILE)
+    make_directory(directory)
+    before = names_in(directory)
+    if MANIFEST_FILE in before:
+        remove(directory / MANIFEST_FILE)
     columns = {"whole_body": output == "body", "has_source": has_source}
     writer = WRITERS[output_format](index.job, index.work, **columns)
     reader = AnswerReader(spec_of(index.job.endpoint), output, schema)
@@ -99,7 +109,8 @@ def merge(
                 blocks = results.blocks(islice(lines, rows_per_part), first)
                 merged.parts.append(_write_part(directory, number, writer, blocks))
         results.add_superseded()
-        _keep_unreadable(index, files, directory)
+        if index.unreadable:
+            _keep_unreadable(index, files, directory)
     results.sum_up()
     if index.live_files:
         share = prices.batch_discount
@@ -109,7 +120,8 @@ def merge(
             times_batch_price=1 / share if share else None,
         )
     merged.scan = index.scan
-    _remove_others(directory, merged.parts)
+    kept = {part.file for part in merged.parts} | ({UNREADABLE_FILE} if index.unreadable else set())
+    _remove_others(directory, before, kept)
     return merged
 
 
@@ -257,19 +269,14 @@ class _Results(msgspec.Struct):
 
 
 def _keep_unreadable(index: ResultIndex, files: ResultFiles, directory: AnyPath) -> None:
-    if not index.unreadable:
-        remove(directory / UNREADABLE_FILE)
-        return
     with whole(directory / UNREADABLE_FILE) as handle:
         for _, data in files.read_all(index.unreadable):
             handle.write(data.rstrip(b"\n") + b"\n")
 
 
-def _remove_others(directory: AnyPath, parts: list[Part]) -> None:
-    """Remove parts of other jobs, and what a killed process left of its own."""
-    own = {part.file for part in parts}
-    patterns = [f"part-*{writer.suffix}" for writer in WRITERS.values()]
-    for pattern in [*patterns, ".part-*.part"]:
-        for path in list(directory.glob(pattern)):
-            if path.name not in own:
-                remove(path)
+def _remove_others(directory: AnyPath, before: list[str], kept: set[str]) -> None:
+    """Remove what other jobs wrote, and what a killed process left of its own."""
+    patterns = [*(f"part-*{writer.suffix}" for writer in WRITERS.values()), ".part-*.part", UNREADABLE_FILE]
+    for name in before:
+        if name not in kept and any(fnmatchcase(name, pattern) for pattern in patterns):
+            remove(directory / name)
