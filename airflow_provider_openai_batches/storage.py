@@ -126,6 +126,8 @@ def name_of(source: Location) -> str:
 def is_bare_name(name: str) -> bool:
     """Whether this names a file in a directory, and leads nowhere else."""
     return bool(_BARE_NAME.fullmatch(name)) and name not in {".", ".."}
+
+
 def is_object_store(path: AnyPath) -> bool:
     """Whether a path is in a store that has no directories, only objects with slashes in their names."""
     return hasattr(path, "fs") and path.protocol in _OBJECT_STORES
