@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.inference.data.arrow import pyarrow, rows_of
+from airflow_provider_openai_batches.inference.data.arrow import json_reader, pyarrow, rows_of
 from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, Manifest
 from airflow_provider_openai_batches.storage import as_path, is_bare_name, local, open_binary, read_json
 
@@ -58,7 +58,8 @@ class ResultRows:
     The rows of a finished job, in the order of its input, as dicts.
 
     A row has ``custom_id``, the kept columns, ``status``, ``output``, ``usage``, ``error`` and
-    ``finish_reason``. In Parquet, output that is not text or a vector is JSON in text.
+    ``finish_reason``. In Parquet, output that is not text or a vector is JSON in text, unless the job has
+    ``typed_output``: then it is a value, and ``output_text`` has what its type does not hold.
 
     :ivar uri: the directory.
     :ivar manifest: all that the job says of itself.
@@ -138,9 +139,14 @@ class ResultRows:
 
     def _rows_of_parquet(self, part: Part, columns: Collection[str] | None) -> Iterator[dict[str, Any]]:
         with open_binary(self._directory / part.file) as handle, self._parquet(handle, part) as file:
-            wanted = [name for name in file.schema_arrow.names if columns is None or name in columns]
+            schema = file.schema_arrow
+            wanted = [name for name in schema.names if columns is None or name in columns]
+            readers = [(name, read) for name in wanted if (read := json_reader(schema.field(name)))]
             for batch in file.iter_batches(_BATCH_ROWS, columns=wanted):
-                yield from rows_of(batch)
+                for row in rows_of(batch):
+                    for name, read in readers:
+                        row[name] = read(row[name])
+                    yield row
 
     def _parquet(self, handle: Any, part: Part) -> Any:
         try:

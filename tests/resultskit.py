@@ -32,11 +32,13 @@ def finished(
     rows_per_part: int = 4,
     id_column: str | None = "id",
     keep_columns: Any = (),
+    **options: Any,
 ) -> str:
     """
     Make a job whose answers are the rows' own ``text``, merged by the real code, and return its URI.
 
     :param faults: custom_id → one of jobkit's FAULTS; it is never answered.
+    :param options: further arguments of ``merge``.
     """
     work = directory / "_job"
     work.mkdir(parents=True)
@@ -49,6 +51,7 @@ def finished(
         schema=form,
         output_format=output_format,
         rows_per_part=rows_per_part,
+        **options,
     )
     manifest = Manifest(
         digest=job.digest,

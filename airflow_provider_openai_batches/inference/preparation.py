@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from airflow_provider_openai_batches.answer_store.digests import RowDigests
 from airflow_provider_openai_batches.inference.data.job import ROWS_FILE
 from airflow_provider_openai_batches.inference.data.merge import check_output
@@ -57,6 +59,7 @@ class Preparation:
         settings, place = self._settings, self._workspace
         settings.spec.check()
         check_output(settings.output, settings.output_format)
+        settings.check_columns()
         place.check_writing()
         if answers := self._answers:
             answers.check()
@@ -132,4 +135,7 @@ def digests(settings: Settings, job: Job, folder: Path) -> tuple[str, str]:
     given = f"{asked} {settings.output} {settings.output_format} {settings.schema is not None}"
     if settings.has_source:
         given += " source"
+    if settings.typed_output:
+        kind = settings.schema and settings.schema.output_type
+        given += f" typed {msgspec.json.encode(kind).decode()}"
     return hashlib.sha256(asked.encode()).hexdigest(), hashlib.sha256(given.encode()).hexdigest()

@@ -174,6 +174,7 @@ class JobResults:
             output_format=settings.output_format,
             prices=settings.prices,
             has_source=settings.has_source,
+            typed_output=settings.typed_output,
             reusable=reusable,
         )
         if reusable is not None:

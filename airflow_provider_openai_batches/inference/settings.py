@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import msgspec
 
 from airflow_provider_openai_batches.api import models, validation
+from airflow_provider_openai_batches.api.endpoints import spec_of
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.pricing.prices import NO_PRICES
 
@@ -58,6 +59,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     spec: BatchSpec
     output: str = "text"
     output_format: str = "jsonl"
+    typed_output: bool = False
     schema: OutputSchema | None = None
     retry_invalid: bool = False
     limits: Limits | None = None
@@ -95,6 +97,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Whether rows may share answers, so that the results say where each is from."""
         return self.deduplicate or self.answers_uri is not None
 
+    def check_columns(self) -> None:
+        """
+        Check what the results are to look like, before anything is spent.
+
+        :raises InvalidInputError: naming the argument.
+        """
+        if self.typed_output:
+            has_schema = self.schema is not None
+            check_typed(self.output, self.output_format, self.spec.endpoint, has_schema=has_schema)
+
     def looked_up(self, found: StoredAnswers | None) -> StoredAnswers | None:
         """Return what was found in a store of answers if these settings ask for it, otherwise None."""
         asked = self.answers_uri is not None and self.reuse and (str(self.answers_uri), self.answers_max_age)
@@ -129,12 +141,34 @@ def check_arguments(given: Any) -> None:
         raise InvalidInputError(
             "retry_invalid=True needs an output_schema: without one no answer is invalid."
         )
+    if given.typed_output:
+        has_schema = given.output_schema is not None
+        check_typed(given.output_kind, given.output_format, given.endpoint, has_schema=has_schema)
     for name in ("output_expires_after", "input_expires_after"):
         if getattr(given, name) is not None:
             validation.check_expiry(getattr(given, name), name)
     _check_time(given)
     if max_age(given.answers_max_age) is not None and given.answers_uri is None:
         raise InvalidInputError("answers_max_age needs answers_uri: it says how old an answer there may be.")
+
+
+def check_typed(output: str, output_format: str, endpoint: str, *, has_schema: bool) -> None:
+    """
+    Refuse ``typed_output`` where no output has a type.
+
+    :param endpoint: a template is let through.
+    :raises InvalidInputError: naming what it needs.
+    """
+    if output_format != "parquet":
+        raise InvalidInputError(
+            f"typed_output=True needs output_format='parquet', not {output_format!r}: JSON has its types."
+        )
+    if output != "text":
+        raise InvalidInputError(f"typed_output=True needs output='text': output={output!r} keeps it as it came.")
+    if not has_schema and "{" not in endpoint and not spec_of(endpoint).gives_vectors:
+        raise InvalidInputError(
+            "typed_output=True needs an output_schema, or embeddings: other outputs are text."
+        )
 
 
 def max_age(given: Any) -> float | None:

@@ -62,6 +62,8 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
     :param keep_columns: columns of the rows to write beside the results.
     :param output: ``"text"`` (the answer's text, embedding, …; with a schema, its value) or ``"body"``.
     :param output_format: ``"jsonl"`` or ``"parquet"``.
+    :param typed_output: in Parquet, an output has the type of its schema, and vectors have a fixed size; what
+        does not fit is in the column ``output_text``. Default: JSON in text, and lists.
     :param output_schema: a JSON schema or a pydantic model: it goes into each request, and each answer is
         checked. An answer that does not match gets the status ``invalid_output``, and its text as output.
     :param strict: hold the model to the schema; False sends schemas that strict mode refuses as they are.
@@ -144,6 +146,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         keep_columns: Iterable[str] = (),
         output: str = "text",
         output_format: str = "jsonl",
+        typed_output: bool = False,
         output_schema: Any = None,
         strict: bool = True,
         retry_invalid: bool = False,
@@ -187,6 +190,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         self.keep_columns = keep_columns
         self.output_kind = output  # the base class uses the names output and dry_run
         self.output_format = output_format
+        self.typed_output = typed_output
         self.output_schema = output_schema
         self.strict = strict
         self.retry_invalid = retry_invalid

@@ -5,10 +5,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+# On fields of text that hold JSON.
+JSON_MARK = {b"openai_batches": b"json"}
 
 
 def pyarrow(module: str) -> Any:
@@ -70,3 +75,19 @@ def _nested_without_nanoseconds(pa: Any, kind: Any) -> Any:
     if types.is_map(kind):
         return pa.map_(kind.key_type, _without_nanoseconds(pa, kind.item_type))
     return _without_nanoseconds(pa, kind.value_type) if types.is_dictionary(kind) else kind
+
+
+def json_reader(field: Any) -> Callable[[Any], Any] | None:
+    """Return a function that reads the JSON in a value of a field; None if the field has none."""
+    kind, types = field.type, pyarrow("pyarrow").types
+    if JSON_MARK.items() <= (field.metadata or {}).items():
+        return lambda value: None if value is None else msgspec.json.decode(value)
+    if types.is_list(kind) and (read := json_reader(kind.value_field)):
+        return lambda value: None if value is None else list(map(read, value))
+    readers = {child.name: json_reader(child) for child in kind} if types.is_struct(kind) else {}
+    found = {name: read for name, read in readers.items() if read is not None}
+    if not found:
+        return None
+    return lambda value: (
+        None if value is None else value | {name: read(value[name]) for name, read in found.items()}
+    )

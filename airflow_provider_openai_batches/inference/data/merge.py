@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from fnmatch import fnmatchcase
 from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
@@ -36,6 +37,8 @@ from airflow_provider_openai_batches.inference.data.results import Answer, Answe
 from airflow_provider_openai_batches.inference.data.row_models import RowModels
 from airflow_provider_openai_batches.inference.data.spending import model_in
 from airflow_provider_openai_batches.inference.data.writers import WRITERS
+from airflow_provider_openai_batches.inference.data.writers.outputs import vector_size
+from airflow_provider_openai_batches.inference.data.writers.protocol import Columns
 from airflow_provider_openai_batches.pricing.cost import Bill
 from airflow_provider_openai_batches.pricing.prices import NO_PRICES
 from airflow_provider_openai_batches.storage import (
@@ -60,6 +63,7 @@ if TYPE_CHECKING:
 ROWS_PER_PART = 50_000
 MAX_ERROR_CODES = 50
 _BLOCK_ROWS = 64
+_LOOKED_AT = 100  # answers, for the size of vectors
 _Block: TypeAlias = tuple[list[bytes], list[Answer]]
 
 
@@ -74,6 +78,7 @@ def merge(
     prices: Prices = NO_PRICES,
     has_source: bool = False,
     reusable: bytearray | None = None,
+    typed_output: bool = False,
 ) -> Merged:
     """
     Write ``part-00000.jsonl``, … in the order of the input; each part appears whole or not at all.
@@ -86,6 +91,7 @@ def merge(
     :param prices: what tokens cost; without them the cost is unknown.
     :param has_source: whether the rows say where their results are from.
     :param reusable: is set to 1 for each row whose answer this job asked for, and others may use.
+    :param typed_output: whether outputs have the type of the schema, and vectors a fixed size.
     :raises InvalidInputError: if an argument is unknown, or the results of a shard are not in the index.
     """
     check_output(output, output_format, rows_per_part)
@@ -95,8 +101,7 @@ def merge(
     before = names_in(directory)
     if MANIFEST_FILE in before:
         remove(directory / MANIFEST_FILE)
-    columns = {"whole_body": output == "body", "has_source": has_source}
-    writer = WRITERS[output_format](index.job, index.work, **columns)
+    columns = Columns(whole_body=output == "body", has_source=has_source, is_typed=typed_output)
     reader = AnswerReader(spec_of(index.job.endpoint), output, schema)
     merged = Merged(counts=dict.fromkeys(STATUSES, 0))
     if has_source:
@@ -104,6 +109,11 @@ def merge(
     with ResultFiles(index) as files:
         bill, models = Bill(prices), RowModels(index.job, index.work)
         results = _Results(index, files, reader, merged, bill, models, reusable)
+        if typed_output:
+            kind = None if schema is None else schema.output_type
+            size = results.vector_size()
+            columns = msgspec.structs.replace(columns, vector_size=size, output_type=kind)
+        writer = WRITERS[output_format](index.job, index.work, columns)
         with open_binary(index.work / ROWS_FILE) as lines:
             for number, first in enumerate(range(0, index.job.rows, rows_per_part)):
                 blocks = results.blocks(islice(lines, rows_per_part), first)
@@ -239,6 +249,17 @@ class _Results(msgspec.Struct):
             meter.add(answer.usage)
         elif is_paid:  # whether it is valid or not
             meter.unmetered += 1
+
+    def vector_size(self) -> int | None:
+        """Return the size of the job's vectors, by the first of them; None if it asks for several sizes."""
+        job = self.index.job
+        if not spec_of(job.endpoint).gives_vectors or job.only_model is None or len(job.dimensions) > 1:
+            return None
+        places = (self.index.location(row) for row in range(job.rows))
+        lines = (self.files.read(*place) for state, *place in places if state > INVALID)
+        answers = islice((self.reader.read_line(line, answered=True) for line in lines), _LOOKED_AT)
+        sizes = Counter(size for answer in answers if (size := vector_size(answer)))
+        return max(sizes, key=lambda size: sizes[size], default=None)
 
     def add_superseded(self) -> None:
         """Add the tokens of answers that were replaced by others: they were paid for too."""

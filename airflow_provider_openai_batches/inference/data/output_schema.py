@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from functools import cached_property
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import msgspec
 
 from airflow_provider_openai_batches.api.endpoints import SPECS
 from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.inference.data.output_types import output_type
 from airflow_provider_openai_batches.inference.data.strict_schema import strict_form
 from airflow_provider_openai_batches.inference.data.tolerant import read_json
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from airflow_provider_openai_batches.api.endpoints import EndpointSpec
+    from airflow_provider_openai_batches.inference.data.output_types import OutputType
 
 _MAX_NAME = 64
 _MAX_ERROR = 500
@@ -55,10 +58,25 @@ class OutputSchema:
             where = title if is_model else "output_schema"
             self.schema = strict_form(self.schema, where, is_model=is_model)
         form = {"name": self.name, "schema": self.schema, "strict": strict}
+        self._given = schema
         # Encoded once, not with each row.
         self._forms = {
             path: _encoded(spec.schema_form(form)) for path, spec in SPECS.items() if spec.schema_path
         }
+
+    @cached_property
+    def output_type(self) -> OutputType:
+        """
+        The type of a valid output in columns.
+
+        :raises InvalidInputError: if pydantic has no schema for what the model writes.
+        """
+        if isinstance(self._given, dict):
+            return output_type(self._given)
+        try:
+            return output_type(self._given.model_json_schema(mode="serialization"))
+        except ValueError as error:
+            raise InvalidInputError(f"output_schema has no types for columns: {error}") from error
 
     def check_endpoint(self, spec: EndpointSpec) -> None:
         """

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
     from airflow_provider_openai_batches.api.usage import Usage
     from airflow_provider_openai_batches.inference.data.outcomes import RowError
+    from airflow_provider_openai_batches.inference.data.job import Job
     from airflow_provider_openai_batches.inference.data.results import Answer
-    from airflow_provider_openai_batches.inference.data.writers.protocol import OpenPart
+    from airflow_provider_openai_batches.inference.data.writers.protocol import Columns, OpenPart
+    from airflow_provider_openai_batches.storage import AnyPath
 
 
 class _Tail(msgspec.Struct, frozen=True, gc=False):
@@ -39,9 +41,9 @@ class JsonLinesWriter:
 
     suffix = ".jsonl"
 
-    def __init__(self, *_job: object, has_source: bool = False, **_options: object) -> None:
+    def __init__(self, _job: Job, _work: AnyPath, columns: Columns) -> None:
         """Take nothing from the job: its kept columns are JSON already."""
-        self._has_source = has_source
+        self._has_source = columns.has_source
 
     @staticmethod
     def check() -> None:

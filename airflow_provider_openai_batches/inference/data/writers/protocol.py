@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+
+import msgspec
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -12,17 +14,31 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.storage import AnyPath
 
 
+class Columns(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    Which columns the parts have.
+
+    :param whole_body: whether each output is the body of a response.
+    :param has_source: whether the last column says where each result is from.
+    :param is_typed: whether the output has a type of its own where the format has types.
+    :param output_type: that of a structured output, see :mod:`.output_types`; None if there is no schema.
+    :param vector_size: how many numbers each vector has; None if that is not known, or differs.
+    """
+
+    whole_body: bool = False
+    has_source: bool = False
+    is_typed: bool = False
+    output_type: Any = None
+    vector_size: int | None = None
+
+
 class PartWriter(Protocol):
     """Opens the parts of one job, all with the same columns."""
 
     suffix: str
 
-    def __init__(self, job: Job, work: AnyPath, *, whole_body: bool, has_source: bool) -> None:
-        """
-        :param work: the directory of the job, with the kept columns of its rows.
-        :param whole_body: whether each output is the body of a response.
-        :param has_source: whether the last column says where each result is from.
-        """
+    def __init__(self, job: Job, work: AnyPath, columns: Columns) -> None:
+        """:param work: the directory of the job, with the kept columns of its rows."""
 
     @staticmethod
     def check() -> None:
