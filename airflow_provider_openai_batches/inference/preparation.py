@@ -59,7 +59,7 @@ class Preparation:
         settings, place = self._settings, self._workspace
         settings.spec.check()
         check_output(settings.output, settings.output_format)
-        settings.check_columns()
+        settings.check_form()
         place.check_writing()
         if answers := self._answers:
             answers.check()

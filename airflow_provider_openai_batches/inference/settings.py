@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import msgspec
 
 from airflow_provider_openai_batches.api import models, validation
-from airflow_provider_openai_batches.api.endpoints import spec_of
 from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.inference.result_form import check_typed
 from airflow_provider_openai_batches.pricing.prices import NO_PRICES
 
 if TYPE_CHECKING:
@@ -97,7 +97,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Whether rows may share answers, so that the results say where each is from."""
         return self.deduplicate or self.answers_uri is not None
 
-    def check_columns(self) -> None:
+    @property
+    def has_output_text(self) -> bool:
+        """Whether the results have a column for what the type of the output does not hold."""
+        return self.typed_output and self.schema is not None
+
+    def check_form(self) -> None:
         """
         Check what the results are to look like, before anything is spent.
 
@@ -141,34 +146,13 @@ def check_arguments(given: Any) -> None:
         raise InvalidInputError(
             "retry_invalid=True needs an output_schema: without one no answer is invalid."
         )
-    if given.typed_output:
-        has_schema = given.output_schema is not None
-        check_typed(given.output_kind, given.output_format, given.endpoint, has_schema=has_schema)
     for name in ("output_expires_after", "input_expires_after"):
         if getattr(given, name) is not None:
             validation.check_expiry(getattr(given, name), name)
+    _check_form(given)
     _check_time(given)
     if max_age(given.answers_max_age) is not None and given.answers_uri is None:
         raise InvalidInputError("answers_max_age needs answers_uri: it says how old an answer there may be.")
-
-
-def check_typed(output: str, output_format: str, endpoint: str, *, has_schema: bool) -> None:
-    """
-    Refuse ``typed_output`` where no output has a type.
-
-    :param endpoint: a template is let through.
-    :raises InvalidInputError: naming what it needs.
-    """
-    if output_format != "parquet":
-        raise InvalidInputError(
-            f"typed_output=True needs output_format='parquet', not {output_format!r}: JSON has its types."
-        )
-    if output != "text":
-        raise InvalidInputError(f"typed_output=True needs output='text': output={output!r} keeps it as it came.")
-    if not has_schema and "{" not in endpoint and not spec_of(endpoint).gives_vectors:
-        raise InvalidInputError(
-            "typed_output=True needs an output_schema, or embeddings: other outputs are text."
-        )
 
 
 def max_age(given: Any) -> float | None:
@@ -179,6 +163,12 @@ def max_age(given: Any) -> float | None:
     """
     seconds = given.total_seconds() if isinstance(given, timedelta) else given
     return None if seconds is None else validation.check_interval(seconds, "answers_max_age")
+
+
+def _check_form(given: Any) -> None:
+    if given.typed_output:
+        has_schema = given.output_schema is not None
+        check_typed(given.output_kind, given.output_format, given.endpoint, has_schema=has_schema)
 
 
 def _check_time(given: Any) -> None:

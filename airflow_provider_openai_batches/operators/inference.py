@@ -62,8 +62,8 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
     :param keep_columns: columns of the rows to write beside the results.
     :param output: ``"text"`` (the answer's text, embedding, …; with a schema, its value) or ``"body"``.
     :param output_format: ``"jsonl"`` or ``"parquet"``.
-    :param typed_output: in Parquet, an output has the type of its schema, and vectors have a fixed size; what
-        does not fit is in the column ``output_text``. Default: JSON in text, and lists.
+    :param typed_output: in Parquet: an output has the type of its schema, a column ``output_text`` has what
+        does not fit; vectors are lists of a fixed size if each row has one. Default: JSON in text, and lists.
     :param output_schema: a JSON schema or a pydantic model: it goes into each request, and each answer is
         checked. An answer that does not match gets the status ``invalid_output``, and its text as output.
     :param strict: hold the model to the schema; False sends schemas that strict mode refuses as they are.

@@ -34,7 +34,7 @@ def requests_of(given: Any, rows: Callable[[], Any], settings: Settings) -> Iter
         keep_columns=given.keep_columns,
         schema=settings.schema,
         has_source=settings.has_source,
-        is_typed=settings.typed_output,
+        has_output_text=settings.has_output_text,
     )
 
 

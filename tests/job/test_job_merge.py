@@ -15,7 +15,8 @@ from airflow_provider_openai_batches.inference.data.findings import Scan
 from airflow_provider_openai_batches.inference.data.index import ResultIndex
 from airflow_provider_openai_batches.inference.data.job import Job, Limits
 from airflow_provider_openai_batches.inference.data.manifest import ErrorGroup
-from airflow_provider_openai_batches.inference.data.merge import MAX_ERROR_CODES, merge
+from airflow_provider_openai_batches.inference.data.merge import merge
+from airflow_provider_openai_batches.inference.data.row_results import MAX_ERROR_CODES
 from airflow_provider_openai_batches.storage import whole
 
 if TYPE_CHECKING:

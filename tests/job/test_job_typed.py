@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from decimal import Decimal
+from decimal import Decimal  # noqa: TC003 - pydantic reads it
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
@@ -17,10 +17,10 @@ from resultskit import finished
 
 from airflow_provider_openai_batches.inference.data.arrow import json_reader
 from airflow_provider_openai_batches.inference.data.merge import merge
+from airflow_provider_openai_batches.inference.data.outcomes import SUCCEEDED
 from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
 from airflow_provider_openai_batches.inference.data.output_types import Fitter, output_type
 from airflow_provider_openai_batches.inference.data.results import Answer
-from airflow_provider_openai_batches.inference.data.outcomes import SUCCEEDED
 from airflow_provider_openai_batches.inference.data.writers.outputs import Typed
 from airflow_provider_openai_batches.results import read_results
 
@@ -107,6 +107,10 @@ def test_a_model_becomes_a_struct(tmp_path: Path) -> None:
     assert (bad["status"], bad["output"], bad["output_text"]) == ("invalid_output", None, '{"city": "Oslo"')
 
 
+INTEGER = {"type": "integer"}
+NODE = {"properties": {"of": {"items": {"$ref": "#/$defs/n"}, "type": "array"}}}
+
+
 @pytest.mark.parametrize(
     ("schema", "expected"),
     [
@@ -130,7 +134,7 @@ def test_a_model_becomes_a_struct(tmp_path: Path) -> None:
         ({"type": "object", "properties": {"a": {}, "A": {}}}, "json"),
         ({"type": "array"}, ["json"]),
         ({"type": "array", "items": {"type": "array", "items": {"type": "integer"}}}, [["integer"]]),
-        ({"type": "array", "prefixItems": [{"type": "integer"}, {"type": "number"}], "items": False}, ["number"]),
+        ({"prefixItems": [INTEGER, {"type": "number"}], "items": False, "type": "array"}, ["number"]),
         ({"type": "array", "prefixItems": [{"type": "integer"}], "maxItems": 1}, ["integer"]),
         ({"type": "array", "prefixItems": [{"type": "integer"}]}, ["json"]),
         ({"type": "array", "items": [{"type": "integer"}], "additionalItems": False}, ["integer"]),
@@ -143,10 +147,7 @@ def test_a_model_becomes_a_struct(tmp_path: Path) -> None:
         ({"$ref": "#/nowhere"}, "json"),
         ({"$ref": "https://example.com/schema"}, "json"),
         ({"type": "object", "properties": {"next": {"$ref": "#"}}}, {"next": "json"}),
-        (
-            {"$ref": "#/$defs/n", "$defs": {"n": {"properties": {"of": {"items": {"$ref": "#/$defs/n"}, "type": "array"}}}}},
-            {"of": ["json"]},
-        ),
+        ({"$ref": "#/$defs/n", "$defs": {"n": NODE}}, {"of": ["json"]}),
     ],
 )  # fmt: skip
 def test_the_type_comes_from_the_schema_alone(schema: Any, expected: Any) -> None:
@@ -193,18 +194,26 @@ def test_an_open_schema_and_several_choices(tmp_path: Path) -> None:
     assert table["output_text"].to_pylist() == ['{"a":1,"b":[2]}', '[{"a":1},{"a":2}]', None]
 
 
+NAMES = st.text("ab", min_size=1)
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(st.characters(exclude_categories=["Cs"])),
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda values: st.one_of(st.lists(values, max_size=3), st.dictionaries(NAMES, values, max_size=3)),
+    max_leaves=8,
+)
 KINDS = st.recursive(
     st.sampled_from(["text", "integer", "number", "boolean", "json"]),
     lambda kinds: st.one_of(
-        kinds.map(lambda kind: [kind]), st.dictionaries(st.text("ab", min_size=1), kinds, min_size=1, max_size=3)
+        kinds.map(lambda kind: [kind]), st.dictionaries(NAMES, kinds, min_size=1, max_size=3)
     ),
     max_leaves=6,
 )
-VALUES = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(st.characters(exclude_categories=["Cs"]))),
-    lambda values: st.one_of(st.lists(values, max_size=3), st.dictionaries(st.text("ab", min_size=1), values, max_size=3)),
-    max_leaves=8,
-)  # fmt: skip
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
@@ -252,57 +261,49 @@ def embedded(work: Path, rows: list[Any], lines: list[bytes], **options: Any) ->
     return parts_of(work / "out")
 
 
+SIZED = pa.list_(pa.float32(), 2)
+ANY_SIZE = pa.list_(pa.float32())
+
+
 def test_vectors_have_a_fixed_size(tmp_path: Path) -> None:
-    """That of the first ones, in every part; one of another size is kept as JSON."""
-    lines = [
-        failed("row-0", "batch_expired"),
-        *(answered(f"row-{number}", vectors([number, 0.5])) for number in (1, 2, 4)),
-        answered("row-3", vectors([1, 2, 3])),
-    ]
-    tables = embedded(tmp_path, ["a"] * 5, lines, rows_per_part=1)
-    kind = pa.list_(pa.float32(), 2)
-    assert [table.schema.field("output").type for table in tables] == [kind] * 5
-    table = pa.concat_tables(tables)
-    assert table["output"].to_pylist() == [None, [1.0, 0.5], [2.0, 0.5], None, [4.0, 0.5]]
-    assert [json.loads(text) if text else None for text in table["output_text"].to_pylist()] == [
-        *(None, None, None, [1, 2, 3], None)
-    ]
+    """In every part, if each row has one of the same size."""
+    lines = [answered(f"row-{number}", vectors([number, 0.5])) for number in range(3)]
+    tables = embedded(tmp_path, ["a"] * 3, lines, rows_per_part=1)
+    assert [table.schema.field("output").type for table in tables] == [SIZED] * 3
+    assert tables[0].column_names == ["custom_id", "status", "output", "usage", "error", "finish_reason"]
+    assert pa.concat_tables(tables)["output"].to_pylist() == [[0.0, 0.5], [1.0, 0.5], [2.0, 0.5]]
 
 
-def test_vectors_of_several_inputs_have_a_fixed_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "last"),
+    [
+        (answered("row-2", vectors([1, 2, 3])), [1.0, 2.0, 3.0]),
+        (answered("row-2", vectors([1, None])), None),
+        (answered("row-2", {"data": "none"}), None),
+        (failed("row-2", "batch_expired"), None),
+    ],
+    ids=["another size", "no vector", "another form", "expired"],
+)
+def test_vectors_that_differ_have_no_fixed_size(tmp_path: Path, line: bytes, last: Any) -> None:
+    """No part has, also not those that were written before it was known; and nothing is counted twice."""
+    lines = [*(answered(f"row-{number}", vectors([number, 0.5])) for number in (0, 1)), line]
+    job = prepare(tmp_path, ["a"] * 3, endpoint=EMBEDDINGS)
+    options: dict[str, Any] = {"output_format": "parquet", "typed_output": True, "rows_per_part": 1}
+    merged = merge(noted(tmp_path, job, lines), tmp_path / "out", **options)
+    tables = parts_of(tmp_path / "out")
+    assert [table.schema.field("output").type for table in tables] == [ANY_SIZE] * 3
+    assert pa.concat_tables(tables)["output"].to_pylist() == [[0.0, 0.5], [1.0, 0.5], last]
+    assert sum(merged.counts.values()) == len(merged.parts) == 3
+
+
+@pytest.mark.parametrize(("third", "kind"), [([7, 8], SIZED), ([9], ANY_SIZE)])
+def test_vectors_of_several_inputs(tmp_path: Path, third: list[int], kind: Any) -> None:
     lines = [
         answered("row-0", vectors([1, 2], [3, 4])),
         answered("row-1", vectors([5, 6])),
-        answered("row-2", vectors([7, 8], [9])),
+        answered("row-2", vectors([7, 8], third)),
     ]
     rows = [{"input": ["a", "b"]}, {"input": "c"}, {"input": ["d", "e"]}]
     (table,) = embedded(tmp_path, rows, lines)
-    assert table.schema.field("output").type.value_type == pa.list_(pa.float32(), 2)
-    assert table["output"].to_pylist() == [[[1, 2], [3, 4]], [[5, 6]], None]
-    assert json.loads(table["output_text"].to_pylist()[2]) == [[7, 8], [9]]
-
-
-@pytest.mark.parametrize("field", ["dimensions", "model"])
-def test_vectors_of_several_sizes_have_none(tmp_path: Path, field: str) -> None:
-    """A job that asks for several sizes has plain lists."""
-    values: dict[str, list[Any]] = {"dimensions": [2, 3], "model": ["small", "large"]}
-    rows = [{"input": "a", field: value} for value in values[field]]
-    job = prepare(tmp_path, rows, endpoint=EMBEDDINGS)
-    by_shard = [answered("row-0", vectors([1, 2])), answered("row-1", vectors([1, 2, 3]))]
-    index = noted(tmp_path, job, by_shard)
-    for shard in job.shards[1:]:
-        index.add(shard, [])
-    merge(index, tmp_path / "out", output_format="parquet", typed_output=True)
-    (table,) = parts_of(tmp_path / "out")
-    assert table.schema.field("output").type == pa.list_(pa.float32())
-    assert table["output"].to_pylist()[0] == [1.0, 2.0]
-    assert table["output_text"].to_pylist() == [None, None]
-
-
-def test_a_job_without_a_vector(tmp_path: Path) -> None:
-    """No size is known; what came in place of vectors is kept as text."""
-    lines = [failed("row-0", "batch_expired"), answered("row-1", {"data": "none"})]
-    (table,) = embedded(tmp_path, ["a", "b"], lines)
-    assert table.schema.field("output").type == pa.list_(pa.float32())
-    assert table["output"].to_pylist() == [None, None]
-    assert table["output_text"].to_pylist() == [None, '{"data": "none"}']
+    assert table.schema.field("output").type.value_type == kind
+    assert table["output"].to_pylist() == [[[1, 2], [3, 4]], [[5, 6]], [[7, 8], third]]

@@ -9,6 +9,7 @@ import polars as pl
 import pyarrow.dataset as ds
 import pytest
 from inferencekit import job, rows
+from pydantic import BaseModel
 from support import run_task
 
 from airflow_provider_openai_batches.inference.data import merge
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from airflow_provider_openai_batches.devserver import DevServer
+
+
+class Source(BaseModel):
+    page: int
+
 
 FAULTS = {0: "fail:400", 5: "fail:429*1", 12: "fail:400"}
 KEPT = {"price": 1.5, "stock": 3, "name": "ä", "is_new": True}
@@ -66,6 +72,49 @@ def test_pyarrow(parts: Path) -> None:
     files = sorted(map(str, parts.glob("part-*.parquet")))
     assert len({str(ds.dataset(file).schema) for file in files}) == 1
     expected(ds.dataset(files).to_table().to_pylist())
+
+
+class Label(BaseModel):
+    label: str
+    score: float | None
+    tags: list[str]
+    source: Source
+
+
+def test_typed_output(server: DevServer, tmp_path: Path) -> None:
+    """Fields can be asked for, also where no row of a part has an answer."""
+    typed: dict[str, Any] = {"output_format": "parquet", "typed_output": True, "output_schema": Label}
+    given = rows(6, dict.fromkeys(range(3), "fail:400"))
+    defaults = {**(merge.merge.__kwdefaults__ or {}), "rows_per_part": 3}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(merge.merge, "__kwdefaults__", defaults)
+        run_task(job(tmp_path / "out", requests=given, **typed))
+    parts = f"{tmp_path}/out/part-*.parquet"
+    asked = "select output.label, output.source.page + 1, len(output.tags) from"
+    by_duckdb = duckdb.sql(f"{asked} '{parts}' where output is not null").fetchall()
+    output = pl.col("output").struct
+    by_polars = (
+        pl.scan_parquet(parts)
+        .filter(pl.col("output").is_not_null())
+        .select(
+            output.field("label"),
+            output.field("source").struct.field("page") + 1,
+            output.field("tags").list.len(),
+        )
+        .collect()
+        .rows()
+    )
+    assert by_duckdb == by_polars
+    assert len(by_duckdb) == 3
+
+
+def test_embeddings_of_a_fixed_size(server: DevServer, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"endpoint": "/v1/embeddings", "model": "text-embedding-3-small"}
+    body = {"input": "{text}", "dimensions": 8}
+    run_task(job(tmp_path, requests=rows(4), body=body, output_format="parquet", typed_output=True, **given))
+    part = tmp_path / "part-00000.parquet"
+    assert pl.read_parquet(part)["output"].dtype == pl.Array(pl.Float32, 8)
+    assert duckdb.sql(f"select output::float[8] from '{part}'").fetchall()  # noqa: S608 - as above
 
 
 def test_embeddings(server: DevServer, tmp_path: Path) -> None:

@@ -105,13 +105,20 @@ PLACE = {
 }
 
 
-@pytest.mark.parametrize("output_format", ["jsonl", "parquet"])
+FORMATS = {
+    "jsonl": {"output_format": "jsonl"},
+    "parquet": {"output_format": "parquet"},
+    "typed": {"output_format": "parquet", "typed_output": True},
+}
+
+
+@pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("has_schema", [True, False], ids=["schema", "values"])
-def test_types(database: Database, tmp_path: Path, output_format: str, has_schema: bool) -> None:
+def test_types(database: Database, tmp_path: Path, form: str, has_schema: bool) -> None:
     """A model becomes columns; nested values become JSON; without the model the values say the types."""
     places = [PLACE, {**PLACE, "runways": None, "height": 2, "is_open": False}]
     rows = [{"id": f"p{number}", "text": json.dumps(place)} for number, place in enumerate(places)]
-    uri = finished(tmp_path / "out", rows, schema=Place, output_format=output_format)
+    uri = finished(tmp_path / "out", rows, schema=Place, **FORMATS[form])
     columns = None if has_schema else {name: f"output.{name}" for name in PLACE}
     write(uri, columns=columns, output_schema=Place if has_schema else None)
     plain = [database.rows("SELECT custom_id, city, runways, height, is_open, kind FROM labels ORDER BY 1")]
@@ -119,6 +126,19 @@ def test_types(database: Database, tmp_path: Path, output_format: str, has_schem
     for tags, owner in database.rows("SELECT tags, owner FROM labels"):
         read = [json.loads(value) if isinstance(value, str) else value for value in (tags, owner)]
         assert read == [["a", "é"], {"n": 1}]
+
+
+def test_the_text_beside_a_typed_output(database: Database, tmp_path: Path) -> None:
+    """It is a column like any other; paths lead into the values that the types leave open."""
+    rows = [{"id": "a", "text": json.dumps(PLACE)}, {"id": "b", "text": "Oslo"}]
+    uri = finished(tmp_path / "out", rows, schema=Place, **FORMATS["typed"])
+    columns = {"city": "output.city", "n": "output.owner.n", "whole": "output", "said": "output_text"}
+    write(uri, columns=columns, statuses=["succeeded", "invalid_output"])
+    found = {row[0]: row[1:] for row in database.table()}
+    city, number, whole, said = found["a"]
+    assert (city, int(number), said) == ("Oslo", 1, None)
+    assert (json.loads(whole) if isinstance(whole, str) else whole) == PLACE
+    assert found["b"] == (None, None, None, "Oslo")
 
 
 def test_dates_and_times(database: Database, tmp_path: Path) -> None:

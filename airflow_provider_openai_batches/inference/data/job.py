@@ -155,7 +155,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     :param rows: the number of rows in the input.
     :param repeats: how many of them have the request of an earlier one, and are not asked. Which ones is in a
         file, see :mod:`.repeats`.
-    :param dimensions: the sizes of vectors that its bodies ask for; 0: some ask for none.
     """
 
     digest: str
@@ -164,7 +163,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits
     shards: list[Shard]
     repeats: int = 0
-    dimensions: list[int] = []
 
     @property
     def round(self) -> int:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib
 import re
-from functools import cached_property
 from fractions import Fraction
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec

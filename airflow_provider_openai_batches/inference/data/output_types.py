@@ -1,8 +1,8 @@
 """
 The types that structured output has in columns, as far as its JSON schema says them.
 
-A type is ``"text"``, ``"integer"``, ``"number"``, ``"boolean"``, a list of one type (a list of such values), or
-a dict (an object with these fields and no others). What the schema leaves open is ``"json"``: JSON in text.
+A type is ``"text"``, ``"integer"``, ``"number"`` or ``"boolean"``, a list of one type, or a dict: an object
+with these fields alone. What the schema leaves open is ``"json"``: JSON in text.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def requests_from(
     keep_columns: Iterable[str] = (),
     schema: OutputSchema | None = None,
     has_source: bool = False,
-    is_typed: bool = False,
+    has_output_text: bool = False,
 ) -> Iterator[Request]:
     """
     Make one request from each row, lazily.
@@ -70,7 +70,7 @@ def requests_from(
     :param keep_columns: the columns to write beside each result.
     :param schema: the schema of each answer; it goes into each body in the endpoint's own form.
     :param has_source: whether the results have the column :data:`SOURCE_COLUMN`.
-    :param is_typed: whether they have the column :data:`OUTPUT_TEXT_COLUMN`.
+    :param has_output_text: whether they have the column :data:`OUTPUT_TEXT_COLUMN`.
     :raises InvalidInputError: at once if the arguments do not fit together; while iterating, naming the row,
         if a row cannot become a request.
     """
@@ -80,7 +80,7 @@ def requests_from(
             f"the rows of a job must be a list or an iterator, not a {type(rows).__name__}"
         )
     keep = [keep_columns] if isinstance(keep_columns, str) else list(keep_columns)
-    columns = {*RESULT_COLUMNS, *[SOURCE_COLUMN] * has_source, *[OUTPUT_TEXT_COLUMN] * is_typed}
+    columns = {*RESULT_COLUMNS, *[SOURCE_COLUMN] * has_source, *[OUTPUT_TEXT_COLUMN] * has_output_text}
     if clash := sorted(columns.intersection(keep)):
         raise InvalidInputError(
             f"keep_columns has {', '.join(clash)}: that is a column of the results, rename it"

@@ -68,18 +68,9 @@ def write_shards(
     remove(work / JOB_FILE)
     envelope, ids = Envelope(endpoint), GivenIds()
     rows = 0
-    dimensions: set[int] = set()
     writer = ShardWriter(work, envelope, limits, completed=completed)
     with open_binary(work / ROWS_FILE, "wb") as rows_file, writer:
-        write = _row_writer(
-            rows_file,
-            writer,
-            envelope,
-            ids=ids,
-            spec=spec_of(endpoint),
-            digests=digests,
-            dimensions=dimensions,
-        )
+        write = _row_writer(rows_file, writer, envelope, ids=ids, spec=spec_of(endpoint), digests=digests)
         for request in requests:
             if rows == max_requests:
                 raise InvalidInputError(
@@ -102,7 +93,6 @@ def write_shards(
         limits=limits,
         shards=writer.shards,
         repeats=len(repeats) // 2,
-        dimensions=sorted(dimensions),
     )
     job.save(work)
     return job
@@ -116,7 +106,6 @@ def _row_writer(
     ids: GivenIds,
     spec: EndpointSpec,
     digests: RowDigests | None,
-    dimensions: set[int],
 ) -> Callable[[Request], None]:
     """Return a function that writes one request; names are looked up here once, not for each row."""
     count_inputs, most_output = spec.count_inputs, spec.most_output_tokens
@@ -129,11 +118,7 @@ def _row_writer(
             kept = b"," + _encode(request.kept)[1:-1] if request.kept else b""
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise _not_json(request, error) from error
-        inputs = 0
-        if count_inputs:
-            inputs = count_inputs(request.body.get("input"))
-            asked = request.body.get("dimensions")
-            dimensions.add(asked if isinstance(asked, int) else 0)
+        inputs = count_inputs(request.body.get("input")) if count_inputs else 0
         line = line_of(custom_id, body)
         counts = inputs, most_output(request.body)
         add(request.row_number, custom_id, line, request.body.get("model"), counts, request.is_named)

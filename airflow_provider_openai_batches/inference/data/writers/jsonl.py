@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from airflow_provider_openai_batches.api.usage import Usage
-    from airflow_provider_openai_batches.inference.data.outcomes import RowError
     from airflow_provider_openai_batches.inference.data.job import Job
+    from airflow_provider_openai_batches.inference.data.outcomes import RowError
     from airflow_provider_openai_batches.inference.data.results import Answer
     from airflow_provider_openai_batches.inference.data.writers.protocol import Columns, OpenPart
     from airflow_provider_openai_batches.storage import AnyPath

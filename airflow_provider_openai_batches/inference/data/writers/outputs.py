@@ -89,56 +89,50 @@ def _field(arrow: Any, name: str, kind: OutputType) -> Any:
     return arrow.field(name, own, metadata=JSON_MARK if kind == JSON else None)
 
 
+class SizeDiffersError(Exception):
+    """A row has no vector of the size that all were to have."""
+
+
 class Vectors:
     """
     A column of lists of 32-bit floats.
 
     :param several: whether there are requests of several inputs, so that each output is a list of vectors.
-    :param size: of all vectors, where their lists have a fixed size; one of another size is null, and in the
-        second column as JSON.
-    :param has_text: whether there is that second column.
+    :param size: of all vectors, which then are lists of a fixed size. Before version 26, pyarrow neither
+        writes nor reads null in such a column of Parquet, so each row needs a vector.
     """
 
-    def __init__(self, *, several: bool, size: int | None = None, has_text: bool = False) -> None:
+    def __init__(self, *, several: bool, size: int | None = None) -> None:
         arrow = pyarrow("pyarrow")
         self._vector = arrow.list_(arrow.float32(), -1 if size is None else size)
-        self._several, self._size, self._has_text = several, size, has_text
+        self._several, self._size = several, size
         self.fields = [arrow.field("output", arrow.list_(self._vector) if several else self._vector)]
-        if has_text:
-            self.fields.append(arrow.field(OUTPUT_TEXT_COLUMN, arrow.string()))
 
     def values(self, answer: Answer) -> tuple[list[Any], int]:
         output = answer.output
         vectors = output if self._several and isinstance(output, list) else [output]
         found = [_vector_in(vector) for vector in vectors]
-        size = sum(len(vector) * _FLOAT_BYTES for vector in found if vector is not None)
-        fits = self._size is None or all(vector is None or len(vector) == self._size for vector in found)
-        value = None if output is None or not fits else found if self._several else found[0]
-        if not self._has_text:
-            return [value], size
-        is_whole = fits and (output is None or None not in found)
-        return [value, None if is_whole else text_of(output)], size
+        sizes = [0 if vector is None else len(vector) for vector in found]
+        if self._size is not None and any(size != self._size for size in sizes):
+            raise SizeDiffersError
+        value = None if output is None else found if self._several else found[0]
+        return [value], sum(sizes) * _FLOAT_BYTES
 
-    def column(self, values: Sequence[Any], number: int) -> Any:
+    def column(self, values: Sequence[Any], _number: int) -> Any:
         arrow = pyarrow("pyarrow")
-        if number:
-            return arrow.array(values, arrow.string())
-        return self._lists(arrow, values) if self._several else self._column(arrow, values)
-
-    def _lists(self, arrow: Any, values: Sequence[Any]) -> Any:
+        if not self._several:
+            return self._column(arrow, values)
         vectors = [vector for value in values if value is not None for vector in value]
         items, kind = self._column(arrow, vectors), self.fields[0].type
         return arrow.ListArray.from_arrays(_offsets(arrow, values), items, type=kind)
 
     def _column(self, arrow: Any, values: Sequence[Any]) -> Any:
         """Build it from buffers; each value is an array of floats."""
-        blank = b"\0" * _FLOAT_BYTES * (self._size or 0)  # a list of a fixed size takes its room when null
-        data = arrow.py_buffer(b"".join(blank if value is None else value for value in values))
+        data = arrow.py_buffer(b"".join(value for value in values if value is not None))
         items = arrow.Array.from_buffers(arrow.float32(), data.size // _FLOAT_BYTES, [None, data])
-        if self._size is None:
-            return arrow.ListArray.from_arrays(_offsets(arrow, values), items, type=self._vector)
-        valid = arrow.array([value is not None for value in values], arrow.bool_()).buffers()[1]
-        return arrow.Array.from_buffers(self._vector, len(values), [valid], children=[items])
+        if self._size is not None:
+            return arrow.Array.from_buffers(self._vector, len(values), [None], children=[items])
+        return arrow.ListArray.from_arrays(_offsets(arrow, values), items, type=self._vector)
 
 
 def _offsets(arrow: Any, values: Sequence[Any]) -> Any:

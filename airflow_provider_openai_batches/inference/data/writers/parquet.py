@@ -33,9 +33,9 @@ class ParquetWriter:
     """
     Opens parts in the Parquet format.
     Vectors become ``list<float>`` (``list<list<float>>`` if any request has several inputs), every other
-    output becomes text. If types are asked for, an output has that of its schema, and vectors have a fixed
-    size if one is known; then a column ``output_text`` has what does not fit. Usage and error are structs. A
-    kept column whose values all have one JSON type keeps that type, any other becomes text.
+    output becomes text. If types are asked for, vectors are lists of a fixed size, and an output has the type
+    of its schema; then a column ``output_text`` has what does not fit. Usage and error are structs. A kept
+    column whose values all have one JSON type keeps that type, any other becomes text.
 
     :raises InvalidInputError: if pyarrow is not installed.
     """
@@ -75,7 +75,7 @@ class ParquetWriter:
 def _outputs_of(job: Job, columns: Columns) -> Outputs:
     if spec_of(job.endpoint).gives_vectors and not columns.whole_body:
         several = any(shard.embedding_inputs != shard.requests for shard in job.shards)
-        return Vectors(several=several, size=columns.vector_size, has_text=columns.is_typed)
+        return Vectors(several=several, size=columns.vector_size)
     return Typed(columns.output_type) if columns.output_type is not None else Texts()
 
 

@@ -20,14 +20,12 @@ class Columns(msgspec.Struct, frozen=True, kw_only=True):
 
     :param whole_body: whether each output is the body of a response.
     :param has_source: whether the last column says where each result is from.
-    :param is_typed: whether the output has a type of its own where the format has types.
-    :param output_type: that of a structured output, see :mod:`.output_types`; None if there is no schema.
-    :param vector_size: how many numbers each vector has; None if that is not known, or differs.
+    :param output_type: that of a structured output, see :mod:`.output_types`; None: it is JSON in text.
+    :param vector_size: how many numbers the vector of each row has; None: that may differ.
     """
 
     whole_body: bool = False
     has_source: bool = False
-    is_typed: bool = False
     output_type: Any = None
     vector_size: int | None = None
 
