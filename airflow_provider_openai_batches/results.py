@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,12 @@ import msgspec
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.data.arrow import json_reader, pyarrow, rows_of
 from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, Manifest
+from airflow_provider_openai_batches.inference.data.value_types import common_type, type_of
 from airflow_provider_openai_batches.storage import as_path, is_bare_name, local, open_binary, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from airflow_provider_openai_batches.api.usage import Usage
     from airflow_provider_openai_batches.inference.data.manifest import Part
@@ -55,7 +58,7 @@ def read_results(uri: Location | Mapping[str, Any]) -> ResultRows:
 
 class ResultRows:
     """
-    The rows of a finished job, in the order of its input, as dicts.
+    The rows of a finished job, as dicts, in the order of its input; with ``partition_by`` value by value.
 
     A row has ``custom_id``, the kept columns, ``status``, ``output``, ``usage``, ``error`` and
     ``finish_reason``. In Parquet, output that is not text or a vector is JSON in text, unless the job has
@@ -120,6 +123,8 @@ class ResultRows:
             )
             for row in rows:
                 count += 1
+                if part.partition is not None:
+                    row.update(part.partition)
                 yield row
             if count != part.rows:
                 raise InvalidInputError(
@@ -178,8 +183,19 @@ class ResultRows:
         tables = []
         for part in self.manifest.parts:
             with open_binary(self._directory / part.file) as handle, self._parquet(handle, part) as file:
-                tables.append(file.read())
+                tables.append(self._with_partition(file.read(), part))
         return arrow.concat_tables(tables) if tables else arrow.table({})
+
+    def _with_partition(self, table: Any, part: Part) -> Any:
+        """Add the column that the directories are named by, with the type that all its values have."""
+        arrow = pyarrow("pyarrow")
+        types = {"integer": arrow.int64(), "number": arrow.float64(), "boolean": arrow.bool_()}
+        for name, value in (part.partition or {}).items():
+            values = [(each.partition or {})[name] for each in self.manifest.parts]
+            known = common_type(type_of(each) for each in values if each is not None)
+            scalar = arrow.scalar(value, types.get(known, arrow.string()))
+            table = table.append_column(name, arrow.repeat(scalar, table.num_rows))
+        return table
 
     def to_pandas(self) -> Any:
         """
@@ -212,9 +228,10 @@ def _check_parts(directory: AnyPath, manifest: Manifest) -> None:
 
     :raises InvalidInputError: names what differs.
     """
-    sizes = _sizes(directory) if manifest.parts else {}
+    folders = {folder for part in manifest.parts for folder in part.file.split("/")[:-1]}
+    sizes = _sizes(directory, folders) if manifest.parts else {}
     for part in manifest.parts:
-        if not is_bare_name(part.file):
+        if not _is_part_name(part.file):
             raise InvalidInputError(
                 f"{MANIFEST_FILE} in {directory} names {part.file!r:.100}, which is no part"
             )
@@ -231,14 +248,30 @@ def _check_parts(directory: AnyPath, manifest: Manifest) -> None:
         )
 
 
-def _sizes(directory: AnyPath) -> dict[str, int]:
+def _is_part_name(name: str) -> bool:
+    """Whether this is a file in the directory of the results, or in one right below it."""
+    *folders, file = name.split("/")
+    return len(folders) <= 1 and all(map(is_bare_name, [*folders, file]))
+
+
+def _sizes(directory: AnyPath, folders: set[str]) -> dict[str, int]:
     plain = local(directory)
     if plain is not None:
-        with os.scandir(plain) as entries:
-            return {entry.name: entry.stat().st_size for entry in entries}
+        return dict(_sizes_in(plain, folders))
     directory.fs.invalidate_cache(directory.path)
-    found = directory.fs.ls(directory.path, detail=True)
-    return {entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in found}
+    if not folders:
+        found = directory.fs.ls(directory.path, detail=True)
+        return {entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in found}
+    own = directory.path.strip("/") + "/"
+    below = directory.fs.find(directory.path, detail=True)
+    return {name.lstrip("/").removeprefix(own): entry["size"] for name, entry in below.items()}
+
+
+def _sizes_in(directory: Path, folders: Iterable[str]) -> Iterator[tuple[str, int]]:
+    for folder in ("", *folders):
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(directory / folder) as entries:
+            for entry in entries:
+                yield f"{folder}/{entry.name}".lstrip("/"), entry.stat().st_size
 
 
 def _table_of(arrow: Any, rows: Iterator[dict[str, Any]]) -> Any:

@@ -10,7 +10,9 @@ import msgspec
 from airflow_provider_openai_batches.answer_store.digests import RowDigests
 from airflow_provider_openai_batches.inference.data.job import ROWS_FILE
 from airflow_provider_openai_batches.inference.data.merge import check_output
+from airflow_provider_openai_batches.inference.data.partitions import Partitions
 from airflow_provider_openai_batches.inference.data.shards import write_shards
+from airflow_provider_openai_batches.inference.target import check_folders
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -79,6 +81,8 @@ class Preparation:
                 digests=row_digests,
                 deduplicate=settings.deduplicate,
             )
+            if settings.partition_by is not None:
+                check_folders(place.output, Partitions(folder, settings.partition_by).folders)
             digest, results_digest = digests(settings, job, folder)
             manifest = place.check_target(results_digest, overwrite=settings.overwrite)
         except BaseException:
@@ -138,4 +142,6 @@ def digests(settings: Settings, job: Job, folder: Path) -> tuple[str, str]:
     if settings.typed_output:
         kind = settings.schema and settings.schema.output_type
         given += f" typed {msgspec.json.encode(kind).decode()}"
+    if settings.partition_by is not None:
+        given += f" by {settings.partition_by}"
     return hashlib.sha256(asked.encode()).hexdigest(), hashlib.sha256(given.encode()).hexdigest()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from airflow_provider_openai_batches.api.endpoints import spec_of
 from airflow_provider_openai_batches.exceptions import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def check_typed(output: str, output_format: str, endpoint: str, *, has_schema: bool) -> None:
@@ -24,4 +29,18 @@ def check_typed(output: str, output_format: str, endpoint: str, *, has_schema: b
     if not has_schema and "{" not in endpoint and not spec_of(endpoint).gives_vectors:
         raise InvalidInputError(
             "typed_output=True needs an output_schema, or embeddings: other outputs are text."
+        )
+
+
+def check_partition(column: str, keep_columns: Iterable[str]) -> None:
+    """
+    Refuse ``partition_by`` where the results have no such column.
+
+    :raises InvalidInputError: naming the columns that are kept.
+    """
+    kept = [keep_columns] if isinstance(keep_columns, str) else list(keep_columns)
+    if not column or column not in kept:
+        raise InvalidInputError(
+            f"partition_by={column!r} needs this column in keep_columns, which has "
+            f"{', '.join(map(repr, kept)) or 'none'}."
         )

@@ -175,6 +175,7 @@ class JobResults:
             prices=settings.prices,
             has_source=settings.has_source,
             typed_output=settings.typed_output,
+            partition_by=settings.partition_by,
             reusable=reusable,
         )
         if reusable is not None:

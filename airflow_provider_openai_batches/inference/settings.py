@@ -9,7 +9,7 @@ import msgspec
 
 from airflow_provider_openai_batches.api import models, validation
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.inference.result_form import check_typed
+from airflow_provider_openai_batches.inference.result_form import check_partition, check_typed
 from airflow_provider_openai_batches.pricing.prices import NO_PRICES
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     output: str = "text"
     output_format: str = "jsonl"
     typed_output: bool = False
+    partition_by: str | None = None
     schema: OutputSchema | None = None
     retry_invalid: bool = False
     limits: Limits | None = None
@@ -169,6 +170,8 @@ def _check_form(given: Any) -> None:
     if given.typed_output:
         has_schema = given.output_schema is not None
         check_typed(given.output_kind, given.output_format, given.endpoint, has_schema=has_schema)
+    if given.partition_by is not None:
+        check_partition(given.partition_by, given.keep_columns)
 
 
 def _check_time(given: Any) -> None:

@@ -13,7 +13,7 @@ from airflow_provider_openai_batches.inference.claim import names_of
 from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, Manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
 
@@ -92,6 +92,20 @@ def results_in(
             "{{ ti.map_index }}, or set overwrite=True"
         )
     return None
+
+
+def check_folders(directory: storage.AnyPath, folders: Iterable[str]) -> None:
+    """
+    Make sure that no directory for a part of the results is that of another job.
+
+    :raises InvalidInputError: naming it.
+    """
+    for folder in set(folders).intersection(storage.names_in(directory)):
+        if {MANIFEST_FILE, FOLDER}.intersection(storage.names_in(directory / folder)):
+            raise InvalidInputError(
+                f"{directory / folder} is the directory of another job: choose another output_uri. Nothing "
+                "was sent"
+            )
 
 
 def _is_other_instance(task: TaskIdentity, made_by: dict[str, str]) -> bool:

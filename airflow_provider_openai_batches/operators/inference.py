@@ -64,6 +64,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
     :param output_format: ``"jsonl"`` or ``"parquet"``.
     :param typed_output: in Parquet: an output has the type of its schema, a column ``output_text`` has what
         does not fit; vectors are lists of a fixed size if each row has one. Default: JSON in text, and lists.
+    :param partition_by: a kept column: each of its values has a directory ``column=value/`` for its parts.
     :param output_schema: a JSON schema or a pydantic model: it goes into each request, and each answer is
         checked. An answer that does not match gets the status ``invalid_output``, and its text as output.
     :param strict: hold the model to the schema; False sends schemas that strict mode refuses as they are.
@@ -147,6 +148,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         output: str = "text",
         output_format: str = "jsonl",
         typed_output: bool = False,
+        partition_by: str | None = None,
         output_schema: Any = None,
         strict: bool = True,
         retry_invalid: bool = False,
@@ -187,10 +189,11 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         self.body = body
         self.model = model
         self.id_column = id_column
-        self.keep_columns = keep_columns
+        self.keep_columns = keep_columns if isinstance(keep_columns, str) else list(keep_columns)
         self.output_kind = output  # the base class uses the names output and dry_run
         self.output_format = output_format
         self.typed_output = typed_output
+        self.partition_by = partition_by
         self.output_schema = output_schema
         self.strict = strict
         self.retry_invalid = retry_invalid

@@ -74,6 +74,33 @@ def test_pyarrow(parts: Path) -> None:
     expected(ds.dataset(files).to_table().to_pylist())
 
 
+ODD = ["DE", "a/b", "é 🚀", "100%", None, "x=y", "[*]"]
+
+
+@pytest.mark.parametrize(
+    "given", [ODD, [3, 1, None], ["2025-01-31", "2025-02-01"]], ids=["text", "numbers", "days"]
+)
+def test_partitions(server: DevServer, tmp_path: Path, given: list[Any]) -> None:
+    """The readers find the column in the names of the directories."""
+    kept = [{**row, "part": given[n % len(given)]} for n, row in enumerate(rows(14))]
+    run_task(
+        job(
+            tmp_path / "out",
+            requests=kept,
+            output_format="parquet",
+            keep_columns=["key", "part"],
+            partition_by="part",
+        )
+    )
+    files = f"{tmp_path}/out/*/part-*.parquet"
+    expected = sorted((row["key"], None if row["part"] is None else str(row["part"])) for row in kept)
+    asked = "select key, part from read_parquet"
+    by_duckdb = duckdb.sql(f"{asked}('{files}', hive_partitioning=true)").fetchall()
+    by_polars = pl.scan_parquet(files, hive_partitioning=True).select("key", "part").collect().rows()
+    for found in (by_duckdb, by_polars):
+        assert sorted((key, None if part is None else str(part)) for key, part in found) == expected
+
+
 class Label(BaseModel):
     label: str
     score: float | None

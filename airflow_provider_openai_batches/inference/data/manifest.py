@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from airflow_provider_openai_batches.api.usage import Usage
@@ -16,10 +18,17 @@ SOURCES = ("batch", "live", "store", "duplicate")
 OWN = SOURCES[:2]
 
 
-class Part(msgspec.Struct, frozen=True):
+class Part(msgspec.Struct, frozen=True, omit_defaults=True):
+    """
+    One file.
+
+    :param partition: the column that all its rows have one value in, and this value, which the file has not.
+    """
+
     file: str
     rows: int
     bytes: int
+    partition: dict[str, Any] | None = None
 
 
 class ErrorGroup(msgspec.Struct):

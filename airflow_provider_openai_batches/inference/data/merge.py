@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from fnmatch import fnmatchcase
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from airflow_provider_openai_batches.inference.data.manifest import (
     Part,
 )
 from airflow_provider_openai_batches.inference.data.outcomes import STATUSES
+from airflow_provider_openai_batches.inference.data.partitions import Partitions, parts_in_order, remove_left
 from airflow_provider_openai_batches.inference.data.result_files import ResultFiles
 from airflow_provider_openai_batches.inference.data.results import AnswerReader
 from airflow_provider_openai_batches.inference.data.row_models import RowModels
@@ -41,10 +43,11 @@ from airflow_provider_openai_batches.storage import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from airflow_provider_openai_batches.inference.data.index import ResultIndex
     from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
+    from airflow_provider_openai_batches.inference.data.partitions import PartRows
     from airflow_provider_openai_batches.inference.data.writers.protocol import PartWriter
 
 ROWS_PER_PART = 50_000
@@ -62,6 +65,7 @@ def merge(
     has_source: bool = False,
     reusable: bytearray | None = None,
     typed_output: bool = False,
+    partition_by: str | None = None,
 ) -> Merged:
     """
     Write ``part-00000.jsonl``, … in the order of the input; each part appears whole or not at all.
@@ -76,6 +80,7 @@ def merge(
     :param reusable: is set to 1 for each row whose answer this job asked for, and others may use.
     :param typed_output: whether outputs have the type of the schema, and vectors a fixed size if all have
         the same.
+    :param partition_by: a kept column; the parts are in a directory for each of its values.
     :raises InvalidInputError: if an argument is unknown, or the results of a shard are not in the index.
     """
     check_output(output, output_format, rows_per_part)
@@ -87,11 +92,14 @@ def merge(
         remove(directory / MANIFEST_FILE)
     reader = AnswerReader(spec_of(index.job.endpoint), output, schema)
     kind = schema.output_type if typed_output and schema is not None else None
-    columns = Columns(whole_body=output == "body", has_source=has_source, output_type=kind)
+    columns = Columns(
+        whole_body=output == "body", has_source=has_source, output_type=kind, partition_by=partition_by
+    )
     writing = _Writing(index, directory, reader, output_format, rows_per_part, prices, reusable)
     merged = writing.typed(columns) if typed_output else writing.write(columns)
     kept = {part.file for part in merged.parts} | ({UNREADABLE_FILE} if index.unreadable else set())
     _remove_others(directory, before, kept)
+    remove_left(directory, before, kept)
     return merged
 
 
@@ -124,19 +132,25 @@ class _Writing(msgspec.Struct, frozen=True):
         with ResultFiles(index) as files:
             return vector_size(self.reader.read_line(files.read_of(0), answered=True))
 
+    def _parts(self, columns: Columns) -> Generator[PartRows]:
+        work = self.index.work
+        if columns.partition_by is None:
+            return parts_in_order(work, self.index.job.rows, self.rows_per_part)
+        return Partitions(work, columns.partition_by).parts(self.rows_per_part)
+
     def write(self, columns: Columns) -> Merged:
         index = self.index
         merged = Merged(counts=dict.fromkeys(STATUSES, 0))
         if columns.has_source:
             merged.sources = dict.fromkeys(SOURCES, 0)
         writer = WRITERS[self.output_format](index.job, index.work, columns)
-        with ResultFiles(index) as files:
+        with ResultFiles(index, in_order=columns.partition_by is None) as files:
             bill, models = Bill(self.prices), RowModels(index.job, index.work)
             results = RowResults(index, files, self.reader, merged, bill, models, self.reusable)
-            with open_binary(index.work / ROWS_FILE) as lines:
-                for number, first in enumerate(range(0, index.job.rows, self.rows_per_part)):
-                    blocks = results.blocks(islice(lines, self.rows_per_part), first)
-                    merged.parts.append(_write_part(self.directory, number, writer, blocks))
+            with closing(self._parts(columns)) as parts:
+                for part in parts:
+                    blocks = results.blocks(part.lines, part.numbers)
+                    merged.parts.append(_write_part(self.directory, part, writer, blocks))
             results.add_superseded()
             if index.unreadable:
                 _keep_unreadable(index, files, self.directory)
@@ -166,7 +180,7 @@ def read_first(
     models = RowModels(index.job, index.work)
     with ResultFiles(index) as files, open_binary(index.work / ROWS_FILE) as lines:
         results = RowResults(index, files, reader, merged, Bill(prices), models, None)
-        blocks = list(results.blocks(islice(lines, rows), 0))
+        blocks = list(results.blocks(islice(lines, rows), range(rows)))
         results.sum_up()
         return merged, blocks
 
@@ -187,16 +201,18 @@ def check_output(output: str, output_format: str, rows_per_part: int = ROWS_PER_
     WRITERS[output_format].check()
 
 
-def _write_part(directory: AnyPath, number: int, writer: PartWriter, blocks: Iterator[Block]) -> Part:
-    name = f"part-{number:05d}{writer.suffix}"
+def _write_part(directory: AnyPath, part_rows: PartRows, writer: PartWriter, blocks: Iterator[Block]) -> Part:
+    path = directory
+    for name in part_rows.names(writer.suffix):
+        path /= name
     count = 0
-    with whole(directory / name) as handle:
+    with whole(path) as handle:
         with writer.open(handle) as part:
             for rows, answers in blocks:
                 part.write(rows, answers)
                 count += len(rows)
         size = handle.tell()
-    return Part(file=name, rows=count, bytes=size)
+    return Part("/".join(part_rows.names(writer.suffix)), count, size, part_rows.partition)
 
 
 def _keep_unreadable(index: ResultIndex, files: ResultFiles, directory: AnyPath) -> None:

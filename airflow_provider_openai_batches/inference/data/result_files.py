@@ -21,15 +21,20 @@ _SHARED_FILE = "shared-answers.jsonl"
 
 
 class ResultFiles:
-    """Reads pieces of many files, and keeps only a few of them open."""
+    """
+    Reads pieces of many files, and keeps only a few of them open.
 
-    def __init__(self, index: ResultIndex) -> None:
-        self._index = index
+    :param in_order: whether the rows are asked for in ascending order, so that files can go when all of their
+        rows were read; otherwise all stay on this machine.
+    """
+
+    def __init__(self, index: ResultIndex, *, in_order: bool = True) -> None:
+        self._index, self._in_order = index, in_order
         self._fetched: set[int] = set()
         self._open: OrderedDict[int, tuple[BinaryIO, int | None]] = OrderedDict()
         self._shared: FileIO | None = None
         # Files that are no copies are always at hand.
-        is_sharing = index.are_copies and index.repeats
+        is_sharing = in_order and index.are_copies and index.repeats
         self._is_repeated = index.repeats.marks_of_firsts() if is_sharing else bytearray()
         self._places = array("Q", [0]) * len(self._is_repeated)  # in the file of shared answers
 
@@ -51,7 +56,7 @@ class ResultFiles:
         return handle.read(length)
 
     def read_of(self, row: int) -> bytes:
-        """Return the best line of a row that has one; the rows are asked for in ascending order."""
+        """Return the best line of a row that has one."""
         _, number, offset, length = self._index.location(row)
         if not self._places:
             return self.read(number, offset, length)
@@ -72,6 +77,8 @@ class ResultFiles:
 
     def drop_before(self, row: int) -> None:
         """Let the files go in which there is nothing about this row and those that follow."""
+        if not self._in_order:
+            return
         self._drop([number for number in self._fetched if self._index.last_rows[number] < row])
 
     def read_all(self, flat: Any) -> Iterator[tuple[int, bytes]]:

@@ -18,7 +18,7 @@ from airflow_provider_openai_batches.inference.data.results import Answer, Answe
 from airflow_provider_openai_batches.inference.data.spending import model_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from airflow_provider_openai_batches.inference.data.index import ResultIndex
     from airflow_provider_openai_batches.inference.data.result_files import ResultFiles
@@ -41,17 +41,17 @@ class RowResults(msgspec.Struct):
     models: RowModels
     reusable: bytearray | None
 
-    def blocks(self, lines: Iterator[bytes], first: int) -> Iterator[Block]:
+    def blocks(self, lines: Iterator[bytes], numbers: Sequence[int]) -> Iterator[Block]:
         """
         :param lines: of ``rows.jsonl``.
-        :param first: the number of the first one.
+        :param numbers: which rows they are.
         """
         counts = self.merged.counts
-        while rows := list(islice(lines, _BLOCK_ROWS)):
-            numbers = range(first, first + len(rows))
-            answers = list(map(self._answer, numbers))
+        for first in range(0, len(numbers), _BLOCK_ROWS):
+            rows, those = list(islice(lines, _BLOCK_ROWS)), numbers[first : first + _BLOCK_ROWS]
+            answers = list(map(self._answer, those))
             if self.index.stored_files or self.index.repeats or self.merged.sources is not None:
-                answers = list(map(self._with_source, numbers, answers))
+                answers = list(map(self._with_source, those, answers))
             for row, answer in zip(rows, answers, strict=True):
                 outcome = answer.outcome
                 counts[outcome.status] += 1
@@ -60,8 +60,7 @@ class RowResults(msgspec.Struct):
                 if outcome.error is not None:
                     self._count(outcome.error, row)
             yield rows, answers
-            first += len(rows)
-            self.files.drop_before(first)
+            self.files.drop_before(those[-1] + 1)
 
     def _with_source(self, row: int, answer: Answer) -> Answer:
         """Say where the answer is from; what is no answer to a request of this row alone cost nothing."""

@@ -12,6 +12,7 @@ import msgspec
 from airflow_provider_openai_batches.inference.data.arrow import JSON_MARK, pyarrow
 from airflow_provider_openai_batches.inference.data.output_types import JSON, Fitter
 from airflow_provider_openai_batches.inference.data.requests import OUTPUT_TEXT_COLUMN
+from airflow_provider_openai_batches.inference.data.value_types import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -143,13 +144,6 @@ def _offsets(arrow: Any, values: Sequence[Any]) -> Any:
         length += len(value) if value is not None else 0
     offsets.append(length)
     return arrow.array(offsets, arrow.int32())
-
-
-def text_of(value: Any) -> str | None:
-    """Return text as it is, everything else as JSON."""
-    if value is None or isinstance(value, str):
-        return value
-    return msgspec.json.encode(value).decode()
 
 
 def vector_size(answer: Answer) -> int | None:

@@ -12,7 +12,8 @@ from airflow_provider_openai_batches.api.usage import Usage
 from airflow_provider_openai_batches.inference.data.arrow import pyarrow
 from airflow_provider_openai_batches.inference.data.job import ROWS_FILE
 from airflow_provider_openai_batches.inference.data.requests import SOURCE_COLUMN
-from airflow_provider_openai_batches.inference.data.writers.outputs import Texts, Typed, Vectors, text_of
+from airflow_provider_openai_batches.inference.data.value_types import common_type, text_of, type_of
+from airflow_provider_openai_batches.inference.data.writers.outputs import Texts, Typed, Vectors
 from airflow_provider_openai_batches.storage import open_binary
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.data.writers.protocol import Columns, OpenPart
     from airflow_provider_openai_batches.storage import AnyPath
 
-_INTEGERS = 1 << 63
 _GROUP_ROWS = 10_000
 _GROUP_BYTES = 16 << 20  # of JSON; Arrow's columns and the writer's pages are about as much again
 
@@ -51,6 +51,7 @@ class ParquetWriter:
         self._outputs = _outputs_of(job, columns)
         types = {"integer": arrow.int64(), "number": arrow.float64(), "boolean": arrow.bool_()}
         self._kept = _kept_types(work)
+        self._kept.pop(columns.partition_by or "", None)
         self._schema = arrow.schema(
             [
                 ("custom_id", arrow.string()),
@@ -122,9 +123,6 @@ class _ParquetPart:
         self._bytes = 0
 
 
-_KINDS = {bool: "boolean", int: "integer", float: "number", str: "string"}
-
-
 def _kept_types(work: AnyPath) -> dict[str, str]:
     """Return the type of each kept column over all rows: all parts of a job must have the same types."""
     seen: dict[str, set[str]] = {}
@@ -136,16 +134,5 @@ def _kept_types(work: AnyPath) -> dict[str, str]:
             for name, value in columns.items():
                 kinds = seen.setdefault(name, set())
                 if value is not None:
-                    kinds.add(_kind(value))
-    return {name: _common(kinds) for name, kinds in seen.items() if name != "custom_id"}
-
-
-def _kind(value: Any) -> str:
-    kind = _KINDS.get(type(value), "text")
-    return "text" if kind == "integer" and not -_INTEGERS <= value < _INTEGERS else kind
-
-
-def _common(kinds: set[str]) -> str:
-    if kinds == {"integer", "number"}:
-        return "number"
-    return kinds.pop() if len(kinds) == 1 else "text"
+                    kinds.add(type_of(value))
+    return {name: common_type(kinds) for name, kinds in seen.items() if name != "custom_id"}

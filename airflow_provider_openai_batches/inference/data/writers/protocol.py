@@ -21,12 +21,14 @@ class Columns(msgspec.Struct, frozen=True, kw_only=True):
     :param whole_body: whether each output is the body of a response.
     :param has_source: whether the last column says where each result is from.
     :param output_type: that of a structured output, see :mod:`.output_types`; None: it is JSON in text.
+    :param partition_by: the kept column that the names of directories have, and the parts do not.
     :param vector_size: how many numbers the vector of each row has; None: that may differ.
     """
 
     whole_body: bool = False
     has_source: bool = False
     output_type: Any = None
+    partition_by: str | None = None
     vector_size: int | None = None
 
 
