@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from pydantic import BaseModel
@@ -105,7 +105,7 @@ PLACE = {
 }
 
 
-FORMATS = {
+FORMATS: dict[str, dict[str, Any]] = {
     "jsonl": {"output_format": "jsonl"},
     "parquet": {"output_format": "parquet"},
     "typed": {"output_format": "parquet", "typed_output": True},

@@ -90,7 +90,7 @@ class Partitions:
         return list(self._rows)
 
     def _read(self) -> Iterator[Any]:
-        fields = [("value", Any, msgspec.field(name=self._column)), ("custom_id", str)]
+        fields: list[Any] = [("value", Any, msgspec.field(name=self._column)), ("custom_id", str)]
         decode = msgspec.json.Decoder(msgspec.defstruct("_Row", fields)).decode
         with open_binary(self._work / ROWS_FILE) as lines:
             for number, line in enumerate(lines):
@@ -133,7 +133,9 @@ class Partitions:
         value = self._values[folder]
         if value is None or folder.endswith(f"={NULL}"):
             return None
-        return {"number": float, "text": text_of}.get(self._kind, lambda same: same)(value)
+        if self._kind == "number":
+            return float(value)
+        return text_of(value) if self._kind == "text" else value
 
     def _lines(self, descriptor: int, numbers: Sequence[int]) -> Iterator[bytes]:
         for number in numbers:
