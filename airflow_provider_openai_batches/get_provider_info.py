@@ -35,7 +35,12 @@ def get_provider_info() -> dict[str, Any]:
                 "source-integration-name": NAME,
                 "target-integration-name": "Common SQL",
                 "python-module": f"{PACKAGE}.transfers.openai_batch_results_to_sql",
-            }
+            },
+            {
+                "source-integration-name": NAME,
+                "target-integration-name": "Delta Lake",
+                "python-module": f"{PACKAGE}.transfers.openai_batch_results_to_delta",
+            },
         ],
         "sensors": [{"integration-name": NAME, "python-modules": [f"{PACKAGE}.sensors.openai_batches"]}],
         "triggers": [{"integration-name": NAME, "python-modules": [f"{PACKAGE}.triggers.openai_batches"]}],

@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib
 import os
 from contextlib import suppress
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.data.arrow import json_reader, pyarrow, rows_of
+from airflow_provider_openai_batches.inference.data.arrow_tables import table_of
 from airflow_provider_openai_batches.inference.data.manifest import MANIFEST_FILE, Manifest
+from airflow_provider_openai_batches.inference.data.outcomes import STATUSES
 from airflow_provider_openai_batches.inference.data.value_types import common_type, type_of
 from airflow_provider_openai_batches.storage import as_path, is_bare_name, local, open_binary, read_json
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.storage import AnyPath, Location
 
 _BATCH_ROWS = 2_000
-_CHUNK_ROWS = 20_000
 
 
 def read_results(uri: Location | Mapping[str, Any]) -> ResultRows:
@@ -54,6 +54,32 @@ def read_results(uri: Location | Mapping[str, Any]) -> ResultRows:
         )
     _check_parts(directory, manifest)
     return ResultRows(directory, manifest)
+
+
+def all_results(given: Any) -> list[ResultRows]:
+    """
+    Open the results of one inference task or of several, such as mapped ones.
+
+    :param given: as for :func:`read_results`, or an iterable of such.
+    :raises InvalidInputError: if there are none, or a job is not complete.
+    """
+    if not given:
+        raise InvalidInputError("results is empty: it needs the output of an inference task")
+    is_one = isinstance(given, str | dict) or hasattr(given, "parent")
+    return [read_results(job) for job in ([given] if is_one else given)]
+
+
+def wanted_statuses(statuses: Iterable[str]) -> frozenset[str]:
+    """
+    Return which rows are wanted, by their status.
+
+    :raises InvalidInputError: if there is no such status, or none is wanted.
+    """
+    wanted = frozenset([statuses] if isinstance(statuses, str) else statuses)
+    if not wanted or (unknown := sorted(wanted - set(STATUSES))):
+        said = f"names {', '.join(map(repr, unknown))}" if wanted else "is empty"
+        raise InvalidInputError(f"statuses {said}: each must be one of {', '.join(map(repr, STATUSES))}")
+    return wanted
 
 
 class ResultRows:
@@ -126,11 +152,14 @@ class ResultRows:
                 if part.partition is not None:
                     row.update(part.partition)
                 yield row
-            if count != part.rows:
-                raise InvalidInputError(
-                    f"{self._directory / part.file} has {count:,} rows, but {MANIFEST_FILE} says "
-                    f"{part.rows:,}: it was changed after the job was complete"
-                )
+            self._check_rows(part, count)
+
+    def _check_rows(self, part: Part, count: int) -> None:
+        if count != part.rows:
+            raise InvalidInputError(
+                f"{self._directory / part.file} has {count:,} rows, but {MANIFEST_FILE} says "
+                f"{part.rows:,}: it was changed after the job was complete"
+            )
 
     def _rows_of_lines(self, part: Part, decode: Callable[[bytes], Any]) -> Iterator[Any]:
         path = self._directory / part.file
@@ -163,11 +192,7 @@ class ResultRows:
 
     def parquet_schema(self) -> Any:
         """Return the Arrow schema of the rows; None if they are JSON lines, or if there are none."""
-        if not self.is_parquet or not self.manifest.parts:
-            return None
-        part = self.manifest.parts[0]
-        with open_binary(self._directory / part.file) as handle, self._parquet(handle, part) as file:
-            return file.schema_arrow
+        return self._schema(self.manifest.parts[0]) if self.is_parquet and self.manifest.parts else None
 
     def to_arrow(self) -> Any:
         """
@@ -179,23 +204,42 @@ class ResultRows:
         """
         arrow = pyarrow("pyarrow")
         if not self.is_parquet:
-            return _table_of(arrow, iter(self))
-        tables = []
-        for part in self.manifest.parts:
-            with open_binary(self._directory / part.file) as handle, self._parquet(handle, part) as file:
-                tables.append(self._with_partition(file.read(), part))
+            return table_of(iter(self))
+        tables = [
+            arrow.Table.from_batches(self._batches(part), self._schema(part)) for part in self.manifest.parts
+        ]
         return arrow.concat_tables(tables) if tables else arrow.table({})
 
-    def _with_partition(self, table: Any, part: Part) -> Any:
-        """Add the column that the directories are named by, with the type that all its values have."""
+    def batches(self) -> Iterator[Any]:
+        """
+        Read all rows as ``pyarrow.RecordBatch``, some thousand at a time; the results must be Parquet.
+
+        :raises InvalidInputError: if a part has another number of rows than the manifest says.
+        """
+        for part in self.manifest.parts:
+            yield from self._batches(part)
+
+    def _batches(self, part: Part) -> Iterator[Any]:
+        arrow, schema, count = pyarrow("pyarrow"), self._schema(part), 0
+        more = [(schema.field(name).type, value) for name, value in (part.partition or {}).items()]
+        with open_binary(self._directory / part.file) as handle, self._parquet(handle, part) as file:
+            for batch in file.iter_batches(_BATCH_ROWS):
+                count += batch.num_rows
+                values = [arrow.repeat(arrow.scalar(value, kind), batch.num_rows) for kind, value in more]
+                yield arrow.record_batch([*batch.columns, *values], schema=schema)
+        self._check_rows(part, count)
+
+    def _schema(self, part: Part) -> Any:
+        """Return the columns of a part, with that of the directories; all parts have the same."""
         arrow = pyarrow("pyarrow")
         types = {"integer": arrow.int64(), "number": arrow.float64(), "boolean": arrow.bool_()}
-        for name, value in (part.partition or {}).items():
-            values = [(each.partition or {})[name] for each in self.manifest.parts]
-            known = common_type(type_of(each) for each in values if each is not None)
-            scalar = arrow.scalar(value, types.get(known, arrow.string()))
-            table = table.append_column(name, arrow.repeat(scalar, table.num_rows))
-        return table
+        with open_binary(self._directory / part.file) as handle, self._parquet(handle, part) as file:
+            schema = file.schema_arrow
+        for name in part.partition or {}:
+            values = [(each.partition or {}).get(name) for each in self.manifest.parts]
+            kind = common_type(type_of(value) for value in values if value is not None)
+            schema = schema.append(arrow.field(name, types.get(kind, arrow.string())))
+        return schema
 
     def to_pandas(self) -> Any:
         """
@@ -272,49 +316,3 @@ def _sizes_in(directory: Path, folders: Iterable[str]) -> Iterator[tuple[str, in
         with suppress(FileNotFoundError, NotADirectoryError), os.scandir(directory / folder) as entries:
             for entry in entries:
                 yield f"{folder}/{entry.name}".lstrip("/"), entry.stat().st_size
-
-
-def _table_of(arrow: Any, rows: Iterator[dict[str, Any]]) -> Any:
-    """Make columns of some thousand rows at a time: rows as Python objects take many times the memory."""
-    columns: dict[str, list[Any]] = {}
-    count = 0
-    while chunk := list(islice(rows, _CHUNK_ROWS)):
-        for name in dict.fromkeys(name for row in chunk for name in row):
-            parts = columns.setdefault(name, [arrow.nulls(count)] if count else [])
-            parts.append(_array(arrow, [row.get(name) for row in chunk]))
-        count += len(chunk)
-        for parts in columns.values():
-            if (missing := count - sum(map(len, parts))) > 0:
-                parts.append(arrow.nulls(missing))
-    return arrow.table({name: _column(arrow, parts) for name, parts in columns.items()})
-
-
-def _array(arrow: Any, values: list[Any]) -> Any:
-    """Return an Arrow array, or the values themselves if they have no common type."""
-    try:
-        return arrow.array(values)
-    except (arrow.ArrowException, TypeError, ValueError, OverflowError):
-        return values
-
-
-def _column(arrow: Any, parts: list[Any]) -> Any:
-    kinds = [part.type for part in parts if isinstance(part, arrow.Array)]
-    known = [kind for kind in kinds if not arrow.types.is_null(kind)]
-    if len(kinds) == len(parts) and len(set(known)) <= 1:
-        whole = [
-            arrow.nulls(len(part), known[0]) if known and part.type not in known else part for part in parts
-        ]
-        return arrow.chunked_array(whole)
-    values = [value for part in parts for value in _plain(arrow, part)]
-    column = _array(arrow, values)
-    return arrow.array(_texts(values), arrow.string()) if column is values else column
-
-
-def _plain(arrow: Any, part: Any) -> Any:
-    return part.to_pylist() if isinstance(part, arrow.Array) else part
-
-
-def _texts(values: Iterable[Any]) -> Iterator[str | None]:
-    for value in values:
-        is_text = value is None or isinstance(value, str)
-        yield value if is_text else msgspec.json.encode(value).decode()

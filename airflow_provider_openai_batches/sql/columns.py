@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import msgspec
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.inference.data.outcomes import STATUSES
 from airflow_provider_openai_batches.inference.data.requests import RESULT_COLUMNS
+from airflow_provider_openai_batches.results import wanted_statuses
 from airflow_provider_openai_batches.sql.kinds import (
     Convert,
     Kind,
@@ -81,10 +81,7 @@ def filling(
     """
     if mode not in MODES:
         raise InvalidInputError(f"mode is {mode!r}: it must be {', '.join(map(repr, MODES))}")
-    wanted = frozenset([statuses] if isinstance(statuses, str) else statuses)
-    if not wanted or (unknown := sorted(wanted - set(STATUSES))):
-        said = f"names {', '.join(map(repr, unknown))}" if wanted else "is empty"
-        raise InvalidInputError(f"statuses {said}: each must be one of {', '.join(map(repr, STATUSES))}")
+    wanted = wanted_statuses(statuses)
     keys = _names(key)
     if mode == "upsert" and not keys:
         raise InvalidInputError("mode='upsert' needs a key: the column, or columns, that tell rows apart")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.operators.base import no_retry_of_bad_input
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from airflow.providers.common.compat.sdk import Context
 
@@ -93,10 +91,10 @@ class OpenAIBatchResultsToSqlOperator(BaseOperator):
     @no_retry_of_bad_input()
     def execute(self, context: Context) -> dict[str, Any]:
         from airflow_provider_openai_batches.inference.summary import in_words  # noqa: PLC0415 - not when a DAG is parsed
-        from airflow_provider_openai_batches.results import read_results  # noqa: PLC0415 - as above
+        from airflow_provider_openai_batches.results import all_results  # noqa: PLC0415 - as above
         from airflow_provider_openai_batches.sql.load import load  # noqa: PLC0415 - as above
 
-        results = [read_results(job) for job in self._jobs()]
+        results = all_results(self.results)
         for job in results:
             self.log.info("%s: %s", job, in_words(job.counts))
         loaded = load(results, self.conn_id, self.table, self._filling(), create_table=self.create_table)
@@ -107,9 +105,3 @@ class OpenAIBatchResultsToSqlOperator(BaseOperator):
         else:
             self.log.info("%s rows are in %s (%s)", f"{loaded.rows:,}", self.table, self.mode)
         return {"table": self.table, "rows": loaded.rows, "loaded_before": loaded.before}
-
-    def _jobs(self) -> list[Any]:
-        if not self.results:
-            raise InvalidInputError("results is empty: it needs the output of an inference task")
-        one = isinstance(self.results, str | Mapping) or hasattr(self.results, "parent")
-        return [self.results] if one else list(self.results)

@@ -149,6 +149,7 @@ PUBLIC = (
     "triggers.openai_batches.OpenAIBatchTrigger",
     "decorators.openai_batch.openai_batch_task",
     "transfers.openai_batch_results_to_sql.OpenAIBatchResultsToSqlOperator",
+    "transfers.openai_batch_results_to_delta.OpenAIBatchResultsToDeltaOperator",
     "results.read_results",
     "links.OpenAIBatchLink",
     "devserver.DevServer",

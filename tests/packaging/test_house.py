@@ -37,7 +37,7 @@ FLOORS = (
     {"compat"},
     {"inference.data", "observability"},
     {"results"},
-    {"idempotency", "polling", "sql"},
+    {"idempotency", "lakes", "polling", "sql"},
     {"hooks", "inference", "links", "triggers"},
     {"operators"},
     {"cli", "decorators", "plugin", "sensors", "transfers"},

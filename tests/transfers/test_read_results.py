@@ -133,7 +133,7 @@ def test_a_polars_frame(tmp_path: Path, output_format: str) -> None:
 
 def test_a_table_of_values_without_a_common_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A column of chunks of different types gets the type of all values, or becomes text."""
-    monkeypatch.setattr("airflow_provider_openai_batches.results._CHUNK_ROWS", 2)
+    monkeypatch.setattr("airflow_provider_openai_batches.inference.data.arrow_tables._CHUNK_ROWS", 2)
     rows = [
         row("a", {"n": None}, late=None, mixed=1),
         row("b", {"n": None}, late=None, mixed=2),

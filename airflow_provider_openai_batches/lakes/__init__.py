@@ -1,0 +1,1 @@
+"""Results into the tables of lakes."""
