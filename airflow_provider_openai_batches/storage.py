@@ -157,10 +157,16 @@ def names_in(directory: AnyPath) -> list[str]:
 
 
 def open_binary(path: AnyPath, mode: str = "rb") -> BinaryIO:
-    """Open a file without the bookkeeping that ``ObjectStoragePath`` adds to each read."""
-    plain = local(path)
-    opened = path.fs.open(path.path, mode) if plain is None else plain.open(mode, buffering=_BUFFER_BYTES)
-    return cast("BinaryIO", opened)
+    """
+    Open a file without the bookkeeping that ``ObjectStoragePath`` adds to each read.
+
+    The files of stores get a buffer: for each line, a client's own ``readline`` copies megabytes.
+    """
+    if (plain := local(path)) is not None:
+        return cast("BinaryIO", plain.open(mode, buffering=_BUFFER_BYTES))
+    file = path.fs.open(path.path, mode)
+    is_bufferable = mode == "rb" and getattr(file, "readinto", None)
+    return cast("BinaryIO", io.BufferedReader(file, _BUFFER_BYTES) if is_bufferable else file)
 
 
 def open_sized(path: AnyPath, size: int | None) -> BinaryIO:

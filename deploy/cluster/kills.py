@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from cluster import Cluster
     from server import Server
 
-# In this order at first, each as soon as there is something to lose; later ones are drawn at random.
+# In this order at first, each as soon as there is something to lose. Later ones are drawn from those kinds
+# that were killed least often so far and have a victim, so that each has its share.
 FIRST = ("worker", "triggerer", "scheduler")
 DOWN = 3.0  # seconds that what was killed stays away
 PAUSE = 8.0  # seconds from one start to the next kill
@@ -43,15 +44,23 @@ class Kills:
         """Kill something if it is time to; ``task`` is the task instance that runs the job."""
         if not self._left or time.monotonic() < self._next:
             return
-        number = self.done.total()
-        kinds = [*FIRST, "dag-processor", "execution-api", *self._servers]
-        kind = FIRST[number] if number < len(FIRST) else self._random.choice(kinds)
-        name = self._victim(kind, task)
+        kind, name = self._choose(task)
         if name is not None:
             self._kill(name)
             self.done[kind] += 1
             self._left -= 1
             self._next = time.monotonic() + PAUSE
+
+    def _choose(self, task: Mapping[str, Any]) -> tuple[str, str | None]:
+        number = self.done.total()
+        if number < len(FIRST):
+            return FIRST[number], self._victim(FIRST[number], task)
+        kinds = [*FIRST, "dag-processor", "execution-api", *self._servers]
+        victims = {kind: self._victim(kind, task) for kind in kinds}
+        found = [kind for kind in kinds if victims[kind] is not None]
+        fewest = min(self.done[kind] for kind in found)
+        kind = self._random.choice([kind for kind in found if self.done[kind] == fewest])
+        return kind, victims[kind]
 
     def _victim(self, kind: str, task: Mapping[str, Any]) -> str | None:
         """The one that has the task or its trigger now; None if none has."""
