@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias, TypeVar, c
 import msgspec
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.uploads import put_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -243,7 +244,7 @@ def whole(destination: Location, *, private: bool = False) -> Iterator[BinaryIO]
             temporary = scratch.path / path.name
             with temporary.open("wb", buffering=_BUFFER_BYTES) as file:
                 yield file
-            path.fs.put_file(str(temporary), path.path)  # stores show an object when its upload is complete
+            put_file(path.fs, str(temporary), path.path)  # stores show an object when its upload is complete
         return
     make_private(plain.parent) if private else plain.parent.mkdir(parents=True, exist_ok=True)
     name = plain.name.encode()[:_NAME_BYTES].decode(errors="ignore")
