@@ -47,8 +47,14 @@ GOOD = Outcome(
     tries={"ask": 2},
     seconds={"load": 1.25, "ask": 3.0},
 )
-RUNNING = {"state": "running", "hostname": "worker-2", "triggerer_job": None}
-DEFERRED = {"state": "deferred", "hostname": "worker-2", "triggerer_job": {"hostname": "triggerer-1"}}
+RUNNING = {
+    "task_id": "ask",
+    "try_number": 1,
+    "state": "running",
+    "hostname": "worker-2",
+    "triggerer_job": None,
+}
+DEFERRED = {**RUNNING, "state": "deferred", "triggerer_job": {"hostname": "triggerer-1"}}
 
 
 class FakeCluster:
@@ -91,12 +97,22 @@ def test_the_first_kills_hit_what_has_the_task(quick: None) -> None:
 def test_later_kills_are_of_every_kind(quick: None) -> None:
     fake = FakeCluster()
     chosen = made(fake, wanted=60)
-    for _ in range(500):
-        chosen.step(RUNNING)
+    for number in range(500):
+        chosen.step({**RUNNING, "try_number": number})
         chosen.step(DEFERRED)
     assert chosen.done.total() == 60
     kinds = {"worker", "triggerer", "scheduler", "dag-processor", "execution-api", "redis"}
     assert chosen.done == Counter(dict.fromkeys(kinds, 10))
+
+
+def test_a_try_is_killed_once(quick: None) -> None:
+    """Airflow goes on to call it running for half a minute."""
+    fake = FakeCluster()
+    chosen = made(fake, wanted=60)
+    for _ in range(50):
+        chosen.step(RUNNING)
+        chosen.step(DEFERRED)
+    assert chosen.done["worker"] == 1
 
 
 def test_nothing_is_killed_while_another_is_still_coming_back() -> None:

@@ -18,7 +18,7 @@ QUESTION = "What is this review about?\nReview {id}: {review}"
 with DAG(
     "table_to_table",
     schedule=None,
-    default_args={"retries": 20, "retry_delay": timedelta(seconds=2)},
+    default_args={"retries": 60, "retry_delay": timedelta(seconds=2)},
     doc_md=__doc__,
 ) as dag:
     asked = OpenAIBatchInferenceOperator(
