@@ -125,7 +125,8 @@ $(CLUSTER)/.installed: $(CLUSTER_FILES)
 	@touch $@
 
 cluster: $(CLUSTER)/.installed
-	@$(CLUSTER)/bin/python deploy/cluster/run_cluster.py --rows $(ROWS_OF_CLUSTER) $(if $(KILLS),--kills $(KILLS))
+	@$(CLUSTER)/bin/python deploy/cluster/run_cluster.py --rows $(ROWS_OF_CLUSTER) $(if $(KILLS),--kills $(KILLS)) \
+		$(if $(BATCH_SECONDS),--batch-seconds $(BATCH_SECONDS)) $(if $(MINUTES),--minutes $(MINUTES))
 
 clean:
 	rm -rf .venv* .bench .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias, TypeVar, c
 import msgspec
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.uploads import put_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -157,10 +158,16 @@ def names_in(directory: AnyPath) -> list[str]:
 
 
 def open_binary(path: AnyPath, mode: str = "rb") -> BinaryIO:
-    """Open a file without the bookkeeping that ``ObjectStoragePath`` adds to each read."""
-    plain = local(path)
-    opened = path.fs.open(path.path, mode) if plain is None else plain.open(mode, buffering=_BUFFER_BYTES)
-    return cast("BinaryIO", opened)
+    """
+    Open a file without the bookkeeping that ``ObjectStoragePath`` adds to each read.
+
+    The files of stores get a buffer: for each line, a client's own ``readline`` copies megabytes.
+    """
+    if (plain := local(path)) is not None:
+        return cast("BinaryIO", plain.open(mode, buffering=_BUFFER_BYTES))
+    file = path.fs.open(path.path, mode)
+    is_bufferable = mode == "rb" and getattr(file, "readinto", None)
+    return cast("BinaryIO", io.BufferedReader(file, _BUFFER_BYTES) if is_bufferable else file)
 
 
 def open_sized(path: AnyPath, size: int | None) -> BinaryIO:
@@ -237,7 +244,7 @@ def whole(destination: Location, *, private: bool = False) -> Iterator[BinaryIO]
             temporary = scratch.path / path.name
             with temporary.open("wb", buffering=_BUFFER_BYTES) as file:
                 yield file
-            path.fs.put_file(str(temporary), path.path)  # stores show an object when its upload is complete
+            put_file(path.fs, str(temporary), path.path)  # stores show an object when its upload is complete
         return
     make_private(plain.parent) if private else plain.parent.mkdir(parents=True, exist_ok=True)
     name = plain.name.encode()[:_NAME_BYTES].decode(errors="ignore")

@@ -79,8 +79,11 @@ class Server:
         return ids[::-1]
 
     def requests(self) -> int:
+        return sum(self.lists_and_retrieves())
+
+    def lists_and_retrieves(self) -> tuple[int, int]:
         counts = self.control.stats()["requests"]
-        return int(counts.get("retrieve_batch", 0) + counts.get("list_batches", 0))
+        return int(counts.get("list_batches", 0)), int(counts.get("retrieve_batch", 0))
 
 
 @contextlib.contextmanager
@@ -92,7 +95,7 @@ def served() -> Iterator[Server]:
 class Running:
     """A side's process, and what it reports."""
 
-    def __init__(self, python: Path, **task: Any) -> None:
+    def __init__(self, python: Path | str, **task: Any) -> None:
         home = tempfile.mkdtemp(prefix="bench-airflow-")
         self._task = Path(home) / "task.json"
         self._task.write_text(json.dumps(task))

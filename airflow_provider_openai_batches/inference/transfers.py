@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-# Each one streams its file, which costs little memory; of a job in a store, the files are on the worker.
+# Downloads stream, and uploads share a bound (uploads.py); of a job in a store, the files are on the worker.
 AT_ONCE = 4
 
 

@@ -23,6 +23,7 @@ from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FI
 from airflow_provider_openai_batches.inference.data.repeats import REPEATS_FILE
 from airflow_provider_openai_batches.inference.target import FOLDER, check_writing, results_in
 from airflow_provider_openai_batches.inference.transfers import at_once
+from airflow_provider_openai_batches.uploads import put_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -268,7 +269,7 @@ class Workspace:
         return size > SPARE_BYTES
 
     def _put(self, name: str, directory: Any) -> None:
-        directory.fs.put_file(str(self.local / name), f"{directory.path}/{name}")
+        put_file(directory.fs, str(self.local / name), f"{directory.path}/{name}")
         self._note(name, directory)
 
     def _note(self, name: str, directory: Any) -> None:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from cluster import Cluster
     from server import Server
 
-# In this order at first, each as soon as there is something to lose; later ones are drawn at random.
+# In this order at first, each as soon as there is something to lose. Later ones are drawn at random, and each
+# kind has its share; a worker is killed as soon as it runs a try that was not killed before.
 FIRST = ("worker", "triggerer", "scheduler")
 DOWN = 3.0  # seconds that what was killed stays away
 PAUSE = 8.0  # seconds from one start to the next kill
@@ -33,30 +34,43 @@ class Kills:
     ) -> None:
         self._cluster = cluster
         self._servers = servers
+        self._kinds = [*FIRST, "dag-processor", "execution-api", *servers]
         self._left = wanted
         self._say = say
         self._random = random.Random(SEED)  # noqa: S311 - it must be repeatable, not secret
+        self._share = -(-wanted // len(self._kinds))
         self._next = 0.0
+        self._killed_tries: set[tuple[str, int]] = set()
         self.done: Counter[str] = Counter()
 
     def step(self, task: Mapping[str, Any]) -> None:
         """Kill something if it is time to; ``task`` is the task instance that runs the job."""
-        if not self._left or time.monotonic() < self._next:
+        if not self._left:
             return
-        number = self.done.total()
-        kinds = [*FIRST, "dag-processor", "execution-api", *self._servers]
-        kind = FIRST[number] if number < len(FIRST) else self._random.choice(kinds)
-        name = self._victim(kind, task)
-        if name is not None:
+        kind, name = self._choose(task)
+        if name is not None and (kind == "worker" or time.monotonic() >= self._next):
+            if kind == "worker":
+                self._killed_tries.add((task["task_id"], task["try_number"]))
             self._kill(name)
             self.done[kind] += 1
             self._left -= 1
             self._next = time.monotonic() + PAUSE
 
+    def _choose(self, task: Mapping[str, Any]) -> tuple[str, str | None]:
+        number = self.done.total()
+        if number < len(FIRST):
+            return FIRST[number], self._victim(FIRST[number], task)
+        victims = {kind: self._victim(kind, task) for kind in self._kinds if self.done[kind] < self._share}
+        found = [kind for kind, name in victims.items() if name is not None]
+        kind = "worker" if "worker" in found or not found else self._random.choice(found)
+        return kind, victims.get(kind)
+
     def _victim(self, kind: str, task: Mapping[str, Any]) -> str | None:
         """The one that has the task or its trigger now; None if none has."""
         if kind == "worker":
-            return task["hostname"] if task["state"] == "running" and task["hostname"] in WORKERS else None
+            is_new = (task["task_id"], task["try_number"]) not in self._killed_tries
+            is_there = task["state"] == "running" and task["hostname"] in WORKERS
+            return task["hostname"] if is_there and is_new else None
         if kind == "triggerer":
             job = task.get("triggerer_job") or {}
             return job.get("hostname") if job.get("hostname") in TRIGGERERS else None

@@ -25,6 +25,7 @@ class Outcome:
     :ivar wall: seconds from the trigger to the end of the run.
     :ivar memory: the most bytes that a task process had in memory.
     :ivar scratch: the most bytes of a worker's temporary files.
+    :ivar seconds: how long the last try of each task took, from its start or resumption.
     """
 
     rows: int
@@ -39,6 +40,7 @@ class Outcome:
     store: Counter[str]
     kills: Counter[str]
     tries: Mapping[str, int]
+    seconds: Mapping[str, float]
 
     @property
     def lost(self) -> int:
@@ -76,6 +78,7 @@ class Outcome:
             "**table complete**": f"**{'yes' if self.is_complete else 'no'}** ({self.loaded:,} rows)",
             "wall time": f"{self.wall:.0f} s; batches ran for {own:.0f} s of it",
             "wall time beyond the batches' own": f"{self.wall - own:.0f} s",
+            "the last step of each task": _times(self.seconds),
             "memory of a task, at most": f"{self.memory / MEGABYTE:.0f} MB",
             "temporary files of a worker, at most": f"{self.scratch / MEGABYTE:.1f} MB",
             "requests to the store": f"{self.store.total()} ({_counts(self.store)})",
@@ -92,6 +95,10 @@ def covered(spans: Iterable[tuple[float, float]]) -> float:
         total += max(0.0, end - max(start, until))
         until = max(until, end)
     return total
+
+
+def _times(seconds: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {time:.1f} s" for name, time in sorted(seconds.items())) or "none"
 
 
 def _counts(found: Mapping[str, int]) -> str:

@@ -120,6 +120,7 @@ def run(options: argparse.Namespace, home: Path, exits: ExitStack) -> Outcome:
         store=store.requests(BUCKET),
         kills=kills.done,
         tries={task["task_id"]: task["try_number"] for task in tasks},
+        seconds={task["task_id"]: task["duration"] or 0.0 for task in tasks},
     )
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
-from typing import Any
 
-import msgspec
-from airflow.providers.common.compat.sdk import BaseHook
-from airflow.sdk import DAG, ObjectStoragePath, task
+from airflow.sdk import DAG
 
 from airflow_provider_openai_batches.operators.inference import OpenAIBatchInferenceOperator
+from airflow_provider_openai_batches.transfers.openai_batch_results_to_sql import (
+    OpenAIBatchResultsToSqlOperator,
+)
 
 WAREHOUSE = "warehouse"
 QUESTION = "What is this review about?\nReview {id}: {review}"
@@ -18,7 +18,7 @@ QUESTION = "What is this review about?\nReview {id}: {review}"
 with DAG(
     "table_to_table",
     schedule=None,
-    default_args={"retries": 20, "retry_delay": timedelta(seconds=2)},
+    default_args={"retries": 60, "retry_delay": timedelta(seconds=2)},
     doc_md=__doc__,
 ) as dag:
     asked = OpenAIBatchInferenceOperator(
@@ -35,21 +35,11 @@ with DAG(
         poll_interval=2.0,
     )
 
-    @task
-    def load(summary: dict[str, Any]) -> int:
-        """Load the answers into the table in one transaction, and return how many there are."""
-        database = BaseHook.get_hook(WAREHOUSE)
-        directory = ObjectStoragePath(summary["output_uri"])
-        loaded = 0
-        with database.get_conn() as connection, connection.cursor() as cursor:
-            cursor.execute("TRUNCATE answers")
-            with cursor.copy("COPY answers (id, answer) FROM STDIN") as copy:
-                for part in summary["parts"]:
-                    with (directory / part).open("rb") as lines:
-                        for line in lines:
-                            result = msgspec.json.decode(line)
-                            copy.write_row((result["custom_id"], result["output"]))
-                            loaded += 1
-        return loaded
-
-    load(asked.output)
+    OpenAIBatchResultsToSqlOperator(
+        task_id="load",
+        results=asked.output,
+        conn_id=WAREHOUSE,
+        table="answers",
+        columns={"id": "custom_id", "answer": "output"},
+        key="id",
+    )
