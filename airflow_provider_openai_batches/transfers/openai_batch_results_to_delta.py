@@ -9,7 +9,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 from airflow_provider_openai_batches.operators.base import no_retry_of_bad_input
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from airflow.providers.common.compat.sdk import Context
 
@@ -26,8 +26,9 @@ class OpenAIBatchResultsToDeltaOperator(BaseOperator):
     :param table_uri: a path, or a URI that ``deltalake`` knows, such as ``s3://bucket/table``. (templated)
     :param mode: ``"append"`` adds the rows of each job once; ``"overwrite"`` replaces all rows.
     :param statuses: which rows are written.
-    :param storage_options: the credentials and settings of the store, as ``deltalake`` takes them. Default:
-        those of the environment. (templated)
+    :param storage_options: the credentials and settings of the store, as ``deltalake`` takes them; or a
+        function that returns them, which is called when the task runs, so that no key is in the DAG. Default:
+        those of the environment.
     :return: a dict of ``table_uri``, ``rows`` (how many rows of these results are in it) and
         ``loaded_before``: whether an earlier try had added them.
     :raises InvalidInputError: if the results or the table cannot be used. Nothing was written, and no retry
@@ -35,8 +36,8 @@ class OpenAIBatchResultsToDeltaOperator(BaseOperator):
     :raises LoadFailed: if the table could not be reached, or others changed it. The next try writes all rows.
     """
 
-    template_fields: Sequence[str] = ("results", "table_uri", "storage_options")
-    template_fields_renderers: ClassVar[dict[str, str]] = {"results": "json", "storage_options": "json"}
+    template_fields: Sequence[str] = ("results", "table_uri")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"results": "json"}
     ui_color = "#e8f5f0"
 
     def __init__(
@@ -46,7 +47,7 @@ class OpenAIBatchResultsToDeltaOperator(BaseOperator):
         table_uri: str,
         mode: Literal["append", "overwrite"] = "append",
         statuses: Iterable[str] = ("succeeded",),
-        storage_options: Mapping[str, str] | None = None,
+        storage_options: Mapping[str, str] | Callable[[], Mapping[str, str]] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -78,7 +79,7 @@ class OpenAIBatchResultsToDeltaOperator(BaseOperator):
             self.table_uri,
             mode=self.mode,
             statuses=self._wanted(),
-            storage_options=self.storage_options,
+            storage_options=given() if callable(given := self.storage_options) else given,
         )
         said = "were there already; nothing was written" if done.before else f"are there ({self.mode})"
         self.log.info("%s: the %s rows %s", self.table_uri, f"{done.rows:,}", said)

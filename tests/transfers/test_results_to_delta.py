@@ -10,6 +10,7 @@ from resultskit import finished
 from support import task_context
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.lakes import delta
 from airflow_provider_openai_batches.transfers.openai_batch_results_to_delta import (
     OpenAIBatchResultsToDeltaOperator,
 )
@@ -52,6 +53,22 @@ def test_a_uri_with_a_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setitem(sys.modules, name, sys)
     with pytest.raises(InvalidInputError, match="names a connection, which Delta does not know"):
         load(uri, "s3://aws_default@bucket/table")
+
+
+@pytest.mark.parametrize("given", [lambda: {"aws_region": "us-east-1"}, {"aws_region": "us-east-1"}])
+def test_the_options_of_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: Any) -> None:
+    """A function is called when the task runs; they are no template, so no page shows them."""
+    uri = finished(tmp_path / "out", [{"id": "a", "text": "x"}], output_format="parquet")
+    used = []
+
+    def write(*_: Any, storage_options: Any, **__: Any) -> Any:
+        used.append(storage_options)
+        return delta.Commit(rows=1)
+
+    monkeypatch.setattr(delta, "write", write)
+    load(uri, storage_options=given)
+    assert used == [{"aws_region": "us-east-1"}]
+    assert "storage_options" not in OpenAIBatchResultsToDeltaOperator.template_fields
 
 
 def test_no_results() -> None:
