@@ -125,9 +125,12 @@ def _table(delta: Any, table_uri: str, schema: Any, options: dict[str, str]) -> 
     A missing one is made first, without rows: of two tries that add rows to a table which neither has seen,
     Delta would take both.
     """
-    if not delta.DeltaTable.is_deltatable(table_uri, options):
-        delta.DeltaTable.create(table_uri, schema, mode="ignore", storage_options=options)
-    return delta.DeltaTable(table_uri, storage_options=options)
+    try:
+        if not delta.DeltaTable.is_deltatable(table_uri, options):
+            delta.DeltaTable.create(table_uri, schema, mode="ignore", storage_options=options)
+        return delta.DeltaTable(table_uri, storage_options=options)
+    except ValueError as error:
+        raise InvalidInputError(f"table_uri {table_uri!r} is no place for a table: {_said(error)}") from error
 
 
 def _app_id(results: list[ResultRows], statuses: frozenset[str]) -> str:
