@@ -176,6 +176,58 @@ def test_what_ends_a_wait(service: Service, tmp_path: Path) -> None:
     assert short.return_when == "FIRST_COMPLETED"
 
 
+@pytest.mark.parametrize(("seconds", "goes_on"), [(1, False), (30, True)])
+def test_a_last_batch_that_ends_while_others_are_collected_is_not_waited_for(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, *, goes_on: bool
+) -> None:
+    job = runner(service, tmp_path, rows=6)
+    job.advance()
+    service.answer("batch-0")
+    service.answer("batch-1")
+    hear(job, service)
+    download = service.download_file
+
+    def slow(file_id: str, destination: Path) -> None:
+        service.sleep(seconds)
+        if file_id == "batch-1-output":
+            service.answer("batch-2")
+        download(file_id, destination)
+
+    monkeypatch.setattr(service, "download_file", slow)
+    wait = job.advance()
+    if not goes_on:
+        assert wait is not None
+        assert wait.batch_ids == ["batch-2"]
+        return
+    assert wait is None
+    assert job.finish()["counts"]["succeeded"] == 6
+
+
+def test_a_last_look_that_fails_is_no_trouble(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = runner(service, tmp_path)
+    job.advance()
+    service.answer("batch-0")
+    hear(job, service)
+    retrieve, download = service.retrieve_batch, service.download_file
+
+    def fails_for_the_other(batch_id: str) -> Batch:
+        if batch_id == "batch-1":
+            raise APIError("busy", status=503)
+        return retrieve(batch_id)
+
+    def slow(file_id: str, destination: Path) -> None:
+        service.sleep(30)
+        download(file_id, destination)
+
+    monkeypatch.setattr(service, "retrieve_batch", fails_for_the_other)
+    monkeypatch.setattr(service, "download_file", slow)
+    wait = job.advance()
+    assert wait is not None
+    assert wait.batch_ids == ["batch-1"]
+
+
 def test_when_the_time_is_up(service: Service, tmp_path: Path) -> None:
     """An hour after the batches' windows, or after the given time, nothing more is submitted."""
     job = runner(service, tmp_path / "own")

@@ -42,4 +42,5 @@ with DAG(
         table="answers",
         columns={"id": "custom_id", "answer": "output"},
         key="id",
+        mode="replace",
     )
