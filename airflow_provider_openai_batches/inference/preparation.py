@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_provider_openai_batches.answer_store.digests import RowDigests
+from airflow_provider_openai_batches.inference.data.doubles import check_keys
 from airflow_provider_openai_batches.inference.data.job import ROWS_FILE
 from airflow_provider_openai_batches.inference.data.merge import check_output
 from airflow_provider_openai_batches.inference.data.shards import write_shards
@@ -76,6 +77,7 @@ class Preparation:
                 digests=row_digests,
                 deduplicate=settings.deduplicate,
             )
+            check_keys(folder, settings.key_columns)
             digest, results_digest = digests(settings, job, folder)
             manifest = place.check_target(results_digest, overwrite=settings.overwrite)
         except BaseException:

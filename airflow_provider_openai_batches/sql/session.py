@@ -130,10 +130,14 @@ def _tuple(row: Any) -> tuple[Any, ...]:
 def _hook_of(conn_id: str) -> tuple[str, Any]:
     from airflow.providers.common.compat.sdk import (  # noqa: PLC0415 - only tasks with a database need it
         AirflowException,
+        AirflowNotFoundException,
         BaseHook,
     )
 
-    connection = BaseHook.get_connection(conn_id)
+    try:
+        connection = BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException as error:
+        raise InvalidInputError(f"There is no connection {conn_id!r} ({said(error)})") from error
     try:
         hook: Any = connection.get_hook()  # type: ignore[no-untyped-call]
     except (AirflowException, ImportError) as error:

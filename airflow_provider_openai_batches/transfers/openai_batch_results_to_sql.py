@@ -9,6 +9,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.operators.base import no_retry_of_bad_input
+from airflow_provider_openai_batches.operators.inference_table import write_to_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -80,7 +81,7 @@ class OpenAIBatchResultsToSqlOperator(BaseOperator):
         self._filling()
 
     def _filling(self) -> Any:
-        from airflow_provider_openai_batches.sql.columns import filling  # noqa: PLC0415 - as below
+        from airflow_provider_openai_batches.sql.columns import filling  # noqa: PLC0415 - it takes a while to import
 
         return filling(
             self.columns,
@@ -92,21 +93,14 @@ class OpenAIBatchResultsToSqlOperator(BaseOperator):
 
     @no_retry_of_bad_input()
     def execute(self, context: Context) -> dict[str, Any]:
-        from airflow_provider_openai_batches.inference.summary import in_words  # noqa: PLC0415 - not when a DAG is parsed
-        from airflow_provider_openai_batches.results import read_results  # noqa: PLC0415 - as above
-        from airflow_provider_openai_batches.sql.load import load  # noqa: PLC0415 - as above
-
-        results = [read_results(job) for job in self._jobs()]
-        for job in results:
-            self.log.info("%s: %s", job, in_words(job.counts))
-        loaded = load(results, self.conn_id, self.table, self._filling(), create_table=self.create_table)
-        if loaded.before:
-            self.log.info(
-                "The %s rows were in %s already; nothing was written", f"{loaded.rows:,}", self.table
-            )
-        else:
-            self.log.info("%s rows are in %s (%s)", f"{loaded.rows:,}", self.table, self.mode)
-        return {"table": self.table, "rows": loaded.rows, "loaded_before": loaded.before}
+        return write_to_table(
+            self._jobs(),
+            self.conn_id,
+            self.table,
+            self._filling(),
+            create_table=self.create_table,
+            log=self.log,
+        )
 
     def _jobs(self) -> list[Any]:
         if not self.results:
