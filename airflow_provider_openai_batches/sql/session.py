@@ -35,9 +35,9 @@ class Session:
             if getattr(hook, "supports_autocommit", False):
                 hook.set_autocommit(self.connection, False)
             self.dialect.prepare(self.connection)
-        except Exception:
+        except Exception as error:
             self.close()
-            raise
+            raise _unreachable(conn_id, error) from error
         self._has_begun = False
         self.driver, self.error = _driver_of(self.connection)
 
@@ -103,7 +103,11 @@ def _connected(hook: Any, conn_id: str) -> Any:
     try:
         return hook.get_conn()
     except Exception as error:
-        raise LoadFailed(f"The database of {conn_id!r} cannot be reached: {said(error)}") from error
+        raise _unreachable(conn_id, error) from error
+
+
+def _unreachable(conn_id: str, error: Exception) -> LoadFailed:
+    return LoadFailed(f"The database of {conn_id!r} cannot be reached: {said(error)}")
 
 
 def said(error: BaseException) -> str:
