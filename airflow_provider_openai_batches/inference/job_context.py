@@ -46,6 +46,12 @@ def config_of(service: Service, *, can_do_without: bool) -> ClientConfig | None:
         return None
 
 
+def tries_of(ti: Any, retries: int | None) -> dict[str, int]:
+    """Return the numbers of this try and of the first one since the task was cleared; Airflow counts on."""
+    first = int(getattr(ti, "max_tries", 0)) - (retries or 0) + 1
+    return {"try_number": int(ti.try_number), "first_try": first}
+
+
 def settings_of(given: Any, config: ClientConfig | None, **more: Any) -> Settings:
     """
     Return the settings that an operator was given, rendered.

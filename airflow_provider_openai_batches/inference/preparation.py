@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from airflow_provider_openai_batches.answer_store.digests import RowDigests
+from airflow_provider_openai_batches.inference.data.doubles import check_keys
 from airflow_provider_openai_batches.inference.data.job import ROWS_FILE
 from airflow_provider_openai_batches.inference.data.merge import check_output
 from airflow_provider_openai_batches.inference.data.partitions import Partitions
@@ -83,6 +84,7 @@ class Preparation:
             )
             if settings.partition_by is not None:
                 check_folders(place.output, Partitions(folder, settings.partition_by).folders)
+            check_keys(folder, settings.key_columns)
             digest, results_digest = digests(settings, job, folder)
             manifest = place.check_target(results_digest, overwrite=settings.overwrite)
         except BaseException:

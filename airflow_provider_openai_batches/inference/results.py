@@ -36,6 +36,7 @@ from airflow_provider_openai_batches.inference.summary import (
     rejection_of,
     sources_in_words,
 )
+from airflow_provider_openai_batches.inference.target import TRY
 from airflow_provider_openai_batches.inference.transfers import at_once
 from airflow_provider_openai_batches.inference.workspace import files_of
 from airflow_provider_openai_batches.observability import metrics
@@ -242,7 +243,7 @@ class JobResults:
             endpoint=self._settings.spec.endpoint,
             output_format=self._settings.output_format,
             rows=job.rows,
-            made_by=names_of(self._submitter.task),
+            made_by={**names_of(self._submitter.task), TRY: str(self._settings.try_number)},
             batches=[_described(shard, record) for shard, record in records.submitted(job)],
             times={name: datetime.fromtimestamp(moment, UTC).isoformat() for name, moment in times.items()},
             answers_broken=None if stored is None else stored.broken,

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_openai_batches.api.retry import Log
     from airflow_provider_openai_batches.idempotency.submit import Submitter
+    from airflow_provider_openai_batches.inference.data.manifest import Manifest
     from airflow_provider_openai_batches.inference.data.requests import Request
     from airflow_provider_openai_batches.inference.live_rows import LiveRows
     from airflow_provider_openai_batches.inference.settings import Settings
@@ -65,6 +66,7 @@ class Runner:
 
     :param since: Unix time since when the service may have batches of earlier tries; None: there are none.
     :param clock: returns the time in Unix seconds.
+    :param check_start: is called in a later try before anything is sent, if no earlier one sent anything.
     """
 
     job: Job
@@ -79,10 +81,11 @@ class Runner:
         *,
         since: float | None = None,
         clock: Callable[[], float] = time.time,
+        check_start: Callable[[], object] = lambda: None,
     ) -> None:
         self.settings, self.workspace, self.submitter = settings, workspace, submitter
         self._log, self._since, self._clock = log, since, clock
-        self._preparation = Preparation(settings, workspace, log)
+        self._preparation, self._check_start = Preparation(settings, workspace, log), check_start
 
     def __enter__(self) -> Self:
         return self
@@ -110,11 +113,8 @@ class Runner:
                 requests, now, is_claimed=True
             )
         if manifest is not None and settings.reuse:
-            self._log.info("%s already holds the results of this job: nothing is sent", place.output)
             place.discard()
-            # The try that wrote them may have died before it had cleaned up.
-            self._clean_up(Records.load(place.kept) if place.open(place.name_of(digest)) else None)
-            return summary_of(manifest, place.uri)
+            return self._already_done(manifest, [place.name_of(digest)])
         place.keep(job, digest, anew=not settings.reuse)
         self._log.info("Rows: %d, batches: %d, bytes: %d", job.rows, len(job.shards), job.bytes)
         known = Records.load(place.kept) if settings.reuse and place.has(RECORDS_FILE) else None
@@ -126,6 +126,22 @@ class Runner:
         self._begin(records)
         self._check_cost()
         return None
+
+    def done_before(self) -> dict[str, Any] | None:
+        """Return the summary of the job if an earlier try completed it, otherwise None; no row is read."""
+        settings, place = self.settings, self.workspace
+        if self._since is None or not settings.reuse:
+            return None
+        manifest = place.made_by_earlier_try(first_try=settings.first_try, try_number=settings.try_number)
+        return None if manifest is None else self._already_done(manifest, place.own_jobs())
+
+    def _already_done(self, manifest: Manifest, names: list[str]) -> dict[str, Any]:
+        place = self.workspace
+        self._log.info("%s already holds the results of this job: nothing is sent", place.output)
+        # The try that wrote them may have died before it had cleaned up.
+        opened = [name for name in names if place.open(name)]
+        self._clean_up(Records.load(place.kept) if opened else None)
+        return summary_of(manifest, place.uri)
 
     def _check_cost(self) -> None:
         """
@@ -300,6 +316,8 @@ class Runner:
         """Find the batches of earlier tries; without any, the job begins only now."""
         self._set(self._submissions.find(self.job))
         if self.records.since is not None:
+            if not self.records.has_begun:
+                self._check_start()
             self._purse.check_later_start(self.job, self._clock())
 
     @property

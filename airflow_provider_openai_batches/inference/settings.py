@@ -51,7 +51,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     :param prices: those that hold on the connection.
     :param answer_by: seconds after the job's start, or a time.
     :param answers_max_age: in seconds.
-    :param begins_anew: whether this is the first try since the task was cleared: its time counts anew.
+    :param first_try: the number of the first try since the task was cleared: its time counts anew.
+    :param key_columns: kept columns whose values, together, each row must have alone.
     :param deadline_seconds: how long one try may take in total; None: as long as its batches may run.
     :param must_end: the Unix time at which this try has to end in any case.
     """
@@ -76,7 +77,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     deduplicate: bool = False
     answers_uri: Any = None
     answers_max_age: float | None = None
-    begins_anew: bool = False
+    try_number: int = 1
+    first_try: int = 0
+    key_columns: tuple[str, ...] = ()
     max_cost: float | None = None
     prices: Prices = NO_PRICES
     fail_on: FailOn = "none"
@@ -92,6 +95,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def retry_schema(self) -> OutputSchema | None:
         """The schema, if answers that do not match it are asked for again."""
         return self.schema if self.retry_invalid else None
+
+    @property
+    def begins_anew(self) -> bool:
+        """Whether this is the first try since the task was cleared."""
+        return self.try_number == self.first_try
 
     @property
     def has_source(self) -> bool:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.idempotency.keys import TaskIdentity
 
 FOLDER = "_job"
+TRY = "try_number"  # in a manifest's made_by
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 _PROBE_FILE = ".airflow-write-check-"
 
@@ -106,6 +107,26 @@ def check_folders(directory: storage.AnyPath, folders: Iterable[str]) -> None:
                 f"{directory / folder} is the directory of another job: choose another output_uri. Nothing "
                 "was sent"
             )
+
+
+def made_by_earlier_try(
+    directory: storage.AnyPath, task: TaskIdentity, *, first_try: int, try_number: int
+) -> Manifest | None:
+    """
+    Return the manifest in the directory if an earlier try of this task wrote it, since the task was cleared.
+
+    The rows need not be read again to know that the job is done: they may have changed since then, not least
+    by the results themselves.
+    """
+    try:
+        manifest = storage.read_json(directory / MANIFEST_FILE, Manifest, "is not the manifest of a job: {}")
+    except InvalidInputError:
+        return None
+    mine = names_of(task)
+    if manifest is None or {name: manifest.made_by.get(name) for name in mine} != mine:
+        return None
+    made_in = manifest.made_by.get(TRY, "")
+    return manifest if made_in.isdecimal() and first_try <= int(made_in) < try_number else None
 
 
 def _is_other_instance(task: TaskIdentity, made_by: dict[str, str]) -> bool:

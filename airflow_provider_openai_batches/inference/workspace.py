@@ -21,7 +21,12 @@ from airflow_provider_openai_batches import storage
 from airflow_provider_openai_batches.inference.claim import CLAIM_FILE, ClaimFile
 from airflow_provider_openai_batches.inference.data.job import JOB_FILE, ROWS_FILE, Job
 from airflow_provider_openai_batches.inference.data.repeats import REPEATS_FILE
-from airflow_provider_openai_batches.inference.target import FOLDER, check_writing, results_in
+from airflow_provider_openai_batches.inference.target import (
+    FOLDER,
+    check_writing,
+    made_by_earlier_try,
+    results_in,
+)
 from airflow_provider_openai_batches.inference.transfers import at_once
 from airflow_provider_openai_batches.uploads import put_file
 
@@ -151,6 +156,16 @@ class Workspace:
     def check_target(self, digest: str, *, overwrite: bool = False) -> Manifest | None:
         """Return the manifest of exactly this job, see :func:`results_in`."""
         return results_in(self.output, digest, overwrite=overwrite, task=self._task)
+
+    def made_by_earlier_try(self, *, first_try: int, try_number: int) -> Manifest | None:
+        """Return the manifest of an earlier try of this task, see :func:`made_by_earlier_try`."""
+        if self._task is None:
+            return None
+        return made_by_earlier_try(self.output, self._task, first_try=first_try, try_number=try_number)
+
+    def own_jobs(self) -> list[str]:
+        """Return the names of the directories of this task's jobs."""
+        return [name for name in storage.names_in(self._root) if name.startswith(f"{self.claim.owner}-")]
 
     def name_of(self, digest: str) -> str:
         """Return the name of a job's directory."""

@@ -11,7 +11,6 @@ from airflow_provider_openai_batches.idempotency.ledger import Ledger
 from airflow_provider_openai_batches.idempotency.submit import Submitter
 from airflow_provider_openai_batches.inference.settings import check_arguments
 from airflow_provider_openai_batches.operators.base import (
-    WaitingOperator,
     began,
     first_event,
     no_retry_of_bad_input,
@@ -19,20 +18,20 @@ from airflow_provider_openai_batches.operators.base import (
     search_since,
     task_identity,
 )
+from airflow_provider_openai_batches.operators.inference_table import TableOutput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime, timedelta
 
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_openai_batches.api.validation import FailOn
-    from airflow_provider_openai_batches.inference.data.requests import Request
     from airflow_provider_openai_batches.inference.runner import Runner
-    from airflow_provider_openai_batches.inference.settings import Settings, Then
+    from airflow_provider_openai_batches.inference.settings import Then
 
 
-class OpenAIBatchInferenceOperator(WaitingOperator):
+class OpenAIBatchInferenceOperator(TableOutput):
     """
     Ask a model about each row of a table, a query, files or an iterable, and write one result for each row.
 
@@ -65,6 +64,14 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
     :param typed_output: in Parquet: an output has the type of its schema, a column ``output_text`` has what
         does not fit; vectors are lists of a fixed size if each row has one. Default: JSON in text, and lists.
     :param partition_by: a kept column: each of its values has a directory ``column=value/`` for its parts.
+    :param output_table: when the job is complete, write its rows to this table, ``table`` or
+        ``schema.table``, all of them or none, and once; what would not fit is refused before anything is
+        spent. (templated)
+    :param output_conn_id: an Airflow connection to the database of ``output_table``. (templated)
+    :param output_columns: for each column of the table, where its values are: ``"output.city"``,
+        ``"custom_id"``, a kept column; see :class:`OpenAIBatchResultsToSqlOperator`, as for these two:
+    :param output_mode: ``"upsert"``, ``"append"`` or ``"replace"``.
+    :param output_key: the column of the table, or columns, that tell rows apart.
     :param output_schema: a JSON schema or a pydantic model: it goes into each request, and each answer is
         checked. An answer that does not match gets the status ``invalid_output``, and its text as output.
     :param strict: hold the model to the schema; False sends schemas that strict mode refuses as they are.
@@ -125,6 +132,8 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         "metadata",
         "answer_by",
         "answers_uri",
+        "output_table",
+        "output_conn_id",
         "openai_conn_id",
     )
     template_ext: Sequence[str] = (".sql",)
@@ -224,6 +233,7 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
         self.reuse = reuse
         self._submitter: Submitter | None = None
         check_arguments(self)
+        self.check_table_arguments()
         # The output of another task. It is not a template field, because then its rows would be rendered.
         if hasattr(requests, "iter_references"):
             for upstream, _ in requests.iter_references():
@@ -256,17 +266,23 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
                 runner.submitter.known.update(self._batch_ids)
             if runner.resume(name):
                 self._heard(runner, event, until)
-                return self._run(context, runner)
+                return self.with_table(self._run(context, runner))
         self.log.warning("The files of job %s are gone: reading the rows and finding the batches again", name)
         return self._start(context, began(context), deployment_id)
 
     def _start(self, context: Context, since: float | None, deployment_id: str = "") -> Any:
+        from airflow_provider_openai_batches.operators.inference_rows import requests_of  # noqa: PLC0415 - not when a DAG is parsed
+
         with self._runner(context, since, deployment_id) as runner:
-            requests = self._requests(context, runner.settings)
+            requests = requests_of(self, lambda: self._rows(context), runner.settings)
+            if since is None or self.is_dry_run:
+                self.check_table()
             if self.is_dry_run:
                 return runner.rehearse(requests)
-            summary = runner.prepare(requests)
-            return self._run(context, runner) if summary is None else summary
+            summary = runner.done_before() if self.output_table is not None else None
+            if summary is None:
+                summary = runner.prepare(requests)
+            return self.with_table(self._run(context, runner) if summary is None else summary)
 
     def _run(self, context: Context, runner: Runner) -> Any:
         """Do what can be done and wait, until nothing is left to wait for."""
@@ -319,19 +335,12 @@ class OpenAIBatchInferenceOperator(WaitingOperator):
             self,
             job_context.config_of(self.hook, can_do_without=self.is_dry_run),
             must_end=self.must_end(context) if self.deferrable else None,
-            begins_anew=self._begins_anew(context),
+            **job_context.tries_of(context["ti"], self.retries),
+            key_columns=self.key_columns(),
         )
-        return runner.Runner(settings, place, self._submitter, self.log, since=since)
-
-    def _begins_anew(self, context: Context) -> bool:
-        """Whether this is the first try since the task was cleared, which Airflow counts on from."""
-        ti = context["ti"]
-        return bool(ti.try_number == getattr(ti, "max_tries", 0) - (self.retries or 0) + 1)
-
-    def _requests(self, context: Context, settings: Settings) -> Iterator[Request]:
-        from airflow_provider_openai_batches.operators.inference_rows import requests_of  # noqa: PLC0415 - not when a DAG is parsed
-
-        return requests_of(self, lambda: self._rows(context), settings)
+        return runner.Runner(
+            settings, place, self._submitter, self.log, since=since, check_start=self.check_table
+        )
 
     def _rows(self, context: Context) -> Any:
         from airflow_provider_openai_batches.operators.inference_rows import rows_of  # noqa: PLC0415 - not when a DAG is parsed

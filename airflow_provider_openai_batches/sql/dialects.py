@@ -27,6 +27,20 @@ def _grouped(rows: Sequence[tuple[Any, ...]]) -> list[frozenset[str]]:
     return [frozenset(names) for names in groups.values()]
 
 
+def _run(connection: Any, sql: str) -> None:
+    with closing(connection.cursor()) as cursor:
+        cursor.execute(sql)
+    connection.commit()
+
+
+def _run_if_known(connection: Any, sql: str) -> None:
+    """Run a statement that not every server with this protocol knows; without it, all works as well."""
+    try:
+        _run(connection, sql)
+    except Exception:  # noqa: BLE001 - of any driver
+        connection.rollback()
+
+
 class _OnConflict(Dialect):
     mark = '"'
     knows_uniques = True
@@ -72,12 +86,17 @@ class PostgreSQL(_OnConflict):
     _ranges: ClassVar[dict[str, int]] = {"int2": _SMALL, "int4": _INT, "int8": _BIG}
 
     def prepare(self, connection: Any) -> None:
-        """Let the server end the transaction of a worker that was cut off in two minutes, not two hours."""
-        settings = {"idle": 60, "interval": 10, "count": 6}
-        with closing(connection.cursor()) as cursor:
-            for name, value in settings.items():
-                cursor.execute(f"SET tcp_keepalives_{name} = {value}")
-        connection.commit()
+        """
+        Send and read text as UTF-8, whatever the server, the role or the environment says.
+
+        And let the server end the transaction of a worker that was cut off in two minutes, not two hours.
+        """
+        if hasattr(connection, "set_client_encoding"):
+            connection.set_client_encoding("UTF8")  # psycopg2 does not notice that a statement sets it
+        else:
+            _run(connection, "SET client_encoding TO 'UTF8'")
+        for name, value in (("idle", 60), ("interval", 10), ("count", 6)):
+            _run_if_known(connection, f"SET tcp_keepalives_{name} = {value}")
 
     def columns(self, run: Run, table: TableName) -> list[TableColumn]:
         rows = run(
@@ -224,8 +243,7 @@ class MySQL(Dialect):
     def prepare(self, connection: Any) -> None:
         if hasattr(connection, "set_character_set"):
             connection.set_character_set("utf8mb4")
-        with closing(connection.cursor()) as cursor:  # as PostgreSQL's
-            cursor.execute("SET SESSION wait_timeout = 600")
+        _run_if_known(connection, "SET SESSION wait_timeout = 600")  # as PostgreSQL's
 
     def _where(self, table: TableName) -> str:
         schema = "DATABASE()" if table.schema is None else f"'{_escaped(table.schema)}'"

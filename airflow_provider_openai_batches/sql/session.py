@@ -35,9 +35,9 @@ class Session:
             if getattr(hook, "supports_autocommit", False):
                 hook.set_autocommit(self.connection, False)
             self.dialect.prepare(self.connection)
-        except Exception:
+        except Exception as error:
             self.close()
-            raise
+            raise _unreachable(conn_id, error) from error
         self._has_begun = False
         self.driver, self.error = _driver_of(self.connection)
 
@@ -103,7 +103,11 @@ def _connected(hook: Any, conn_id: str) -> Any:
     try:
         return hook.get_conn()
     except Exception as error:
-        raise LoadFailed(f"The database of {conn_id!r} cannot be reached: {said(error)}") from error
+        raise _unreachable(conn_id, error) from error
+
+
+def _unreachable(conn_id: str, error: Exception) -> LoadFailed:
+    return LoadFailed(f"The database of {conn_id!r} cannot be reached: {said(error)}")
 
 
 def said(error: BaseException) -> str:
@@ -130,10 +134,14 @@ def _tuple(row: Any) -> tuple[Any, ...]:
 def _hook_of(conn_id: str) -> tuple[str, Any]:
     from airflow.providers.common.compat.sdk import (  # noqa: PLC0415 - only tasks with a database need it
         AirflowException,
+        AirflowNotFoundException,
         BaseHook,
     )
 
-    connection = BaseHook.get_connection(conn_id)
+    try:
+        connection = BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException as error:
+        raise InvalidInputError(f"There is no connection {conn_id!r} ({said(error)})") from error
     try:
         hook: Any = connection.get_hook()  # type: ignore[no-untyped-call]
     except (AirflowException, ImportError) as error:

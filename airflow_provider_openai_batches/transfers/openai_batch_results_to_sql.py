@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_openai_batches.operators.base import no_retry_of_bad_input
+from airflow_provider_openai_batches.operators.inference_table import write_to_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -78,7 +79,7 @@ class OpenAIBatchResultsToSqlOperator(BaseOperator):
         self._filling()
 
     def _filling(self) -> Any:
-        from airflow_provider_openai_batches.sql.columns import filling  # noqa: PLC0415 - as below
+        from airflow_provider_openai_batches.sql.columns import filling  # noqa: PLC0415 - it takes a while to import
 
         return filling(
             self.columns,
@@ -90,18 +91,11 @@ class OpenAIBatchResultsToSqlOperator(BaseOperator):
 
     @no_retry_of_bad_input()
     def execute(self, context: Context) -> dict[str, Any]:
-        from airflow_provider_openai_batches.inference.summary import in_words  # noqa: PLC0415 - not when a DAG is parsed
-        from airflow_provider_openai_batches.results import all_results  # noqa: PLC0415 - as above
-        from airflow_provider_openai_batches.sql.load import load  # noqa: PLC0415 - as above
-
-        results = all_results(self.results)
-        for job in results:
-            self.log.info("%s: %s", job, in_words(job.counts))
-        loaded = load(results, self.conn_id, self.table, self._filling(), create_table=self.create_table)
-        if loaded.before:
-            self.log.info(
-                "The %s rows were in %s already; nothing was written", f"{loaded.rows:,}", self.table
-            )
-        else:
-            self.log.info("%s rows are in %s (%s)", f"{loaded.rows:,}", self.table, self.mode)
-        return {"table": self.table, "rows": loaded.rows, "loaded_before": loaded.before}
+        return write_to_table(
+            self.results,
+            self.conn_id,
+            self.table,
+            self._filling(),
+            create_table=self.create_table,
+            log=self.log,
+        )

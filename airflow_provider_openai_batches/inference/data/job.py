@@ -8,8 +8,6 @@ consecutive rows that have no id of their own.
 
 from __future__ import annotations
 
-from array import array
-from collections import Counter
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 
 import msgspec
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 
 JOB_FILE = "job.json"
 ROWS_FILE = "rows.jsonl"
-_BUCKETS = 64
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -294,48 +291,3 @@ def read_ids(work: AnyPath, shard: Shard) -> Iterator[tuple[int, str]]:
             yield first, given
         else:
             yield from ((row, default_id(row)) for row in range(first, first + given))
-
-
-class GivenIds:
-    """
-    Finds a ``custom_id`` that occurs twice, at 8 bytes for each one that was given.
-
-    Only hashes are kept. Ids are compared as texts if their hashes are equal, or if they look like a default
-    id.
-    """
-
-    def __init__(self) -> None:
-        self._buckets = [array("q") for _ in range(_BUCKETS)]
-        self._like_default = array("q")
-
-    def add(self, custom_id: str) -> None:
-        value = hash(custom_id)
-        self._buckets[value % _BUCKETS].append(value)
-        if row_of_default_id(custom_id) is not None:
-            self._like_default.append(value)
-
-    def check(self, work: AnyPath, rows: int) -> None:
-        """
-        :param work: the directory of the job.
-        :param rows: how many rows the job has.
-        :raises InvalidInputError: naming two rows with the same ``custom_id``.
-        """
-        are_all = sum(map(len, self._buckets)) == rows
-        suspects: set[int] = set() if are_all else set(self._like_default)
-        for bucket in self._buckets:
-            if len(set(bucket)) < len(bucket):
-                suspects.update(value for value, count in Counter(bucket).items() if count > 1)
-        if suspects:
-            _compare_ids(work, suspects)
-
-
-def _compare_ids(work: AnyPath, suspects: set[int]) -> None:
-    rows: dict[str, int] = {}
-    decode = msgspec.json.Decoder(RowId).decode
-    with open_binary(work / ROWS_FILE) as lines:
-        for number, line in enumerate(lines):
-            custom_id = decode(line).custom_id
-            if hash(custom_id) in suspects and rows.setdefault(custom_id, number) != number:
-                raise InvalidInputError(
-                    f"Rows {rows[custom_id]} and {number} have the same custom_id {custom_id!r:.80}"
-                )

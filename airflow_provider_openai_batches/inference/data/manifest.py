@@ -96,7 +96,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     :param digest: the digest of the results: of the requests, ids, kept columns and settings of the output.
     :param cost: what it cost; None in a manifest of release 0.1.
     :param answers_broken: how many segments of the store of answers were skipped; None: nobody looked there.
-    :param made_by: dag_id, run_id, task_id and map_index of the task that wrote it.
+    :param made_by: dag_id, run_id, task_id, map_index and try_number of the task that wrote it.
     :param times: when the job ``started`` and ``finished``, in ISO 8601.
     """
 

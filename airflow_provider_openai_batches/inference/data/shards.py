@@ -10,10 +10,10 @@ import msgspec
 
 from airflow_provider_openai_batches.api.endpoints import spec_of
 from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.inference.data.doubles import GivenIds
 from airflow_provider_openai_batches.inference.data.job import (
     JOB_FILE,
     ROWS_FILE,
-    GivenIds,
     IdsWriter,
     Job,
     Limits,
