@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
 import inspect
 import io
 import os
 import re
 import shutil
 import tempfile
-import time
 import uuid
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, Self, TypeAlias, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar, cast
 
 import msgspec
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.scratch import Scratch
 from airflow_provider_openai_batches.uploads import put_file
 
 if TYPE_CHECKING:
@@ -35,10 +34,7 @@ _NAME_BYTES = 100  # of a file's name in that of its temporary file; a name may 
 _BARE_NAME = re.compile(r"[^/\\\x00-\x1f]+")
 _OWNER_ALONE = 0o600
 _OWNER_ALONE_IN = 0o700
-SCRATCH_PREFIX = "openai-batches-scratch-"
-_LOCK_FILE = ".in-use"
 _SMALL_BYTES = 8 << 20  # a file of a store that is read into memory
-_YOUNG_SECONDS = 60.0  # a temporary directory has its lock by then
 _DEFAULT_CONNECTIONS = {
     **dict.fromkeys(("s3", "s3a", "s3n"), "aws_default"),
     **dict.fromkeys(("gs", "gcs"), "google_cloud_default"),
@@ -334,52 +330,3 @@ def remove_all(directory: AnyPath, names: Iterable[str] | None = None) -> None:
     if found:
         with suppress(FileNotFoundError):
             fs.rm(found)
-
-
-class Scratch:
-    """
-    An empty temporary directory, which ``close`` removes; a context manager.
-
-    If its process was killed, the next one that needs such a directory on this machine removes it. A lock in
-    the directory says that its process lives: the system gives it up however the process ends.
-    """
-
-    def __init__(self) -> None:
-        remove_left()
-        self.path = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX))
-        self._lock = os.open(self.path / _LOCK_FILE, os.O_CREAT | os.O_RDWR, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock)
-
-
-def remove_left() -> None:
-    """Remove what killed processes of this user left."""
-    for directory in Path(tempfile.gettempdir()).glob(f"{SCRATCH_PREFIX}*"):
-        try:
-            found = directory.lstat()
-            is_young = time.time() - found.st_mtime < _YOUNG_SECONDS
-            if found.st_uid == os.getuid() and not is_young and not _is_in_use(directory):
-                shutil.rmtree(directory, ignore_errors=True)  # does nothing to a link
-        except OSError:  # another process is removing it
-            continue
-
-
-def _is_in_use(directory: Path) -> bool:
-    lock = directory / _LOCK_FILE
-    if not lock.exists():
-        return False
-    with lock.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False

@@ -9,7 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.storage import Scratch, as_path, local, whole
+from airflow_provider_openai_batches.scratch import Scratch
+from airflow_provider_openai_batches.storage import as_path, local, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,7 +8,6 @@ for; after the wait, the caller passes its result to ``heard``.
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -53,10 +52,6 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.live_rows import LiveRows
     from airflow_provider_openai_batches.inference.settings import Settings
     from airflow_provider_openai_batches.inference.workspace import Workspace
-
-
-# Seconds. Another wait takes about ten, until a worker has the task again.
-LOOK_AGAIN_AFTER = 5.0
 
 
 class Runner:
@@ -298,19 +293,10 @@ class Runner:
                 return None
             submissions.submit(self.job, self._schedule.room())
             records.since = None  # no batch is unknown now
-            is_any_over = any(record.is_over for record in records.active) or self._has_last_one_ended(began)
+            is_any_over = submissions.is_any_over(has_taken=self._clock() - began)
             if not is_any_over and (wait := self._schedule.next_wait(self.job)):
                 self._hold()
                 return wait
-
-    def _has_last_one_ended(self, began: float) -> bool:
-        """Look once more at a batch that alone is left, if what was done since the last wait took a while."""
-        active = self.records.active
-        if len(active) != 1 or self._clock() - began < LOOK_AGAIN_AFTER:
-            return False
-        with suppress(APIError, TransportError):  # then it is waited for
-            active[0].status = self.submitter.service.retrieve_batch(str(active[0].batch_id)).status
-        return active[0].is_over
 
     def _find(self) -> None:
         """Find the batches of earlier tries; without any, the job begins only now."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from airflow_provider_openai_batches.api.models import can_be_cancelled
 from airflow_provider_openai_batches.api.retry import is_passing, is_unusable, refuses_all
-from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError
+from airflow_provider_openai_batches.exceptions import APIError, OpenAIBatchesError, TransportError
 from airflow_provider_openai_batches.idempotency import keys
 from airflow_provider_openai_batches.inference.data.job import Shard
 from airflow_provider_openai_batches.inference.data.outcomes import RowError
@@ -33,6 +34,9 @@ _RUNNING_RANK = 2
 _CANCELLED = frozenset({"cancelling", "cancelled"})
 # So many follow-ups, and rejected batches of each, are looked for where their files are gone.
 MOST_FOLLOW_UPS, MOST_ATTEMPTS = 5_000, 20
+
+# Seconds. Another wait takes about ten, until a worker has the task again.
+LOOK_AGAIN_AFTER = 5.0
 
 
 class Submissions:
@@ -126,6 +130,20 @@ class Submissions:
                 records.of(shard.index).error = RowError(
                     NOT_SUBMITTED, "Not submitted, because another batch of the job was rejected"
                 )
+
+    def is_any_over(self, *, has_taken: float) -> bool:
+        """
+        Whether a batch has ended whose answers were not collected.
+
+        The last one is looked at once more, where a while has passed.
+
+        :param has_taken: how long ago, in seconds, the last wait ended.
+        """
+        active = self._records.active
+        if len(active) == 1 and has_taken > LOOK_AGAIN_AFTER and not active[0].is_over:
+            with suppress(APIError, TransportError):  # then it is waited for
+                active[0].status = self._submitter.service.retrieve_batch(str(active[0].batch_id)).status
+        return any(record.is_over for record in active)
 
     def stop_running(self, why: str) -> None:
         """

@@ -28,6 +28,7 @@ from airflow_provider_openai_batches.inference.target import (
     results_in,
 )
 from airflow_provider_openai_batches.inference.transfers import at_once
+from airflow_provider_openai_batches.scratch import Scratch
 from airflow_provider_openai_batches.uploads import put_file
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Workspace:
         self.uri = storage.as_given(output_uri, self.output).rstrip("/")
         self._root = self.output / FOLDER
         self.is_local = plain is not None
-        self._temporary: storage.Scratch | None = None
+        self._temporary: Scratch | None = None
         self._local: Path | None = None
         self._parked: Any = None
         self._has_parked = False
@@ -262,7 +263,7 @@ class Workspace:
 
     def _new_temporary(self) -> Path:
         self.close()
-        self._temporary = storage.Scratch()
+        self._temporary = Scratch()
         return self._temporary.path
 
     def _move(self, wanted: list[str] | None) -> None:
