@@ -9,8 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.scratch import Scratch
 from airflow_provider_openai_batches.storage import as_path, local, whole
+from airflow_provider_openai_batches.storage.scratch import Scratch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

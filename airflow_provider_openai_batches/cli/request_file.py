@@ -12,8 +12,8 @@ from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.inference.data.readers import jsonl, read_rows
 from airflow_provider_openai_batches.inference.data.requests import requests_from
 from airflow_provider_openai_batches.inference.data.shards import write_shards
-from airflow_provider_openai_batches.scratch import Scratch
 from airflow_provider_openai_batches.storage import as_path, open_binary, remove
+from airflow_provider_openai_batches.storage.scratch import Scratch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -28,8 +28,8 @@ from airflow_provider_openai_batches.inference.target import (
     results_in,
 )
 from airflow_provider_openai_batches.inference.transfers import at_once
-from airflow_provider_openai_batches.scratch import Scratch
-from airflow_provider_openai_batches.uploads import put_file
+from airflow_provider_openai_batches.storage.scratch import Scratch
+from airflow_provider_openai_batches.storage.uploads import put_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

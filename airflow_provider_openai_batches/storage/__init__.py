@@ -17,8 +17,8 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar, cast
 import msgspec
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.scratch import Scratch
-from airflow_provider_openai_batches.uploads import put_file
+from airflow_provider_openai_batches.storage.scratch import Scratch
+from airflow_provider_openai_batches.storage.uploads import put_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # From the lowest floor up. A file may import from its own room and from rooms on lower floors.
 FLOORS = (
-    {"", "exceptions", "get_provider_info", "scratch", "uploads"},
+    {"", "exceptions", "get_provider_info"},
     {"api", "storage"},
     {"answer_store", "idempotency.keys"},
     {"pricing"},

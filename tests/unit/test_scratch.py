@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_openai_batches.inference.workspace import Workspace
-from airflow_provider_openai_batches.scratch import SCRATCH_PREFIX, Scratch
 from airflow_provider_openai_batches.storage import as_path, whole
+from airflow_provider_openai_batches.storage.scratch import SCRATCH_PREFIX, Scratch
 
 PROGRAMS = {
     "a job": """

@@ -11,7 +11,7 @@ import pytest
 
 from airflow_provider_openai_batches.inference.workspace import Workspace
 from airflow_provider_openai_batches.storage import as_path, whole
-from airflow_provider_openai_batches.uploads import BYTES_AT_ONCE, put_file
+from airflow_provider_openai_batches.storage.uploads import BYTES_AT_ONCE, put_file
 
 MEGABYTE = 1 << 20
 
