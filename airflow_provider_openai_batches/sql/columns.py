@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import msgspec
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
-from airflow_provider_openai_batches.inference.data.requests import RESULT_COLUMNS
+from airflow_provider_openai_batches.inference.data.requests import OUTPUT_TEXT_COLUMN, RESULT_COLUMNS
 from airflow_provider_openai_batches.results import wanted_statuses
 from airflow_provider_openai_batches.sql.kinds import (
     Convert,
@@ -129,7 +129,7 @@ def check_row_columns(columns: Iterable[Filled], known: Iterable[str]) -> tuple[
     :param known: the columns that every row has; one of them may have a dot in its name.
     :raises InvalidInputError: if a column is to be filled from one that is not there.
     """
-    names = {*known, *RESULT_COLUMNS, SOURCE}
+    names = {*known, *RESULT_COLUMNS, OUTPUT_TEXT_COLUMN, SOURCE}
     found = []
     for column in columns:
         whole = msgspec.structs.replace(column, path=(column.source,)) if column.source in names else column

@@ -12,7 +12,7 @@ from inferencekit import Crash, MortalHook, MortalOperator, again, job, rows, wa
 from support import run_task
 
 from airflow_provider_openai_batches.inference import workspace
-from airflow_provider_openai_batches.inference.data import merge
+from airflow_provider_openai_batches.inference.data import row_results
 from airflow_provider_openai_batches.storage import as_path
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         is_full(place)
 
     monkeypatch.setattr(workspace, "SPARE_BYTES", 0)
-    monkeypatch.setattr(merge, "_BLOCK_ROWS", 5)  # as many as a file has
+    monkeypatch.setattr(row_results, "_BLOCK_ROWS", 5)  # as many as a file has
     monkeypatch.setattr(workspace.Workspace, "_is_full", is_full)
     monkeypatch.setattr(workspace.Workspace, "_get", get_and_look)
     return found

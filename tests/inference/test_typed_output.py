@@ -11,7 +11,7 @@ from inferencekit import again, job, rows
 from pydantic import BaseModel
 from support import run_task
 
-from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.exceptions import BatchFailed, InvalidInputError
 from airflow_provider_openai_batches.results import read_results
 
 if TYPE_CHECKING:
@@ -58,6 +58,19 @@ def test_it_is_another_job(server: DevServer, out: Path) -> None:
     assert server.stats()["requests"] == before
     with pytest.raises(InvalidInputError, match="another job"):
         again(operator, typed_output=False)
+
+
+def test_a_task_that_is_changed_between_its_tries(server: DevServer, out: Path) -> None:
+    """Its answers are there, and are written in the form that is asked for now."""
+    operator = job(
+        out, requests=rows(4, {1: "fail:400"}), output_schema=Label, output_format="parquet", fail_on="any"
+    )
+    with pytest.raises(BatchFailed):
+        run_task(operator)
+    before = server.stats()["requests"]["create_batch"]
+    again(operator, typed_output=True, fail_on="none")
+    assert server.stats()["requests"]["create_batch"] == before
+    assert pa.types.is_struct(pq.read_schema(out / "part-00000.parquet").field("output").type)
 
 
 @pytest.mark.parametrize(

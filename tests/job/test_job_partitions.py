@@ -242,17 +242,18 @@ def test_a_part_that_is_missing(tmp_path: Path) -> None:
 
 
 def test_rows_with_one_request_each(tmp_path: Path) -> None:
-    """Whose answers are those of rows in other directories, from files that are copies."""
-    copies: list[tuple[str, str]] = []
+    """Whose answers are those of rows in other directories, from files that are copies; each comes once."""
+    fetched: list[str] = []
 
     class Copies:
         def fetch(self, names: Any) -> None:
-            copies.extend(("fetch", name) for name in names)
+            fetched.extend(names)
 
         def drop(self, names: Any) -> None:
-            copies.extend(("drop", name) for name in names)
+            """They are fetched again when they are needed."""
 
     from airflow_provider_openai_batches.answer_store.digests import RowDigests
+    from airflow_provider_openai_batches.inference.data.job import Limits
     from airflow_provider_openai_batches.inference.data.requests import requests_from
     from airflow_provider_openai_batches.inference.data.shards import write_shards
 
@@ -260,9 +261,12 @@ def test_rows_with_one_request_each(tmp_path: Path) -> None:
     endpoint = "/v1/chat/completions"
     requests = requests_from(rows, endpoint=endpoint, body="{text}", model="m", keep_columns=["day"])
     digests = RowDigests(endpoint)
-    job = write_shards(requests, tmp_path, endpoint=endpoint, digests=digests, deduplicate=True)
+    limits = Limits(max_requests=1)
+    job = write_shards(
+        requests, tmp_path, endpoint=endpoint, limits=limits, digests=digests, deduplicate=True
+    )
     index = Service(tmp_path).index(job, copies=Copies())
-    copies.clear()
+    fetched.clear()
     merged = merge(index, tmp_path / "out", partition_by="day", has_source=True)
     found = [
         [json.loads(line)["output"] for line in (tmp_path / "out" / part.file).read_bytes().splitlines()]
@@ -270,3 +274,4 @@ def test_rows_with_one_request_each(tmp_path: Path) -> None:
     ]
     assert found == [["a", "b", "a"], ["b", "a"]]
     assert merged.sources == {"batch": 5 - job.repeats, "live": 0, "store": 0, "duplicate": job.repeats}
+    assert len(fetched) == len(set(fetched))

@@ -200,8 +200,8 @@ def test_lines_have_no_types(tmp_path: Path) -> None:
 def test_a_table_of_other_columns(tmp_path: Path) -> None:
     table = tmp_path / "table"
     write(results(tmp_path / "one"), table)
-    others: tuple[dict[str, Any], ...] = ({"typed_output": False}, {"keep_columns": []})
-    for options in others:
+    changes: list[dict[str, Any]] = [{"typed_output": False}, {"keep_columns": []}]
+    for options in changes:
         uri = results(tmp_path / f"two{len(options)}{next(iter(options))}", **options)
         for mode in delta.DELTA_MODES:
             with pytest.raises(

@@ -84,6 +84,12 @@ def test_a_table_that_fits_although_it_has_more(database: Database, tmp_path: Pa
     assert [found[1:] for found in database.table()] == [("r0", "yes", "today")]
 
 
+def test_a_table_for_the_text_beside_a_typed_output(database: Database) -> None:
+    """It can be checked before there are results."""
+    columns = {"label": "output", "said": "output_text"}
+    check_table("warehouse", "labels", columns=columns, row_columns=["custom_id"])
+
+
 def test_a_missing_table_is_made_only_if_it_may_be(database: Database, tmp_path: Path) -> None:
     match = "no table labels in 'warehouse', and none is made: create_table is off"
     refused(answers(tmp_path, "yes"), match, create_table=False)
