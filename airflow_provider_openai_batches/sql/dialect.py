@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _PLAIN = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 _ODD = re.compile(r"[\x00-\x1f\x7f%?]")  # the last two would be taken for placeholders
-# Characters of a key that is text, and of all parts of one: MySQL takes 3,072 bytes, and a letter has up to four.
+# Characters of a key that is text, and of all parts of one: MySQL takes 3,072 bytes, at four a letter.
 _LONGEST_KEY, _LONGEST_KEYS = 512, 760
 
 
