@@ -19,6 +19,7 @@ from airflow_provider_openai_batches.operators.base import (
     task_identity,
 )
 from airflow_provider_openai_batches.operators.inference_table import TableOutput
+from airflow_provider_openai_batches.operators.mapped import refuse_what_instances_share
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -273,6 +274,7 @@ class OpenAIBatchInferenceOperator(TableOutput):
     def _start(self, context: Context, since: float | None, deployment_id: str = "") -> Any:
         from airflow_provider_openai_batches.operators.inference_rows import requests_of  # noqa: PLC0415 - not when a DAG is parsed
 
+        refuse_what_instances_share(self, context)
         with self._runner(context, since, deployment_id) as runner:
             requests = requests_of(self, lambda: self._rows(context), runner.settings)
             if since is None or self.is_dry_run:

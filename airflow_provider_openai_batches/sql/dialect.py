@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _PLAIN = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 _ODD = re.compile(r"[\x00-\x1f\x7f%?]")  # the last two would be taken for placeholders
+# Characters of a key that is text, and of all parts of one: MySQL takes 3,072 bytes, at four a letter.
+_LONGEST_KEY, _LONGEST_KEYS = 512, 760
 
 
 class TableColumn(msgspec.Struct, frozen=True):
@@ -69,7 +71,7 @@ class Dialect:
     has_zones = True
     ignores_case = True
     types: ClassVar[dict[Kind, str]] = {}
-    key_text = "VARCHAR(512)"
+    key_text = "VARCHAR({length})"
     create_table = "CREATE TABLE"
     # Errors about values that the driver does not tell from those of the server by their class.
     codes_of_values: frozenset[int] = frozenset()
@@ -137,9 +139,10 @@ class Dialect:
         return None
 
     def create(self, table: TableName, columns: Sequence[tuple[str, Kind]], key: Sequence[str]) -> str:
+        key_text = self.key_text.format(length=min(_LONGEST_KEY, _LONGEST_KEYS // max(1, len(key))))
         lines = [
             f"{self.quoted(name)} "
-            + (self.key_text if name in key and kind == "text" else self.types[kind])
+            + (key_text if name in key and kind == "text" else self.types[kind])
             + (" NOT NULL" if name in key else "")
             for name, kind in columns
         ]

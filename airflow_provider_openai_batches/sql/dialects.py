@@ -219,7 +219,7 @@ class MySQL(Dialect):
         "date": "DATE",
         "timestamp": "DATETIME(6)",
     }
-    key_text = "VARCHAR(512) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+    key_text = "VARCHAR({length}) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
     create_table = "CREATE TABLE IF NOT EXISTS"
     # Of another type, a date that is none, no JSON, and a CHECK that fails (MySQL's, MariaDB's).
     codes_of_values = frozenset({1366, 1292, 3140, 3819, 4025})

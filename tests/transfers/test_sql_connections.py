@@ -10,6 +10,7 @@ import pytest
 from resultskit import answers, write
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError, LoadFailed
+from airflow_provider_openai_batches.sql.dialect import TableName
 from airflow_provider_openai_batches.sql.dialects import MySQL, PostgreSQL
 from airflow_provider_openai_batches.sql.session import Session
 
@@ -89,6 +90,15 @@ def test_a_connection_that_breaks_off_as_it_is_set_up(
     monkeypatch.setattr("airflow_provider_openai_batches.sql.session.dialect_of", lambda _: PostgreSQL())
     with pytest.raises(LoadFailed, match="'warehouse' cannot be reached: gone"):
         Session("warehouse")
+
+
+@pytest.mark.parametrize(("keys", "length"), [(1, 512), (2, 380), (3, 253)])
+def test_a_key_of_several_texts_fits(keys: int, length: int) -> None:
+    """Into the 3,072 bytes that a key of MySQL may have."""
+    names = [f"k{number}" for number in range(keys)]
+    made = MySQL().create(TableName(None, "labels"), [(name, "text") for name in names], names)
+    assert made.count(f"VARCHAR({length})") == keys
+    assert "VARCHAR(512)" in made or keys > 1
 
 
 @pytest.fixture
