@@ -281,10 +281,8 @@ class OpenAIBatchInferenceOperator(TableOutput):
                 self.check_table()
             if self.is_dry_run:
                 return runner.rehearse(requests)
-            summary = runner.done_before() if self.output_table is not None else None
-            if summary is None:
-                summary = runner.prepare(requests)
-            return self.with_table(self._run(context, runner) if summary is None else summary)
+            known = self.output_table is not None and runner.done_before()
+            return self.with_table(known or runner.prepare(requests) or self._run(context, runner))
 
     def _run(self, context: Context, runner: Runner) -> Any:
         """Do what can be done and wait, until nothing is left to wait for."""
@@ -292,10 +290,7 @@ class OpenAIBatchInferenceOperator(TableOutput):
             self.end_if_killed()
             self._may_be_anothers = not runner.records.are_own
             trigger = self._trigger(
-                wait.batch_ids,
-                wait.until,
-                return_when=wait.return_when,
-                progress=runner.progress(),
+                wait.batch_ids, wait.until, return_when=wait.return_when, progress=runner.progress()
             )
             if self.deferrable:
                 known = {"name": runner.workspace.name, "until": wait.until}
