@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_openai_batches.devserver import DevServerClient
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.live, pytest.mark.long, pytest.mark.timeout(300)]
 KEY = "sk-live-test-key-that-must-show-nowhere"
 ROWS, OF_A_BATCH, MODEL = 60, 20, "gpt-5-nano"
 TOO_LATE = 1e12
