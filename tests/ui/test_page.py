@@ -67,7 +67,7 @@ def test_filters(page: BatchesPage, ids: Ids) -> None:
     expect(page.rows).to_have_count(len(ids))
     page.frame.locator("#text").fill("classify mini")
     expect(page.rows).to_have_count(5)
-    page.page.wait_for_url("**/plugin/openai-batches*text=classify%20mini*")
+    expect(page.page).to_have_url(re.compile(r"/plugin/openai-batches\S*text=classify%20mini"))
     page.page.reload()
     expect(page.rows).to_have_count(5)
     expect(page.frame.locator("#text")).to_have_value("classify mini")
