@@ -5,6 +5,11 @@
 PYTHON ?= python3.11
 AIRFLOW ?= 3.3.2
 VENV ?= .venv
+# Another Airflow has an environment of its own: make test-ui VERSION=3.1.8
+ifeq ($(origin VERSION), command line)
+AIRFLOW = $(VERSION)
+VENV = .venv-$(VERSION)
+endif
 BIN = $(VENV)/bin
 CONSTRAINTS = constraints/airflow-$(AIRFLOW).txt
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
@@ -29,7 +34,7 @@ help:
 	@echo "make demo                         run the quickstart on real rows (SERVICE=openai for the real service)"
 	@echo "make ui                           leave Airflow running with everything configured"
 	@echo "make test                         all tests but those that need a browser or many minutes"
-	@echo "make test-ui                      the tests of the page, in headless Chromium"
+	@echo "make test-ui                      the tests of the page, in headless Chromium (VERSION=3.1.8 for another Airflow)"
 	@echo "make test-airflow VERSION=3.1.8   the suite on another Airflow"
 	@echo "make test-databases               loads into PostgreSQL, MariaDB and DuckDB; needs their servers"
 	@echo "make test-stores                  whole jobs on S3, GCS and Azure Blob, which it starts on this machine"
@@ -67,7 +72,7 @@ test-ui: $(VENV)/.dev
 
 test-airflow:
 	@test -n "$(VERSION)" || { echo "Say which version: make test-airflow VERSION=3.1.8"; exit 1; }
-	$(MAKE) test AIRFLOW=$(VERSION) VENV=.venv-$(VERSION) TESTS="not ui and not databases and not stores"
+	$(MAKE) test VERSION=$(VERSION) TESTS="not ui and not databases and not stores"
 
 $(VENV)/.databases: $(VENV)/.dev
 	@{ command -v mariadbd && { command -v postgres || ls /usr/lib/postgresql/*/bin/postgres; }; } > /dev/null 2>&1 \

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlencode
 
+from airflow import __version__ as airflow_version
+from packaging.version import Version
+
 if TYPE_CHECKING:
-    from playwright.sync_api import ConsoleMessage, FrameLocator, Locator, Page, Response
+    from playwright.sync_api import ConsoleMessage, Frame, FrameLocator, Locator, Page, Response
 
     from airflow_provider_openai_batches.devserver import DevServer
 
-# The browser warns about the sandbox in which Airflow puts every plugin.
-AIRFLOWS_OWN = "allow-scripts and allow-same-origin"
+AIRFLOW = Version(airflow_version)
+NEWEST = (3, 3)
+# The browser warns about the sandbox in which Airflow puts every plugin, and names the plugin's page for it.
+SANDBOX = "allow-scripts and allow-same-origin"
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 class Account(NamedTuple):
@@ -25,20 +32,27 @@ class BatchesPage:
     """
     Opens the page, finds its parts, and keeps what the browser complains about.
 
+    What the browser says of Airflow's own scripts and requests is left out.
+
     :param complaints: errors of scripts and of the content security policy, and requests that went elsewhere.
     """
 
     def __init__(self, page: Page, url: str) -> None:
         self.page = page
         self.url = url
+        self.home = f"{url}/openai-batches/"
         self.complaints: list[str] = []
-        self.expected: tuple[str, ...] = (AIRFLOWS_OWN,)
+        self.expected: tuple[str, ...] = (SANDBOX,)
         page.on("console", self._console)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("response", self._response)
 
     def _console(self, message: ConsoleMessage) -> None:
-        if message.type in {"error", "warning"} and not any(words in message.text for words in self.expected):
+        source = message.location["url"]
+        airflows_own = source.startswith(self.url) and not source.startswith(self.home)
+        if message.type not in {"error", "warning"} or airflows_own:
+            return
+        if not any(words in message.text for words in self.expected):
             self.complaints.append(message.text)
 
     def _response(self, response: Response) -> None:
@@ -47,14 +61,25 @@ class BatchesPage:
 
     def open(self, **params: str) -> BatchesPage:
         """Go to the page in the Airflow UI."""
-        inner = f"/openai-batches/?{urlencode(params)}" if params else ""
-        self.page.goto(f"{self.url}/plugin/openai-batches{inner}")
+        self.page.goto(f"{self.url}/plugin/openai-batches?{urlencode(params)}")
         return self
 
-    def open_run(self, dag_id: str, run_id: str) -> BatchesPage:
+    def open_run(self, dag_id: str, run_id: str, **params: str) -> BatchesPage:
         """Go to the tab of a DAG run."""
-        self.page.goto(f"{self.url}/dags/{dag_id}/runs/{run_id}/plugin/openai-batches-run")
+        self.page.goto(
+            f"{self.url}/dags/{dag_id}/runs/{run_id}/plugin/openai-batches-run?{urlencode(params)}"
+        )
         return self
+
+    def picture(self, name: str) -> None:
+        """Keep a picture for the documents, which show the newest Airflow."""
+        if AIRFLOW.release[:2] >= NEWEST:
+            self.page.screenshot(path=DOCS / name)
+
+    @property
+    def document(self) -> Frame:
+        """What is in the frame, for scripts."""
+        return next(frame for frame in self.page.frames if frame.url.startswith(self.home))
 
     @property
     def frame(self) -> FrameLocator:

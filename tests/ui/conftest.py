@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import scene
+from airflow.providers.common.compat.sdk import AirflowPlugin
 from airflow_stack import AirflowStack, free_ports
 from page import Account, BatchesPage
 from playwright.sync_api import sync_playwright
@@ -20,7 +21,7 @@ from airflow_provider_openai_batches.devserver import DevServer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from playwright.sync_api import Browser, BrowserContext
+    from playwright.sync_api import Browser, BrowserContext, StorageState
 
 DAGS = Path(__file__).parent / "dags"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
@@ -44,10 +45,14 @@ PRICES = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests in this directory need a browser."""
+    """All tests in this directory need a browser, and an Airflow that shows plugins' pages."""
+    no_page = pytest.mark.skipif(
+        not hasattr(AirflowPlugin, "external_views"), reason="Airflow 3.0 has no page"
+    )
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.ui)
+            item.add_marker(no_page)
             item.add_marker(pytest.mark.timeout(300))
 
 
@@ -133,10 +138,24 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
+@pytest.fixture(scope="session")
+def login(browser: Browser, airflow: AirflowStack) -> StorageState:
+    """A login. Airflow 3.1 forgets after it which page was asked for, so it comes before each test."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(airflow.url)
+    page.get_by_role("button", name="Browse").wait_for()
+    state = context.storage_state()
+    context.close()
+    return state
+
+
 @pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
+def context(browser: Browser, login: StorageState) -> Iterator[BrowserContext]:
     """A fresh window, as wide as a laptop's."""
-    context = browser.new_context(viewport={"width": 1440, "height": 900}, color_scheme="light")
+    context = browser.new_context(
+        viewport={"width": 1440, "height": 900}, color_scheme="light", storage_state=login
+    )
     yield context
     context.close()
 

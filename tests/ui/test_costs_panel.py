@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import scene
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 
     Ids = dict[str, str]
 
-DOCS = Path(__file__).parents[2] / "docs"
 EVIL = '<img src=x onerror="window.top.broken = 1">'
 
 
@@ -62,7 +60,7 @@ def test_the_sum(page: BatchesPage, ids: Ids) -> None:
     expect(costs).to_contain_text("No price: gpt-5-nano.")
     expect(costs).to_contain_text("4 batches still running")
     expect(costs.locator("tfoot")).to_contain_text("≥ $")
-    page.page.screenshot(path=DOCS / "batches-costs.png")
+    page.picture("batches-costs.png")
     costs.locator("#costs-by").select_option(label="model")
     expect(costs.locator("thead")).to_contain_text("Model")
     expect(costs.locator("tbody")).to_contain_text("text-embedding-3-large")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import scene
@@ -17,9 +16,10 @@ if TYPE_CHECKING:
     from page import Account, BatchesPage
     from playwright.sync_api import Browser
 
+    from airflow_provider_openai_batches.devserver import DevServer
+
     Ids = dict[str, str]
 
-DOCS = Path(__file__).parents[2] / "docs"
 SECONDS = 1_000
 EVIL = '<script>window.top.broken = 1</script><img src=x onerror="window.top.broken = 1">\'"\u202e'
 
@@ -67,8 +67,10 @@ def test_filters(page: BatchesPage, ids: Ids) -> None:
     expect(page.rows).to_have_count(len(ids))
     page.frame.locator("#text").fill("classify mini")
     expect(page.rows).to_have_count(5)
-    frame = page.page.frames[-1]
-    assert "text=classify+mini" in frame.url
+    expect(page.page).to_have_url(re.compile(r"/plugin/openai-batches\S*text=classify%20mini"))
+    page.page.reload()
+    expect(page.rows).to_have_count(5)
+    expect(page.frame.locator("#text")).to_have_value("classify mini")
 
 
 def test_details(page: BatchesPage, ids: Ids) -> None:
@@ -83,7 +85,7 @@ def test_details(page: BatchesPage, ids: Ids) -> None:
     expect(panel).to_contain_text("1,200,000 cached")
     expect(panel).to_contain_text("s3://reviews/part-0.jsonl")
     expect(panel).not_to_contain_text("airflow_key")
-    page.page.screenshot(path=DOCS / "batches-details.png")
+    page.picture("batches-details.png")
     page.page.keyboard.press("Escape")
     expect(panel).to_have_count(0)
     page.row(ids["invalid"]).click()
@@ -99,17 +101,24 @@ def test_links_lead_into_airflow(page: BatchesPage, ids: Ids) -> None:
     page.open()
     page.cell(ids["partly"], "origin").get_by_text("classify [0]").click()
     page.page.wait_for_url(re.compile(r"/dags/classify_reviews/runs/scheduled__.+/tasks/classify/mapped/0"))
-    page.expected = (*page.expected, "404")  # Airflow does not know the runs of the scene
+    page.open()
+    with page.page.expect_popup() as popup:
+        page.cell(ids["running"], "origin").get_by_text("nightly_summaries").click(modifiers=["Control"])
+    popup.value.wait_for_url("**/dags/nightly_summaries")
+    popup.value.close()
 
 
-def test_live_to_completion(page: BatchesPage, airflow: AirflowStack) -> None:
+def test_live_to_completion(page: BatchesPage, airflow: AirflowStack, services: dict[str, DevServer]) -> None:
     """The tab of a run shows how its batch is created, progresses and completes, without a reload."""
-    run_id = airflow.trigger("ask", run_id="manual_run")
-    page.open_run("ask", run_id)
-    page.page.evaluate("window.notReloaded = true")
+    services["live"].settings(freeze=True)
+    run_id = airflow.trigger("ask")
+    assert "+" in run_id
+    page.page.goto(f"{airflow.url}/dags/ask/runs/{run_id}")
+    page.page.get_by_role("link", name="OpenAI Batches").click()
     expect(page.frame.locator("h1")).to_have_text("Batches of this run", timeout=30 * SECONDS)
     expect(page.notice).to_contain_text("No batches of this run")
-    page.page.frames[-1].goto(f"{airflow.url}/openai-batches/?dag_id=ask&run_id={run_id}&conn_id=live")
+    page.open_run("ask", run_id, conn_id="live")
+    page.page.evaluate("window.notReloaded = true")
     expect(page.frame.locator("h1")).to_have_text("Batches of this run")
     deadline = time.monotonic() + 60
     while page.rows.count() == 0 and time.monotonic() < deadline:
@@ -119,6 +128,7 @@ def test_live_to_completion(page: BatchesPage, airflow: AirflowStack) -> None:
     expect(page.frame.locator("#freshness")).to_have_text("Live, every 5 s")
     status = page.rows.locator(".cell.status")
     expect(status).to_have_text(re.compile("validating|in progress"))
+    services["live"].settings(freeze=False)
     expect(status).to_have_text("completed", timeout=40 * SECONDS)
     expect(page.rows.locator(".cell.progress")).to_have_text("40 of 40")
     expect(page.frame.locator("#freshness")).to_have_text("Nothing is running")
@@ -177,7 +187,7 @@ def test_hostile_metadata(page: BatchesPage, account: Account) -> None:
     page.row(batch_id).locator(".open").click()
     expect(page.panel).to_contain_text("window.top.broken")
     expect(page.panel).to_contain_text("x" * 512)
-    frame = page.page.frames[-1]
+    frame = page.document
     assert frame.evaluate("document.querySelectorAll('main script, dialog script, img').length") == 0
     assert page.page.evaluate("window.broken") is None
     width = frame.evaluate("[document.documentElement.scrollWidth, innerWidth]")
@@ -245,7 +255,7 @@ def test_ten_thousand(page: BatchesPage, capsys: pytest.CaptureFixture[str]) -> 
     """The first rows are there at once, all can be reached, and the page stays fast with all of them."""
     page.open(conn_id="large")
     expect(page.rows.first).to_be_visible()
-    frame = page.page.frames[-1]
+    frame = page.document
     paint = frame.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
     rows = frame.evaluate("performance.getEntriesByName('batches-shown')[0].startTime")
     frame.evaluate(
@@ -299,7 +309,7 @@ def test_a_narrow_window(page: BatchesPage, ids: Ids) -> None:
     page.page.set_viewport_size({"width": 400, "height": 800})
     page.open()
     expect(page.rows).to_have_count(len(ids))
-    frame = page.page.frames[-1]
+    frame = page.document
     assert frame.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.rows.first.locator(".open").click()
     expect(page.panel).to_contain_text("Times")
@@ -310,21 +320,34 @@ def test_it_follows_airflows_mode(page: BatchesPage, ids: Ids) -> None:
     """The page has Airflow's light or dark colours, and changes with them at once."""
     page.open()
     expect(page.rows).to_have_count(len(ids))
-    frame = page.page.frames[-1]
+    frame = page.document
     inside = "getComputedStyle(document.body).backgroundColor"
     outside = "getComputedStyle(document.documentElement).backgroundColor"
     assert frame.evaluate("document.documentElement.dataset.theme") == "light"
     assert frame.evaluate(inside) == page.page.evaluate(outside)
-    page.page.screenshot(path=DOCS / "batches-light.png")
+    page.picture("batches-light.png")
     page.page.evaluate("document.documentElement.classList.replace('light', 'dark')")
     expect(page.frame.locator("html")).to_have_attribute("data-theme", "dark")
     page.page.evaluate("localStorage.setItem('theme', 'dark')")
     page.page.reload()
     expect(page.rows).to_have_count(len(ids))
-    frame = page.page.frames[-1]
+    frame = page.document
     assert frame.evaluate("document.documentElement.dataset.theme") == "dark"
     assert frame.evaluate(inside) == page.page.evaluate(outside)
-    page.page.screenshot(path=DOCS / "batches-dark.png")
+    page.picture("batches-dark.png")
+
+
+def test_complaints_are_heard(page: BatchesPage, ids: Ids) -> None:
+    """What the page does wrong is told from what Airflow's own scripts say."""
+    page.open()
+    expect(page.rows).to_have_count(len(ids))
+    page.page.evaluate("fetch('/api/v2/no/such/thing')")
+    page.document.evaluate("fetch('api/no/such/thing')")
+    page.document.evaluate("document.body.setAttribute('style', 'color: red')")
+    with page.page.expect_console_message(lambda message: message.text == "the last one"):
+        page.document.evaluate("setTimeout(() => console.log('the last one'), 1000)")
+    assert len(page.complaints) == 2
+    page.complaints.clear()
 
 
 def test_no_login_no_page(browser: Browser, airflow: AirflowStack) -> None:

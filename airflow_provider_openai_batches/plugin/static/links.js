@@ -1,23 +1,20 @@
 // Links out of the page. The sandbox of Airflow's frame blocks them, so Airflow's own document opens them.
 
+import { airflow } from "./airflow.js";
 import { el, foreign } from "./dom.js";
 
 const AIRFLOW = new URL("../", new URL(".", location.href));
 
 function follow(event) {
-  if (event.button > 1 || window.parent === window) return;
+  if (event.button > 1 || !airflow) return;
   const link = event.currentTarget;
   const apart = link.target === "_blank" || event.ctrlKey || event.metaKey || event.button === 1;
-  try {
-    const twin = window.parent.document.createElement("a");
-    twin.href = link.href;
-    twin.target = apart ? "_blank" : "_self";
-    twin.rel = "noopener noreferrer";
-    event.preventDefault();
-    twin.click();
-  } catch {
-    // The frame belongs to another site: the browser decides.
-  }
+  const twin = airflow.document.createElement("a");
+  twin.href = link.href;
+  twin.target = apart ? "_blank" : "_self";
+  twin.rel = "noopener noreferrer";
+  event.preventDefault();
+  twin.click();
 }
 
 function out(href, target, content, title) {

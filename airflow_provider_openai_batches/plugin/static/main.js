@@ -1,5 +1,6 @@
 // Puts the parts of the page together and handles what the user does.
 
+import { chosen, keep, run } from "./address.js";
 import { listConnections } from "./api.js";
 import { Costs } from "./costs.js";
 import { byId, el, setText } from "./dom.js";
@@ -10,12 +11,10 @@ import { askAndCancel, Panel } from "./panel.js";
 import { Table } from "./table.js";
 import { followTheme } from "./theme.js";
 
-const url = new URLSearchParams(location.search);
-const run = url.get("run_id") ? { dag_id: url.get("dag_id"), run_id: url.get("run_id") } : null;
 const filter = {
-  status: STATUSES.includes(url.get("status")) ? url.get("status") : "all",
-  dag: run ? "" : (url.get("dag") ?? ""),
-  text: url.get("text") ?? "",
+  status: STATUSES.includes(chosen.status) ? chosen.status : "all",
+  dag: run ? "" : (chosen.dag ?? ""),
+  text: chosen.text ?? "",
 };
 let connections = [];
 let wanted = wordsOf(filter.text);
@@ -83,9 +82,7 @@ function filterChanged(change = {}) {
   Object.assign(filter, change);
   wanted = wordsOf(filter.text);
   const status = filter.status === "all" ? "" : filter.status;
-  const kept = { conn_id: list.conn, ...run, status, dag: filter.dag, text: filter.text };
-  const query = new URLSearchParams(Object.entries(kept).filter(([, value]) => value));
-  history.replaceState(null, "", `?${query}`);
+  keep({ conn_id: list.conn, status, dag: filter.dag, text: filter.text });
   draw();
 }
 
@@ -121,7 +118,7 @@ function listen() {
 async function begin() {
   await list.attempt(async () => {
     ({ connections } = await listConnections());
-    const asked = url.get("conn_id");
+    const asked = chosen.conn_id;
     if (asked && !connections.includes(asked)) connections.push(asked);
     list.conn ??= asked ?? connections[0] ?? null;
     byId("connection").replaceChildren(...connections.map((id) => el("option", { value: id }, id)));

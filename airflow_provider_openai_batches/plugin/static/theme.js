@@ -1,5 +1,7 @@
 // The page follows Airflow's light or dark mode and, inside Airflow's frame, its colours and font.
 
+import { airflow } from "./airflow.js";
+
 const TOKENS = [
   "bg",
   "bg-muted",
@@ -12,34 +14,26 @@ const TOKENS = [
   "brand-contrast",
 ];
 
-function airflowRoot() {
-  try {
-    return window.parent === window ? null : window.parent.document.documentElement;
-  } catch {
-    return null; // the frame belongs to another site
-  }
-}
-
 export function followTheme() {
   const own = document.documentElement;
-  const airflow = airflowRoot();
+  const root = airflow?.document.documentElement;
   const system = matchMedia("(prefers-color-scheme: dark)");
 
   const apply = () => {
     const chosen =
-      ["dark", "light"].find((mode) => airflow?.classList.contains(mode)) ?? localStorage.getItem("theme");
+      ["dark", "light"].find((mode) => root?.classList.contains(mode)) ?? localStorage.getItem("theme");
     const isDark = chosen === "dark" || (chosen !== "light" && system.matches);
     own.dataset.theme = isDark ? "dark" : "light";
-    if (!airflow) return;
-    const style = window.parent.getComputedStyle(airflow);
+    if (!root) return;
+    const style = airflow.getComputedStyle(root);
     for (const token of TOKENS) {
       const value = style.getPropertyValue(`--chakra-colors-${token}`).trim();
       if (value) own.style.setProperty(`--${token}`, value);
     }
-    own.style.setProperty("--font", window.parent.getComputedStyle(airflow.querySelector("body")).fontFamily);
+    own.style.setProperty("--font", airflow.getComputedStyle(airflow.document.body).fontFamily);
   };
 
-  if (airflow) new MutationObserver(apply).observe(airflow, { attributes: true, attributeFilter: ["class"] });
+  if (root) new MutationObserver(apply).observe(root, { attributes: true, attributeFilter: ["class"] });
   addEventListener("storage", apply);
   system.addEventListener("change", apply);
   apply();
