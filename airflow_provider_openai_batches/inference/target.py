@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FOLDER = "_job"
 TRY = "try_number"  # in a manifest's made_by
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 _PROBE_FILE = ".airflow-write-check-"
 
 
