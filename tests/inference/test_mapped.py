@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow import __version__
 from airflow.sdk import DAG, task_group
 from inferencekit import job, results, rows
 from support import ENDPOINT, run_task, task_context
@@ -193,6 +194,7 @@ def test_five_files_in_a_real_dag(
         assert stats["requests"]["create_batch"] == 5
     else:
         assert json.loads(line.removeprefix("RESULT "))["ask"] == "failed", said[-3000:]
-        assert "{{ run_id }}/{{ ti.map_index }}', or name output_uri in expand()" in said
         assert not stats["requests"].get("upload_file")
         assert not out.exists()
+        if not __version__.startswith("3.0."):  # dag.test does not show there why a task fails
+            assert "{{ run_id }}/{{ ti.map_index }}', or name output_uri in expand()" in said
