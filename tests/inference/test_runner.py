@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -44,6 +45,7 @@ class Service:
         self.log = LOG
         self.now = 1_000.0
         self.files: dict[str, list[Any]] = {}
+        self.numbers = count()  # several threads upload
         self.batches: dict[str, Batch] = {}
         self.listings, self.lag = 0, 0  # the first ``lag`` listings show nothing
         self.noted: list[object] = []
@@ -54,7 +56,7 @@ class Service:
         self.now += seconds
 
     def upload_file(self, source: Path, name: str, expires_after: object) -> Any:
-        file_id = f"file-{len(self.files)}"
+        file_id = f"file-{next(self.numbers)}"
         self.files[file_id] = [json.loads(line) for line in source.read_bytes().splitlines()]
         return type("File", (), {"id": file_id, "bytes": 1})
 
