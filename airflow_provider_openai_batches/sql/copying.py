@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _BLOCK_BYTES = 1 << 18
 _SPECIAL = re.compile(r"[\\\t\n\r]")
-_ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
+_ESCAPES = (("\\", r"\\"), ("\t", r"\t"), ("\n", r"\n"), ("\r", r"\r"))  # the backslash comes first
 _LINE = re.compile(r"COPY [^\n]*, line (\d+)")
 
 
@@ -64,7 +64,11 @@ def _blocks(rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
 
 def _field(value: Any) -> str:
     if type(value) is str:
-        return value.translate(_ESCAPES) if _SPECIAL.search(value) else value
+        text: str = value
+        if _SPECIAL.search(text):
+            for sign, escaped in _ESCAPES:  # str.translate takes ten times as long
+                text = text.replace(sign, escaped)
+        return text
     if value is None:
         return r"\N"
     return ("t" if value else "f") if isinstance(value, bool) else repr(value)
