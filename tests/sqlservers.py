@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -31,7 +32,7 @@ def free_port() -> int:
         return port
 
 
-class Server:
+class Server(ABC):
     """
     A server that runs until its context ends.
 
@@ -100,18 +101,21 @@ class Server:
         assert done.returncode == 0, done.stdout + done.stderr
         return str(done.stdout)
 
+    @abstractmethod
     def prepare(self) -> None:
-        raise NotImplementedError
+        """Make what the first start needs."""
 
+    @abstractmethod
     def command(self) -> list[str]:
-        raise NotImplementedError
+        """Return the program and its arguments."""
 
+    @abstractmethod
     def is_ready(self) -> bool:
-        raise NotImplementedError
+        """Whether it takes statements."""
 
+    @abstractmethod
     def connection(self) -> dict[str, Any]:
         """The Airflow connection to it."""
-        raise NotImplementedError
 
 
 class PostgresServer(Server):

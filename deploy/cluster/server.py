@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 
 
-class Server:
+class Server(ABC):
     """
     A process that listens on a port of its own, and can be killed and started again there.
 
@@ -37,8 +38,9 @@ class Server:
         self.log = home / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
+    @abstractmethod
     def command(self) -> Sequence[str]:
-        raise NotImplementedError
+        """Return the program and its arguments."""
 
     def start(self, seconds: float = 60) -> None:
         """Start it, and wait until it listens."""
