@@ -47,6 +47,8 @@ def row(batch: Batch, prices: Prices, *, dag_known: bool, may_cancel: bool) -> d
             "total": usage.total_tokens or 0,
         },
         "cost": cost and ("no price" if cost.unpriced else str(cost)),
+        "cost_usd": cost and cost.usd,
+        "cost_is_known": bool(cost and cost.is_known),
         "created_at": batch.created_at,
         "in_progress_at": batch.in_progress_at,
         "expires_at": batch.expires_at,

@@ -1,6 +1,7 @@
 // Numbers and times as people read them. Times are Unix seconds.
 
 const whole = new Intl.NumberFormat("en");
+const cents = new Intl.NumberFormat("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 const moment = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "medium" });
 
@@ -21,6 +22,18 @@ export function duration(seconds) {
 
 export function age(seconds) {
   return seconds < 5 ? "now" : duration(seconds).split(" ").slice(0, 2).join(" ");
+}
+
+/** US dollars as the logs say them; below a cent with two digits that count. */
+export function dollars(usd) {
+  if (usd > 0 && usd < 0.01) return `$${usd < 0.0001 ? usd.toExponential(1) : Number(usd.toPrecision(2))}`;
+  return `$${cents.format(usd)}`;
+}
+
+/** A cost, with "≥" if something is missing in it. */
+export function money({ usd, is_known: isKnown }) {
+  if (isKnown) return dollars(usd);
+  return usd ? `≥ ${dollars(usd)}` : "unknown";
 }
 
 export function bytes(value) {

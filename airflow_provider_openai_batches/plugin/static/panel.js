@@ -1,10 +1,10 @@
-// The panel that a row opens, and the question before a batch is cancelled.
+// The panel of a batch.
 
-import { cancelBatch, showBatch } from "./api.js";
+import { showBatch } from "./api.js";
+import { badge, progressBar } from "./batch_cells.js";
 import { byId, el, foreign } from "./dom.js";
 import { bytes, date, duration, number, progress } from "./format.js";
 import { elsewhere, origin } from "./links.js";
-import { badge, progressBar } from "./table.js";
 
 const TIMES = {
   created_at: "Created",
@@ -18,11 +18,11 @@ const TIMES = {
   expires_at: "Window closes",
 };
 
-function section(title, ...content) {
+export function section(title, ...content) {
   return el("section", {}, el("h3", {}, title), ...content);
 }
 
-function pairs(entries) {
+export function pairs(entries) {
   const kept = entries.filter(([, value]) => value !== null && value !== undefined && value !== false);
   return el("dl.pairs", {}, ...kept.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
 }
@@ -42,8 +42,9 @@ function times(shown) {
   );
 }
 
-function from(batch) {
-  const { dag, run, task } = origin(batch);
+/** The DAG, run and task of a batch or job. */
+export function madeBy(item) {
+  const { dag, run, task } = origin(item);
   return (
     dag &&
     section(
@@ -57,7 +58,7 @@ function from(batch) {
   );
 }
 
-const NO_PRICE =
+export const NO_PRICE =
   "unknown: the model has no price. Enter one in the connection, or install airflow-provider-openai-batches[prices].";
 
 function tokens({ tokens: used, cost }) {
@@ -187,7 +188,7 @@ export class Panel {
       about,
       errors(shown),
       failures(batch, shown),
-      from(batch),
+      madeBy(batch),
       times(shown),
       tokens(batch),
       files(shown),
@@ -196,37 +197,4 @@ export class Panel {
     ];
     this.body.replaceChildren(...parts.filter(Boolean));
   }
-}
-
-/** Ask, then cancel; ``done`` gets the updated batch. */
-export function askAndCancel(batch, params, done) {
-  const dialog = byId("question");
-  const { total, completed, failed } = progress(batch);
-  const rest = total
-    ? `${number(completed + failed)} of ${number(total)} requests are done. They are paid for and their results are kept; the others will not run.`
-    : "Requests that are done are paid for and their results are kept; the others will not run.";
-  const problem = el("p.amiss", { role: "alert" });
-  const keep = el("button.button", { type: "button", onclick: () => dialog.close() }, "Keep it running");
-  const cancel = el("button.button.danger", { type: "button" }, "Cancel the batch");
-  cancel.addEventListener("click", async () => {
-    cancel.disabled = true;
-    problem.textContent = "";
-    try {
-      done((await cancelBatch(batch.id, params)).batch);
-      dialog.close();
-    } catch (error) {
-      problem.textContent = error.message;
-      cancel.disabled = false;
-    }
-  });
-  dialog.replaceChildren(
-    el("h2", { id: "question-title" }, "Cancel this batch?"),
-    el("p.mono", {}, foreign(batch.id)),
-    el("p", {}, rest),
-    el("p.muted", {}, "A task that waits for it fails, unless it is set up to go on."),
-    problem,
-    el("p.actions", {}, keep, cancel),
-  );
-  dialog.showModal();
-  keep.focus();
 }
