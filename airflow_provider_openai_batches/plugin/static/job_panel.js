@@ -24,7 +24,7 @@ function figures(job, now) {
       ["Rounds", job.rounds ? number(job.rounds) : null],
       ["Answered live", job.report?.live ? number(job.report.live) : null],
       ["Batches", `${number(job.ended)} of ${number(job.planned)} ended`],
-      ["Time", el("span", {}, left.text, left.why && el("span.muted", {}, ` · ${left.why}`))],
+      [job.is_over ? "Time" : "Time left", el("span", {}, left.text, left.why && el("span.muted", {}, ` · ${left.why}`))],
       ["Began", job.created_at && date(job.created_at)],
       ["Ended", job.ended_at && date(job.ended_at)],
       ["Try", job.task?.try_number > 1 ? number(job.task.try_number) : null],
@@ -156,7 +156,8 @@ export class JobPanel {
   drawHead(job) {
     const { origin } = job;
     const title = origin.dag_id ? `${origin.dag_id} · ${taskName(origin)}` : job.id;
-    const button = (words, act, kind = "quiet") => el(`button.button.${kind}`, { type: "button", onclick: act }, words);
+    const button = (words, act, kind = "quiet") =>
+      el(`button.button.${kind}`, { type: "button", autofocus: words === "Close", onclick: act }, words);
     const report = () => showBugReport(bugReport(this.drawn, this.page.versions(), this.page.now()));
     this.head.replaceChildren(
       stateBadge(job),

@@ -72,12 +72,12 @@ function endOf(batches) {
 /** What the job waits for, or what is wrong with it: a sentence, and whether it needs somebody. */
 function noteOf(batches, task, report, state, isOver) {
   const running = batches.filter((batch) => !batch.is_over).length;
-  const runs = running === 1 ? "1 batch still runs" : `${running} batches still run`;
-  if (task && !ACTIVE.has(task.state) && running && state !== "running")
+  if (task && !ACTIVE.has(task.state) && running && state !== "running") {
+    const runs = running === 1 ? "1 batch still runs" : `${running} batches still run`;
     return { text: `The task has ended, and ${runs}.`, isAmiss: true };
+  }
   if (isOver) return { text: report?.error ?? "", isAmiss: true };
-  if (report?.waits_for) return { text: report.waits_for, isAmiss: false };
-  return { text: running ? `${runs}.` : "", isAmiss: false };
+  return { text: report?.waits_for ?? "", isAmiss: false };
 }
 
 /** The filter that a job belongs to. */
