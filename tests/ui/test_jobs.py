@@ -1,4 +1,4 @@
-"""Jobs on the page, in a real browser and a real Airflow: what they wait for, what became of them, cancelling one."""
+"""Jobs on the page, in a real browser and a real Airflow: what they wait for, and what became of them."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_cancel_a_job(page: BatchesPage, airflow: AirflowStack, services: dict[s
 
 
 def test_a_bug_report(page: BatchesPage, airflow: AirflowStack, services: dict[str, DevServer]) -> None:
-    """It names versions, the task and each batch, and can be copied; no prompt, no answer, no key is in it."""
+    """It names versions, the task and each batch, and can be copied; no prompt and no key is in it."""
     services["jobs"].settings(freeze=False)
     run_id = airflow.trigger("classify_table")
     assert airflow.wait_for_run("classify_table", run_id) == "success"
