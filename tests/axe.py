@@ -1,8 +1,8 @@
 """
 axe-core, which finds faults of accessibility, as it is in the npm registry.
 
-The tests of the page fetch it themselves, without npm: one file of a fixed version, checked against its digest,
-and kept in a folder that git ignores. It is fetched from the registry that npm would use here.
+The tests of the page fetch it themselves, without npm: one file of a fixed version, checked against its
+digest, and kept in a folder that git ignores. It is fetched from the registry that npm would use here.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _fetched(url: str, integrity: str, pause: float = 1.0) -> bytes:
                 return content
             raise AxeMissingError(f"What {url} gives is not axe-core {VERSION}: its digest is another one.")
     raise AxeMissingError(
-        f"The tests of accessibility need axe-core {VERSION}, and it cannot be fetched from {url}: {problem}. "
+        f"The tests of accessibility need axe-core {VERSION}; it cannot be fetched from {url}: {problem}. "
         f"Set npm_config_registry to a registry that has it, or put this file into {FOLDER}."
     )
 
