@@ -41,6 +41,7 @@ async function call(path, params = {}, options = {}) {
 export const listConnections = () => call("connections");
 export const listBatches = (params) => call("batches", params);
 export const sumUpCosts = (params) => call("costs", params);
+export const sumUpDays = (params) => call("costs/days", params);
 export const showBatch = (id, params) => call(`batches/${encodeURIComponent(id)}`, params);
 export const cancelBatch = (id, params) =>
   call(`batches/${encodeURIComponent(id)}/cancel`, params, {

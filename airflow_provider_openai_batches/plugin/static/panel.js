@@ -1,10 +1,11 @@
 // The panel that a row opens, and the question before a batch is cancelled.
 
 import { cancelBatch, showBatch } from "./api.js";
-import { byId, el, foreign } from "./dom.js";
-import { bytes, date, duration, number, progress } from "./format.js";
+import { announce, byId, el, foreign, keepingFocus } from "./dom.js";
+import { bytes, duration, number, progress } from "./format.js";
 import { elsewhere, origin } from "./links.js";
 import { badge, progressBar } from "./table.js";
+import { moment } from "./time.js";
 
 const TIMES = {
   created_at: "Created",
@@ -34,7 +35,7 @@ function times(shown) {
   const known = Object.entries(TIMES).filter(([name]) => shown.times[name]);
   const entries = known.map(([name, title]) => [
     title,
-    el("span", {}, date(shown.times[name]), name === "expires_at" ? "" : after(shown.times[name])),
+    el("span", {}, moment(shown.times[name]), name === "expires_at" ? "" : after(shown.times[name])),
   ]);
   return section(
     "Times",
@@ -129,7 +130,10 @@ export class Panel {
   constructor(page) {
     this.page = page;
     this.dialog = byId("panel");
-    this.dialog.addEventListener("close", () => (this.id = null));
+    this.dialog.addEventListener("close", () => {
+      focusAgain(this.id);
+      this.id = null;
+    });
     this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.dialog.close());
   }
 
@@ -148,12 +152,17 @@ export class Panel {
     const cancel =
       batch.may_cancel &&
       el("button.button.danger", { type: "button", onclick: () => this.page.ask(batch) }, "Cancel batch");
-    const close = el("button.button.quiet", { type: "button", onclick: () => this.dialog.close() }, "Close");
-    this.head.replaceChildren(
+    const close = el(
+      "button.button.quiet.close",
+      { type: "button", autofocus: true, onclick: () => this.dialog.close() },
+      "Close",
+    );
+    const parts = [
       badge(batch),
       el("h2", { id: "panel-title" }, foreign(batch.id)),
       el("span.actions", {}, ...[cancel, close].filter(Boolean)),
-    );
+    ];
+    keepingFocus(this.head, () => this.head.replaceChildren(...parts), () => close);
   }
 
   /** Load the open batch again, and redraw it only if something changed. */
@@ -194,8 +203,16 @@ export class Panel {
       metadata(shown),
       link,
     ];
-    this.body.replaceChildren(...parts.filter(Boolean));
+    const close = () => this.head.querySelector(".close");
+    keepingFocus(this.body, () => this.body.replaceChildren(...parts.filter(Boolean)), close);
   }
+}
+
+/** Where the focus goes when a dialog closes and the browser finds nothing that had it: a mouse has none. */
+function focusAgain(id) {
+  if (document.activeElement !== document.body) return;
+  const place = document.querySelector("dialog[open] .close") ?? document.querySelector(`[data-id="${CSS.escape(id)}"] .open`);
+  place?.focus();
 }
 
 /** Ask, then cancel; ``done`` gets the updated batch. */
@@ -214,6 +231,7 @@ export function askAndCancel(batch, params, done) {
     try {
       done((await cancelBatch(batch.id, params)).batch);
       dialog.close();
+      announce(`Batch ${batch.id} is being cancelled.`);
     } catch (error) {
       problem.textContent = error.message;
       cancel.disabled = false;
@@ -227,6 +245,7 @@ export function askAndCancel(batch, params, done) {
     problem,
     el("p.actions", {}, keep, cancel),
   );
+  dialog.addEventListener("close", () => focusAgain(batch.id), { once: true });
   dialog.showModal();
   keep.focus();
 }

@@ -1,8 +1,9 @@
 // The table: rows in groups of one page each, so that the browser need not draw groups that are out of view.
 
 import { el, foreign } from "./dom.js";
-import { age, date, number, progress, short, timeLeft, words } from "./format.js";
+import { age, number, progress, short, timeLeft, words } from "./format.js";
 import { origin } from "./links.js";
+import { moment } from "./time.js";
 
 export function badge(batch) {
   return el(
@@ -14,12 +15,17 @@ export function badge(batch) {
 
 export function progressBar(batch) {
   const { total, completed, failed, donePart, failedPart } = progress(batch);
+  const counted = total
+    ? `${number(completed)} of ${number(total)}`
+    : batch.is_over
+      ? "nothing ran"
+      : "not counted yet";
   const bar = el("span.bar", {
     role: "progressbar",
-    "aria-label": "Requests done",
+    "aria-label": total ? `${counted} requests done, ${number(failed)} failed` : `Requests: ${counted}`,
     "aria-valuemin": 0,
     "aria-valuemax": total || 1,
-    "aria-valuenow": completed + failed,
+    "aria-valuenow": total ? Math.min(total, completed + failed) : null,
   });
   for (const [kind, part] of [
     ["done", donePart],
@@ -29,13 +35,8 @@ export function progressBar(batch) {
     piece.style.width = `${Math.min(100, part)}%`;
     bar.append(piece);
   }
-  const counted = total
-    ? `${number(completed)} of ${number(total)}`
-    : batch.is_over
-      ? "nothing ran"
-      : "not counted yet";
   const amiss = failed ? el("span.amiss", {}, ` · ${number(failed)} failed`) : null;
-  return [bar, el("span.small", {}, counted, amiss)];
+  return [bar, el("span.small", { "aria-hidden": "true" }, counted, amiss)];
 }
 
 function originCell(batch) {
@@ -87,13 +88,7 @@ function cells(batch, now, handlers) {
     [
       "age",
       seconds === null ? "–" : age(seconds),
-      () => [
-        el(
-          "span",
-          { title: seconds === null ? null : date(batch.created_at) },
-          seconds === null ? "–" : age(seconds),
-        ),
-      ],
+      () => [seconds === null ? "–" : moment(batch.created_at, age(seconds))],
     ],
     [
       "actions",
@@ -143,7 +138,7 @@ class Row {
     for (const [name, key, make] of cells(batch, now, this.handlers)) {
       if (this.made[name] === key) continue;
       this.made[name] = key;
-      this.parts[name] ??= this.element.appendChild(el(`span.cell.${name}`, { role: "cell" }));
+      this.parts[name] ??= this.element.appendChild(el(`span.cell.${name}`, { role: name === "id" ? "rowheader" : "cell" }));
       this.parts[name].replaceChildren(...make());
     }
   }
