@@ -24,13 +24,15 @@ function table({ columns, groups, others, total }) {
   const counts = ["Batches", "Requests", "Tokens", "Cost"].map((name) => el("th.number", { scope: "col" }, name));
   const lines = groups.map((group) => line("td", group.names, group));
   if (others) lines.push(line("td", pad("all others"), others));
-  return el(
+  const sums = el(
     "table",
     { "aria-label": "Costs" },
     el("thead", {}, el("tr", {}, ...heads, ...counts)),
     el("tbody", {}, ...lines),
     el("tfoot", {}, line("th", pad("Total"), total)),
   );
+  // The keys scroll it where the window is too narrow.
+  return el("div.wide", { role: "region", "aria-label": "Sums of costs", tabindex: 0 }, sums);
 }
 
 /** What is not in the sum, and why. */

@@ -27,7 +27,7 @@ export const date = (seconds) => calendar(inZone, seconds);
 export const dateUtc = (seconds) => calendar(inUtc, seconds);
 
 /** US dollars, as the server writes them. */
-export function money(usd) {
+export function dollars(usd) {
   return 0 < usd && usd < 0.01 ? `$${Number(usd.toPrecision(2))}` : dollars.format(usd);
 }
 
