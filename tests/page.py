@@ -59,15 +59,16 @@ class BatchesPage:
         if not response.url.startswith((self.url, "data:", "blob:")):
             self.complaints.append(f"a request to another host: {response.url}")
 
-    def open(self, **params: str) -> BatchesPage:
+    def open(self, view: str = "batches", **params: str) -> BatchesPage:
         """Go to the page in the Airflow UI."""
-        self.page.goto(f"{self.url}/plugin/openai-batches?{urlencode(params)}")
+        shown = {"view": view, **params} if view else params
+        self.page.goto(f"{self.url}/plugin/openai-batches?{urlencode(shown)}")
         return self
 
     def open_run(self, dag_id: str, run_id: str, **params: str) -> BatchesPage:
         """Go to the tab of a DAG run."""
         self.page.goto(
-            f"{self.url}/dags/{dag_id}/runs/{run_id}/plugin/openai-batches-run?{urlencode(params)}"
+            f"{self.url}/dags/{dag_id}/runs/{run_id}/plugin/openai-batches-run?{urlencode({'view': 'batches', **params})}"
         )
         return self
 
@@ -87,10 +88,21 @@ class BatchesPage:
 
     @property
     def rows(self) -> Locator:
-        return self.frame.locator(".group:not([hidden]) .row[data-id]:not([hidden])")
+        return self.frame.locator(".table:not([hidden]) .group:not([hidden]) .row[data-id]:not([hidden])")
 
     def row(self, batch_id: str) -> Locator:
         return self.frame.locator(f'.row[data-id="{batch_id}"]')
+
+    def job(self, *words: str) -> Locator:
+        """The rows of jobs in which all these words are."""
+        found = self.frame.locator("#jobs .group:not([hidden]) .row[data-id]:not([hidden])")
+        for word in words:
+            found = found.filter(has_text=word)
+        return found
+
+    @property
+    def job_panel(self) -> Locator:
+        return self.frame.locator("#job-panel[open]")
 
     @property
     def panel(self) -> Locator:

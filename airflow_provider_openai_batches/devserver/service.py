@@ -218,18 +218,20 @@ class BatchService:
         self,
         count: int,
         status: str = "completed",
-        metadata: dict[str, str] | None = None,
+        metadata: dict[str, str] | list[dict[str, str]] | None = None,
         spread_seconds: float = 0.0,
     ) -> int:
         """
         Add batches without files, as if somebody else had created them over the last ``spread_seconds``.
 
+        :param metadata: that of all of them; or a list with one for each, the newest first.
         :returns: how many batches there are now.
         """
         with self.lifecycle.lock:
             now, wall = self.clock.now(), self.clock.wall()
             step = spread_seconds / max(1, count)
-            records = [self._seeded(now, wall, index * step, status, metadata) for index in range(count)]
+            each = metadata if isinstance(metadata, list) else [metadata] * count
+            records = [self._seeded(now, wall, index * step, status, each[index]) for index in range(count)]
             self.batches.merge(records, lambda record: record.born)
             return len(self.batches)
 

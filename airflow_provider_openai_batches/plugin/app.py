@@ -19,10 +19,12 @@ A batch that no DAG of this Airflow made, as its key shows, is guarded by its co
 from __future__ import annotations
 
 import asyncio
+import platform
 import time
 from contextlib import asynccontextmanager
 from functools import partial
 from http import HTTPStatus
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,6 +67,11 @@ if TYPE_CHECKING:
 
 # How far the sum of costs goes back at most.
 MAX_HOURS = 30 * 24
+VERSIONS = {
+    "airflow-provider-openai-batches": version("airflow-provider-openai-batches"),
+    "apache-airflow": version("apache-airflow"),
+    "python": platform.python_version(),
+}
 STATIC = Path(__file__).parent / "static"
 HEADERS = {
     "Content-Security-Policy": (
@@ -107,8 +114,8 @@ async def page() -> FileResponse:
 
 @api.get("/connections")
 async def connections() -> dict[str, Any]:
-    """The ids to choose from, and nothing else about a connection."""
-    return {"connections": await asyncio.to_thread(list_connections)}
+    """The ids to choose from, and nothing else about a connection; and the versions, for a bug report."""
+    return {"connections": await asyncio.to_thread(list_connections), "versions": VERSIONS}
 
 
 @api.get("/batches")

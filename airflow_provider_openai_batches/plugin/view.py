@@ -29,7 +29,7 @@ TIMES = (
 def row(batch: Batch, prices: Prices, *, dag_known: bool, may_cancel: bool) -> dict[str, Any]:
     """A row of the table."""
     usage = batch.usage
-    cost = cost_of(batch, prices) if usage else None
+    cost = cost_of(batch, prices)
     return {
         "id": batch.id,
         "status": batch.status,
@@ -46,7 +46,9 @@ def row(batch: Batch, prices: Prices, *, dag_known: bool, may_cancel: bool) -> d
             "reasoning": (usage.output_tokens_details and usage.output_tokens_details.reasoning_tokens) or 0,
             "total": usage.total_tokens or 0,
         },
-        "cost": cost and ("no price" if cost.unpriced else str(cost)),
+        "cost": usage and cost and ("no price" if cost.unpriced else str(cost)),
+        "cost_usd": cost and cost.usd,
+        "cost_is_known": bool(cost and cost.is_known),
         "created_at": batch.created_at,
         "in_progress_at": batch.in_progress_at,
         "expires_at": batch.expires_at,

@@ -35,7 +35,8 @@ FLAGS = [
     "--disable-sync",
 ]
 MANY = 10_000
-TURNS = 8
+SIZE = 5  # batches of each of their jobs
+TURNS = 12
 # https://developers.openai.com/api/docs/pricing
 PRICES = {
     "gpt-5": {"input": 1.25, "cached_input": 0.125, "output": 10.0},
@@ -62,13 +63,16 @@ def services() -> Iterator[dict[str, DevServer]]:
     with ExitStack() as stack:
         servers = {
             name: stack.enter_context(DevServer(batch_seconds=0.2))
-            for name in ("team", "live", "other", "large")
+            for name in ("team", "live", "jobs", "other", "large")
         }
         servers["empty"] = stack.enter_context(DevServer())
         servers["large"].seed(
-            MANY, metadata=scene.made_by("embed_products", "r", "embed"), spread_seconds=1_000_000
+            MANY,
+            metadata=[scene.made_by("embed_products", f"run_{n // SIZE}", "embed") for n in range(MANY)],
+            spread_seconds=1_000_000,
         )
-        servers["live"].settings(batch_seconds=12.0)
+        for name in ("live", "jobs"):
+            servers[name].settings(batch_seconds=12.0)
         yield servers
 
 
@@ -103,7 +107,7 @@ def airflow(
     variables = {"UI_WORK": str(work), "AIRFLOW__OPENAI_BATCHES__DEPLOYMENT_ID": scene.DEPLOYMENT}
     with AirflowStack(work / "airflow", DAGS, {**variables, **connections}) as stack:
         started = list(stack.processes.values())
-        for dag_id in ("ask", "classify_reviews", "embed_products", "nightly_summaries"):
+        for dag_id in ("ask", "classify_table", "classify_reviews", "embed_products", "nightly_summaries"):
             stack.wait_for_dag(dag_id)
         yield stack
     for process in started:

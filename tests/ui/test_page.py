@@ -115,11 +115,11 @@ def test_live_to_completion(page: BatchesPage, airflow: AirflowStack, services: 
     assert "+" in run_id
     page.page.goto(f"{airflow.url}/dags/ask/runs/{run_id}")
     page.page.get_by_role("link", name="OpenAI Batches").click()
-    expect(page.frame.locator("h1")).to_have_text("Batches of this run", timeout=30 * SECONDS)
+    expect(page.frame.locator("h1")).to_have_text("OpenAI batches of this run", timeout=30 * SECONDS)
     expect(page.notice).to_contain_text("No batches of this run")
     page.open_run("ask", run_id, conn_id="live")
     page.page.evaluate("window.notReloaded = true")
-    expect(page.frame.locator("h1")).to_have_text("Batches of this run")
+    expect(page.frame.locator("h1")).to_have_text("OpenAI batches of this run")
     deadline = time.monotonic() + 60
     while page.rows.count() == 0 and time.monotonic() < deadline:
         page.frame.locator("#refresh").click()
@@ -198,7 +198,7 @@ def test_an_empty_account(page: BatchesPage) -> None:
     """The page says that there is nothing, and what would be here."""
     page.open(conn_id="empty")
     expect(page.notice).to_contain_text("No batches yet")
-    expect(page.frame.locator("#table")).to_be_hidden()
+    expect(page.frame.locator("#batches")).to_be_hidden()
 
 
 def test_a_dead_service(page: BatchesPage) -> None:

@@ -3,17 +3,27 @@
 
 import { airflow } from "./airflow.js";
 
-const CHOICES = ["conn_id", "status", "dag", "text"];
+const CHOICES = ["conn_id", "view", "status", "dag", "hours", "text"];
+const PLACE = ["dag_id", "run_id", "task_id", "map_index"];
 const PAUSE = 200; // milliseconds; browsers limit how often an address may change
 
 const own = new URLSearchParams(location.search);
-// Airflow 3.1 enters the id of a run as it is, and a "+" of it is no space.
-const runId = new URLSearchParams(location.search.replaceAll("+", "%2B")).get("run_id");
 const around = new URLSearchParams(airflow?.location.search);
 let timer = 0;
 
-/** The run whose tab this is. */
-export const run = runId ? { dag_id: own.get("dag_id"), run_id: runId } : null;
+function placeIn(search) {
+  // Airflow 3.1 enters the id of a run as it is, and a "+" of it is no space.
+  const given = new URLSearchParams(search.replaceAll("+", "%2B"));
+  const found = PLACE.map((name) => [name, given.get(name)]).filter(([, value]) => value);
+  return given.get("dag_id") ? Object.fromEntries(found) : null;
+}
+
+/** The DAG, the run or the job that is shown alone: its ids as far as they are given. */
+export const place = placeIn(location.search) ?? placeIn(airflow?.location.search ?? "");
+
+/** Whether something is within that place. */
+export const isHere = (origin) =>
+  PLACE.every((name) => !place?.[name] || String(origin[name] ?? "") === place[name]);
 
 /** What the address says of each choice. */
 export const chosen = Object.fromEntries(CHOICES.map((name) => [name, own.get(name) ?? around.get(name)]));
@@ -33,10 +43,10 @@ function write(target, choices) {
 export function keep(choices) {
   clearTimeout(timer);
   timer = setTimeout(() => {
-    write(window, { ...run, ...choices });
+    write(window, { ...place, ...choices });
     if (airflow) write(airflow, choices);
   }, PAUSE);
 }
 
 // At once, because Airflow 3.3 takes the frame's address for its own when the frame has loaded.
-write(window, { ...run, ...chosen });
+write(window, { ...place, ...chosen });

@@ -1,4 +1,12 @@
-// Calls of the page's own routes. A failure becomes a Problem with a sentence to show.
+// Calls of the page's own routes, and of one of Airflow's. A failure becomes a Problem with a sentence to show.
+
+import { AIRFLOW } from "./links.js";
+
+const POST = {
+  method: "POST",
+  headers: { Accept: "application/json", "Content-Type": "application/json" },
+  body: "{}",
+};
 
 export class Problem extends Error {
   /** @param {number} wait seconds after which to ask again, if the server says so */
@@ -9,11 +17,14 @@ export class Problem extends Error {
   }
 }
 
-async function call(path, params = {}, options = {}) {
+function call(path, params = {}, options = {}) {
   const given = Object.entries(params).filter(
     ([, value]) => value !== null && value !== undefined && value !== "",
   );
-  const url = `api/${path}?${new URLSearchParams(given)}`;
+  return send(`api/${path}?${new URLSearchParams(given)}`, options);
+}
+
+async function send(url, options) {
   let answer;
   try {
     answer = await fetch(url, {
@@ -42,10 +53,21 @@ export const listConnections = () => call("connections");
 export const listBatches = (params) => call("batches", params);
 export const sumUpCosts = (params) => call("costs", params);
 export const sumUpDays = (params) => call("costs/days", params);
+export const sumUpJob = (params) => call("jobs/summary", params);
+export const cancelJob = (params) => call("jobs/cancel", params, POST);
+
+/** Set a task to failed through Airflow's own API, so that it stops, and asks for nothing again. */
+export function failTask(origin) {
+  const e = encodeURIComponent;
+  const index = origin.map_index >= 0 ? `/${origin.map_index}` : "";
+  const task = `dags/${e(origin.dag_id)}/dagRuns/${e(origin.run_id)}/taskInstances/${e(origin.task_id)}${index}`;
+  return send(new URL(`api/v2/${task}`, AIRFLOW), {
+    ...POST,
+    method: "PATCH",
+    body: JSON.stringify({ new_state: "failed" }),
+  });
+}
+
 export const showBatch = (id, params) => call(`batches/${encodeURIComponent(id)}`, params);
 export const cancelBatch = (id, params) =>
-  call(`batches/${encodeURIComponent(id)}/cancel`, params, {
-    method: "POST",
-    headers: { Accept: "application/json", "Content-Type": "application/json" },
-    body: "{}",
-  });
+  call(`batches/${encodeURIComponent(id)}/cancel`, params, POST);

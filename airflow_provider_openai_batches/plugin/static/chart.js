@@ -1,7 +1,7 @@
 // Bars by day, stacked by DAG or model, drawn as SVG. The slider below them goes from day to day, and so does the mouse.
 
 import { byId, el, foreign, setText, svg } from "./dom.js";
-import { money, number, short } from "./format.js";
+import { dollars, money, number, short } from "./format.js";
 
 const HEIGHT = 190;
 const ABOVE = 14; // the highest label stands half above its line
@@ -76,8 +76,7 @@ export class Chart {
     const values = (kind) => series.flatMap((one) => one[kind].slice(at, at === undefined ? undefined : at + 1));
     const [usd, requests] = [sum(values("usd")), sum(values("requests"))];
     if (this.kind === "requests") return number(requests);
-    if (this.found.is_known || !requests) return money(usd);
-    return usd ? `≥ ${money(usd)}` : "unknown";
+    return money({ usd, is_known: this.found.is_known || !requests });
   }
 
   draw() {
@@ -106,8 +105,8 @@ export class Chart {
   bars(what, highest) {
     const { days } = this.found;
     const lines = ticks(highest, this.kind === "requests");
-    const dollars = (value) => (lines[1] < 1 ? money(value) : `$${short(value)}`);
-    const label = this.kind === "requests" ? short : dollars;
+    const cost = (value) => (lines[1] < 1 ? dollars(value) : `$${short(value)}`);
+    const label = this.kind === "requests" ? short : cost;
     this.left = LETTER * Math.max(...lines.map((value) => label(value).length)) + 8;
     this.slot = Math.max(1, this.width - this.left) / days.length;
     this.scale = (HEIGHT - ABOVE - BELOW) / lines.at(-1);

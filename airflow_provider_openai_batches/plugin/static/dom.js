@@ -36,15 +36,6 @@ export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Redraw, and leave the focus on the link or button that is there now in place of the one that had it. */
-export function keepingFocus(box, redraw, otherwise) {
-  const had = box.contains(document.activeElement) ? document.activeElement : null;
-  redraw();
-  if (!had || had.isConnected) return;
-  const isSame = (one) => one.tagName === had.tagName && one.textContent === had.textContent;
-  ([...box.querySelectorAll("a, button")].find(isSame) ?? otherwise())?.focus();
-}
-
 /** Say something to those who do not see the page. */
 export function announce(text) {
   setText(byId("said"), text);

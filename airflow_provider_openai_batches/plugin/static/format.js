@@ -3,8 +3,8 @@
 import { followZone, zone } from "./zone.js";
 
 const whole = new Intl.NumberFormat("en");
+const cents = new Intl.NumberFormat("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
-const dollars = new Intl.NumberFormat("en", { style: "currency", currency: "USD" });
 const LATEST = 8.64e12; // the last second that a browser's calendar knows
 
 function moments(timeZone) {
@@ -26,11 +26,6 @@ const calendar = (format, seconds) => (Math.abs(seconds) <= LATEST ? format.form
 export const date = (seconds) => calendar(inZone, seconds);
 export const dateUtc = (seconds) => calendar(inUtc, seconds);
 
-/** US dollars, as the server writes them. */
-export function dollars(usd) {
-  return 0 < usd && usd < 0.01 ? `$${Number(usd.toPrecision(2))}` : dollars.format(usd);
-}
-
 export function duration(seconds) {
   const s = Math.max(0, Math.round(seconds));
   if (s < 60) return `${s} s`;
@@ -44,6 +39,18 @@ export function duration(seconds) {
 
 export function age(seconds) {
   return seconds < 5 ? "now" : duration(seconds).split(" ").slice(0, 2).join(" ");
+}
+
+/** US dollars as the logs say them; below a cent with two digits that count. */
+export function dollars(usd) {
+  if (usd > 0 && usd < 0.01) return `$${usd < 0.0001 ? usd.toExponential(1) : Number(usd.toPrecision(2))}`;
+  return `$${cents.format(usd)}`;
+}
+
+/** A cost, with "≥" if something is missing in it. */
+export function money({ usd, is_known: isKnown }) {
+  if (isKnown) return dollars(usd);
+  return usd ? `≥ ${dollars(usd)}` : "unknown";
 }
 
 export function bytes(value) {

@@ -3,7 +3,7 @@
 import { airflow } from "./airflow.js";
 import { el, foreign } from "./dom.js";
 
-const AIRFLOW = new URL("../", new URL(".", location.href));
+export const AIRFLOW = new URL("../", new URL(".", location.href));
 
 function follow(event) {
   if (event.button > 1 || !airflow) return;
@@ -34,11 +34,11 @@ export const elsewhere = (href, content) => out(href, "_blank", content, href);
 
 const e = encodeURIComponent;
 
-/** A batch's DAG, run and task as links, or as plain text if this Airflow has no such DAG. */
-export function origin(batch) {
-  const { dag_id: dag, run_id: run, task_id: task, map_index: index } = batch.origin;
+/** The DAG, run and task of a batch or job as links, or as plain text if this Airflow has no such DAG. */
+export function origin(item) {
+  const { dag_id: dag, run_id: run, task_id: task, map_index: index } = item.origin;
   const place = (path, text) =>
-    batch.dag_known ? inAirflow(path, foreign(text), text) : el("span", { title: text }, foreign(text));
+    item.dag_known ? inAirflow(path, foreign(text), text) : el("span", { title: text }, foreign(text));
   const suffix = index >= 0 ? `/mapped/${index}` : "";
   return {
     dag: dag && place(`dags/${e(dag)}`, dag),

@@ -1,5 +1,6 @@
 // The list of batches: which pages are loaded, and when to load them again.
 
+import { place } from "./address.js";
 import { listBatches } from "./api.js";
 
 export const INTERVAL = 5; // seconds between two requests while a batch is running
@@ -10,12 +11,13 @@ const SEARCH_ROWS = 50; // a search for older batches stops when it has found th
 
 export class BatchList {
   /**
-   * @param {Table} table keeps the rows
-   * @param {{run: ?Object, isFiltered: function(): boolean, countShown: function(): number}} view
+   * @param {Store} store keeps what was loaded
+   * @param {{isSearch: function(): boolean, countShown: function(): number, since: function(): ?number}} view
+   *     how much is wanted: whether all that matches is searched for, and back to which time
    * @param {function()} changed is called whenever there is something new to draw
    */
-  constructor(table, view, changed) {
-    Object.assign(this, { table, view, changed });
+  constructor(store, view, changed) {
+    Object.assign(this, { store, view, changed });
     this.conn = null;
     this.skew = 0; // by how many seconds the server's clock is ahead of the browser's
     this.round = 0; // answers to an earlier round are thrown away
@@ -24,13 +26,12 @@ export class BatchList {
   }
 
   reset() {
-    this.pages = []; // {after, ids}
     this.next = null;
     this.hidden = 0;
     this.problem = null;
     this.looked = false;
     this.loading = false;
-    this.table.clear();
+    this.store.clear();
   }
 
   now() {
@@ -38,7 +39,7 @@ export class BatchList {
   }
 
   get runs() {
-    return this.table.batches.some((batch) => !batch.is_over);
+    return this.store.pages.some((page) => this.store.isRunning(page));
   }
 
   /** Run ``work`` and keep its problem, if any. False if another round has begun in the meantime. */
@@ -59,7 +60,18 @@ export class BatchList {
     return true;
   }
 
-  /** Start over with the newest page; for a run, go on through older pages. */
+  /** Whether there is more to load of what is wanted. */
+  get goesOn() {
+    const since = this.view.since();
+    return Boolean(this.next) && !(since && this.oldest && this.oldest < since);
+  }
+
+  get oldest() {
+    const times = this.store.batchPages.at(-1)?.map((batch) => batch.created_at) ?? [];
+    return times.filter(Boolean).at(-1);
+  }
+
+  /** Start over with the newest page; for a DAG, a run or a job, go on through older pages. */
   async load() {
     this.round += 1;
     clearTimeout(this.timer);
@@ -67,7 +79,7 @@ export class BatchList {
     this.changed();
     const current = await this.attempt(async (valid) => {
       await this.loadNext(valid);
-      for (let count = 1; this.view.run && this.next && count < MAX_PAGES && valid(); count += 1) {
+      for (let count = 1; place && this.goesOn && count < MAX_PAGES && valid(); count += 1) {
         await this.loadNext(valid);
       }
     });
@@ -75,7 +87,8 @@ export class BatchList {
   }
 
   async fetch(after) {
-    const answer = await listBatches({ conn_id: this.conn, ...this.view.run, after });
+    const within = { dag_id: place?.dag_id, run_id: place?.run_id };
+    const answer = await listBatches({ conn_id: this.conn, ...within, after });
     this.skew = answer.now - Date.now() / 1000;
     return answer;
   }
@@ -84,8 +97,7 @@ export class BatchList {
     const after = this.next;
     const answer = await this.fetch(after);
     if (!valid()) return;
-    this.table.append(answer.batches, this.now());
-    this.pages.push({ after, ids: answer.batches.map((batch) => batch.id) });
+    this.store.append(after, answer);
     this.next = answer.next;
     this.hidden += answer.hidden;
     this.changed();
@@ -94,15 +106,15 @@ export class BatchList {
 
   /** Load one more page; during a search, as many as it takes to find some rows. */
   async loadOlder() {
-    if (this.loading || !this.next || this.problem?.status === 400) return;
+    if (this.loading || !this.goesOn || this.problem?.status === 400) return;
     this.loading = true;
     this.changed();
     const target = this.view.countShown() + SEARCH_ROWS;
-    const limit = this.view.isFiltered() || this.view.run ? MAX_PAGES : 1;
+    const limit = this.view.isSearch() ? MAX_PAGES : 1;
     await this.attempt(async (valid) => {
       for (
         let count = 0;
-        this.next && count < limit && valid() && this.view.countShown() < target;
+        this.goesOn && count < limit && valid() && this.view.countShown() < target;
         count += 1
       ) {
         await this.loadNext(valid);
@@ -112,31 +124,24 @@ export class BatchList {
     this.changed();
   }
 
-  /** Load the newest page again, and the pages on which a batch is running. */
+  /** Load the newest page again, and the pages on which something is running. */
   async refresh() {
-    if (!this.pages.length) return this.load();
+    const { store } = this;
+    if (!store.pages.length) return this.load();
     const current = await this.attempt(async (valid) => {
-      for (const page of this.pages.filter((one, at) => at === 0 || this.isRunning(one)).slice(0, MAX_PAGES)) {
+      for (const page of store.pages.filter((one, at) => at === 0 || store.isRunning(one)).slice(0, MAX_PAGES)) {
         const answer = await this.fetch(page.after);
         if (!valid()) return;
-        if (page.after === null && !this.takeNewest(page, answer)) return void setTimeout(() => this.load());
-        for (const batch of answer.batches) this.table.update(batch, this.now());
+        if (page.after === null && this.isGap(answer)) return void setTimeout(() => this.load());
+        store.refresh(page, answer);
       }
     });
     if (current) this.schedule();
   }
 
-  isRunning(page) {
-    return page.ids.some((id) => this.table.get(id)?.is_over === false);
-  }
-
-  /** False if the whole page is new, because there may be a gap between it and the known rows. */
-  takeNewest(page, answer) {
-    const fresh = answer.batches.filter((batch) => !this.table.get(batch.id));
-    if (fresh.length && fresh.length === answer.batches.length && answer.next) return false;
-    this.table.prepend(fresh, this.now());
-    page.ids = [...fresh.map((batch) => batch.id), ...page.ids];
-    return true;
+  /** Whether a whole page is new, because there may be others between it and the known ones. */
+  isGap({ batches, next }) {
+    return Boolean(next) && batches.length > 0 && batches.every((batch) => !this.store.get(batch.id));
   }
 
   get interval() {

@@ -1,69 +1,119 @@
 // Puts the parts of the page together and handles what the user does.
 
-import { chosen, keep, run } from "./address.js";
+import { chosen, isHere, keep, place } from "./address.js";
 import { listConnections } from "./api.js";
+import { batchKind } from "./batch_cells.js";
 import { Costs } from "./costs.js";
 import { byId, el, setText } from "./dom.js";
-import { drawFilters, drawNotice, drawRest, drawTotals, STATUSES } from "./draw.js";
+import { drawChips, drawFilters, drawNotice, drawRest, drawTotals, kindOfPlace, STATUSES } from "./draw.js";
 import { group } from "./format.js";
+import { jobKind } from "./job_cells.js";
+import { JobPanel } from "./job_panel.js";
 import { BatchList, RETRY_INTERVAL } from "./list.js";
-import { askAndCancel, Panel } from "./panel.js";
+import { Panel } from "./panel.js";
+import { askAndCancel, askAndCancelJob } from "./question.js";
+import { Store } from "./store.js";
 import { Table } from "./table.js";
 import { followTheme } from "./theme.js";
 
+const view = chosen.view === "batches" ? "batches" : "jobs";
 const filter = {
-  status: STATUSES.includes(chosen.status) ? chosen.status : "all",
-  dag: run ? "" : (chosen.dag ?? ""),
+  view,
+  status: STATUSES[view].includes(chosen.status) ? chosen.status : "all",
+  dag: place ? "" : (chosen.dag ?? ""),
+  hours: /^\d{1,3}$/.test(chosen.hours ?? "") ? chosen.hours : "",
   text: chosen.text ?? "",
 };
 let connections = [];
+let versions = {};
 let wanted = wordsOf(filter.text);
+let hasOpened = false;
 
 function wordsOf(text) {
   return text.toLowerCase().split(/\s+/).filter(Boolean);
 }
 
 const isFiltered = () => filter.status !== "all" || filter.dag !== "" || filter.text !== "";
-const filtered = () => table.filter((batch, haystack) => passes(batch, haystack));
+const isSearch = () => isFiltered() || Boolean(place);
+const since = () => filter.hours && list.now() - filter.hours * 3600;
+const params = () => ({ conn_id: list.conn });
+const groupOf = (item) => (filter.view === "jobs" ? item.group : group(item));
 
-const table = new Table(byId("table"), {
-  open: (id) => panel.open(table.get(id)),
-  cancel: (id) => ask(table.get(id)),
-});
-const list = new BatchList(table, { run, isFiltered, countShown: () => filtered().length }, () => {
+const store = new Store();
+const tables = {
+  jobs: new Table(
+    byId("jobs"),
+    jobKind({ open: (key) => jobPanel.open(key), cancel: (key) => askJob(store.job(key)) }),
+  ),
+  batches: new Table(
+    byId("batches"),
+    batchKind({ open: (id) => panel.open(store.get(id)), cancel: (id) => ask(store.get(id)) }),
+  ),
+};
+const shownItems = () => tables[filter.view].filter((item, haystack) => passes(item, haystack));
+const list = new BatchList(store, { isSearch, since, countShown: () => shownItems().length }, () => {
   draw();
   panel.refresh();
 });
-const panel = new Panel({ params: () => ({ conn_id: list.conn }), changed, ask });
+const panel = new Panel({ params, changed, ask });
+const jobPanel = new JobPanel({
+  params,
+  job: (key) => store.job(key),
+  now: () => list.now(),
+  versions: () => versions,
+  openBatch: (id) => panel.open(store.get(id)),
+  ask: askJob,
+});
+const costs = new Costs(params);
 
-const costs = new Costs(() => ({ conn_id: list.conn }));
-
-function passes(batch, haystack, but = "") {
+function passes(item, haystack, but = "") {
   return (
-    (but === "any status" || filter.status === "all" || group(batch) === filter.status) &&
-    (!filter.dag || batch.origin.dag_id === filter.dag) &&
+    isHere(item.origin) &&
+    (but === "any status" || filter.status === "all" || groupOf(item) === filter.status) &&
+    (!filter.dag || item.origin.dag_id === filter.dag) &&
+    (!filter.hours || !item.is_over || !((item.newest_at ?? item.created_at) < since())) &&
     wanted.every((word) => haystack.includes(word))
   );
 }
 
 function draw() {
-  const shown = filtered();
-  drawTotals(shown);
-  drawFilters(table, filter, run, passes);
-  drawNotice(list, shown, { run, clearFilter, retry });
-  drawRest(list, shown, isFiltered() || Boolean(run));
+  const table = tables[filter.view];
+  if (!store.size) for (const each of Object.values(tables)) each.clear();
+  table.show(filter.view === "jobs" ? store.jobPages : store.batchPages, list.now());
+  const shown = shownItems();
+  drawTotals(shown, filter.view);
+  drawFilters(table, filter, { groupOf, passes });
+  drawNotice(list, shown, { clearFilter, retry });
+  drawRest(list, shown, { view: filter.view, isSearch: isSearch() });
+  jobPanel.refresh();
+  openTheJob(shown);
   document.body.setAttribute("aria-busy", String(!list.looked || list.loading));
 }
 
+/** The address of a job opens it, once. */
+function openTheJob(shown) {
+  if (hasOpened || !place?.task_id || filter.view !== "jobs" || shown.length !== 1) return;
+  hasOpened = true;
+  jobPanel.open(shown[0].id);
+}
+
 function changed(batch) {
-  table.update(batch, list.now());
+  store.update(batch);
   draw();
 }
 
 function ask(batch) {
-  askAndCancel(batch, { conn_id: list.conn }, (after) => {
+  askAndCancel(batch, params(), (after) => {
     changed(after);
     panel.refresh();
+    list.schedule(1);
+  });
+}
+
+function askJob(job) {
+  askAndCancelJob(job, params(), (batches) => {
+    for (const batch of batches) store.update(batch);
+    draw();
     list.schedule(1);
   });
 }
@@ -73,7 +123,7 @@ function retry() {
 }
 
 function clearFilter() {
-  Object.assign(filter, { status: "all", dag: "", text: "" });
+  Object.assign(filter, { status: "all", dag: "", hours: "", text: "" });
   byId("text").value = "";
   filterChanged();
 }
@@ -82,55 +132,62 @@ function filterChanged(change = {}) {
   Object.assign(filter, change);
   wanted = wordsOf(filter.text);
   const status = filter.status === "all" ? "" : filter.status;
-  keep({ conn_id: list.conn, status, dag: filter.dag, text: filter.text });
+  const kept = { status, dag: filter.dag, hours: filter.hours, text: filter.text };
+  keep({ conn_id: list.conn, view: filter.view === "jobs" ? "" : filter.view, ...kept });
   draw();
+}
+
+function choose(name) {
+  if (name === filter.view) return;
+  drawChips(name, (status) => filterChanged({ status }));
+  filterChanged({ view: name, status: "all" });
 }
 
 function listen() {
   byId("text").value = filter.text;
   byId("text").addEventListener("input", (event) => filterChanged({ text: event.target.value.trim() }));
   byId("dag").addEventListener("change", (event) => filterChanged({ dag: event.target.value }));
+  byId("hours").addEventListener("change", (event) => filterChanged({ hours: event.target.value }));
   byId("connection").addEventListener("change", (event) => {
     list.conn = event.target.value;
     filterChanged({ dag: "" });
     list.load();
     costs.load();
   });
-  for (const status of STATUSES) {
-    const chosen = { type: "button", "data-status": status, onclick: () => filterChanged({ status }) };
-    byId("statuses").append(el("button.chip", chosen, `${status} `, el("small", {}, "0")));
-  }
+  for (const button of byId("views").children)
+    button.addEventListener("click", () => choose(button.dataset.view));
+  drawChips(filter.view, (status) => filterChanged({ status }));
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
   byId("refresh").addEventListener("click", retry);
   byId("older").addEventListener("click", () => list.loadOlder());
   document.addEventListener("visibilitychange", () => !document.hidden && list.conn && list.schedule(0));
   document.addEventListener("keydown", (event) => {
-    if (event.key !== "/" || event.target.matches("input, select") || document.querySelector("dialog[open]"))
-      return;
+    if (event.key !== "/" || event.target.matches("input, select, textarea")) return;
+    if (document.querySelector("dialog[open]")) return;
     event.preventDefault();
     byId("text").focus();
   });
-  const near = ([entry]) => entry.isIntersecting && !isFiltered() && !run && list.loadOlder();
+  const near = ([entry]) => entry.isIntersecting && !isSearch() && list.loadOlder();
   new IntersectionObserver(near, { rootMargin: "600px" }).observe(byId("more"));
-  setInterval(() => document.hidden || table.tick(list.now()), 5_000);
+  setInterval(() => document.hidden || tables[filter.view].tick(list.now()), 5_000);
 }
 
 async function begin() {
   await list.attempt(async () => {
-    ({ connections } = await listConnections());
+    ({ connections, versions } = await listConnections());
     const asked = chosen.conn_id;
     if (asked && !connections.includes(asked)) connections.push(asked);
     list.conn ??= asked ?? connections[0] ?? null;
     byId("connection").replaceChildren(...connections.map((id) => el("option", { value: id }, id)));
     byId("connection").value = list.conn;
     byId("connection-field").hidden = !connections.length;
-    byId("costs").hidden = !connections.length || Boolean(run);
+    byId("costs").hidden = !connections.length || Boolean(place);
   });
   if (list.problem) setTimeout(begin, RETRY_INTERVAL * 1000);
   else if (list.conn) await list.load();
 }
 
 followTheme();
-if (run) setText(byId("title"), "Batches of this run");
+if (place) setText(byId("title"), `OpenAI batches of this ${kindOfPlace()}`);
 listen();
 begin();

@@ -1,10 +1,11 @@
-// The panel that a row opens, and the question before a batch is cancelled.
+// The panel of a batch.
 
-import { cancelBatch, showBatch } from "./api.js";
-import { announce, byId, el, foreign, keepingFocus } from "./dom.js";
+import { showBatch } from "./api.js";
+import { badge, progressBar } from "./batch_cells.js";
+import { byId, el, foreign } from "./dom.js";
+import { keepingFocus } from "./focus.js";
 import { bytes, duration, number, progress } from "./format.js";
 import { elsewhere, origin } from "./links.js";
-import { badge, progressBar } from "./table.js";
 import { moment } from "./time.js";
 
 const TIMES = {
@@ -19,11 +20,11 @@ const TIMES = {
   expires_at: "Window closes",
 };
 
-function section(title, ...content) {
+export function section(title, ...content) {
   return el("section", {}, el("h3", {}, title), ...content);
 }
 
-function pairs(entries) {
+export function pairs(entries) {
   const kept = entries.filter(([, value]) => value !== null && value !== undefined && value !== false);
   return el("dl.pairs", {}, ...kept.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
 }
@@ -43,8 +44,9 @@ function times(shown) {
   );
 }
 
-function from(batch) {
-  const { dag, run, task } = origin(batch);
+/** The DAG, run and task of a batch or job. */
+export function madeBy(item) {
+  const { dag, run, task } = origin(item);
   return (
     dag &&
     section(
@@ -58,7 +60,7 @@ function from(batch) {
   );
 }
 
-const NO_PRICE =
+export const NO_PRICE =
   "unknown: the model has no price. Enter one in the connection, or install airflow-provider-openai-batches[prices].";
 
 function tokens({ tokens: used, cost }) {
@@ -130,10 +132,7 @@ export class Panel {
   constructor(page) {
     this.page = page;
     this.dialog = byId("panel");
-    this.dialog.addEventListener("close", () => {
-      focusAgain(this.id);
-      this.id = null;
-    });
+    this.dialog.addEventListener("close", () => (this.id = null));
     this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.dialog.close());
   }
 
@@ -153,7 +152,7 @@ export class Panel {
       batch.may_cancel &&
       el("button.button.danger", { type: "button", onclick: () => this.page.ask(batch) }, "Cancel batch");
     const close = el(
-      "button.button.quiet.close",
+      "button.button.quiet",
       { type: "button", autofocus: true, onclick: () => this.dialog.close() },
       "Close",
     );
@@ -162,7 +161,7 @@ export class Panel {
       el("h2", { id: "panel-title" }, foreign(batch.id)),
       el("span.actions", {}, ...[cancel, close].filter(Boolean)),
     ];
-    keepingFocus(this.head, () => this.head.replaceChildren(...parts), () => close);
+    this.head.replaceChildren(...parts);
   }
 
   /** Load the open batch again, and redraw it only if something changed. */
@@ -185,7 +184,6 @@ export class Panel {
 
   draw(shown) {
     const { batch } = shown;
-    this.drawHead(batch);
     const about = pairs([
       ["Model", batch.model && foreign(batch.model)],
       ["Endpoint", batch.endpoint && foreign(batch.endpoint)],
@@ -196,56 +194,16 @@ export class Panel {
       about,
       errors(shown),
       failures(batch, shown),
-      from(batch),
+      madeBy(batch),
       times(shown),
       tokens(batch),
       files(shown),
       metadata(shown),
       link,
     ];
-    const close = () => this.head.querySelector(".close");
-    keepingFocus(this.body, () => this.body.replaceChildren(...parts.filter(Boolean)), close);
+    keepingFocus(this.dialog, () => {
+      this.drawHead(batch);
+      this.body.replaceChildren(...parts.filter(Boolean));
+    });
   }
-}
-
-/** Where the focus goes when a dialog closes and the browser finds nothing that had it: a mouse has none. */
-function focusAgain(id) {
-  if (document.activeElement !== document.body) return;
-  const place = document.querySelector("dialog[open] .close") ?? document.querySelector(`[data-id="${CSS.escape(id)}"] .open`);
-  place?.focus();
-}
-
-/** Ask, then cancel; ``done`` gets the updated batch. */
-export function askAndCancel(batch, params, done) {
-  const dialog = byId("question");
-  const { total, completed, failed } = progress(batch);
-  const rest = total
-    ? `${number(completed + failed)} of ${number(total)} requests are done. They are paid for and their results are kept; the others will not run.`
-    : "Requests that are done are paid for and their results are kept; the others will not run.";
-  const problem = el("p.amiss", { role: "alert" });
-  const keep = el("button.button", { type: "button", onclick: () => dialog.close() }, "Keep it running");
-  const cancel = el("button.button.danger", { type: "button" }, "Cancel the batch");
-  cancel.addEventListener("click", async () => {
-    cancel.disabled = true;
-    problem.textContent = "";
-    try {
-      done((await cancelBatch(batch.id, params)).batch);
-      dialog.close();
-      announce(`Batch ${batch.id} is being cancelled.`);
-    } catch (error) {
-      problem.textContent = error.message;
-      cancel.disabled = false;
-    }
-  });
-  dialog.replaceChildren(
-    el("h2", { id: "question-title" }, "Cancel this batch?"),
-    el("p.mono", {}, foreign(batch.id)),
-    el("p", {}, rest),
-    el("p.muted", {}, "A task that waits for it fails, unless it is set up to go on."),
-    problem,
-    el("p.actions", {}, keep, cancel),
-  );
-  dialog.addEventListener("close", () => focusAgain(batch.id), { once: true });
-  dialog.showModal();
-  keep.focus();
 }

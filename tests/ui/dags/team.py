@@ -1,4 +1,4 @@
-"""The DAGs that the batches of the scene belong to; ``ask`` really makes one."""
+"""The DAGs that the batches of the scene belong to; ``ask`` and ``classify_table`` really make some."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG
 
+from airflow_provider_openai_batches.operators.inference import OpenAIBatchInferenceOperator
 from airflow_provider_openai_batches.operators.openai_batches import OpenAICreateBatchOperator
 
 for name, task_id in (
@@ -25,4 +26,18 @@ with DAG("ask", schedule=None):
         endpoint="/v1/chat/completions",
         input_file=str(Path(os.environ["UI_WORK"]) / "requests.jsonl"),
         poll_interval=1,
+    )
+
+with DAG("classify_table", schedule=None):
+    OpenAIBatchInferenceOperator(
+        task_id="classify",
+        openai_conn_id="jobs",
+        endpoint="/v1/chat/completions",
+        model="gpt-5-mini",
+        requests=[f"Is review {number} friendly? It is secret-{number}." for number in range(6)],
+        output_uri=str(Path(os.environ["UI_WORK"]) / "out" / "{{ run_id }}"),
+        max_requests_per_batch=2,
+        max_active_batches=2,
+        poll_interval=1,
+        retries=2,
     )

@@ -1,0 +1,84 @@
+// The question before a batch or a whole job is cancelled.
+
+import { cancelBatch, cancelJob, failTask } from "./api.js";
+import { announce, byId, el, foreign } from "./dom.js";
+import { number, progress } from "./format.js";
+
+/**
+ * @param {{title: string, what: Node, sentences: string[], yes: string, said: string}} question
+ * @param {function(): Promise<?string>} act does it; returns what did not work, if anything
+ */
+function ask({ title, what, sentences, yes, said }, act) {
+  const dialog = byId("question");
+  const problem = el("p.amiss", { role: "alert" });
+  const keep = el("button.button", { type: "button", onclick: () => dialog.close() }, "Keep it running");
+  const go = el("button.button.danger", { type: "button" }, yes);
+  go.addEventListener("click", async () => {
+    go.disabled = true;
+    problem.textContent = "";
+    try {
+      problem.textContent = (await act()) ?? "";
+    } catch (error) {
+      problem.textContent = error.message;
+    }
+    go.disabled = false;
+    if (problem.textContent) return;
+    dialog.close();
+    announce(said);
+  });
+  dialog.replaceChildren(
+    el("h2", { id: "question-title" }, title),
+    el("p.mono", {}, what),
+    ...sentences.map((sentence, at) => el(at ? "p.muted" : "p", {}, sentence)),
+    problem,
+    el("p.actions", {}, keep, go),
+  );
+  dialog.showModal();
+  keep.focus();
+}
+
+const PAID = "are paid for and their results are kept; the others will not run.";
+
+/** Ask, then cancel a batch; ``done`` gets the updated batch. */
+export function askAndCancel(batch, params, done) {
+  const { total, completed, failed } = progress(batch);
+  const rest = total
+    ? `${number(completed + failed)} of ${number(total)} requests are done. They ${PAID}`
+    : `Requests that are done ${PAID}`;
+  const question = {
+    title: "Cancel this batch?",
+    what: foreign(batch.id),
+    sentences: [rest, "A task that waits for it fails, unless it is set up to go on."],
+    yes: "Cancel the batch",
+    said: `Batch ${batch.id} is being cancelled.`,
+  };
+  ask(question, async () => done((await cancelBatch(batch.id, params)).batch));
+}
+
+/** Ask, then set a job's task to failed and cancel all its batches; ``done`` gets those. */
+export function askAndCancelJob(job, params, done) {
+  const { total, completed, failed } = job.counts;
+  const running = job.batches.filter((batch) => !batch.is_over).length;
+  const fails = job.task && job.is_active;
+  const question = {
+    title: "Cancel this job?",
+    what: foreign([job.origin.dag_id, job.origin.run_id, job.origin.task_id].filter(Boolean).join(" · ")),
+    sentences: [
+      `${number(completed + failed)} of ${number(total)} requests are done. They ${PAID}`,
+      fails
+        ? "Airflow sets the task to failed, without a retry, so that nothing is asked again. Clear the task to go on later."
+        : "Its task is not running.",
+      running === 1 ? "1 batch of it runs now." : `${number(running)} batches of it run now.`,
+    ],
+    yes: "Cancel the job",
+    said: "The job is being cancelled.",
+  };
+  ask(question, async () => {
+    if (fails) await failTask(job.origin);
+    const answer = await cancelJob({ ...params, ...job.origin });
+    done(answer.batches);
+    const failures = answer.problems.map(({ batch_id: id, message }) => `${id}: ${message}`);
+    if (!answer.complete) failures.push("There may be older batches of this job that were not looked at.");
+    return failures.join(" ") || null;
+  });
+}
