@@ -134,4 +134,4 @@ cluster: $(CLUSTER)/.installed
 		$(if $(BATCH_SECONDS),--batch-seconds $(BATCH_SECONDS)) $(if $(MINUTES),--minutes $(MINUTES))
 
 clean:
-	rm -rf .venv* .bench .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv* .axe .bench .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -52,6 +52,7 @@ async function send(url, options) {
 export const listConnections = () => call("connections");
 export const listBatches = (params) => call("batches", params);
 export const sumUpCosts = (params) => call("costs", params);
+export const sumUpDays = (params) => call("costs/days", params);
 export const sumUpJob = (params) => call("jobs/summary", params);
 export const cancelJob = (params) => call("jobs/cancel", params, POST);
 

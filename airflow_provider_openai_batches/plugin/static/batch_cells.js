@@ -1,8 +1,9 @@
 // What a row shows of a batch.
 
 import { el, foreign } from "./dom.js";
-import { age, date, number, progress, short, timeLeft, words } from "./format.js";
+import { age, number, progress, short, timeLeft, words } from "./format.js";
 import { origin } from "./links.js";
+import { moment } from "./time.js";
 
 export function badge({ status, is_over: isOver }) {
   return el("span", { class: "badge", "data-status": status, "data-over": String(isOver) }, words(status));
@@ -10,12 +11,17 @@ export function badge({ status, is_over: isOver }) {
 
 export function progressBar(batch) {
   const { total, completed, failed, donePart, failedPart } = progress(batch);
+  const counted = total
+    ? `${number(completed)} of ${number(total)}`
+    : batch.is_over
+      ? "nothing ran"
+      : "not counted yet";
   const bar = el("span.bar", {
     role: "progressbar",
-    "aria-label": "Requests done",
+    "aria-label": total ? `${counted} requests done, ${number(failed)} failed` : `Requests: ${counted}`,
     "aria-valuemin": 0,
     "aria-valuemax": total || 1,
-    "aria-valuenow": completed + failed,
+    "aria-valuenow": total ? Math.min(total, completed + failed) : null,
   });
   for (const [kind, part] of [
     ["done", donePart],
@@ -25,13 +31,8 @@ export function progressBar(batch) {
     piece.style.width = `${Math.min(100, part)}%`;
     bar.append(piece);
   }
-  const counted = total
-    ? `${number(completed)} of ${number(total)}`
-    : batch.is_over
-      ? "nothing ran"
-      : "not counted yet";
   const amiss = failed ? el("span.amiss", {}, ` · ${number(failed)} failed`) : null;
-  return [bar, el("span.small", {}, counted, amiss)];
+  return [bar, el("span.small", { "aria-hidden": "true" }, counted, amiss)]; // it is the bar's name
 }
 
 function originCell(batch) {
@@ -83,13 +84,7 @@ function batchCells(batch, now, handlers) {
     [
       "age",
       seconds === null ? "–" : age(seconds),
-      () => [
-        el(
-          "span",
-          { title: seconds === null ? null : date(batch.created_at) },
-          seconds === null ? "–" : age(seconds),
-        ),
-      ],
+      () => [seconds === null ? "–" : moment(batch.created_at, age(seconds))],
     ],
     [
       "actions",
@@ -114,6 +109,7 @@ function batchCells(batch, now, handlers) {
 /** How a table shows batches. */
 export const batchKind = (handlers) => ({
   ...handlers,
+  names: "id",
   cells: (batch, now) => batchCells(batch, now, handlers),
   words: ({ id, model, endpoint, origin: from }) => [
     id,

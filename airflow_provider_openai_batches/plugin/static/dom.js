@@ -6,9 +6,18 @@
  * @param {...(Node|string|number|null|undefined|false)} children
  */
 export function el(tag, attributes = {}, ...children) {
+  return made((name) => document.createElement(name), tag, attributes, children);
+}
+
+/** The same, for a part of a drawing. */
+export function svg(tag, attributes = {}, ...children) {
+  return made((name) => document.createElementNS("http://www.w3.org/2000/svg", name), tag, attributes, children);
+}
+
+function made(create, tag, attributes, children) {
   const [name, ...classes] = tag.split(".");
-  const element = document.createElement(name);
-  if (classes.length) element.className = classes.join(" ");
+  const element = create(name);
+  element.classList.add(...classes);
   for (const [key, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
     if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
@@ -25,6 +34,11 @@ export function foreign(text) {
 
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
+}
+
+/** Say something to those who do not see the page. */
+export function announce(text) {
+  setText(byId("said"), text);
 }
 
 export const byId = (id) => document.getElementById(id);

@@ -1,13 +1,30 @@
 // Numbers and times as people read them. Times are Unix seconds.
 
+import { followZone, zone } from "./zone.js";
+
 const whole = new Intl.NumberFormat("en");
 const cents = new Intl.NumberFormat("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
-const moment = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "medium" });
+const LATEST = 8.64e12; // the last second that a browser's calendar knows
+
+function moments(timeZone) {
+  const two = "2-digit";
+  const day = { day: "numeric", month: "short", year: "numeric" };
+  const time = { hour: two, minute: two, second: two, timeZoneName: "short" };
+  return new Intl.DateTimeFormat("en-GB", { ...day, ...time, timeZone });
+}
+
+let inZone = moments(zone());
+const inUtc = moments("UTC");
+followZone(() => (inZone = moments(zone())));
 
 export const number = (value) => whole.format(value);
 export const short = (value) => (value < 10_000 ? whole.format(value) : compact.format(value));
-export const date = (seconds) => moment.format(seconds * 1000);
+
+const calendar = (format, seconds) => (Math.abs(seconds) <= LATEST ? format.format(seconds * 1000) : "–");
+/** A moment in the user's zone, which it names. */
+export const date = (seconds) => calendar(inZone, seconds);
+export const dateUtc = (seconds) => calendar(inUtc, seconds);
 
 export function duration(seconds) {
   const s = Math.max(0, Math.round(seconds));

@@ -2,9 +2,10 @@
 
 import { progressBar } from "./batch_cells.js";
 import { el, foreign } from "./dom.js";
-import { age, date, duration, money, number, short, words } from "./format.js";
+import { age, duration, money, number, short, words } from "./format.js";
 import { paceOf } from "./jobs.js";
 import { origin } from "./links.js";
+import { moment } from "./time.js";
 
 // The colour of a state: that of a batch's status.
 const TONES = {
@@ -104,7 +105,7 @@ function jobCells(job, now, { open, cancel }) {
     [
       "age",
       seconds === null ? "–" : age(seconds),
-      () => [el("span", { title: job.created_at && date(job.created_at) }, seconds === null ? "–" : age(seconds))],
+      () => [seconds === null ? "–" : moment(job.created_at, age(seconds))],
     ],
     ["actions", String(job.may_cancel), () => cancelCell(job, cancel)],
   ];
@@ -113,6 +114,7 @@ function jobCells(job, now, { open, cancel }) {
 /** How a table shows jobs. */
 export const jobKind = (handlers) => ({
   ...handlers,
+  names: "origin",
   cells: (job, now) => jobCells(job, now, handlers),
   words: ({ origin: from, state, batches }) => [
     from.dag_id,

@@ -4,9 +4,11 @@ import { sumUpJob } from "./api.js";
 import { badge, progressBar } from "./batch_cells.js";
 import { bugReport, showBugReport } from "./bug_report.js";
 import { byId, el, foreign } from "./dom.js";
-import { date, money, number } from "./format.js";
+import { keepingFocus } from "./focus.js";
+import { money, number } from "./format.js";
 import { costWords, jobProgress, jobTimeLeft, stateBadge, taskName } from "./job_cells.js";
 import { madeBy, NO_PRICE, pairs, section } from "./panel.js";
+import { moment } from "./time.js";
 
 const SHOWN_PARTS = 10;
 
@@ -25,8 +27,8 @@ function figures(job, now) {
       ["Answered live", job.report?.live ? number(job.report.live) : null],
       ["Batches", `${number(job.ended)} of ${number(job.planned)} ended`],
       [job.is_over ? "Time" : "Time left", el("span", {}, left.text, left.why && el("span.muted", {}, ` · ${left.why}`))],
-      ["Began", job.created_at && date(job.created_at)],
-      ["Ended", job.ended_at && date(job.ended_at)],
+      ["Began", job.created_at && moment(job.created_at)],
+      ["Ended", job.ended_at && moment(job.ended_at)],
       ["Try", job.task?.try_number > 1 ? number(job.task.try_number) : null],
       ["Tokens", job.tokens ? number(job.tokens) : null],
       ["Cost", job.is_over && !job.cost.is_known && !job.cost.usd ? NO_PRICE : costWords(job)],
@@ -173,8 +175,6 @@ export class JobPanel {
   }
 
   draw(job) {
-    const focused = document.activeElement?.closest("#job-panel") && document.activeElement.textContent;
-    this.drawHead(job);
     const note = job.note.text && el(`p${job.note.isAmiss ? ".amiss" : ""}`, {}, foreign(job.note.text));
     const problem = this.problem && el("p.amiss", { role: "alert" }, this.problem.message);
     const parts = [
@@ -186,8 +186,9 @@ export class JobPanel {
       problem,
       batches(job, this.page.openBatch),
     ];
-    this.body.replaceChildren(...parts.filter(Boolean));
-    // Redrawn buttons have lost the focus.
-    [...this.dialog.querySelectorAll("button")].find((one) => focused && one.textContent === focused)?.focus();
+    keepingFocus(this.dialog, () => {
+      this.drawHead(job);
+      this.body.replaceChildren(...parts.filter(Boolean));
+    });
   }
 }

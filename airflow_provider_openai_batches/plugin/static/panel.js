@@ -3,8 +3,10 @@
 import { showBatch } from "./api.js";
 import { badge, progressBar } from "./batch_cells.js";
 import { byId, el, foreign } from "./dom.js";
-import { bytes, date, duration, number, progress } from "./format.js";
+import { keepingFocus } from "./focus.js";
+import { bytes, duration, number, progress } from "./format.js";
 import { elsewhere, origin } from "./links.js";
+import { moment } from "./time.js";
 
 const TIMES = {
   created_at: "Created",
@@ -34,7 +36,7 @@ function times(shown) {
   const known = Object.entries(TIMES).filter(([name]) => shown.times[name]);
   const entries = known.map(([name, title]) => [
     title,
-    el("span", {}, date(shown.times[name]), name === "expires_at" ? "" : after(shown.times[name])),
+    el("span", {}, moment(shown.times[name]), name === "expires_at" ? "" : after(shown.times[name])),
   ]);
   return section(
     "Times",
@@ -149,12 +151,17 @@ export class Panel {
     const cancel =
       batch.may_cancel &&
       el("button.button.danger", { type: "button", onclick: () => this.page.ask(batch) }, "Cancel batch");
-    const close = el("button.button.quiet", { type: "button", onclick: () => this.dialog.close() }, "Close");
-    this.head.replaceChildren(
+    const close = el(
+      "button.button.quiet",
+      { type: "button", autofocus: true, onclick: () => this.dialog.close() },
+      "Close",
+    );
+    const parts = [
       badge(batch),
       el("h2", { id: "panel-title" }, foreign(batch.id)),
       el("span.actions", {}, ...[cancel, close].filter(Boolean)),
-    );
+    ];
+    this.head.replaceChildren(...parts);
   }
 
   /** Load the open batch again, and redraw it only if something changed. */
@@ -177,7 +184,6 @@ export class Panel {
 
   draw(shown) {
     const { batch } = shown;
-    this.drawHead(batch);
     const about = pairs([
       ["Model", batch.model && foreign(batch.model)],
       ["Endpoint", batch.endpoint && foreign(batch.endpoint)],
@@ -195,6 +201,9 @@ export class Panel {
       metadata(shown),
       link,
     ];
-    this.body.replaceChildren(...parts.filter(Boolean));
+    keepingFocus(this.dialog, () => {
+      this.drawHead(batch);
+      this.body.replaceChildren(...parts.filter(Boolean));
+    });
   }
 }

@@ -1,14 +1,14 @@
 // The question before a batch or a whole job is cancelled.
 
 import { cancelBatch, cancelJob, failTask } from "./api.js";
-import { byId, el, foreign } from "./dom.js";
+import { announce, byId, el, foreign } from "./dom.js";
 import { number, progress } from "./format.js";
 
 /**
- * @param {{title: string, what: Node, sentences: string[], yes: string}} question
+ * @param {{title: string, what: Node, sentences: string[], yes: string, said: string}} question
  * @param {function(): Promise<?string>} act does it; returns what did not work, if anything
  */
-function ask({ title, what, sentences, yes }, act) {
+function ask({ title, what, sentences, yes, said }, act) {
   const dialog = byId("question");
   const problem = el("p.amiss", { role: "alert" });
   const keep = el("button.button", { type: "button", onclick: () => dialog.close() }, "Keep it running");
@@ -22,7 +22,9 @@ function ask({ title, what, sentences, yes }, act) {
       problem.textContent = error.message;
     }
     go.disabled = false;
-    if (!problem.textContent) dialog.close();
+    if (problem.textContent) return;
+    dialog.close();
+    announce(said);
   });
   dialog.replaceChildren(
     el("h2", { id: "question-title" }, title),
@@ -48,6 +50,7 @@ export function askAndCancel(batch, params, done) {
     what: foreign(batch.id),
     sentences: [rest, "A task that waits for it fails, unless it is set up to go on."],
     yes: "Cancel the batch",
+    said: `Batch ${batch.id} is being cancelled.`,
   };
   ask(question, async () => done((await cancelBatch(batch.id, params)).batch));
 }
@@ -68,6 +71,7 @@ export function askAndCancelJob(job, params, done) {
       running === 1 ? "1 batch of it runs now." : `${number(running)} batches of it run now.`,
     ],
     yes: "Cancel the job",
+    said: "The job is being cancelled.",
   };
   ask(question, async () => {
     if (fails) await failTask(job.origin);

@@ -21,13 +21,14 @@ class Row {
     for (const [name, key, make] of this.kind.cells(item, now)) {
       if (this.made[name] === key) continue;
       this.made[name] = key;
-      this.parts[name] ??= this.element.appendChild(el(`span.cell.${name}`, { role: "cell" }));
+      this.parts[name] ??= this.element.appendChild(el(`span.cell.${name}`, { role: name === this.kind.names ? "rowheader" : "cell" }));
       this.parts[name].replaceChildren(...make());
     }
   }
 
   clicked(event) {
     if (event.target.closest("a, button") || String(getSelection())) return;
+    this.element.querySelector(".open").focus(); // it comes back here
     this.kind.open(this.item.id);
   }
 }
