@@ -7,16 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow_provider_openai_batches.api import models
 from airflow_provider_openai_batches.exceptions import BatchTimeout, OpenAIBatchesError
-from airflow_provider_openai_batches.idempotency.ledger import Ledger
-from airflow_provider_openai_batches.idempotency.submit import Submitter
 from airflow_provider_openai_batches.inference.settings import check_arguments
 from airflow_provider_openai_batches.operators.base import (
     began,
     first_event,
     no_retry_of_bad_input,
-    runs_on_one_machine,
     search_since,
-    task_identity,
 )
 from airflow_provider_openai_batches.operators.inference_table import TableOutput
 from airflow_provider_openai_batches.operators.mapped import refuse_what_instances_share
@@ -28,6 +24,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_openai_batches.api.validation import FailOn
+    from airflow_provider_openai_batches.idempotency.submit import Submitter
     from airflow_provider_openai_batches.inference.runner import Runner
     from airflow_provider_openai_batches.inference.settings import Then
 
@@ -313,31 +310,14 @@ class OpenAIBatchInferenceOperator(TableOutput):
         raise BatchTimeout(f"{said} Cancelled: {', '.join(runner.cancel()) or 'nothing'}.")
 
     def _runner(self, context: Context, since: float | None, deployment_id: str) -> Runner:
-        from airflow_provider_openai_batches.inference import job_context, runner, workspace  # noqa: PLC0415 - not when a DAG is parsed
+        from airflow_provider_openai_batches.operators.inference_job import runner_of  # noqa: PLC0415 - not when a DAG is parsed
 
-        if not self.is_dry_run:
-            self.ready_to_be_killed(context)
-        task = task_identity(context, deployment_id)
-        place = workspace.Workspace(self.output_uri, task.task_key[:12], task=task)
-        if since is not None and (first := place.claim.first_identity()):
-            task, place = first, workspace.Workspace(self.output_uri, first.task_key[:12], task=first)
-        ledger = None if since is None else Ledger(self.hook, task, since)
-        self._submitter = Submitter(self.hook, task, ledger, self.log)
+        return runner_of(self, context, since, deployment_id)
+
+    def submits_by(self, submitter: Submitter) -> None:
+        """Note what :meth:`on_kill` has to stop."""
+        self._submitter = submitter
         self.end_if_killed()
-        if place.is_local and not (place.output.is_absolute() and runs_on_one_machine()):
-            from airflow_provider_openai_batches.operators.inference_faults import warn_of_local_output  # noqa: PLC0415 - rarely needed
-
-            warn_of_local_output(place.output, self.log)
-        settings = job_context.settings_of(
-            self,
-            job_context.config_of(self.hook, can_do_without=self.is_dry_run),
-            must_end=self.must_end(context) if self.deferrable else None,
-            **job_context.tries_of(context["ti"], self.retries),
-            key_columns=self.key_columns(),
-        )
-        return runner.Runner(
-            settings, place, self._submitter, self.log, since=since, check_start=self.check_table
-        )
 
     def _rows(self, context: Context) -> Any:
         from airflow_provider_openai_batches.operators.inference_rows import rows_of  # noqa: PLC0415 - not when a DAG is parsed
