@@ -112,18 +112,20 @@ def _unix(time: datetime | None) -> float | None:
 
 
 def audit(
-    event: str, user: Any, extra: Mapping[str, str], task: Mapping[str, str | int | None] | None = None
+    user: Any, *entries: tuple[str, Mapping[str, str]], task: Mapping[str, str | int | None] | None = None
 ) -> None:
     """
     Write what a user does to Airflow's audit log. Blocks.
 
-    :param extra: what it is done to.
+    :param entries: each an event, and what it is done to.
     :param task: ``dag_id``, ``run_id``, ``task_id`` and ``map_index`` of the task that it is done to, if any.
     """
     of: dict[str, Any] = {
         field: value[:_MAX_ID] if isinstance(value, str) else value for field, value in (task or {}).items()
     }
     name = user.get_name()
-    entry = Log(event=event, owner=name, owner_display_name=name, extra=json.dumps(dict(extra)), **of)
     with create_session() as session:
-        session.add(entry)
+        session.add_all(
+            Log(event=event, owner=name, owner_display_name=name, extra=json.dumps(dict(extra)), **of)
+            for event, extra in entries
+        )

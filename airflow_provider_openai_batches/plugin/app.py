@@ -9,9 +9,12 @@ Route                                   Asks the auth manager for
 ``GET /api/connections``                reading DAGs
 ``GET /api/batches``                    reading DAGs; then, for each batch, reading its DAG; then, for each
                                         task, reading the DAG's task instances and XComs
-``GET /api/costs``                      the same
+``GET /api/costs``                      reading DAGs; then, for each batch, reading its DAG
+``GET /api/costs/days``                 the same
 ``GET /api/batches/{batch_id}``         reading the batch's DAG
 ``POST /api/batches/{batch_id}/cancel`` reading the batch's DAG and editing its task instances
+``GET /api/jobs/summary``               reading the DAG and its XComs
+``POST /api/jobs/cancel``               reading the DAG and editing its task instances
 ======================================  ==================================================================
 
 A batch that no DAG of this Airflow made, as its key shows, is guarded by its connection instead.
@@ -24,7 +27,7 @@ import time
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from airflow.api_fastapi.auth.managers.models.resource_details import AccessView
@@ -40,6 +43,7 @@ from airflow_provider_openai_batches.plugin import costs
 from airflow_provider_openai_batches.plugin.access import rights
 from airflow_provider_openai_batches.plugin.clients import CachedClients
 from airflow_provider_openai_batches.plugin.connections import list_connections
+from airflow_provider_openai_batches.plugin.cost_days import by_day
 from airflow_provider_openai_batches.plugin.cursors import batch_before, cursor_after
 from airflow_provider_openai_batches.plugin.details import read_details
 from airflow_provider_openai_batches.plugin.http_errors import (
@@ -47,11 +51,13 @@ from airflow_provider_openai_batches.plugin.http_errors import (
     failure,
     unknown_cursor,
 )
+from airflow_provider_openai_batches.plugin.job_routes import jobs_api
 from airflow_provider_openai_batches.plugin.jobs import jobs_of
 from airflow_provider_openai_batches.plugin.serving import (
     ConnId,
     OptionalText,
     allowed_for,
+    cancel_entry,
     client_of,
     missing_right,
     page_after,
@@ -81,6 +87,7 @@ HEADERS = {
 
 router = APIRouter()
 api = APIRouter(prefix="/api", dependencies=[Depends(requires_access_dag("GET"))])
+Hours = Annotated[int, Query(ge=1, le=MAX_HOURS)]
 
 
 def create_app(clients: CachedClients | None = None) -> FastAPI:
@@ -89,6 +96,7 @@ def create_app(clients: CachedClients | None = None) -> FastAPI:
     app.state.clients = clients or CachedClients()
     app.include_router(router)
     app.include_router(api)
+    app.include_router(jobs_api)
     app.mount("/static", StaticFiles(directory=STATIC))
     answer_with_sentences(app)
 
@@ -150,7 +158,7 @@ async def sum_up(
     user: GetUserDep,
     *,
     conn_id: ConnId,
-    hours: Annotated[int, Query(ge=1, le=MAX_HOURS)] = 24,
+    hours: Hours = 24,
     by: Annotated[str, Query(min_length=1, max_length=200)] = "dag",
 ) -> dict[str, Any]:
     """
@@ -159,15 +167,39 @@ async def sum_up(
     :param hours: how far to go back.
     :param by: see :func:`columns_of` of the prices.
     """
-    since = time.time() - hours * 3600
     async with client_of(request, user, conn_id) as client:
         columns_of([by])
-        found = await costs.newest(partial(page_after, client, conn_id), since)
-        allowed = await asyncio.to_thread(rights, user, conn_id, found.batches)
-        readable = [batch for batch in found.batches if allowed.may_read(batch)]
+        readable, notes = await _readable(client, user, conn_id, hours)
         summed = await asyncio.to_thread(costs.summed, readable, by, client.prices)
+    return {**summed, **notes}
+
+
+@api.get("/costs/days")
+async def sum_up_days(
+    request: Request,
+    user: GetUserDep,
+    *,
+    conn_id: ConnId,
+    hours: Hours = 24,
+    by: Literal["dag", "model"] = "dag",
+) -> dict[str, Any]:
+    """What the batches of each day cost that the user may see, for a chart."""
+    async with client_of(request, user, conn_id) as client:
+        readable, notes = await _readable(client, user, conn_id, hours)
+        days = await asyncio.to_thread(by_day, readable, by, client.prices, notes["since"], notes["now"])
+    return {**days, **notes}
+
+
+async def _readable(
+    client: CachedClient, user: Any, conn_id: str, hours: int
+) -> tuple[list[Batch], dict[str, Any]]:
+    """The batches of the last hours that a user may see, and what the answer has to say about the others."""
+    since = time.time() - hours * 3600
+    found = await costs.newest(partial(page_after, client, conn_id), since)
+    allowed = await asyncio.to_thread(rights, user, conn_id, found.batches)
+    readable = [batch for batch in found.batches if allowed.may_read(batch)]
     hidden = len(found.batches) - len(readable)
-    return {**summed, "hidden": hidden, "since": since, "reached": found.reached, "now": time.time()}
+    return readable, {"hidden": hidden, "since": since, "reached": found.reached, "now": time.time()}
 
 
 @api.get("/batches/{batch_id}")
@@ -218,4 +250,4 @@ def _cursor(conn_id: str, found: BatchPage, began: float | None) -> str | None:
 
 def _audit_cancel(user: Any, conn_id: str, batch: Batch, allowed: Rights) -> None:
     task = msgspec.structs.asdict(Origin.of(batch)) if allowed.knows_dag(batch) else None
-    audit("cancel_openai_batch", user, {"conn_id": conn_id, "batch_id": batch.id, "method": "POST"}, task)
+    audit(user, cancel_entry(conn_id, batch.id), task=task)

@@ -33,7 +33,7 @@ MOST = 2**53
 
 def jobs_of(batches: Iterable[Batch], allowed: Rights) -> list[dict[str, Any]]:
     """Return the tasks that made these batches, as far as the user may see them, the newest first. Blocks."""
-    tasks = list(dict.fromkeys(task_of(batch) for batch in batches if is_shown(batch, allowed)))
+    tasks = list(dict.fromkeys(task_in(Origin.of(batch)) for batch in batches if _is_shown(batch, allowed)))
     states = task_states(task for task in tasks if task[0] in allowed.dags_with_tasks)
     reports = xcoms((task for task in tasks if task[0] in allowed.dags_with_xcoms), JOB_REPORT, MAX_REPORT)
     return [
@@ -46,13 +46,12 @@ def jobs_of(batches: Iterable[Batch], allowed: Rights) -> list[dict[str, Any]]:
     ]
 
 
-def is_shown(batch: Batch, allowed: Rights) -> bool:
+def _is_shown(batch: Batch, allowed: Rights) -> bool:
     return allowed.knows_dag(batch) and allowed.may_read(batch)
 
 
-def task_of(batch: Batch) -> TaskKey:
-    """Return the task of a batch whose key proves that it is of that task."""
-    origin = Origin.of(batch)
+def task_in(origin: Origin) -> TaskKey:
+    """Return the task that an origin names as a whole."""
     return origin.dag_id or "", origin.run_id or "", origin.task_id or "", origin.map_index
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.plugin.clients import CachedClient, CachedClients
 
 ConnId = Annotated[str, Query(min_length=1, max_length=250)]
+Text = Annotated[str, Query(min_length=1, max_length=512)]
 OptionalText = Annotated[str | None, Query(min_length=1, max_length=512)]
 
 
@@ -62,9 +63,16 @@ async def client_of(request: Request, user: Any, conn_id: str) -> AsyncIterator[
         raise service_error(error, conn_id, client.config) from None
 
 
-async def page_after(client: CachedClient, conn_id: str, after: str | None) -> BatchPage:
+async def page_after(
+    client: CachedClient, conn_id: str, after: str | None, *, now: bool = False
+) -> BatchPage:
+    """
+    The page after a batch.
+
+    :param now: do not take it from the cache.
+    """
     try:
-        return await client.page(after)
+        return await (client.page_now(after) if now else client.page(after))
     except APIError as error:
         raise list_error(error, conn_id, after) or error from None
 
@@ -87,3 +95,8 @@ def missing_right(batch: Batch, allowed: Rights, of_dag: str, of_connection: str
 def row_of(client: CachedClient, batch: Batch, allowed: Rights) -> dict[str, Any]:
     may_cancel = allowed.may_cancel(batch)
     return view.row(batch, client.prices, dag_known=allowed.knows_dag(batch), may_cancel=may_cancel)
+
+
+def cancel_entry(conn_id: str, batch_id: str) -> tuple[str, dict[str, str]]:
+    """What the audit log says of the cancel of a batch."""
+    return "cancel_openai_batch", {"conn_id": conn_id, "batch_id": batch_id, "method": "POST"}
