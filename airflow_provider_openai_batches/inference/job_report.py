@@ -35,8 +35,8 @@ class Dollars(msgspec.Struct, frozen=True):
     :param is_known: whether nothing is missing in it.
     """
 
-    usd: float = 0.0
-    is_known: bool = False
+    usd: float
+    is_known: bool
 
 
 class JobReport(msgspec.Struct, frozen=True, kw_only=True):

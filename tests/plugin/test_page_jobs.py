@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scene import create, made_by
 
-from airflow_provider_openai_batches.inference.job_report import JOB_REPORT, JobReport
+from airflow_provider_openai_batches.inference.job_report import JOB_REPORT, Dollars, JobReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ TASK = ("mine", "run_1", "ask", 2)
 MINE = made_by(*TASK)
 ORIGIN = {"dag_id": "mine", "run_id": "run_1", "task_id": "ask", "map_index": 2}
 REPORT = msgspec.to_builtins(
-    JobReport(batches=12, finished=3, rows=1_000, cost={"usd": 0.5, "is_known": True}, running=["batch_1"])
+    JobReport(batches=12, finished=3, rows=1_000, cost=Dollars(0.5, is_known=True), running=["batch_1"])
 )
 
 
@@ -53,6 +53,7 @@ def test_the_task_and_the_report(login: Login, server: DevServer, ran: Ran, role
     ran(TASK, **{JOB_REPORT: REPORT})
     (job,) = listed(login(role))["jobs"]
     assert (job["origin"], job["report"]) == (ORIGIN, REPORT)
+    assert job["may_cancel"] == (role != "viewer")
     task = job["task"]
     assert (task["state"], task["try_number"], task["ended"]) == ("deferred", 1, None)
     assert task["began"] > 1_700_000_000
@@ -62,7 +63,8 @@ def test_a_task_that_airflow_does_not_know(login: Login, server: DevServer, ran:
     """Its run was deleted, or it has reported nothing yet. Another map index is another task."""
     create(server, metadata=MINE)
     ran((*TASK[:3], -1), **{JOB_REPORT: REPORT})
-    assert listed(login("user"))["jobs"] == [{"origin": ORIGIN, "task": None, "report": None}]
+    unknown = {"origin": ORIGIN, "task": None, "report": None, "may_cancel": True}
+    assert listed(login("user"))["jobs"] == [unknown]
 
 
 def test_the_newest_first_and_only_those_of_the_filter(login: Login, server: DevServer, ran: Ran) -> None:
