@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from airflow_provider_openai_batches.api import models
 from airflow_provider_openai_batches.exceptions import BatchTimeout, OpenAIBatchesError
 from airflow_provider_openai_batches.inference.settings import check_arguments
+from airflow_provider_openai_batches.links import OpenAIBatchJobLink, store_job_link
 from airflow_provider_openai_batches.operators.base import (
     began,
     first_event,
@@ -138,6 +139,7 @@ class OpenAIBatchInferenceOperator(TableOutput):
     template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql", "metadata": "json"}
     # A generator and a class cannot be copied, and need not be.
     shallow_copy_attrs: Sequence[str] = ("requests", "body", "output_schema")
+    operator_extra_links = (OpenAIBatchJobLink(),)
 
     def __init__(
         self,
@@ -271,15 +273,17 @@ class OpenAIBatchInferenceOperator(TableOutput):
     def _start(self, context: Context, since: float | None, deployment_id: str = "") -> Any:
         from airflow_provider_openai_batches.operators.inference_rows import requests_of  # noqa: PLC0415 - not when a DAG is parsed
 
-        refuse_what_instances_share(self, context)
         with self._runner(context, since, deployment_id) as runner:
+            refuse_what_instances_share(self, context)
             requests = requests_of(self, lambda: self._rows(context), runner.settings)
             if since is None or self.is_dry_run:
                 self.check_table()
             if self.is_dry_run:
                 return runner.rehearse(requests)
             known = self.output_table is not None and runner.done_before()
-            return self.with_table(known or runner.prepare(requests) or self._run(context, runner))
+            known = known or runner.prepare(requests)
+            store_job_link(context, self.openai_conn_id)
+            return self.with_table(known or self._run(context, runner))
 
     def _run(self, context: Context, runner: Runner) -> Any:
         """Do what can be done and wait, until nothing is left to wait for."""

@@ -20,15 +20,13 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_openai_batches.inference.job_report import JobReport
-    from airflow_provider_openai_batches.operators.inference import OpenAIBatchInferenceOperator
 
 
-def runner_of(
-    given: OpenAIBatchInferenceOperator, context: Context, since: float | None, deployment_id: str
-) -> Runner:
+def runner_of(given: Any, context: Context, since: float | None, deployment_id: str) -> Runner:
     """
     Return what runs the job of a task, which can be killed from now on.
 
+    :param given: the task's operator.
     :param since: Unix time since when the service may have batches of earlier tries; None: there are none.
     :param deployment_id: the deployment's id when the try began; "": it begins now.
     """
@@ -47,7 +45,7 @@ def _push(context: Context, conn_id: str, report: JobReport) -> None:
 
 
 def _runner_of(
-    given: OpenAIBatchInferenceOperator,
+    given: Any,
     context: Context,
     since: float | None,
     deployment_id: str,
