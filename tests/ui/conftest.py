@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,7 +106,10 @@ def airflow(
         for name, host in hosts.items()
     }
     variables = {"UI_WORK": str(work), "AIRFLOW__OPENAI_BATCHES__DEPLOYMENT_ID": scene.DEPLOYMENT}
-    with AirflowStack(work / "airflow", DAGS, {**variables, **connections}) as stack:
+    with ExitStack() as ends:
+        # Its name is in a picture.
+        variables["UI_OUTPUT"] = ends.enter_context(tempfile.TemporaryDirectory(prefix="reviews-"))
+        stack = ends.enter_context(AirflowStack(work / "airflow", DAGS, {**variables, **connections}))
         started = list(stack.processes.values())
         for dag_id in ("ask", "classify_table", "classify_reviews", "embed_products", "nightly_summaries"):
             stack.wait_for_dag(dag_id)
