@@ -50,7 +50,7 @@ def get_provider_info() -> dict[str, Any]:
                 "class-name": f"{PACKAGE}.decorators.openai_batch.openai_batch_task",
             }
         ],
-        "extra-links": [f"{PACKAGE}.links.OpenAIBatchLink"],
+        "extra-links": [f"{PACKAGE}.links.OpenAIBatchLink", f"{PACKAGE}.links.OpenAIBatchJobLink"],
         "cli": [f"{PACKAGE}.cli.get_commands"],
         "connection-types": [_connection_type()],
         "config": _config(),

@@ -67,9 +67,8 @@ class BatchesPage:
 
     def open_run(self, dag_id: str, run_id: str, **params: str) -> BatchesPage:
         """Go to the tab of a DAG run."""
-        self.page.goto(
-            f"{self.url}/dags/{dag_id}/runs/{run_id}/plugin/openai-batches-run?{urlencode({'view': 'batches', **params})}"
-        )
+        shown = urlencode({"view": "batches", **params})
+        self.page.goto(f"{self.url}/dags/{dag_id}/runs/{run_id}/plugin/openai-batches-run?{shown}")
         return self
 
     def picture(self, name: str) -> None:

@@ -20,7 +20,7 @@ class DevServerClient:
         self.base_url = base_url.rstrip("/")
         root = self.base_url.removesuffix("/v1") + "/_dev"
         # This is plain HTTP to the same machine. Loading certificates would take longer than everything else.
-        self._client = httpx.Client(base_url=root, timeout=TIMEOUT, trust_env=False, verify=False)  # noqa: S501
+        self._client = httpx.Client(base_url=root, timeout=TIMEOUT, trust_env=False, verify=False)  # noqa: S501 - loopback
 
     def __enter__(self) -> Self:
         return self

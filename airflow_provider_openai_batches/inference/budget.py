@@ -220,6 +220,11 @@ class Budget:
         """Whether others have batches in line, so that there may be room before a batch of this job ends."""
         return any(line.tokens > line.own for line in self._lines.values())
 
+    def others(self, model: str | None) -> int:
+        """Return how many other tasks share the limit, because some of them wait for room; 0: none waits."""
+        line = self._line(model)
+        return len(line.tasks) - 1 if line.are_waiting else 0
+
     def piece_of(self, shard: Shard) -> Cut:
         """Return how a shard that is too large is cut."""
         limit = self.limit(shard.model) or 0

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
-from airflow_provider_openai_batches.exceptions import InvalidConnectionError
+from airflow_provider_openai_batches.exceptions import InvalidConnectionError, InvalidInputError
 from airflow_provider_openai_batches.idempotency.submit import BatchSpec
 from airflow_provider_openai_batches.inference.data.job import Limits
 from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
@@ -14,11 +15,14 @@ from airflow_provider_openai_batches.inference.settings import Settings, answer_
 from airflow_provider_openai_batches.pricing.prices import Prices
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from airflow_provider_openai_batches.api.config import ClientConfig
     from airflow_provider_openai_batches.api.retry import Log
     from airflow_provider_openai_batches.idempotency.service import Service
     from airflow_provider_openai_batches.idempotency.submit import Submitter
     from airflow_provider_openai_batches.inference.budget import Budget
+    from airflow_provider_openai_batches.inference.outlook import Outlook
     from airflow_provider_openai_batches.inference.purse import Purse
     from airflow_provider_openai_batches.inference.records import Records
     from airflow_provider_openai_batches.inference.workspace import Workspace
@@ -34,6 +38,27 @@ class JobContext(NamedTuple):
     log: Log
     budget: Budget
     purse: Purse
+    outlook: Outlook
+
+    def hold(self, now: float, cancel: Callable[[], list[str]]) -> None:
+        """
+        Keep the output directory for as long as the batches may run.
+
+        :param now: Unix seconds.
+        :param cancel: cancels the batches that run, and says what became of each.
+        :raises InvalidInputError: if another task has it now; what still runs is cancelled.
+        """
+        place, records = self.workspace, self.records
+        try:
+            place.claim.extend(
+                now,
+                max([now, *(record.deadline for record in records.active)]),
+                # Somebody deleted it, or another task has finished here since.
+                if_gone=partial(place.check_target, records.digest, overwrite=self.settings.overwrite),
+            )
+        except InvalidInputError as error:
+            ended = ", ".join(cancel())
+            raise InvalidInputError(f"{error}. Cancelled: {ended or 'nothing was running'}.") from error
 
 
 def config_of(service: Service, *, can_do_without: bool) -> ClientConfig | None:

@@ -32,12 +32,18 @@ if TYPE_CHECKING:
 
 
 class LiveRows:
-    """The rows of a job that are asked live, and when."""
+    """
+    The rows of a job that are asked live, and when.
 
-    def __init__(self, context: JobContext, results: JobResults) -> None:
+    :param tell: is called with the job before rows are asked.
+    """
+
+    def __init__(
+        self, context: JobContext, results: JobResults, tell: Callable[[Job], object] = lambda _: None
+    ) -> None:
         self._settings, self._submitter, self._workspace, self._records, self._log = context[:5]
         self._purse = context.purse
-        self._results = results
+        self._results, self._tell = results, tell
 
     def end(self, job: Job, schedule: Schedule) -> WaitFor | None:
         """
@@ -98,6 +104,7 @@ class LiveRows:
         self._records.save(self._workspace.local)
         self._workspace.store([RECORDS_FILE])
         self._purse.begin_live(job)
+        self._tell(job)
         again = self._settings.max_rounds if self._settings.retry_invalid else 0
         for part in job.live_parts():
             for number in range(0 if self._purse.is_empty else 1 + again):

@@ -15,7 +15,7 @@ import msgspec
 from airflow_provider_openai_batches.api.endpoints import spec_of
 from airflow_provider_openai_batches.exceptions import CostLimitReached, InvalidInputError
 from airflow_provider_openai_batches.inference.data.spending import add_live
-from airflow_provider_openai_batches.pricing.cost import Bill
+from airflow_provider_openai_batches.pricing.cost import Bill, Cost
 from airflow_provider_openai_batches.pricing.list_prices import HINT
 
 if TYPE_CHECKING:
@@ -151,15 +151,33 @@ class Purse:
         said = self._outlook.estimate(shards, way)
         return said.cost.usd if said.is_known else float("inf")
 
+    def spent(self, job: Job) -> Cost:
+        """Return what batches that are over and live answers cost, as far as they say it."""
+        bill = Bill(self._settings.prices)
+        for shard, record in self._records.submitted(job):
+            self._add_batch(bill, job, shard, record)
+            if record.usage is None and record.files is not None and record.completed:
+                bill.meter(
+                    shard.model or record.model or job.only_model, "batch"
+                ).unmetered += record.completed
+        batches, live = bill.cost(), self._live_bill(job).cost()
+        return Cost(
+            usd=batches.usd + live.usd,
+            unpriced=sorted({*batches.unpriced, *live.unpriced}),
+            unmetered=batches.unmetered + live.unmetered,
+        )
+
+    def _add_batch(self, bill: Bill, job: Job, shard: Shard, record: Record) -> None:
+        if record.usage is not None:
+            meter = bill.meter(shard.model or record.model or job.only_model, "batch")
+            meter.add_several(record.usage, record.completed or record.total)
+
     def _committed(self, job: Job, *, has_live: bool = True) -> float:
         """Return what was spent (with the live answers, if ``has_live``), and what runs is going to cost."""
         bill, running = Bill(self._settings.prices), []
-        only = job.only_model
         for shard, record in self._records.submitted(job):
-            if record.usage is not None:
-                meter = bill.meter(shard.model or record.model or only, "batch")
-                meter.add_several(record.usage, record.completed or record.total)
-            elif record.may_cost:
+            self._add_batch(bill, job, shard, record)
+            if record.usage is None and record.may_cost:
                 running.append(_described(job, record) if shard.is_found else shard)
         batches = bill.cost()
         if batches.unpriced:
@@ -196,15 +214,15 @@ class Purse:
 
     def begin_live(self, job: Job) -> None:
         """Get ready to ask rows live."""
+        self._job = job
+        self._live_bill(job)
         if self._settings.max_cost is not None:
-            self._job = job
             self._price_of_one = self._price_of_row(job)
             self._before = self._committed(job, has_live=False)
 
     def paid(self, line: bytes) -> None:
         """Note a live answer."""
-        if self._settings.max_cost is not None:
-            self._add_live(self._job, line)
+        self._add_live(self._job, line)
 
     def may_ask(self, under_way: int) -> bool:
         """

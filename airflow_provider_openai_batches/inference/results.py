@@ -166,6 +166,7 @@ class JobResults:
         settings, place = self._settings, self._workspace
         place.fetch([ROWS_FILE])
         index = self.index(job)
+        self._records.live_rows = index.live_rows
         reusable = None if settings.answers_uri is None else bytearray(job.rows)
         merged = merge(
             index,

@@ -16,6 +16,7 @@ from airflow_provider_openai_batches.exceptions import (
     APIError,
     CreateUncertainError,
     InvalidInputError,
+    OpenAIBatchesError,
     TransportError,
 )
 from airflow_provider_openai_batches.idempotency import keys
@@ -23,6 +24,7 @@ from airflow_provider_openai_batches.idempotency.ledger import Ledger
 from airflow_provider_openai_batches.inference.budget import Budget
 from airflow_provider_openai_batches.inference.data.job import JOB_FILE, Job
 from airflow_provider_openai_batches.inference.job_context import JobContext
+from airflow_provider_openai_batches.inference.job_report import Reporter
 from airflow_provider_openai_batches.inference.live_files import live_lines
 from airflow_provider_openai_batches.inference.outlook import Outlook
 from airflow_provider_openai_batches.inference.preparation import Preparation
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.idempotency.submit import Submitter
     from airflow_provider_openai_batches.inference.data.manifest import Manifest
     from airflow_provider_openai_batches.inference.data.requests import Request
+    from airflow_provider_openai_batches.inference.job_report import Listener
     from airflow_provider_openai_batches.inference.live_rows import LiveRows
     from airflow_provider_openai_batches.inference.settings import Settings
     from airflow_provider_openai_batches.inference.workspace import Workspace
@@ -62,6 +65,7 @@ class Runner:
     :param since: Unix time since when the service may have batches of earlier tries; None: there are none.
     :param clock: returns the time in Unix seconds.
     :param check_start: is called in a later try before anything is sent, if no earlier one sent anything.
+    :param listener: is told before each wait, before rows are asked live, and at the end.
     """
 
     job: Job
@@ -77,17 +81,25 @@ class Runner:
         since: float | None = None,
         clock: Callable[[], float] = time.time,
         check_start: Callable[[], object] = lambda: None,
+        listener: Listener | None = None,
     ) -> None:
         self.settings, self.workspace, self.submitter = settings, workspace, submitter
         self._log, self._since, self._clock = log, since, clock
         self._preparation, self._check_start = Preparation(settings, workspace, log), check_start
+        self._reporter = Reporter(listener, log, clock)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        self.workspace.close()
-        explain(error, self.workspace.output)
+        try:
+            explain(error, self.workspace.output)
+        except OpenAIBatchesError as explained:
+            error = explained
+            raise
+        finally:
+            self._reporter.ended(vars(self).get("job"), error)
+            self.workspace.close()
 
     # -- the beginning -------------------------------------------------------------------------------------
 
@@ -136,6 +148,7 @@ class Runner:
         # The try that wrote them may have died before it had cleaned up.
         opened = [name for name in names if place.open(name)]
         self._clean_up(Records.load(place.kept) if opened else None)
+        self._reporter.completed(manifest)
         return summary_of(manifest, place.uri)
 
     def _check_cost(self) -> None:
@@ -162,11 +175,10 @@ class Runner:
         stored = preparation.count_stored(job, wanted, now)
         estimate = self._outlook.rehearse(job, stored, now)
         self._log.info("Estimate of the whole job: %s", estimate)
-        summary = dry_run_summary(job, estimate, self.workspace.uri, str(self.workspace.kept))
-        if self.settings.has_source:
-            summary["sources"] = sources_of(job.rows, stored, job.repeats, self.settings.mode)
-            self._log.info("%s", sources_in_words(summary["sources"]))
-        return summary
+        sources = sources_of(job, stored, self.settings.mode) if self.settings.has_source else None
+        if sources is not None:
+            self._log.info("%s", sources_in_words(sources))
+        return dry_run_summary(job, estimate, self.workspace.uri, str(self.workspace.kept), sources)
 
     def resume(self, name: str) -> bool:
         """Continue the job that another process left; False if its files are gone."""
@@ -192,11 +204,13 @@ class Runner:
         budget = Budget(self.settings, service, records, task.task_key, kind)
         outlook = Outlook(self.settings, records, budget, service=service, kind=kind, log=self._log)
         purse = Purse(self.settings, records, outlook, partial(live_lines, self.workspace))
-        context = JobContext(self.settings, self.submitter, self.workspace, records, self._log, budget, purse)
+        given = self.settings, self.submitter, self.workspace, records, self._log
+        context = JobContext(*given, budget, purse, outlook)
         self._context, self._budget, self._purse, self._outlook = context, budget, purse, outlook
         self._schedule = Schedule(self.settings, records, budget, self._log, self._clock)
         self._submissions, self._results = Submissions(context), JobResults(context)
         self._rounds = Rounds(context, self._results)
+        self._reporter.begin(context, self._schedule)
 
     # -- from wait to wait ---------------------------------------------------------------------------------
 
@@ -207,9 +221,15 @@ class Runner:
         :return: what to wait for; None if there is nothing left to wait for.
         :raises OpenAIBatchesError: for an error that waiting cannot help.
         """
-        submitter, records, since = self.submitter, self.records, self.records.since
+        submitter, since = self.submitter, self.records.since
         submitter.ledger = None if since is None else Ledger(submitter.service, submitter.task, since)
-        self._hold()
+        self._context.hold(self._clock(), self.cancel)
+        wait = self._advance_or_pause(self.records)
+        if wait is not None:
+            self._reporter.waits(self.job, self._submissions.held, wait)
+        return wait
+
+    def _advance_or_pause(self, records: Records) -> WaitFor | None:
         try:
             return self._advance()
         except CreateUncertainError as error:
@@ -226,24 +246,6 @@ class Runner:
     def _save(self, records: Records) -> None:
         records.save(self.workspace.local)
         self.workspace.store([RECORDS_FILE])
-
-    def _hold(self) -> None:
-        """
-        Keep the output directory for as long as the batches may run.
-
-        :raises InvalidInputError: if another task has it now; what still runs is cancelled.
-        """
-        place, now = self.workspace, self._clock()
-        try:
-            place.claim.extend(
-                now,
-                max([now, *(record.deadline for record in self.records.active)]),
-                # Somebody deleted it, or another task has finished here since.
-                if_gone=partial(place.check_target, self.records.digest, overwrite=self.settings.overwrite),
-            )
-        except InvalidInputError as error:
-            ended = ", ".join(self.cancel())
-            raise InvalidInputError(f"{error}. Cancelled: {ended or 'nothing was running'}.") from error
 
     def heard(self, statuses: Mapping[str, str]) -> bool:
         """
@@ -267,6 +269,7 @@ class Runner:
 
     def _advance(self) -> WaitFor | None:
         records, submissions, began = self.records, self._submissions, self._clock()
+        self._schedule.trouble = ""
         while True:
             self._find()
             if self._results.collect(self.job, self._clock()):
@@ -295,7 +298,7 @@ class Runner:
             records.since = None  # no batch is unknown now
             is_any_over = submissions.is_any_over(has_taken=self._clock() - began)
             if not is_any_over and (wait := self._schedule.next_wait(self.job)):
-                self._hold()
+                self._context.hold(self._clock(), self.cancel)
                 return wait
 
     def _find(self) -> None:
@@ -310,7 +313,7 @@ class Runner:
     def _live(self) -> LiveRows:
         from airflow_provider_openai_batches.inference.live_rows import LiveRows  # noqa: PLC0415 - most jobs ask nothing live
 
-        return LiveRows(self._context, self._results)
+        return LiveRows(self._context, self._results, self._reporter.goes_live)
 
     def _set(self, job: Job) -> None:
         """Go on with a job of more shards."""
@@ -328,11 +331,12 @@ class Runner:
         :return: a summary.
         :raises BatchFailed: if a batch was rejected, or too many rows have no valid answer.
         """
-        self._hold()
+        self._context.hold(self._clock(), self.cancel)
         manifest = self._results.finish(self.job, self._clock())
         place = self.workspace
         self.submitter.service.note_outputs(place.output if place.is_local else place.uri)
         self._clean_up(self.records)
+        self._reporter.completed(manifest, self.job)
         return summary_of(manifest, self.workspace.uri)
 
     def _clean_up(self, records: Records | None) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_provider_openai_batches.exceptions import BatchTimeout
+from airflow_provider_openai_batches.inference.records import CREATIONS_AN_HOUR
+from airflow_provider_openai_batches.polling.progress import moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +44,8 @@ class Schedule:
     """
     Says when a job goes on.
 
+    ``trouble`` says why the service cannot be used, while that is waited for.
+
     :param clock: returns the time in Unix seconds.
     """
 
@@ -50,9 +54,10 @@ class Schedule:
     ) -> None:
         self._settings, self._records, self._budget = settings, records, budget
         self._log, self._clock = log, clock
+        self.trouble = ""
 
     @property
-    def _limit(self) -> float | None:
+    def limit(self) -> float | None:
         """When this try must end."""
         seconds, limit = self._settings.deadline_seconds, self._settings.must_end
         if seconds is None:
@@ -87,7 +92,7 @@ class Schedule:
     def wait_for_the_end(self) -> WaitFor | None:
         """Wait for all batches that run; None if there are none."""
         active = [str(record.batch_id) for record in self._records.active]
-        return WaitFor(active, self._limit, "ALL_COMPLETED") if active else None
+        return WaitFor(active, self.limit, "ALL_COMPLETED") if active else None
 
     def is_busy(self, job: Job) -> bool:
         """Whether a batch runs, or is still to be submitted."""
@@ -95,16 +100,35 @@ class Schedule:
 
     def room(self) -> int:
         now = self._clock()
-        if self._limit is not None and now >= self._limit:
+        if self.limit is not None and now >= self.limit:
             return 0
         return self._records.room(now, self._settings.max_active_batches)
 
+    def why_no_room(self) -> str:
+        """Say why nothing more may be submitted now."""
+        records, now = self._records, self._clock()
+        running, most = len(records.active), self._settings.max_active_batches
+        if self.limit is not None and now >= self.limit:
+            return f"nothing is sent after {moment(self.limit)}, when this try has to end"
+        if now < records.not_before:
+            are_sent_again = any(
+                record.attempt and record.needs_batch for record in records.by_shard.values()
+            )
+            what = "a rejected batch is sent again" if are_sent_again else "the next one is sent"
+            return f"{what} at {moment(records.not_before)}"
+        if records.active_limit is not None and running >= records.active_limit and running < most:
+            return f"{running:,} run, and the service took no more: its limit of tokens in line is full"
+        if running >= most:
+            return f"{running:,} run, and max_active_batches is {most:,}"
+        next_one = moment(records.next_creation(now))
+        return f"{CREATIONS_AN_HOUR:,} were created within an hour; the next one is sent at {next_one}"
+
     def is_ripe(self, job: Job) -> bool:
         """Whether it is time to ask again for what the batches left open."""
-        ripe_at = self._ripe_at(job)
+        ripe_at = self.ripe_at(job)
         return ripe_at is not None and (not self.is_busy(job) or self._clock() >= ripe_at)
 
-    def _ripe_at(self, job: Job) -> float | None:
+    def ripe_at(self, job: Job) -> float | None:
         """When rows are asked again although batches run; None: not before they are over."""
         records = self._records
         are_any = any(shard.is_found and records.of(shard.index).is_active for shard in job.shards)
@@ -114,7 +138,7 @@ class Schedule:
 
     def next_wait(self, job: Job) -> WaitFor | None:
         active, waiting = self._records.active, self._records.without_batch(job.shards)
-        now, ends = self._clock(), [self._limit]
+        now, ends = self._clock(), [self.limit]
         if waiting and self._budget.is_shared:
             room_at = now + CHECK_AFTER * self._settings.poll_interval
             ends.append(max(self._records.next_creation(now), room_at))
@@ -126,7 +150,7 @@ class Schedule:
             ends.append(now + (TESTS_AFTER if waiting else CHECK_AFTER) * self._settings.poll_interval)
         elif not active:
             return None
-        ends += [self._ripe_at(job), self.answer_time]
+        ends += [self.ripe_at(job), self.answer_time]
         until = min((end for end in ends if end is not None), default=None)
         return WaitFor([str(record.batch_id) for record in active], until, self._return_when(bool(waiting)))
 
@@ -144,7 +168,7 @@ class Schedule:
         running = [record.deadline for record in self._records.active if not record.is_over]
         if not running and not self._records.without_batch(job.shards):
             return False
-        limit = max(running, default=None) if self._limit is None else self._limit
+        limit = max(running, default=None) if self.limit is None else self.limit
         return limit is not None and self._clock() >= limit
 
     def slow_down(self) -> None:
@@ -155,15 +179,16 @@ class Schedule:
             self._pause("The enqueued-token limit is reached although no batch of this job is queued")
 
     def wait_for_the_service(self, error: OpenAIBatchesError, job: Job) -> WaitFor:
-        if self._limit is not None and self._clock() >= self._limit and not self.is_overdue(job):
+        if self.limit is not None and self._clock() >= self.limit and not self.is_overdue(job):
             raise BatchTimeout(
                 f"The time is up, and the results of batches that are over cannot be read ({error}). "
                 "No batch runs. Another try continues from there."
             ) from error
+        self.trouble = str(error)
         self._pause(f"The service does not answer as it should ({error})")
         running = [str(record.batch_id) for record in self._records.active if not record.is_over]
         until = self._records.not_before
-        return WaitFor(running, until if self._limit is None else min(until, self._limit), "ALL_COMPLETED")
+        return WaitFor(running, until if self.limit is None else min(until, self.limit), "ALL_COMPLETED")
 
     def _pause(self, why: str) -> None:
         seconds = self._records.pause(why, self._clock(), self._settings.poll_interval)

@@ -15,6 +15,7 @@ from airflow_provider_openai_batches.inference.data.job import Shard
 from airflow_provider_openai_batches.inference.data.outcomes import RowError
 from airflow_provider_openai_batches.inference.records import NOT_SUBMITTED
 from airflow_provider_openai_batches.inference.transfers import at_once
+from airflow_provider_openai_batches.inference.wait_words import held_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.inference.job_context import JobContext
     from airflow_provider_openai_batches.inference.records import Records
     from airflow_provider_openai_batches.inference.shard_record import Record
+    from airflow_provider_openai_batches.inference.wait_words import Held
 
 # Of several batches of one shard, a completed one is preferred, then one that runs, then one cut short.
 _RANK = {"completed": 3, "cancelling": 1, "expired": 1, "cancelled": 1}
@@ -43,13 +45,14 @@ class Submissions:
     """
     Finds the batches of earlier tries, submits those that are missing, and cancels them.
 
-    Which batch belongs to which shard is noted in the records.
+    Which batch belongs to which shard is noted in the records; ``held`` says why some were not submitted.
     """
 
     def __init__(self, context: JobContext) -> None:
         self._settings, self._submitter, self._workspace, self._records, self._log = context[:5]
         self._budget, self._purse = context.budget, context.purse
         self._fresh: set[str | None] = set()  # uploaded a moment ago
+        self.held: Held = ""
         self._watch(self._records.active)
 
     def keys(self, job: Job) -> set[str]:
@@ -119,8 +122,9 @@ class Submissions:
         self._fresh.clear()  # there may have been a pause, and a file may be gone since
         if not records.rejected:
             waiting = records.without_batch(job.shards)
-            fitting = self._budget.fitting(waiting, len(job.shards))[:room]
-            shards = self._purse.fitting(job, fitting)
+            fitting = self._budget.fitting(waiting, len(job.shards))
+            shards = self._purse.fitting(job, fitting[:room])
+            self.held = held_by(waiting, fitting, room, shards)
             for shard in self._uploaded(job, shards):
                 self._submit(shard, self._key(job, shard))
                 if records.rejected:

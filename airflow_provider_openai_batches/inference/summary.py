@@ -108,10 +108,15 @@ def summary_of(manifest: Manifest, output_uri: str) -> dict[str, Any]:
     return summary | {name: value for name, value in more.items() if value is not None}
 
 
-def sources_of(rows: int, stored: int, repeats: int, mode: str) -> dict[str, int]:
-    """Return where the results of so many rows will be from, as far as that is known beforehand."""
+def sources_of(job: Job, stored: int, mode: str) -> dict[str, int]:
+    """
+    Return where the results of a job's rows will be from, as far as that is known beforehand.
+
+    :param stored: how many rows a store of answers has.
+    """
     counts = dict.fromkeys(SOURCES, 0)
-    return {**counts, mode: rows - stored - repeats, "store": stored, "duplicate": repeats}
+    asked = job.rows - stored - job.repeats
+    return {**counts, mode: asked, "store": stored, "duplicate": job.repeats}
 
 
 def sources_in_words(sources: Mapping[str, int]) -> str:
@@ -122,9 +127,15 @@ def sources_in_words(sources: Mapping[str, int]) -> str:
     )
 
 
-def dry_run_summary(job: Job, estimate: Estimate, output_uri: str, directory: str) -> dict[str, Any]:
-    """Return the summary of a dry run."""
-    return {
+def dry_run_summary(
+    job: Job, estimate: Estimate, output_uri: str, directory: str, sources: dict[str, int] | None = None
+) -> dict[str, Any]:
+    """
+    Return the summary of a dry run.
+
+    :param sources: where the results will be from; None: all of them from batches, or all from live requests.
+    """
+    summary = {
         "dry_run": True,
         "output_uri": output_uri,
         "shards_uri": directory,
@@ -141,6 +152,7 @@ def dry_run_summary(job: Job, estimate: Estimate, output_uri: str, directory: st
             "cost": cost_of(estimate.cost),
         },
     }
+    return summary if sources is None else {**summary, "sources": sources}
 
 
 def cost_of(cost: Cost | None) -> dict[str, Any] | None:

@@ -23,7 +23,6 @@ from airflow_provider_openai_batches.exceptions import BatchTimeout, OpenAIBatch
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 from airflow_provider_openai_batches.idempotency import cancel
 from airflow_provider_openai_batches.idempotency.keys import UNNAMED, TaskIdentity
-from airflow_provider_openai_batches.links import OpenAIBatchLink
 from airflow_provider_openai_batches.observability import metrics
 from airflow_provider_openai_batches.pricing.account import say_costs
 
@@ -129,12 +128,6 @@ def has_answers(hook: OpenAIBatchesHook, batch: Batch) -> bool:
     except OpenAIBatchesError as failure:
         hook.log.warning("The answers of batch %s cannot be read: %s", batch.id, failure)
         return True
-
-
-def store_link(context: Context, hook: OpenAIBatchesHook, batch_id: str) -> None:
-    """Store the link to a batch at once, so that the button is there while the task waits."""
-    if link := hook.config.batch_link(batch_id):
-        context["ti"].xcom_push(OpenAIBatchLink().xcom_key, link)
 
 
 class TimeLimited(_Operator):

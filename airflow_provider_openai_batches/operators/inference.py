@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow_provider_openai_batches.api import models
 from airflow_provider_openai_batches.exceptions import BatchTimeout, OpenAIBatchesError
-from airflow_provider_openai_batches.idempotency.ledger import Ledger
-from airflow_provider_openai_batches.idempotency.submit import Submitter
 from airflow_provider_openai_batches.inference.settings import check_arguments
+from airflow_provider_openai_batches.links import OpenAIBatchJobLink, store_job_link
 from airflow_provider_openai_batches.operators.base import (
     began,
     first_event,
     no_retry_of_bad_input,
-    runs_on_one_machine,
     search_since,
-    task_identity,
 )
 from airflow_provider_openai_batches.operators.inference_table import TableOutput
 from airflow_provider_openai_batches.operators.mapped import refuse_what_instances_share
@@ -28,6 +25,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_openai_batches.api.validation import FailOn
+    from airflow_provider_openai_batches.idempotency.submit import Submitter
     from airflow_provider_openai_batches.inference.runner import Runner
     from airflow_provider_openai_batches.inference.settings import Then
 
@@ -141,6 +139,7 @@ class OpenAIBatchInferenceOperator(TableOutput):
     template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql", "metadata": "json"}
     # A generator and a class cannot be copied, and need not be.
     shallow_copy_attrs: Sequence[str] = ("requests", "body", "output_schema")
+    operator_extra_links = (OpenAIBatchJobLink(),)
 
     def __init__(
         self,
@@ -274,15 +273,17 @@ class OpenAIBatchInferenceOperator(TableOutput):
     def _start(self, context: Context, since: float | None, deployment_id: str = "") -> Any:
         from airflow_provider_openai_batches.operators.inference_rows import requests_of  # noqa: PLC0415 - not when a DAG is parsed
 
-        refuse_what_instances_share(self, context)
         with self._runner(context, since, deployment_id) as runner:
+            refuse_what_instances_share(self, context)
             requests = requests_of(self, lambda: self._rows(context), runner.settings)
             if since is None or self.is_dry_run:
                 self.check_table()
             if self.is_dry_run:
                 return runner.rehearse(requests)
             known = self.output_table is not None and runner.done_before()
-            return self.with_table(known or runner.prepare(requests) or self._run(context, runner))
+            known = known or runner.prepare(requests)
+            store_job_link(context, self.openai_conn_id)
+            return self.with_table(known or self._run(context, runner))
 
     def _run(self, context: Context, runner: Runner) -> Any:
         """Do what can be done and wait, until nothing is left to wait for."""
@@ -313,31 +314,14 @@ class OpenAIBatchInferenceOperator(TableOutput):
         raise BatchTimeout(f"{said} Cancelled: {', '.join(runner.cancel()) or 'nothing'}.")
 
     def _runner(self, context: Context, since: float | None, deployment_id: str) -> Runner:
-        from airflow_provider_openai_batches.inference import job_context, runner, workspace  # noqa: PLC0415 - not when a DAG is parsed
+        from airflow_provider_openai_batches.operators.inference_job import runner_of  # noqa: PLC0415 - not when a DAG is parsed
 
-        if not self.is_dry_run:
-            self.ready_to_be_killed(context)
-        task = task_identity(context, deployment_id)
-        place = workspace.Workspace(self.output_uri, task.task_key[:12], task=task)
-        if since is not None and (first := place.claim.first_identity()):
-            task, place = first, workspace.Workspace(self.output_uri, first.task_key[:12], task=first)
-        ledger = None if since is None else Ledger(self.hook, task, since)
-        self._submitter = Submitter(self.hook, task, ledger, self.log)
+        return runner_of(self, context, since, deployment_id)
+
+    def submits_by(self, submitter: Submitter) -> None:
+        """Note what :meth:`on_kill` has to stop."""
+        self._submitter = submitter
         self.end_if_killed()
-        if place.is_local and not (place.output.is_absolute() and runs_on_one_machine()):
-            from airflow_provider_openai_batches.operators.inference_faults import warn_of_local_output  # noqa: PLC0415 - rarely needed
-
-            warn_of_local_output(place.output, self.log)
-        settings = job_context.settings_of(
-            self,
-            job_context.config_of(self.hook, can_do_without=self.is_dry_run),
-            must_end=self.must_end(context) if self.deferrable else None,
-            **job_context.tries_of(context["ti"], self.retries),
-            key_columns=self.key_columns(),
-        )
-        return runner.Runner(
-            settings, place, self._submitter, self.log, since=since, check_start=self.check_table
-        )
 
     def _rows(self, context: Context) -> Any:
         from airflow_provider_openai_batches.operators.inference_rows import rows_of  # noqa: PLC0415 - not when a DAG is parsed

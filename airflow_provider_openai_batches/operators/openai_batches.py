@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_provider_openai_batches import storage
+from airflow_provider_openai_batches import links, storage
 from airflow_provider_openai_batches.api import validation
 from airflow_provider_openai_batches.api.models import plain
 from airflow_provider_openai_batches.api.validation import result_file_name
@@ -18,7 +18,6 @@ from airflow_provider_openai_batches.exceptions import (
 )
 from airflow_provider_openai_batches.idempotency.ledger import Ledger
 from airflow_provider_openai_batches.idempotency.submit import BatchSpec, Submitter
-from airflow_provider_openai_batches.links import OpenAIBatchLink
 from airflow_provider_openai_batches.operators.base import (
     BatchOperator,
     WaitingOperator,
@@ -26,7 +25,6 @@ from airflow_provider_openai_batches.operators.base import (
     has_answers,
     raise_unless_good,
     search_since,
-    store_link,
     task_identity,
 )
 
@@ -84,7 +82,7 @@ class OpenAICreateBatchOperator(WaitingOperator):
         "openai_conn_id",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"metadata": "json"}
-    operator_extra_links = (OpenAIBatchLink(),)
+    operator_extra_links = (links.OpenAIBatchLink(), links.OpenAIBatchJobLink())
 
     def __init__(
         self,
@@ -149,7 +147,8 @@ class OpenAICreateBatchOperator(WaitingOperator):
         batch = self._submit(self._submitter, spec, self._check_input())
         self._batch_ids, self._may_be_anothers = [batch.id], not self._submitter.is_own(batch.id)
         context["ti"].xcom_push("batch_id", batch.id)
-        store_link(context, self.hook, batch.id)
+        links.store_batch_link(context, self.hook.config, batch.id)
+        links.store_job_link(context, self.openai_conn_id)
         if batch.is_over:
             batch = self.hook.settled(batch)
             self.say_costs([batch])
@@ -276,6 +275,7 @@ class OpenAICancelBatchOperator(WaitingOperator):
     """
 
     template_fields: Sequence[str] = ("batch_id", "openai_conn_id")
+    operator_extra_links = (links.OpenAIBatchJobLink(),)
 
     def __init__(
         self,
@@ -293,6 +293,7 @@ class OpenAICancelBatchOperator(WaitingOperator):
         self.ready_to_be_killed(context)
         self._batch_ids = [self.batch_id]
         batch = self.hook.cancel_batch(self.batch_id)
+        links.store_link_to_origin(context, self.openai_conn_id, batch.id, batch)
         self.log.info("Batch %s is %s", batch.id, batch.status)
         if batch.is_over or not self.wait_for_completion:
             return batch.to_dict()

@@ -55,6 +55,13 @@ class OpenAIBatchesPlugin(AirflowPlugin):
         },
         {
             "name": "OpenAI Batches",
+            "href": f"{PAGE}?dag_id={{DAG_ID}}",
+            "destination": "dag",
+            "url_route": "openai-batches-dag",
+            **ICONS,
+        },
+        {
+            "name": "OpenAI Batches",
             "href": f"{PAGE}?dag_id={{DAG_ID}}&run_id={{RUN_ID}}",
             "destination": "dag_run",
             "url_route": "openai-batches-run",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_openai_batches.api.async_client import AsyncBatchesClient
+from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
 from airflow_provider_openai_batches.plugin.cache import CallCache
 from airflow_provider_openai_batches.plugin.connections import load_config
 from airflow_provider_openai_batches.plugin.throttle import Throttle
@@ -60,6 +62,11 @@ class CachedClient:
         batch: Batch = await self._throttle.paced(self.user, lambda: self._client.retrieve_batch(batch_id))()
         return batch
 
+    async def page_now(self, after: str | None) -> BatchPage:
+        """The page as it is at this moment, however long its turn takes to come."""
+        page: BatchPage = await self._in_turn(lambda: self._client.list_batches(after, PAGE_SIZE))
+        return page
+
     async def file(self, file_id: str) -> File:
         file: File = await self._cached(("file", file_id), lambda: self._client.retrieve_file(file_id))
         return file
@@ -76,6 +83,32 @@ class CachedClient:
             return await self._client.cancel_batch(batch_id)
         finally:
             self._cache.clear()
+
+    async def cancel_in_turn(self, batch_id: str) -> Batch:
+        """
+        Cancel a batch that this user may cancel, however long its turn takes to come.
+
+        A failed cancel may have been carried out: the batch itself says so.
+        """
+        try:
+            batch: Batch = await self._in_turn(lambda: self._client.cancel_batch(batch_id))
+        except OpenAIBatchesError as error:
+            batch = await self._looked_at(batch_id, error)
+        finally:
+            self._cache.clear()
+        return batch
+
+    async def _looked_at(self, batch_id: str, error: OpenAIBatchesError) -> Batch:
+        try:
+            batch: Batch = await self._in_turn(lambda: self._client.retrieve_batch(batch_id))
+        except OpenAIBatchesError:
+            raise error from None
+        if batch.can_be_cancelled:
+            raise error
+        return batch
+
+    async def _in_turn(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        return await self._throttle.paced(self.user, call, math.inf)()
 
     async def _cached(self, key: tuple[str, str | None], call: Callable[[], Awaitable[Any]]) -> Any:
         return await self._cache.get(key, self._throttle.paced(self.user, call))

@@ -20,25 +20,36 @@ MAX_SHOWN = 20
 
 
 class Walked(NamedTuple):
-    """The newest batches; ``reached``: how far back they go, in Unix seconds, if not far enough."""
+    """
+    The newest batches.
+
+    :param reached: how far back they go, in Unix seconds, if not far enough.
+    :param is_whole: whether they go back far enough.
+    """
 
     batches: list[Batch]
     reached: int | None
+    is_whole: bool = True
 
 
-async def newest(page: Callable[[str | None], Awaitable[BatchPage]], since: float) -> Walked:
+async def newest(
+    page: Callable[[str | None], Awaitable[BatchPage]],
+    since: float,
+    ends_with: tuple[type[Exception], ...] = (TooFastError,),
+) -> Walked:
     """
     Return the batches created since then, or as many as the page may ask for.
 
     :param page: returns the page after a batch.
-    :raises TooFastError: if not even the first page may be asked for.
+    :param ends_with: after these errors what was found before them is returned; they are raised if that is
+        nothing.
     """
     batches: dict[str, Batch] = {}
     after, oldest = None, None
     for number in range(MAX_PAGES):
         try:
             found = await page(after)
-        except TooFastError:
+        except ends_with:
             if number == 0:
                 raise
             break
@@ -52,7 +63,7 @@ async def newest(page: Callable[[str | None], Awaitable[BatchPage]], since: floa
         if is_all:
             return Walked(list(batches.values()), None)
         after = found.last_id or found.data[-1].id
-    return Walked(list(batches.values()), oldest)
+    return Walked(list(batches.values()), oldest, is_whole=False)
 
 
 def summed(batches: Iterable[Batch], by: str, prices: Prices) -> dict[str, Any]:

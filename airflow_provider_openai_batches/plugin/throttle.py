@@ -44,10 +44,11 @@ class Throttle:
         # Until when the requests so far take the whole pace: of each user, and of all of them (None).
         self._taken: dict[str | None, float] = {}
 
-    def turn(self, user: str) -> float:
+    def turn(self, user: str, most: float = MAX_WAIT) -> float:
         """
         Book a request, and return how many seconds it has to wait.
 
+        :param most: how long it may wait.
         :raises TooFastError: if that would be too long; nothing is booked then.
         """
         now = self._clock()
@@ -55,18 +56,20 @@ class Throttle:
         shares = {None: PER_SECOND, user: PER_SECOND_AND_USER}
         taken = {name: self._taken.get(name, now) + 1 / rate for name, rate in shares.items()}
         wait = max(0.0, max(taken.values()) - now - BURST_SECONDS)
-        if wait > MAX_WAIT:
+        if wait > most:
             raise TooFastError(wait)
         self._taken |= taken
         return wait
 
-    def paced(self, user: str, call: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
+    def paced(
+        self, user: str, call: Callable[[], Awaitable[Any]], most: float = MAX_WAIT
+    ) -> Callable[[], Awaitable[Any]]:
         """
-        Return the call in its turn.
+        Return the call in its turn; see :meth:`turn`.
 
         A refusal is raised when it is called, not when it is awaited, so that a cache does not keep it.
         """
-        return lambda: _after(self.turn(user), call)
+        return lambda: _after(self.turn(user, most), call)
 
 
 async def _after(seconds: float, call: Callable[[], Awaitable[Any]]) -> Any:

@@ -272,8 +272,7 @@ class Poller:
     async def _ask(self, now: float) -> None:
         """Ask about what is due by now: what becomes due meanwhile may share a page in the next round."""
         if self._lister is None and len(self._polled) > 1:
-            # Here, because a single wait needs no list.
-            from airflow_provider_openai_batches.polling.lister import Lister  # noqa: PLC0415
+            from airflow_provider_openai_batches.polling.lister import Lister  # noqa: PLC0415 - a single wait needs no list
 
             self._lister = Lister(self._client, self._polled, self._deliver)
         if self._lister:

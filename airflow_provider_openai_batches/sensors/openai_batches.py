@@ -19,8 +19,13 @@ from airflow_provider_openai_batches.api.config import DEFAULT_CONN_ID
 from airflow_provider_openai_batches.api.validation import check_id, check_interval
 from airflow_provider_openai_batches.exceptions import BatchError, BatchTimeout, OpenAIBatchesError
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
-from airflow_provider_openai_batches.links import OpenAIBatchLink
-from airflow_provider_openai_batches.operators.base import TimeLimited, raise_unless_good, store_link
+from airflow_provider_openai_batches.links import (
+    OpenAIBatchJobLink,
+    OpenAIBatchLink,
+    store_batch_link,
+    store_link_to_origin,
+)
+from airflow_provider_openai_batches.operators.base import TimeLimited, raise_unless_good
 from airflow_provider_openai_batches.pricing.account import say_costs
 
 if TYPE_CHECKING:
@@ -46,7 +51,7 @@ class OpenAIBatchSensor(TimeLimited, BaseSensorOperator):
     """
 
     template_fields: Sequence[str] = ("batch_id", "openai_conn_id")
-    operator_extra_links = (OpenAIBatchLink(),)
+    operator_extra_links = (OpenAIBatchLink(), OpenAIBatchJobLink())
     ui_color = "#e8f5f0"
 
     def __init__(
@@ -64,6 +69,7 @@ class OpenAIBatchSensor(TimeLimited, BaseSensorOperator):
         self.openai_conn_id = openai_conn_id
         self.poll_interval = poll_interval
         self.deferrable = deferrable
+        self._knows_origin = False
 
     @cached_property
     def hook(self) -> OpenAIBatchesHook:
@@ -71,21 +77,22 @@ class OpenAIBatchSensor(TimeLimited, BaseSensorOperator):
 
     def execute(self, context: Context) -> Any:
         check_id(self.batch_id, "batch_id")
-        store_link(context, self.hook, self.batch_id)
+        store_batch_link(context, self.hook.config, self.batch_id)
+        store_link_to_origin(context, self.openai_conn_id, self.batch_id)
         if not self.deferrable:
             return super().execute(context)
-        batch = self._look()
+        batch = self._look(context)
         if batch is not None and batch.is_over:
             return self._finish(batch)
         return self._defer(context, time.time() + self.timeout)
 
     def poke(self, context: Context) -> PokeReturnValue:
-        batch = self._look()
+        batch = self._look(context)
         if batch is None or not batch.is_over:
             return PokeReturnValue(is_done=False)
         return PokeReturnValue(is_done=True, xcom_value=self._finish(batch))
 
-    def _look(self) -> Batch | None:
+    def _look(self, context: Context) -> Batch | None:
         """Return the batch, or None while the service has a temporary fault."""
         try:
             batch = self.hook.retrieve_batch(self.batch_id)
@@ -95,6 +102,9 @@ class OpenAIBatchSensor(TimeLimited, BaseSensorOperator):
             self.log.warning("Batch %s cannot be retrieved at the moment: %s", self.batch_id, error)
             return None
         self.log.info("Batch %s is %s", batch.id, batch.status)
+        if not self._knows_origin:
+            store_link_to_origin(context, self.openai_conn_id, batch.id, batch)
+            self._knows_origin = True
         return batch
 
     def _defer(self, context: Context, end_time: float | None) -> None:
@@ -123,7 +133,7 @@ class OpenAIBatchSensor(TimeLimited, BaseSensorOperator):
             limit = self.must_end(context)
             is_its_own = limit is None or end_time is None or end_time <= limit
             return self._fail((AirflowSensorTimeout if is_its_own else BatchTimeout)(event["message"]))
-        batch = self._look()
+        batch = self._look(context)
         return self._finish(batch) if batch is not None else self._defer(context, end_time)
 
     def on_no_event(self, context: Context) -> None:

@@ -104,7 +104,7 @@ class OpenAIBatchTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, write progress into the task's log, and yield one event."""
         # Imported here, because operators import this module too, and do not need the async client.
-        from airflow_provider_openai_batches.polling.poller import Waiter  # noqa: PLC0415
+        from airflow_provider_openai_batches.polling.poller import Waiter  # noqa: PLC0415 - as said above
 
         self.logger()  # makes one for the class; one for each of ten thousand triggers takes 20 MB
         if self.cancel_on_kill and self._is_in_a_triggerer:

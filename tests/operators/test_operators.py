@@ -102,7 +102,7 @@ def test_the_id_is_in_xcom_before_the_task_waits(server: DevServer, input_file: 
     context = task_context(operator)
     with pytest.raises(TaskDeferred) as deferral:
         operator.execute(context)
-    assert context["ti"].xcoms == {"batch_id": server.batches()[0]["id"]}
+    assert context["ti"].xcoms["batch_id"] == server.batches()[0]["id"]
     assert "devserver-key" not in str(deferral.value.trigger.serialize())
 
 

@@ -78,7 +78,7 @@ def test_a_batch_that_fails_while_it_waits_shows_the_services_errors(
     server.force(batch_id, status="failed", errors=errors)
     event = {"status": "finished", "message": "", "batches": {batch_id: "failed"}}
     with pytest.raises(AirflowFailException, match="invalid_json_line, line 7: no JSON"):
-        sensor(batch_id).execute_complete({}, event, end_time=0.0)
+        sensor(batch_id).execute_complete(task_context(operator), event, end_time=0.0)
 
 
 @pytest.mark.parametrize("deferrable", [True, False])

@@ -151,6 +151,7 @@ PUBLIC = (
     "transfers.openai_batch_results_to_sql.OpenAIBatchResultsToSqlOperator",
     "transfers.openai_batch_results_to_delta.OpenAIBatchResultsToDeltaOperator",
     "results.read_results",
+    "links.OpenAIBatchJobLink",
     "links.OpenAIBatchLink",
     "devserver.DevServer",
     "devserver.pytest_plugin.openai_batches_server",

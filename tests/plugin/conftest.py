@@ -9,7 +9,7 @@ import os
 import threading
 import time
 import warnings
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import airflow
@@ -164,3 +164,32 @@ def connection(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
         return conn_id
 
     return define
+
+
+@pytest.fixture
+def ran(_database: None) -> Iterator[Callable[..., None]]:
+    """Give the database the task instance of a task of the run, and its XComs as the database stores them."""
+    from airflow.models.dagrun import DagRun
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import Table, delete, insert, select
+
+    instances: Table = TaskInstance.__table__
+    stored: Table = XComModel.__table__
+
+    def add(task: tuple[str, str, str, int], state: str = "deferred", **xcoms: Any) -> None:
+        names = dict(zip(("dag_id", "run_id", "task_id", "map_index"), task, strict=True))
+        began = datetime.now(UTC) - timedelta(minutes=5)
+        row = {**names, "state": state, "try_number": 1, "start_date": began, "pool": "default_pool"}
+        with create_session() as session:
+            run = select(DagRun.id).where(DagRun.dag_id == task[0], DagRun.run_id == task[1])
+            session.execute(insert(instances).values(**row, pool_slots=1, custom_operator_name="x"))
+            for key, value in xcoms.items():
+                of = {**names, "dag_run_id": session.scalar(run), "timestamp": began}
+                session.execute(insert(stored).values(**of, key=key, value=value))
+
+    yield add
+    with create_session() as session:
+        session.execute(delete(stored))
+        session.execute(delete(instances))

@@ -88,6 +88,27 @@ def test_the_sum(login: Login, server: DevServer, conn_id: str) -> None:
     assert get(client, "costs", conn_id, by="task,model").json()["columns"] == ["dag_id", "task_id", "model"]
 
 
+def test_the_chart(login: Login, server: DevServer, conn_id: str) -> None:
+    """Of each day, by DAG or model; with what the sum says beside its groups."""
+    add(server)
+    add(server, hours=30, model="mine")
+    client = login("user")
+    found = get(client, "costs/days", conn_id, hours=48).json()
+    assert len(found["days"]) == 3
+    (line,) = found["series"]
+    assert (line["name"], sum(line["usd"]), sum(line["requests"])) == ("mine", 0.125, 20)
+    assert (found["is_known"], found["hidden"], found["reached"]) == (False, 0, None)
+    assert found["since"] == pytest.approx(found["now"] - 48 * HOUR, abs=60)
+    by_model = get(client, "costs/days", conn_id, by="model").json()
+    assert [line["name"] for line in by_model["series"]] == ["gpt-5-mini"]
+    assert by_model["is_known"]
+
+
+@pytest.mark.parametrize("params", [{"hours": 0}, {"hours": 721}, {"by": "team"}, {"by": "dag,model"}])
+def test_bad_parameters_of_the_chart(login: Login, conn_id: str, params: dict[str, Any]) -> None:
+    assert get(login("op"), "costs/days", conn_id, **params).status_code == 422
+
+
 @pytest.mark.parametrize(("role", "batches"), [("viewer", 1), ("user", 1), ("op", 3)])
 def test_only_what_the_viewer_may_read(
     login: Login, server: DevServer, conn_id: str, role: str, batches: int
@@ -100,6 +121,9 @@ def test_only_what_the_viewer_may_read(
     assert (found["total"]["batches"], found["hidden"]) == (batches, 3 - batches)
     assert found["total"]["cost_usd"] == pytest.approx(batches / 8)
     assert ("secret" in str(found)) == (batches == 3)
+    chart = get(login(role), "costs/days", conn_id).json()
+    assert sum(sum(line["requests"]) for line in chart["series"]) == 10 * batches
+    assert (chart["hidden"], "elsewhere" in str(chart)) == (3 - batches, batches == 3)
 
 
 @pytest.mark.parametrize("params", [{"hours": 0}, {"hours": 721}, {"by": ""}, {"by": "x" * 201}])
@@ -129,6 +153,7 @@ def test_a_list_and_a_sum_share_the_cached_pages(
     before = server.stats()["requests"]["list_batches"]
     for by in ("dag", "model"):
         assert get(client, "costs", conn_id, by=by).json()["total"]["batches"] == 1
+        assert get(client, "costs/days", conn_id, by=by).json()["series"]
     assert server.stats()["requests"]["list_batches"] == before
 
 

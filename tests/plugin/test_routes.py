@@ -27,6 +27,9 @@ ROUTES = [
     ("GET", "/api/connections"),
     ("GET", "/api/batches"),
     ("GET", "/api/costs"),
+    ("GET", "/api/costs/days"),
+    ("GET", "/api/jobs/summary"),
+    ("POST", "/api/jobs/cancel"),
     ("GET", "/api/batches/batch_x"),
     ("POST", "/api/batches/batch_x/cancel"),
 ]
@@ -59,6 +62,58 @@ def test_nothing_without_a_role(login: Login, method: str, path: str) -> None:
     """A user whose role permits nothing gets 403 from every route."""
     answer = login("").request(method, BASE + path, params=CONN, headers={"content-type": "application/json"})
     assert answer.status_code == 403
+
+
+def test_these_are_all_routes(client: httpx.Client) -> None:
+    """So that the tests of rights leave none out."""
+    from airflow_provider_openai_batches.plugin import app, job_routes
+
+    routers = app.router, app.api, job_routes.jobs_api
+    routes: list[Any] = [route for router in routers for route in router.routes]
+    found = {(method, route.path) for route in routes for method in route.methods}
+    assert found == {(method, path.replace("batch_x", "{batch_id}")) for method, path in ROUTES}
+
+
+SECRET = "sk-secret-1234567890"
+PROMPT = "what the prompt says"
+OF_TASK = {"dag_id": "mine", "run_id": "run_1", "task_id": "ask", "map_index": "2"}
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_no_route_answers_with_a_key_or_a_prompt(
+    login: Login,
+    server: DevServer,
+    connection: Connection,
+    ran: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    method: str,
+    path: str,
+) -> None:
+    """Nor when the service fails and repeats the key."""
+    own_body = {"model": "gpt-5-mini", "messages": [{"role": "user", "content": PROMPT}]}
+    monkeypatch.setattr("scene.body", lambda *_: own_body)
+    conn_id = connection("own", host=server.base_url, password=SECRET)
+    batch_id = create(server, metadata=MINE)
+    summary = {"rows": 1, "output_uri": "s3://out", "key": SECRET, "rows_asked": [PROMPT]}
+    report = {"state": "waiting", "key": SECRET, "prompt": PROMPT, "cost": None}
+    ran(("mine", "run_1", "ask", 2), return_value=summary, openai_batches_job=report)
+    client = login("admin")
+    params = {"conn_id": conn_id, **OF_TASK}
+    for faults in ([], [{"operation": "*", "action": "status", "times": None, "status": 400, "body": LEAK}]):
+        server.faults(faults)
+        answer = client.request(
+            method,
+            BASE + path.replace("batch_x", batch_id),
+            params=params,
+            headers={"content-type": "application/json"},
+        )
+        assert answer.status_code < 500 or faults
+        assert SECRET not in answer.text
+        assert PROMPT not in answer.text
+
+
+LEAK = {"error": {"message": f"No such thing for {SECRET}", "type": "invalid_request_error"}}
 
 
 @pytest.mark.parametrize(
@@ -245,7 +300,8 @@ def test_connections(login: Login, connection: Connection) -> None:
         session.add(Row(conn_id="warehouse", conn_type="postgres", password="sk-no"))
     try:
         answer = login("viewer").get(f"{BASE}/api/connections")
-        assert answer.json() == {"connections": ["openai_batches_default", "a_batches", "z_openai"]}
+        assert answer.json()["connections"] == ["openai_batches_default", "a_batches", "z_openai"]
+        assert sorted(answer.json()) == ["connections", "versions"]
         assert "sk-no" not in answer.text
     finally:
         with create_session() as session:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -90,6 +91,15 @@ def test_after_the_time_that_a_refusal_names_the_request_is_sent() -> None:
         pace.turn("a")
     clock.now += refused.value.seconds
     assert pace.turn("a") == pytest.approx(0, abs=1e-6)
+
+
+def test_who_may_wait_is_not_refused() -> None:
+    """And takes a turn like any other: the next one waits longer."""
+    pace = Throttle(Clock())
+    while turn(pace, "a") is not None:
+        pass
+    first, second = pace.turn("a", math.inf), pace.turn("a", math.inf)
+    assert throttle.MAX_WAIT < first < second
 
 
 def test_who_is_quiet_is_forgotten() -> None:

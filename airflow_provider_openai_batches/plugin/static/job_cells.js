@@ -55,8 +55,9 @@ export function jobTimeLeft(job, now) {
 
 /** The cost so far, and what the whole job is estimated to cost. */
 export function costWords(job) {
-  const so = job.cost.usd || job.is_over ? money(job.cost) : "–";
-  return !job.is_over && job.estimate?.usd ? `${so} of ≈ ${money(job.estimate)}` : so;
+  const spent = job.cost.usd || job.is_over ? money(job.cost) : "–";
+  if (job.is_over || !job.estimate?.usd) return spent;
+  return `${spent} of ${job.estimate.is_known ? "≈ " : ""}${money(job.estimate)}`;
 }
 
 function titleCell(job, open) {

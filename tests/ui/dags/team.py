@@ -33,8 +33,14 @@ with DAG("classify_table", schedule=None):
         task_id="classify",
         openai_conn_id="jobs",
         endpoint="/v1/chat/completions",
-        model="gpt-5-mini",
-        requests=[f"Is review {number} friendly? It is secret-{number}." for number in range(6)],
+        requests=[
+            {
+                "model": "gpt-5-mini",
+                "messages": [{"role": "user", "content": f"Is review {number} friendly? It is secret-{number}."}],
+                "max_completion_tokens": 50,
+            }
+            for number in range(6)
+        ],
         output_uri=str(Path(os.environ["UI_WORK"]) / "out" / "{{ run_id }}"),
         max_requests_per_batch=2,
         max_active_batches=2,

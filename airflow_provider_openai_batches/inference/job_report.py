@@ -1,0 +1,171 @@
+"""What is known of a job while it runs and when it ends, small enough for an XCom of its task."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import msgspec
+
+from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
+from airflow_provider_openai_batches.inference.summary import progress_of
+from airflow_provider_openai_batches.inference.wait_words import in_words, waiting_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow_provider_openai_batches.api.retry import Log
+    from airflow_provider_openai_batches.inference.data.job import Job
+    from airflow_provider_openai_batches.inference.data.manifest import Manifest
+    from airflow_provider_openai_batches.inference.job_context import JobContext
+    from airflow_provider_openai_batches.inference.schedule import Schedule, WaitFor
+    from airflow_provider_openai_batches.inference.wait_words import Held
+
+# The key of the XCom.
+JOB_REPORT = "openai_batches_job"
+SHOWN_RUNNING, SHOWN_ERROR = 200, 500
+
+State: TypeAlias = Literal["waiting", "live", "complete", "failed"]
+
+
+class Dollars(msgspec.Struct, frozen=True):
+    """
+    An amount of US dollars.
+
+    :param is_known: whether nothing is missing in it.
+    """
+
+    usd: float
+    is_known: bool
+
+
+class JobReport(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    A job, as its task last saw it.
+
+    :param waits_for: what it waits for, in words.
+    :param batches: all batches of the job, including those that are still to be submitted.
+    :param finished: how many of them had ended.
+    :param answered: rows with an answer, without those of the batches in ``running``.
+    :param failed: rows whose request failed, without those of the batches in ``running``.
+    :param again: how many times a row was asked again.
+    :param rounds: the latest round in which rows are asked again.
+    :param live: rows that were answered live; ``answered`` has them too.
+    :param running: the ids of the batches that are waited for; the first ones, if they are many.
+    :param cost: what was spent; None: it is not known what was.
+    :param estimate: what the whole job is estimated to cost.
+    :param at: when this was known, in Unix seconds.
+    """
+
+    state: State = "waiting"
+    conn_id: str = ""
+    waits_for: str = ""
+    batches: int = 0
+    finished: int = 0
+    rows: int = 0
+    answered: int = 0
+    failed: int = 0
+    again: int = 0
+    rounds: int = 0
+    live: int = 0
+    running: list[str] = []
+    cost: Dollars | None = None
+    estimate: Dollars | None = None
+    at: float = 0
+    error: str = ""
+
+
+Listener: TypeAlias = "Callable[[JobReport], object]"
+
+
+class Reporter:
+    """
+    Tells somebody of a job. Nothing that goes wrong here ever ends the job, or hides why it ends.
+
+    :param listener: is called with each report; None: nobody wants to know.
+    :param clock: returns the time in Unix seconds.
+    """
+
+    def __init__(self, listener: Listener | None, log: Log, clock: Callable[[], float] = time.time) -> None:
+        self._listener, self._log, self._clock = listener, log, clock
+        self._context: JobContext | None = None
+
+    def begin(self, context: JobContext, schedule: Schedule) -> None:
+        """Take note of the job."""
+        self._context, self._schedule = context, schedule
+
+    def waits(self, job: Job, held: Held, wait: WaitFor) -> None:
+        """
+        Tell that the job waits.
+
+        :param held: what kept the last submission from being complete.
+        """
+
+        def more(context: JobContext) -> dict[str, Any]:
+            words = in_words(waiting_of(context, job, self._schedule, held, wait))
+            return {"waits_for": words, "running": wait.batch_ids[:SHOWN_RUNNING]}
+
+        self._tell("waiting", job, more)
+
+    def goes_live(self, job: Job) -> None:
+        """Tell that rows are going to be asked live."""
+        self._tell("live", job)
+
+    def completed(self, manifest: Manifest, job: Job | None = None) -> None:
+        """
+        Tell that the job is complete.
+
+        :param job: None: an earlier try completed it.
+        """
+        succeeded = manifest.counts.get("succeeded", 0)
+        final = {
+            "batches": len(manifest.batches),
+            "finished": len(manifest.batches),
+            "rows": manifest.rows,
+            "answered": succeeded,
+            "failed": manifest.rows - succeeded,
+            "rounds": max((batch.round for batch in manifest.batches), default=0),
+            "live": manifest.live.rows if manifest.live else 0,
+            "cost": manifest.cost and Dollars(manifest.cost.usd, manifest.cost.is_known),
+        }
+        self._tell("complete", job, lambda _: final)
+
+    def ended(self, job: Job | None, error: BaseException | None) -> None:
+        """Tell that the job failed, if it did so with an error of this provider."""
+        if isinstance(error, OpenAIBatchesError):
+            self._tell("failed", job, lambda _: {"error": str(error)[:SHOWN_ERROR]})
+
+    def _tell(
+        self,
+        state: State,
+        job: Job | None,
+        more: Callable[[Any], dict[str, Any]] = lambda _: {},
+    ) -> None:
+        if self._listener is None:
+            return
+        try:
+            known = {} if self._context is None or job is None else _known(self._context, job)
+            fields = {**known, **more(self._context), "at": self._clock()}
+            self._listener(JobReport(state=state, **fields))
+        except Exception as failure:  # noqa: BLE001 - the job goes on, or ends as it does
+            self._log.warning("What is known of the job could not be stored for others to see: %s", failure)
+
+
+def _known(context: JobContext, job: Job) -> dict[str, Any]:
+    """Return what is known of a job; nothing is asked of the service."""
+    progress, rows = progress_of(context.records, job), job.rows
+    answered = min(progress["completed"], rows)
+    whole = context.outlook.whole(job)
+    spent = context.purse.spent(job)
+    return {
+        "batches": progress["batches"],
+        "finished": progress["finished"],
+        "rows": rows,
+        "answered": answered,
+        "failed": min(progress["failed"], rows - answered),  # some of these were answered live, or elsewhere
+        "again": progress["again"],
+        "rounds": progress["round"],
+        "live": progress["live"],
+        "cost": Dollars(spent.usd, spent.is_known),
+        "estimate": Dollars(whole.cost.usd, whole.is_known),
+    }
