@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -190,6 +191,37 @@ def arrange(server: DevServer) -> dict[str, str]:
     scene.add("validating", "validating", (0, 0, 0), 20, metadata=classify(manual(now - 30)))
     # fmt: on
     return scene.ids
+
+
+# DAG, task, model, millions of tokens a day
+DAILY = (
+    ("nightly_summaries", "summarise", "gpt-5", 6.0),
+    ("classify_reviews", "classify", "gpt-5-mini", 22.0),
+    ("embed_products", "embed", "text-embedding-3-large", 30.0),
+)
+
+
+def fill_month(server: DevServer) -> None:
+    """A batch of each DAG on each of the last 28 days, with what it used."""
+    chance = random.Random(5)  # noqa: S311 - always the same
+    last_noon = int(time.time()) // (24 * HOUR) * 24 * HOUR - 12 * HOUR
+    made = [
+        (made_by(dag, f"scheduled__{day}", task), model, last_noon - day * 24 * HOUR, millions)
+        for day in range(28)
+        for dag, task, model, millions in DAILY
+    ]
+    server.seed(len(made), metadata=[metadata for metadata, *_ in made], spread_seconds=28 * 24 * HOUR)
+    headers = {"Authorization": "Bearer k"}
+    answer = httpx.get(f"{server.base_url}/batches?limit=100", headers=headers, trust_env=False)
+    for batch, (_, model, created, millions) in zip(answer.json()["data"], made, strict=True):
+        tokens = int(millions * 1_000_000 * chance.triangular(0.2, 2.0, 0.8))
+        server.force(
+            batch["id"],
+            model=model,
+            created_at=created,
+            usage=usage(tokens, 0 if "embedding" in model else tokens // 9),
+            request_counts={"total": tokens // 900, "completed": tokens // 900, "failed": 0},
+        )
 
 
 def _wait(server: DevServer, batch_id: str) -> None:

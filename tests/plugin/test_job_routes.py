@@ -451,6 +451,28 @@ def test_cancels_wait_for_their_turn(
     assert ({row["id"] for row in found["batches"]}, found["problems"]) == (ids, [])
 
 
+def test_four_cancels_at_a_time(login: Login, server: DevServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody's list has to wait long behind them."""
+    from airflow_provider_openai_batches.plugin.clients import CachedClient
+
+    in_time, original = [0], CachedClient.cancel_in_turn
+    most = 0
+
+    async def counted(self: CachedClient, batch_id: str) -> Any:
+        nonlocal most
+        in_time[0] += 1
+        most = max(most, in_time[0])
+        try:
+            return await original(self, batch_id)
+        finally:
+            in_time[0] -= 1
+
+    monkeypatch.setattr(CachedClient, "cancel_in_turn", counted)
+    server.seed(30, status="in_progress", metadata=MINE)
+    assert len(cancel(login("user")).json()["batches"]) == 30
+    assert most == 4
+
+
 def test_a_browser_that_goes_away(login: Login, server: DevServer) -> None:
     """The cancels go on."""
     ids = {create(server, metadata=MINE) for _ in range(9)}

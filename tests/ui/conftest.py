@@ -67,6 +67,8 @@ def services() -> Iterator[dict[str, DevServer]]:
             for name in ("team", "live", "jobs", "other", "large")
         }
         servers["empty"] = stack.enter_context(DevServer())
+        servers["month"] = stack.enter_context(DevServer())
+        scene.fill_month(servers["month"])
         servers["large"].seed(
             MANY,
             metadata=[scene.made_by("embed_products", f"run_{n // SIZE}", "embed") for n in range(MANY)],

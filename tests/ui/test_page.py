@@ -293,7 +293,7 @@ def test_keyboard(page: BatchesPage, ids: Ids) -> None:
     page.open()
     expect(page.rows).to_have_count(len(ids))
     page.frame.locator("h1").click()
-    page.page.keyboard.press("/")
+    page.page.keyboard.press("Control+/")
     page.page.keyboard.type("nightly")
     expect(page.rows).to_have_count(3)
     page.rows.first.locator(".open").focus()

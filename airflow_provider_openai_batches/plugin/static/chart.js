@@ -12,8 +12,10 @@ const LEAST = 2; // pixels of a day that would not be seen beside a large one
 const KINDS = { usd: "Cost", requests: "Requests" };
 
 const shortDay = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", timeZone: "UTC" });
-const longDay = new Intl.DateTimeFormat("en-GB", { dateStyle: "full", timeZone: "UTC" });
-const written = (format, day) => format.format(new Date(`${day}T00:00:00Z`));
+const fullDay = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "long", year: "numeric", timeZone: "UTC" });
+const weekday = new Intl.DateTimeFormat("en-GB", { weekday: "long", timeZone: "UTC" });
+const noted = (day) => shortDay.format(new Date(`${day}T00:00:00Z`));
+const written = (day) => [weekday, fullDay].map((format) => format.format(new Date(`${day}T00:00:00Z`))).join(" ");
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 
 /** Round steps of an axis, from 0 to at least the highest value. */
@@ -34,7 +36,7 @@ export class Chart {
     this.choices = el("span.chips", { role: "group", "aria-label": "Bars show" }, ...Object.keys(KINDS).map(choice));
     this.title = el("span.strong");
     this.plot = el("div.plot");
-    this.slider = el("input", { type: "range", min: 0, step: 1, "aria-label": "Day", oninput: () => this.pick() });
+    this.slider = el("input", { id: "day", type: "range", min: 0, step: 1, "aria-label": "Day", oninput: () => this.pick() });
     this.figures = el("p.figures");
     this.legend = el("ul.legend");
     this.note = el("p.small");
@@ -91,11 +93,11 @@ export class Chart {
     const nothing = this.kind === "usd" ? "No cost is known." : "No request was completed.";
     this.plot.replaceChildren(highest ? this.bars(what, highest) : el("p.small", {}, nothing));
     const most = this.totals.indexOf(highest);
-    const span = `${days.length} days, from ${written(longDay, days[0])} to ${written(longDay, days.at(-1))}`;
+    const span = `${days.length} days, from ${written(days[0])} to ${written(days.at(-1))}`;
     setText(
       this.says,
-      `${days.length === 1 ? written(longDay, days[0]) : span}. In all ${this.amount(series)}; the most on ` +
-        `${written(shortDay, days[most])}: ${this.amount(series, most)}. The table below has the sums; by day, it has each day's.`,
+      `${days.length === 1 ? written(days[0]) : span}. In all ${this.amount(series)}; the most on ` +
+        `${noted(days[most])}: ${this.amount(series, most)}. The table below has the sums; by day, it has each day's.`,
     );
     const isPart = this.kind === "usd" && !isKnown;
     setText(this.note, isPart ? "≥: the cost of some batches is unknown, and not in the bars." : "");
@@ -120,7 +122,7 @@ export class Chart {
     const names = days.flatMap((day, at) => {
       if ((days.length - 1 - at) % every) return [];
       const x = Math.min(this.middle(at), this.width - 3 * LETTER);
-      return svg("text", { x, y: HEIGHT - 6, "text-anchor": "middle" }, written(shortDay, day));
+      return svg("text", { x, y: HEIGHT - 6, "text-anchor": "middle" }, noted(day));
     });
     this.band = svg("rect.band", { y: 0, width: days.length > 1 ? this.slot : 0, height: base });
     // From the middle of the first day to the middle of the last one.
@@ -140,14 +142,15 @@ export class Chart {
     const { days, series } = this.found;
     const width = Math.max(2, Math.min(44, this.slot * 0.72));
     const seen = series.map((one, index) => ({ one, index, value: one[this.kind][at] })).filter(({ value }) => value > 0);
-    const least = Math.max(...seen.map(({ value }) => value)) * this.scale < LEAST;
+    const least = this.totals[at] * this.scale < LEAST;
     const parts = least ? [seen.reduce((most, next) => (next.value > most.value ? next : most), seen[0])] : seen;
     let y = base;
     return parts.filter(Boolean).map(({ one, index, value }) => {
       const height = least ? LEAST : value * this.scale;
       y -= height;
-      const title = svg("title", {}, `${this.name(one)}, ${written(shortDay, days[at])}: ${this.amount([one], at)}`);
-      return svg(`rect.series.s${index}`, { x: this.middle(at) - width / 2, y, width, height }, title);
+      const title = svg("title", {}, `${this.name(one)}, ${noted(days[at])}: ${this.amount([one], at)}`);
+      const apart = height > 3 ? ".apart" : ""; // a line of the ground's colour around it
+      return svg(`rect.series.s${index}${apart}`, { x: this.middle(at) - width / 2, y, width, height }, title);
     });
   }
 
@@ -162,7 +165,7 @@ export class Chart {
   pick() {
     const { days, series } = this.found;
     const at = Number(this.slider.value);
-    const day = written(longDay, days[at]);
+    const day = written(days[at]);
     const total = this.amount(series, at);
     this.band?.setAttribute("x", this.left + this.slot * at);
     this.figures.replaceChildren(el("strong", {}, day), ` ${total}${this.kind === "requests" ? " requests" : ""}`);

@@ -17,7 +17,7 @@ export function svg(tag, attributes = {}, ...children) {
 function made(create, tag, attributes, children) {
   const [name, ...classes] = tag.split(".");
   const element = create(name);
-  element.classList.add(...classes);
+  if (classes.length) element.classList.add(...classes);
   for (const [key, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
     if (key.startsWith("on")) element.addEventListener(key.slice(2), value);

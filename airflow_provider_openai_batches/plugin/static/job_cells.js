@@ -67,7 +67,7 @@ function titleCell(job, open) {
     "button.open",
     { type: "button", title: named ? job.origin.dag_id : job.id, onclick: () => open(job.id) },
     named ? el("span.strong", {}, foreign(job.origin.dag_id)) : foreign(job.batches[0].id),
-    named && el("span.unseen", {}, `, ${taskName(job.origin)}, ${job.origin.run_id}`),
+    named && el("span.unseen", {}, ", ", foreign(taskName(job.origin)), ", ", foreign(job.origin.run_id)),
   );
   if (!named) return [opener, el("span.line.small.muted", {}, "not made by a DAG")];
   return [opener, el("span.line.small", {}, task, " · ", run)];

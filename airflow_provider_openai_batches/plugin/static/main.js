@@ -4,7 +4,7 @@ import { chosen, isHere, keep, place } from "./address.js";
 import { listConnections } from "./api.js";
 import { batchKind } from "./batch_cells.js";
 import { Costs } from "./costs.js";
-import { byId, el, setText } from "./dom.js";
+import { announce, byId, el, setText } from "./dom.js";
 import { drawChips, drawFilters, drawNotice, drawRest, drawTotals, kindOfPlace, STATUSES } from "./draw.js";
 import { group } from "./format.js";
 import { jobKind } from "./job_cells.js";
@@ -88,6 +88,7 @@ function draw() {
   jobPanel.refresh();
   openTheJob(shown);
   document.body.setAttribute("aria-busy", String(!list.looked || list.loading));
+  return shown.length;
 }
 
 /** The address of a job opens it, once. */
@@ -126,6 +127,7 @@ function clearFilter() {
   Object.assign(filter, { status: "all", dag: "", hours: "", text: "" });
   byId("text").value = "";
   filterChanged();
+  byId("text").focus(); // the button that was pressed is gone
 }
 
 function filterChanged(change = {}) {
@@ -134,7 +136,7 @@ function filterChanged(change = {}) {
   const status = filter.status === "all" ? "" : filter.status;
   const kept = { status, dag: filter.dag, hours: filter.hours, text: filter.text };
   keep({ conn_id: list.conn, view: filter.view === "jobs" ? "" : filter.view, ...kept });
-  draw();
+  announce(`${draw()} ${filter.view} shown.`);
 }
 
 function choose(name) {
@@ -162,7 +164,8 @@ function listen() {
   byId("older").addEventListener("click", () => list.loadOlder());
   document.addEventListener("visibilitychange", () => !document.hidden && list.conn && list.schedule(0));
   document.addEventListener("keydown", (event) => {
-    if (event.key !== "/" || event.target.matches("input, select, textarea")) return;
+    // Not by itself: whoever dictates to the computer would press it unawares.
+    if (event.key !== "/" || !(event.ctrlKey || event.metaKey)) return;
     if (document.querySelector("dialog[open]")) return;
     event.preventDefault();
     byId("text").focus();
