@@ -35,7 +35,7 @@ class LiveRows:
     """
     The rows of a job that are asked live, and when.
 
-    :param tell: is called with the job before rows are asked.
+    :param tell: is called with the job before rows are asked, and once a minute while they are.
     """
 
     def __init__(
@@ -128,11 +128,14 @@ class LiveRows:
             bill = Bill(self._settings.prices)
 
             def note(line: bytes) -> None:
-                add_live(bill, line, spec_of(job.endpoint), job.only_model)
+                self._records.live_rows += add_live(bill, line, spec_of(job.endpoint), job.only_model)
                 self._purse.paid(line)
 
             try:
-                tally = run_beside(lambda has_to_end: self._run(files, lines, total, note, has_to_end))
+                tally = run_beside(
+                    lambda has_to_end: self._run(files, lines, total, note, has_to_end),
+                    meanwhile=lambda: self._tell(job),
+                )
             finally:
                 self._report(bill)
             self._purse.is_empty = tally.is_out_of_money

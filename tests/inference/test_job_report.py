@@ -13,6 +13,7 @@ from pricekit import ONE_BY_ONE, full_cost, price
 from support import fresh, run_task, task_context
 
 from airflow_provider_openai_batches.exceptions import BatchFailed, InvalidInputError, OpenAIBatchesError
+from airflow_provider_openai_batches.inference import own_loop
 from airflow_provider_openai_batches.inference.job_report import JOB_REPORT, JobReport
 from airflow_provider_openai_batches.operators.inference_faults import LastingError, UnusableInputError
 
@@ -86,7 +87,7 @@ def assert_true(told: Told, *, live: float | None = None) -> None:
 
 def test_one_batch(priced: DevServer, out: Path) -> None:
     """Once before its wait, and once at the end; what it is estimated to cost is the same in both."""
-    waits, end = reports(job(out, requests=rows(3)), priced)
+    waits, *_, end = reports(job(out, requests=rows(3)), priced)
     assert_true(waits)
     assert_true(end)
     (batch,) = priced.batches()
@@ -106,7 +107,7 @@ def test_two_rounds(priced: DevServer, out: Path) -> None:
     told = reports(job(out, requests=rows(6, {1: "fail:429*2", 4: "fail:500*1", 5: "fail:400"})), priced)
     for each in told[:-1]:
         assert_true(each)
-    assert [each.report.waits_for for each in told] == [
+    assert list(dict.fromkeys(each.report.waits_for for each in told)) == [
         "1 batch runs",
         "1 of 2 batches runs; 2 rows are asked again, round 1",
         "1 of 3 batches runs; 1 row is asked again, round 2",
@@ -167,17 +168,30 @@ def test_a_job_that_is_asked_live(priced: DevServer, out: Path) -> None:
     assert live.report.cost.usd == 0
 
 
+def test_a_live_phase_that_takes_long(priced: DevServer, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every minute it is said how far it is; here, more often."""
+    monkeypatch.setattr(own_loop, "MEANWHILE", 0.05)
+    priced.faults([{"operation": "live", "action": "delay", "seconds": 0.5, "skip": 20, "times": None}])
+    told = [each.report for each in reports(job(out, requests=rows(30), mode="live"), priced)]
+    assert {each.state for each in told[:-1]} == {"live"}
+    assert sorted(each.live for each in told) == [each.live for each in told]
+    halfway = [each for each in told if 0 < each.live < 30]
+    assert halfway
+    assert all(each.live == each.answered and each.cost and each.cost.usd > 0 for each in halfway)
+    assert told[-1].live == 30
+
+
 def test_a_canary(priced: DevServer, out: Path) -> None:
     """Its rows count as answered while the batch of the others runs, and so does what they cost."""
     context = task_context(operator := job(out, requests=rows(9), canary=3))
     told = watched(context, priced)
     summary = run_task(operator, context)
-    assert [each.report.state for each in told] == ["live", "waiting", "complete"]
+    assert list(dict.fromkeys(each.report.state for each in told)) == ["live", "waiting", "complete"]
     live = price(summary["live"]["usage"], 1.0)
     assert_true(told[1], live=live)
     assert told[1].report.answered == told[1].report.live == 3
-    assert told[2].report.cost is not None
-    assert told[2].report.cost.usd == pytest.approx(summary["cost"]["usd"])
+    assert told[-1].report.cost is not None
+    assert told[-1].report.cost.usd == pytest.approx(summary["cost"]["usd"])
 
 
 def test_a_deadline(priced: DevServer, out: Path) -> None:
