@@ -14,7 +14,7 @@ import scene
 from airflow.providers.common.compat.sdk import AirflowPlugin
 from airflow_stack import AirflowStack, free_ports
 from page import Account, BatchesPage
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 from support import request_lines
 
 from airflow_provider_openai_batches.devserver import DevServer
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser, BrowserContext, StorageState
 
+# Milliseconds: other tests may need the machine at the same time.
+expect.set_options(timeout=20_000)
 DAGS = Path(__file__).parent / "dags"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = [
