@@ -104,7 +104,6 @@ class LiveRows:
         self._records.save(self._workspace.local)
         self._workspace.store([RECORDS_FILE])
         self._purse.begin_live(job)
-        self._tell(job)
         again = self._settings.max_rounds if self._settings.retry_invalid else 0
         for part in job.live_parts():
             for number in range(0 if self._purse.is_empty else 1 + again):
@@ -117,6 +116,7 @@ class LiveRows:
     def _ask_part(self, job: Job, part: LivePart, number: int, rows: int) -> None:
         files = LiveFiles(self._workspace, part.name, number)
         index = self._results.index(job)
+        self._records.live_rows = index.live_rows
         wanted = index.open_rows()
         wanted[rows:] = bytes(len(wanted[rows:]))
         files.mend()  # after the index, which may have dropped them
@@ -124,6 +124,7 @@ class LiveRows:
             wanted[row] = 0
         total = sum(wanted[row] for shard in part.shards for row, _ in read_ids(index.work, shard))
         if total:
+            self._tell(job)
             lines = _lines(index, part, wanted)
             bill = Bill(self._settings.prices)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -15,6 +16,7 @@ from support import fresh, run_task, task_context
 from airflow_provider_openai_batches.exceptions import BatchFailed, InvalidInputError, OpenAIBatchesError
 from airflow_provider_openai_batches.inference import own_loop
 from airflow_provider_openai_batches.inference.job_report import JOB_REPORT, JobReport
+from airflow_provider_openai_batches.inference.live_files import LiveFiles
 from airflow_provider_openai_batches.operators.inference_faults import LastingError, UnusableInputError
 
 if TYPE_CHECKING:
@@ -181,6 +183,26 @@ def test_a_live_phase_that_takes_long(priced: DevServer, out: Path, monkeypatch:
     assert told[-1].live == 30
 
 
+def test_a_live_phase_after_a_kill(priced: DevServer, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the first try was answered counts, and what the service refused has failed."""
+    write, written = LiveFiles.write, count(1)
+
+    async def dying(self: LiveFiles, line: bytes) -> None:
+        if next(written) > 12:
+            raise Crash
+        await write(self, line)
+
+    operator = job(out, requests=rows(30, {1: "fail:400", 25: "fail:400"}), mode="live", fail_on="any")
+    with monkeypatch.context() as patch:
+        patch.setattr(LiveFiles, "write", dying)
+        with pytest.raises(Crash):
+            run_task(operator)
+    told = [each.report for each in reports(fresh(operator), priced, try_number=2)]
+    assert told[0].state == "live"
+    assert 0 < told[0].live == told[0].answered <= 12
+    assert (told[-1].state, told[-1].answered, told[-1].failed, told[-1].live) == ("failed", 28, 2, 28)
+
+
 def test_a_canary(priced: DevServer, out: Path) -> None:
     """Its rows count as answered while the batch of the others runs, and so does what they cost."""
     context = task_context(operator := job(out, requests=rows(9), canary=3))
@@ -253,13 +275,17 @@ def test_a_job_that_was_rejected(priced: DevServer, out: Path) -> None:
     assert told[-1].report.state == "failed"
 
 
-def test_a_service_that_is_not_available(priced: DevServer, out: Path) -> None:
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_a_service_that_is_not_available(priced: DevServer, out: Path, deferrable: bool) -> None:
+    """It is said while it lasts, and not any more when the service is back."""
     priced.faults([{"operation": "create_batch", "action": "status", "status": 503, "times": 12}])
-    told = reports(job(out, requests=rows(2), poll_interval=0.2), priced)
-    assert told[0].report.waits_for.startswith("the service is not available; the next try is at 20")
-    assert "HTTP 503" in told[0].report.waits_for
-    assert told[0].report.running == []
-    assert told[-1].report.state == "complete"
+    operator = job(out, requests=rows(2), poll_interval=0.2, deferrable=deferrable)
+    first, *_, last, end = (each.report for each in reports(operator, priced))
+    assert first.waits_for.startswith("the service is not available; the next try is at 20")
+    assert "HTTP 503" in first.waits_for
+    assert first.running == []
+    assert last.waits_for == "1 batch runs"
+    assert end.state == "complete"
 
 
 def test_bad_input(server: DevServer, out: Path) -> None:
