@@ -17,6 +17,7 @@ from airflow_provider_openai_batches.exceptions import BatchFailed, InvalidInput
 from airflow_provider_openai_batches.inference import own_loop
 from airflow_provider_openai_batches.inference.job_report import JOB_REPORT, JobReport
 from airflow_provider_openai_batches.inference.live_files import LiveFiles
+from airflow_provider_openai_batches.inference.runner import Runner
 from airflow_provider_openai_batches.operators.inference_faults import LastingError, UnusableInputError
 
 if TYPE_CHECKING:
@@ -195,6 +196,7 @@ def test_a_live_phase_after_a_kill(priced: DevServer, out: Path, monkeypatch: py
     operator = job(out, requests=rows(30, {1: "fail:400", 25: "fail:400"}), mode="live", fail_on="any")
     with monkeypatch.context() as patch:
         patch.setattr(LiveFiles, "write", dying)
+        patch.setattr(Runner, "_save", lambda *_: None)  # as after a SIGKILL
         with pytest.raises(Crash):
             run_task(operator)
     told = [each.report for each in reports(fresh(operator), priced, try_number=2)]
