@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from contextlib import suppress
 from itertools import count
@@ -17,6 +18,7 @@ from airflow_provider_openai_batches.exceptions import BatchFailed, InvalidInput
 from airflow_provider_openai_batches.inference import own_loop
 from airflow_provider_openai_batches.inference.job_report import JOB_REPORT, JobReport
 from airflow_provider_openai_batches.inference.live_files import LiveFiles
+from airflow_provider_openai_batches.inference.results import JobResults
 from airflow_provider_openai_batches.inference.runner import Runner
 from airflow_provider_openai_batches.operators.inference_faults import LastingError, UnusableInputError
 
@@ -313,6 +315,18 @@ def test_a_connection_that_cannot_be_used(
     with pytest.raises(InvalidInputError):
         run_task(operator, context)
     assert [(each.report.state, each.report.conn_id) for each in told] == [("failed", "bad")]
+
+
+def test_a_full_disk(priced: DevServer, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said is what the task says, not what the system call said."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(JobResults, "finish", full)
+    end = reports(job(out, requests=rows(3)), priced)[-1].report
+    assert (end.state, end.answered, end.finished) == ("failed", 3, 1)
+    assert "Nothing is lost" in end.error
 
 
 def test_a_dry_run_says_nothing(server: DevServer, out: Path) -> None:
