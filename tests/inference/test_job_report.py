@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from contextlib import suppress
 from itertools import count
@@ -17,6 +18,8 @@ from airflow_provider_openai_batches.exceptions import BatchFailed, InvalidInput
 from airflow_provider_openai_batches.inference import own_loop
 from airflow_provider_openai_batches.inference.job_report import JOB_REPORT, JobReport
 from airflow_provider_openai_batches.inference.live_files import LiveFiles
+from airflow_provider_openai_batches.inference.results import JobResults
+from airflow_provider_openai_batches.inference.runner import Runner
 from airflow_provider_openai_batches.operators.inference_faults import LastingError, UnusableInputError
 
 if TYPE_CHECKING:
@@ -195,6 +198,7 @@ def test_a_live_phase_after_a_kill(priced: DevServer, out: Path, monkeypatch: py
     operator = job(out, requests=rows(30, {1: "fail:400", 25: "fail:400"}), mode="live", fail_on="any")
     with monkeypatch.context() as patch:
         patch.setattr(LiveFiles, "write", dying)
+        patch.setattr(Runner, "_save", lambda *_: None)  # as after a SIGKILL
         with pytest.raises(Crash):
             run_task(operator)
     told = [each.report for each in reports(fresh(operator), priced, try_number=2)]
@@ -311,6 +315,18 @@ def test_a_connection_that_cannot_be_used(
     with pytest.raises(InvalidInputError):
         run_task(operator, context)
     assert [(each.report.state, each.report.conn_id) for each in told] == [("failed", "bad")]
+
+
+def test_a_full_disk(priced: DevServer, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said is what the task says, not what the system call said."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(JobResults, "finish", full)
+    end = reports(job(out, requests=rows(3)), priced)[-1].report
+    assert (end.state, end.answered, end.finished) == ("failed", 3, 1)
+    assert "Nothing is lost" in end.error
 
 
 def test_a_dry_run_says_nothing(server: DevServer, out: Path) -> None:
