@@ -36,7 +36,9 @@ with DAG("classify_table", schedule=None):
         requests=[
             {
                 "model": "gpt-5-mini",
-                "messages": [{"role": "user", "content": f"Is review {number} friendly? It is secret-{number}."}],
+                "messages": [
+                    {"role": "user", "content": f"Is review {number} friendly? It is secret-{number}."}
+                ],
                 "max_completion_tokens": 50,
             }
             for number in range(6)
