@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 from airflow import __version__ as airflow_version
 from packaging.version import Version
+from playwright.sync_api import expect
 
 if TYPE_CHECKING:
     from playwright.sync_api import ConsoleMessage, Frame, FrameLocator, Locator, Page, Response
@@ -19,6 +20,19 @@ NEWEST = (3, 3)
 # The browser warns about the sandbox in which Airflow puts every plugin, and names the plugin's page for it.
 SANDBOX = "allow-scripts and allow-same-origin"
 DOCS = Path(__file__).parents[1] / "docs"
+# The contrast of two colours, in whatever form the style sheet has them.
+CONTRAST = """(colours) => {
+    const light = (colour) => {
+        const context = new OffscreenCanvas(1, 1).getContext("2d");
+        context.fillStyle = colour;
+        context.fillRect(0, 0, 1, 1);
+        const part = (value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4);
+        const [r, g, b] = [...context.getImageData(0, 0, 1, 1).data].map((value) => part(value / 255));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const [low, high] = colours.map(light).sort((one, other) => one - other);
+    return (high + 0.05) / (low + 0.05);
+}"""
 
 
 class Account(NamedTuple):
@@ -71,6 +85,15 @@ class BatchesPage:
         self.page.goto(f"{self.url}/dags/{dag_id}/runs/{run_id}/plugin/openai-batches-run?{shown}")
         return self
 
+    def open_in(self, theme: str = "light", view: str = "batches", **params: str) -> BatchesPage:
+        """Go to the page in Airflow's light or dark mode, and wait until it has loaded."""
+        self.page.add_init_script(f"localStorage.setItem('theme', '{theme}')")
+        self.open(view, **params)
+        patience = 30_000
+        expect(self.frame.locator("html")).to_have_attribute("data-theme", theme, timeout=patience)
+        expect(self.frame.locator("body")).to_have_attribute("aria-busy", "false", timeout=patience)
+        return self
+
     def picture(self, name: str) -> None:
         """Keep a picture for the documents, which show the newest Airflow."""
         if AIRFLOW.release[:2] >= NEWEST:
@@ -116,3 +139,9 @@ class BatchesPage:
 
     def cell(self, batch_id: str, name: str) -> Locator:
         return self.row(batch_id).locator(f".cell.{name}")
+
+
+def contrast(page: BatchesPage, one: str, other: str) -> float:
+    """How much two colours differ in lightness, from 1 to 21, as WCAG counts it."""
+    ratio: float = page.document.evaluate(CONTRAST, [one, other])
+    return ratio

@@ -39,7 +39,7 @@ FLAGS = [
 ]
 MANY = 10_000
 SIZE = 5  # batches of each of their jobs
-TURNS = 12
+TURNS = 40
 # https://developers.openai.com/api/docs/pricing
 PRICES = {
     "gpt-5": {"input": 1.25, "cached_input": 0.125, "output": 10.0},

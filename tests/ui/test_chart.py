@@ -8,16 +8,18 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import scene
+from page import contrast
 from playwright.sync_api import expect
-from test_accessibility import CONTRAST, SECONDS, open_page
 
 if TYPE_CHECKING:
-    from page import BatchesPage
+    from page import Account, BatchesPage
     from playwright.sync_api import Locator, Route
 
     Ids = dict[str, str]
 
 EVIL = '<img src=x onerror="window.top.broken = 1">\u202e'
+SECONDS = 1_000
 ROUTE = "**/openai-batches/api/costs/days?*"
 TODAY = datetime(2026, 11, 26, tzinfo=UTC)
 
@@ -43,7 +45,7 @@ def show(page: BatchesPage, answer: dict[str, Any], theme: str = "light", **para
         route.fulfill(json=answer)
 
     page.page.route(ROUTE, fulfil)
-    open_page(page, theme, **params)
+    page.open_in(theme, **params)
     page.frame.locator("#costs summary").click()
     expect(page.frame.locator("#costs tfoot")).to_be_visible()
     return page.frame.locator("#chart")
@@ -59,7 +61,7 @@ def heights(chart: Locator, name: str) -> list[float]:
 
 def test_a_month_of_an_account(page: BatchesPage) -> None:
     """The server's own days: a bar for each day, stacked by DAG, above the table that has the same sums."""
-    open_page(page, conn_id="month")
+    page.open_in(conn_id="month")
     page.frame.locator("#costs summary").click()
     chart = page.frame.locator("#chart")
     page.frame.locator("#costs-hours").select_option("720")
@@ -67,6 +69,7 @@ def test_a_month_of_an_account(page: BatchesPage) -> None:
     expect(chart.locator("rect.series")).to_have_count(3 * 28)
     expect(chart.locator(".legend")).to_contain_text("nightly_summaries")
     expect(page.frame.locator("#costs tbody tr")).to_have_count(3)
+    chart.locator("rect.s0").nth(20).hover()
     page.picture("batches-chart.png")
     page.frame.locator("#costs-by").select_option("model")
     expect(chart.locator(".legend")).to_contain_text("text-embedding-3-large")
@@ -196,9 +199,9 @@ def test_colours(page: BatchesPage, theme: str) -> None:
     ]
     ground = page.document.evaluate("getComputedStyle(document.body).backgroundColor")
     assert swatches == colours
-    assert all(page.document.evaluate(CONTRAST, [colour, ground]) >= 3 for colour in colours)
+    assert all(contrast(page, colour, ground) >= 3 for colour in colours)
     neighbours = pairwise(colours)
-    assert all(page.document.evaluate(CONTRAST, [one, next_]) >= 1.5 for one, next_ in neighbours)
+    assert all(contrast(page, one, next_) >= 1.5 for one, next_ in neighbours)
 
 
 def test_hostile_names(page: BatchesPage) -> None:
@@ -217,7 +220,7 @@ def test_days_that_cannot_be_had(page: BatchesPage) -> None:
         ROUTE,
         lambda route: route.fulfill(status=429, json={"detail": "Try again in 5 s."}),
     )
-    open_page(page)
+    page.open_in()
     page.frame.locator("#costs summary").click()
     expect(page.frame.locator("#costs tfoot")).to_be_visible()
     expect(page.frame.locator("#costs").get_by_role("alert")).to_have_text("Try again in 5 s.")
@@ -244,3 +247,16 @@ def test_the_table_scrolls_by_keys(page: BatchesPage) -> None:
     page.page.keyboard.press("ArrowRight")
     page.document.wait_for_function("document.querySelector('.wide').scrollLeft > 0")
     expect(region.locator("td.number").first).to_have_text(re.compile(r"^\d+$"))
+
+
+def test_the_service_is_asked_for_nothing_more(page: BatchesPage, account: Account) -> None:
+    """Table and chart are made from the same pages of the list."""
+    server, conn_id = account
+    server.force(scene.create(server), status="completed")
+    page.open_in(conn_id=conn_id)
+    expect(page.rows).to_have_count(1)
+    page.page.wait_for_timeout(5 * SECONDS)  # until the server's cache has forgotten the list
+    before = server.stats()["requests"]["list_batches"]
+    page.frame.locator("#costs summary").click()
+    expect(page.frame.locator("#costs tfoot")).to_be_visible()
+    assert server.stats()["requests"]["list_batches"] == before + 1

@@ -59,7 +59,8 @@ export class Chart {
     if (isEmpty) return;
     this.slider.max = found.days.length - 1;
     this.slider.hidden = found.days.length === 1;
-    if (isOther) this.slider.value = found.days.length - 1;
+    const has = (at) => found.series.some((one) => one.usd[at] || one.requests[at]);
+    if (isOther) this.slider.value = found.days.findLastIndex((_, at) => has(at));
     this.draw();
   }
 
