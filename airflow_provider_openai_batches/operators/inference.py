@@ -332,7 +332,7 @@ class OpenAIBatchInferenceOperator(TableOutput):
             self,
             job_context.config_of(self.hook, can_do_without=self.is_dry_run),
             must_end=self.must_end(context) if self.deferrable else None,
-            **job_context.tries_of(context["ti"], self.retries),
+            **job_context.try_of(self, context["ti"]),
             key_columns=self.key_columns(),
         )
         return runner.Runner(
