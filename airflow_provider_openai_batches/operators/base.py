@@ -163,10 +163,8 @@ class TimeLimited(_Operator):
         if limit is not None:
             trigger.end_time = limit if trigger.end_time is None else min(limit, trigger.end_time)
             timeout = timedelta(seconds=max(0.0, limit - time.time())) + AIRFLOW_WAITS
-        self._of_try, self.carrier = (
-            context["ti"].try_number,
-            traces.carrier_of(context["ti"]) or self.carrier,
-        )
+        self._of_try = context["ti"].try_number
+        self.carrier = traces.carrier_of(context["ti"]) or self.carrier
         carried = {name: value for name in _CARRIED if (value := getattr(self, name))}
         self.defer(trigger=trigger, method_name=method_name, kwargs={**kwargs, **carried}, timeout=timeout)
 
@@ -176,7 +174,7 @@ class TimeLimited(_Operator):
             setattr(self, name, kwargs.pop(name, None))
         if self._of_try not in {None, context["ti"].try_number}:
             # Airflow 3.0 begins a retry with the last event of the try before.
-            self._of_try = self._try_began = self._wait_ends = self._may_be_anothers = self.carrier = None
+            self._of_try = self._try_began = self._wait_ends = self._may_be_anothers = None
             return self.execute(context)
         if kwargs.get("error") == TriggerFailureReason.TRIGGER_TIMEOUT:
             self.on_no_event(context)
@@ -250,9 +248,7 @@ class WaitingOperator(TimeLimited, BatchOperator):
         return self._wait(context, method_name)
 
     def _trigger(self, batch_ids: list[str], end_time: float | None, **more: Any) -> OpenAIBatchTrigger:
-        from airflow_provider_openai_batches.triggers.openai_batches import (  # noqa: PLC0415 - not when a DAG is parsed
-            OpenAIBatchTrigger,
-        )
+        from airflow_provider_openai_batches.triggers.openai_batches import OpenAIBatchTrigger  # noqa: PLC0415 - not when a DAG is parsed
 
         return OpenAIBatchTrigger(
             openai_conn_id=self.openai_conn_id,
