@@ -13,7 +13,7 @@ import importlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import conf
+from airflow.providers.common.compat.sdk import AirflowConfigException, conf
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,8 +24,11 @@ _NAME = "airflow_provider_openai_batches"
 
 
 def traces_are_on() -> bool:
-    """Whether this Airflow sends traces."""
-    return bool(conf.getboolean("traces", "otel_on", fallback=False))
+    """Whether this Airflow sends traces; not if its configuration cannot be read."""
+    try:
+        return bool(conf.getboolean("traces", "otel_on", fallback=False))
+    except AirflowConfigException:
+        return False
 
 
 def carrier_of(ti: Any) -> dict[str, str]:
