@@ -35,7 +35,7 @@ def carrier_of(ti: Any) -> dict[str, str]:
     """
     Return the W3C trace context of the span that Airflow makes of a task instance; empty if there is none.
 
-    Airflow 3.0 and 3.1 give it to a process that begins a try, but not to one that resumes it.
+    Airflow 3.0 and 3.1 make one of each process of a try, and later ones a single span of all.
     """
     carrier = getattr(ti, "context_carrier", None)
     return carrier if isinstance(carrier, dict) else {}

@@ -54,7 +54,7 @@ def try_of(given: Any, ti: Any) -> dict[str, Any]:
     :param given: has the operator's arguments as attributes; Airflow counts its tries on.
     """
     first = int(getattr(ti, "max_tries", 0)) - (given.retries or 0) + 1
-    return {"try_number": int(ti.try_number), "first_try": first, "carrier": carrier_of(ti) or given.carrier}
+    return {"try_number": int(ti.try_number), "first_try": first, "carrier": given.carrier or carrier_of(ti)}
 
 
 def settings_of(given: Any, config: ClientConfig | None, **more: Any) -> Settings:

@@ -125,7 +125,7 @@ def batches_over(
         spans = [_of_batch(batch, prices, time.time()) for batch in batches]
         more = {**_server(config.base_url), **_task(ti)}
         with tracer() as made_by:
-            parent = _parent(carrier_of(ti) or carrier)
+            parent = _parent(carrier or carrier_of(ti))
             for each in spans:
                 _make(made_by, each, parent, more)
     except Exception:

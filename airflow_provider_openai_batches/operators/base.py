@@ -164,7 +164,7 @@ class TimeLimited(_Operator):
             trigger.end_time = limit if trigger.end_time is None else min(limit, trigger.end_time)
             timeout = timedelta(seconds=max(0.0, limit - time.time())) + AIRFLOW_WAITS
         self._of_try = context["ti"].try_number
-        self.carrier = traces.carrier_of(context["ti"]) or self.carrier
+        self.carrier = self.carrier or traces.carrier_of(context["ti"])
         carried = {name: value for name in _CARRIED if (value := getattr(self, name))}
         self.defer(trigger=trigger, method_name=method_name, kwargs={**kwargs, **carried}, timeout=timeout)
 
@@ -174,7 +174,7 @@ class TimeLimited(_Operator):
             setattr(self, name, kwargs.pop(name, None))
         if self._of_try not in {None, context["ti"].try_number}:
             # Airflow 3.0 begins a retry with the last event of the try before.
-            self._of_try = self._try_began = self._wait_ends = self._may_be_anothers = None
+            self._of_try = self._try_began = self._wait_ends = self._may_be_anothers = self.carrier = None
             return self.execute(context)
         if kwargs.get("error") == TriggerFailureReason.TRIGGER_TIMEOUT:
             self.on_no_event(context)

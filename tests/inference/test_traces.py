@@ -197,14 +197,14 @@ def test_an_error_while_batches_run(server: DevServer, out: Path, collector: Col
 
 
 def test_the_span_of_a_try_that_was_deferred(server: DevServer, out: Path, collector: Collector) -> None:
-    """Airflow 3.0 and 3.1 do not give a resumed process the span that the task has."""
+    """It is that of the process in which the try began: Airflow 3.0 and 3.1 have one for each process."""
     operator = job(out, requests=rows(1))
     context = traced(operator)
     with pytest.raises(TaskDeferred) as deferral:
         operator.execute(context)
     (batch_id,) = deferral.value.trigger.batch_ids
     server.force(batch_id, status="completed")
-    context["ti"].context_carrier = {}
+    context["ti"].context_carrier = {"traceparent": f"00-{TRACE}-{'1' * 16}-01"}
     event = {"status": "finished", "message": "", "batches": {batch_id: "completed"}}
     resume(fresh(operator), context, event, deferral.value.kwargs)
     (whole,), _ = spans(collector)
