@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -22,7 +25,6 @@ from airflow_provider_openai_batches.sensors.openai_batches import OpenAIBatchSe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from airflow_provider_openai_batches.devserver import DevServer
 
@@ -329,3 +331,38 @@ def test_never_raises(server: DevServer, out: Path, monkeypatch: pytest.MonkeyPa
     assert run_task(job(out, requests=rows(1)))["counts"]["succeeded"] == 1
     monkeypatch.setenv("AIRFLOW__TRACES__OTEL_ON", "perhaps")
     assert run_task(job(out.with_name("other"), requests=rows(1)))["counts"]["succeeded"] == 1
+
+
+DAG = """
+from airflow.sdk import DAG
+from airflow_provider_openai_batches.operators.inference import OpenAIBatchInferenceOperator
+
+with DAG("traced", schedule=None):
+    OpenAIBatchInferenceOperator(
+        task_id="ask",
+        endpoint="/v1/chat/completions",
+        model="gpt-5-mini",
+        requests=[{"text": "a", "marker": "fail:429*1"}, {"text": "b", "marker": ""}],
+        body={
+            "messages": [{"role": "user", "content": "{text}"}],
+            "metadata": {"devserver": "{marker}"},
+        },
+        output_uri=OUT,
+        poll_interval=0.1,
+    )
+"""
+
+
+def test_a_dag(airflow_database: dict[str, str], server: DevServer, out: Path, collector: Collector) -> None:
+    """In Airflow's own test runner, which does not tell a task of its span; a live test has one that does."""
+    dag = out.with_name("traced.py")
+    dag.write_text(f"OUT = {str(out)!r}\n{DAG}")
+    runner = Path(__file__).parents[1] / "dag_runner.py"
+    command = [sys.executable, "-W", "ignore", str(runner), str(dag), "{}"]
+    environment = {**airflow_database, **server.environment, **collector.environment}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert json.dumps({"ask": "success"}) in done.stdout
+    (whole,), batches = spans(collector)
+    assert whole.attributes["openai_batches.rounds"] == 1
+    assert [batch.parent_id for batch in batches] == [whole.span_id] * 2
+    assert whole.parent_id == ""

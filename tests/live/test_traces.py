@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import airflow
 import pytest
 from airflow_stack import AirflowStack
 from tracekit import Collector, Got
@@ -55,10 +56,12 @@ def test_a_job_that_is_deferred(traced: AirflowStack, service: DevServerClient, 
     run = traced.trigger(DAG)
     assert traced.wait_for_run(DAG, run) == "success"
     (job,) = collector.named("invoke_workflow")
-    traced.wait_until(lambda: bool(_of_task(collector)), 60, "the task's span is sent")
-    task = _of_task(collector)[0]
-    assert (job.trace_id, job.parent_id) == (task.trace_id, task.span_id)
-    assert task.began <= job.began
+    assert job.parent_id
+    if not airflow.__version__.startswith("3.0."):  # which tells of the task's span, and does not send it
+        traced.wait_until(lambda: bool(_of_task(collector)), 60, "the task's span is sent")
+        task = _of_task(collector)[0]
+        assert (job.trace_id, job.parent_id) == (task.trace_id, task.span_id)
+        assert int(task.began) <= job.began  # the times of batches are whole seconds
     assert job.attributes["openai_batches.rounds"] == 1
     assert job.attributes["airflow.dag_run.run_id"] == run
     batches = collector.named("chat")
