@@ -19,6 +19,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
+from airflow_provider_openai_batches.api.endpoints import spec_of
 from airflow_provider_openai_batches.api.usage import Usage
 from airflow_provider_openai_batches.compat import tracing
 from airflow_provider_openai_batches.compat.tracing import tracer, traces_are_on
@@ -43,16 +44,6 @@ MAX_BATCHES = 1_000
 MAX_TEXT = 200
 OURS = "openai_batches"
 _WORKFLOW = "invoke_workflow"
-# What the conventions call the operation of an endpoint; others keep their path.
-_OPERATIONS = {
-    "chat/completions": "chat",
-    "responses": "chat",
-    "completions": "text_completion",
-    "embeddings": "embeddings",
-    "images/generations": "generate_content",
-    "images/edits": "generate_content",
-}
-_API_TYPES = {"chat/completions": "chat_completions", "responses": "responses"}
 # The providers that the conventions name, by the end of their host.
 _PROVIDERS = {
     ".openai.azure.com": "azure.ai.openai",
@@ -217,14 +208,14 @@ def usage_attributes(usage: Usage, prefix: str = "gen_ai") -> dict[str, Any]:
 def _make(made_by: Tracer, batch: BatchSpan, context: Any, more: Mapping[str, Any]) -> None:
     from opentelemetry.trace import SpanKind  # noqa: PLC0415 - nothing is imported where traces are off
 
-    path = batch.endpoint.removeprefix("/v1").strip("/")
-    operation, model = _OPERATIONS.get(path, path or "batch"), batch.model or batch.answered_by
+    spec = spec_of(batch.endpoint or "/batch")  # where the service does not name it
+    operation, model = spec.operation or spec.path, batch.model or batch.answered_by
     total, completed, failed = batch.counts
     given = {
         "gen_ai.operation.name": operation,
         "gen_ai.request.model": model,
         "gen_ai.response.model": batch.answered_by,
-        "openai.api.type": _API_TYPES.get(path),
+        "openai.api.type": spec.path.replace("/", "_") if operation == "chat" else None,
         **(usage_attributes(batch.usage) if batch.usage else {}),
         f"{OURS}.batch_id": batch.batch_id,
         f"{OURS}.status": batch.status,

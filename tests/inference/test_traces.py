@@ -292,6 +292,8 @@ def _batch(batch_id: str, **given: Any) -> traces.BatchSpan:
         ("/v1/completions", "text_completion"),
         ("/v1/embeddings", "embeddings"),
         ("/v1/images/generations", "generate_content"),
+        ("/v1/images/edits", "generate_content"),
+        ("/v1/videos", "generate_content"),
         ("/v1/moderations", "moderations"),
         ("", "batch"),
     ],
