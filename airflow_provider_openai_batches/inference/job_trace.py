@@ -35,30 +35,24 @@ class JobTrace:
 
     def complete(self, job: Job, manifest: Manifest, now: float) -> None:
         """Tell of a job whose manifest is written."""
-        attributes: dict[str, Any] = {
-            **{f"{OURS}.rows.{status}": number for status, number in manifest.counts.items() if number},
-            f"{OURS}.live.rows": manifest.live.rows if manifest.live else None,
-            f"{OURS}.cost_usd": traces.known(manifest.cost),
-            **traces.usage_attributes(manifest.usage, OURS),
-        }
-        self._tell(job, now, None, attributes)
+        self._tell(job, now, manifest, None)
 
     def failed(self, job: Job, error: Exception, now: float) -> None:
         """Tell of a try that ends with an error, if anything was sent, and note it for the next one."""
         records, workspace = self._context.records, self._context.workspace
-        if records.has_begun and self._tell(job, now, type(error).__name__, {}):
+        if records.has_begun and self._tell(job, now, None, type(error).__name__):
             with suppress(Exception):  # the error of the try matters more
                 records.save(workspace.local)
                 workspace.store([RECORDS_FILE])
 
-    def _tell(self, job: Job, now: float, error: str | None, attributes: dict[str, Any]) -> bool:
+    def _tell(self, job: Job, now: float, manifest: Manifest | None, error: str | None) -> bool:
         if self._is_over:
             return False
         self._is_over = True
-        describe = partial(self._describe, job, now, error, attributes)
+        describe = partial(self._describe, job, now, manifest, error)
         return traces.job_over(describe, self._context.settings.carrier)
 
-    def _describe(self, job: Job, now: float, error: str | None, attributes: dict[str, Any]) -> JobSpan:
+    def _describe(self, job: Job, now: float, manifest: Manifest | None, error: str | None) -> JobSpan:
         settings, submitter, records = self._context.settings, self._context.submitter, self._context.records
         told = [each for each in records.submitted(job) if each[1].has_ended and not each[1].is_traced]
         task = submitter.task
@@ -83,7 +77,7 @@ class JobTrace:
             ended=now,
             error=error,
             batches=batches,
-            attributes={**known, **attributes},
+            attributes=known if manifest is None else {**known, **_of_results(manifest)},
         )
 
     def _batch(self, shard: Shard, record: Record, now: float) -> BatchSpan:
@@ -109,3 +103,12 @@ class JobTrace:
         bill = Bill(self._context.settings.prices)
         bill.meter(record.model, "batch").add_several(record.usage, record.completed or record.total)
         return traces.known(bill.cost())
+
+
+def _of_results(manifest: Manifest) -> dict[str, Any]:
+    return {
+        **{f"{OURS}.rows.{status}": number for status, number in manifest.counts.items() if number},
+        f"{OURS}.live.rows": manifest.live.rows if manifest.live else None,
+        f"{OURS}.cost_usd": traces.known(manifest.cost),
+        **traces.usage_attributes(manifest.usage, OURS),
+    }

@@ -67,7 +67,7 @@ class Runner:
 
     job: Job
     records: Records
-    _trace: JobTrace | None = None
+    _job_trace: JobTrace | None = None
 
     def __init__(
         self,
@@ -88,8 +88,8 @@ class Runner:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if self._trace and isinstance(error, Exception):
-            self._trace.failed(self.job, error, self._clock())
+        if self._job_trace and isinstance(error, Exception):
+            self._job_trace.failed(self.job, error, self._clock())
         self.workspace.close()
         explain(error, self.workspace.output)
 
@@ -200,7 +200,7 @@ class Runner:
         self._context, self._budget, self._purse, self._outlook = context, budget, purse, outlook
         self._schedule = Schedule(self.settings, records, budget, self._log, self._clock)
         self._submissions, self._results = Submissions(context), JobResults(context)
-        self._rounds, self._trace = Rounds(context, self._results), JobTrace(context)
+        self._rounds, self._job_trace = Rounds(context, self._results), JobTrace(context)
 
     # -- from wait to wait ---------------------------------------------------------------------------------
 
@@ -334,8 +334,8 @@ class Runner:
         """
         self._hold()
         manifest = self._results.finish(self.job, self._clock())
-        if self._trace:
-            self._trace.complete(self.job, manifest, self._clock())
+        if self._job_trace:
+            self._job_trace.complete(self.job, manifest, self._clock())
         place = self.workspace
         self.submitter.service.note_outputs(place.output if place.is_local else place.uri)
         self._clean_up(self.records)

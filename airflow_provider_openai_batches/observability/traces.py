@@ -103,16 +103,22 @@ def carrier_of(ti: Any) -> dict[str, str]:
 
 
 def batches_over(
-    batches: Iterable[Batch], ti: Any, config: ClientConfig, prices: Prices, carrier: Carrier
+    batches: Iterable[Batch],
+    context: Mapping[str, Any],
+    config: ClientConfig,
+    prices: Prices,
+    carrier: Carrier,
 ) -> None:
     """
     Make a span for each batch that a task has waited for.
 
-    :param carrier: of the task's own span, from the process in which the try began; None: there is none.
+    :param context: Airflow's.
+    :param carrier: of the task's own span, from the process in which the try began; None: it is this one.
     """
     if not traces_are_on():
         return
     try:
+        ti = context["ti"]
         spans = [_of_batch(batch, prices, time.time()) for batch in batches]
         more = {**_server(config.base_url), **_task(ti)}
         with tracer() as made_by:

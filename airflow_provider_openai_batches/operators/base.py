@@ -286,7 +286,7 @@ class WaitingOperator(TimeLimited, BatchOperator):
         prices = self.say_costs(batches)
         for batch in batches:
             metrics.batch_over(batch, prices)
-        traces.batches_over(batches, context["ti"], self.hook.config, prices, self.carrier)
+        traces.batches_over(batches, context, self.hook.config, prices, self.carrier)
         return self.finish(batches)
 
     def say_costs(self, batches: list[Batch]) -> Prices:

@@ -134,7 +134,7 @@ class OpenAIBatchSensor(TimeLimited, BaseSensorOperator):
     def _finish(self, context: Context, batch: Batch) -> dict[str, Any]:
         batch = self.hook.settled(batch)
         prices = say_costs([batch], self.hook.config, self.log.info)
-        traces.batches_over([batch], context["ti"], self.hook.config, prices, self.carrier)
+        traces.batches_over([batch], context, self.hook.config, prices, self.carrier)
         try:
             raise_unless_good(self.hook, batch)
         except BatchError as error:
