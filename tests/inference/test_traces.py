@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -14,12 +15,13 @@ import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 from inferencekit import again, job, rows, waits
 from pricekit import connect
-from support import ENDPOINT, fresh, request_lines, resume, run_task, task_context
+from support import ENDPOINT, first_event, fresh, rebuilt, request_lines, resume, run_task, task_context
 from tracekit import Collector, Got, configured
 
 from airflow_provider_openai_batches.exceptions import BatchFailed
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 from airflow_provider_openai_batches.observability import traces
+from airflow_provider_openai_batches.operators.inference import OpenAIBatchInferenceOperator
 from airflow_provider_openai_batches.operators.openai_batches import OpenAICreateBatchOperator
 from airflow_provider_openai_batches.sensors.openai_batches import OpenAIBatchSensor
 
@@ -123,25 +125,27 @@ def test_a_job_of_two_rounds(server: DevServer, out: Path, collector: Collector)
     assert not any(span.is_error for span in [whole, *batches])
 
 
-def rejected(server: DevServer, operator: Any) -> None:
-    """Run a try whose second of three batches is rejected."""
+def rejected(server: DevServer, operator: Any) -> int:
+    """Run a try whose second of three batches is rejected, and return when the service says it was."""
     context = traced(operator)
     with pytest.raises(TaskDeferred) as deferral:
         operator.execute(context)
     first, second, third = deferral.value.trigger.batch_ids
-    server.force(second, status="failed", failed_at=int(time.time()) + 1)
+    at = int(time.time()) + 5
+    server.force(second, status="failed", failed_at=at)
     for batch_id in (first, third):
         server.force(batch_id, status="completed")
     statuses = {first: "completed", second: "failed", third: "completed"}
     event = {"status": "finished", "message": "", "batches": statuses}
     with pytest.raises(BatchFailed):
         resume(fresh(operator), context, event, deferral.value.kwargs)
+    return at
 
 
 def test_a_rejected_batch_and_the_next_try(server: DevServer, out: Path, collector: Collector) -> None:
     """The try that fails is an error, and so is the batch; what the next try does not repeat is told once."""
     operator = job(out, requests=rows(9), max_requests_per_batch=3)
-    rejected(server, operator)
+    at = rejected(server, operator)
     (failed,), batches = spans(collector)
     assert (failed.is_error, failed.attributes["error.type"]) == (True, "BatchFailed")
     assert failed.attributes["openai_batches.batches.rejected"] == 1
@@ -150,7 +154,7 @@ def test_a_rejected_batch_and_the_next_try(server: DevServer, out: Path, collect
     assert len(batches) == 3
     assert bad.attributes["error.type"] == "server_error"
     assert bad.attributes["openai_batches.status"] == "failed"
-    assert bad.ended > bad.began
+    assert bad.ended == at
     context = traced(operator, try_number=2)
     run_task(fresh(operator), context)
     (first, second), batches = spans(collector)
@@ -198,19 +202,40 @@ def test_an_error_while_batches_run(server: DevServer, out: Path, collector: Col
     assert len(spans(collector)[1]) == 2
 
 
-def test_the_span_of_a_try_that_was_deferred(server: DevServer, out: Path, collector: Collector) -> None:
+def test_the_span_of_a_try_that_was_deferred_twice(
+    server: DevServer, out: Path, collector: Collector
+) -> None:
     """It is that of the process in which the try began: Airflow 3.0 and 3.1 have one for each process."""
-    operator = job(out, requests=rows(1))
+    operator = job(out, requests=rows(1, {0: "fail:429*1"}))
     context = traced(operator)
-    with pytest.raises(TaskDeferred) as deferral:
+    with pytest.raises(TaskDeferred) as first:
         operator.execute(context)
-    (batch_id,) = deferral.value.trigger.batch_ids
-    server.force(batch_id, status="completed")
     context["ti"].context_carrier = {"traceparent": f"00-{TRACE}-{'1' * 16}-01"}
-    event = {"status": "finished", "message": "", "batches": {batch_id: "completed"}}
-    resume(fresh(operator), context, event, deferral.value.kwargs)
+    with pytest.raises(TaskDeferred) as second:
+        resume(fresh(operator), context, _ended(first.value), first.value.kwargs)
+    context["ti"].context_carrier = {"traceparent": f"00-{TRACE}-{'2' * 16}-01"}
+    resume(fresh(operator), context, _ended(second.value), second.value.kwargs)
     (whole,), _ = spans(collector)
     assert (whole.trace_id, whole.parent_id) == (TRACE, TASK)
+
+
+def _ended(wait: TaskDeferred) -> Any:
+    return asyncio.run(first_event(rebuilt(wait.trigger)))
+
+
+def test_a_job_that_is_complete_before_the_task_fails(
+    server: DevServer, out: Path, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its results are written, and a load into a table fails: the job has one span, without an error."""
+
+    def refuse(*_: object) -> Any:
+        raise RuntimeError("no database")
+
+    monkeypatch.setattr(OpenAIBatchInferenceOperator, "with_table", refuse)
+    with pytest.raises(RuntimeError):
+        run_task(job(out, requests=rows(1)))
+    (whole,), _ = spans(collector)
+    assert not whole.is_error
 
 
 @pytest.mark.parametrize("deferrable", [True, False])
@@ -313,7 +338,7 @@ def test_the_names_of_operations(collector: Collector, endpoint: str, operation:
         ("https://mine.openai.azure.com/openai", "azure.ai.openai"),
         ("https://api.groq.com/openai/v1", "groq"),
         ("https://api.mistral.ai/v1", "mistral_ai"),
-        ("https://openai.azure.com.example.org/v1", "openai"),
+        ("https://my.openai.azure.com.example.org/v1", "openai"),
     ],
 )
 def test_the_names_of_providers(collector: Collector, base_url: str, provider: str) -> None:
