@@ -61,6 +61,7 @@ class EndpointSpec(msgspec.Struct, frozen=True, kw_only=True):
     :param read: reads it; returns None if the body does not have the form of the endpoint.
     :param can_fail_inside: whether a body can report a failure although the HTTP status is 200.
     :param gives_vectors: whether an output is a list of numbers, or several.
+    :param operation: what OpenTelemetry's conventions for generative AI call a request; empty: they do not.
     """
 
     path: str
@@ -77,6 +78,7 @@ class EndpointSpec(msgspec.Struct, frozen=True, kw_only=True):
     read: Callable[[Any], Content | None] | None = None
     can_fail_inside: bool = False
     gives_vectors: bool = False
+    operation: str = ""
 
     def prompt_body(self, prompt: str) -> dict[str, Any]:
         """
@@ -160,6 +162,7 @@ def _embedding_inputs(given: Any) -> int:
 _ALL = (
     EndpointSpec(
         path="chat/completions",
+        operation="chat",
         prompt_field="messages",
         prompt_value=lambda prompt: [{"role": "user", "content": prompt}],
         content_fields=("messages",),
@@ -172,6 +175,7 @@ _ALL = (
     ),
     EndpointSpec(
         path="responses",
+        operation="chat",
         prompt_field="input",
         content_fields=("input", "prompt", "previous_response_id", "conversation"),
         schema_path=("text", "format"),
@@ -183,6 +187,7 @@ _ALL = (
     ),
     EndpointSpec(
         path="embeddings",
+        operation="embeddings",
         prompt_field="input",
         content_fields=("input",),
         model_required=True,
@@ -194,6 +199,7 @@ _ALL = (
     ),
     EndpointSpec(
         path="completions",
+        operation="text_completion",
         prompt_field="prompt",
         content_fields=("prompt",),
         model_required=True,
@@ -211,12 +217,15 @@ _ALL = (
     ),
     EndpointSpec(
         path="images/generations",
+        operation="generate_content",
         prompt_field="prompt",
         content_fields=("prompt",),
         answer=ImagesBody,
         read=read_images,
     ),
-    EndpointSpec(path="images/edits", answer=ImagesBody, read=read_images),
-    EndpointSpec(path="videos", prompt_field="prompt", content_fields=("prompt",)),
+    EndpointSpec(path="images/edits", operation="generate_content", answer=ImagesBody, read=read_images),
+    EndpointSpec(
+        path="videos", operation="generate_content", prompt_field="prompt", content_fields=("prompt",)
+    ),
 )
 SPECS = {spec.path: spec for spec in _ALL}

@@ -12,6 +12,7 @@ from airflow_provider_openai_batches.idempotency.submit import BatchSpec
 from airflow_provider_openai_batches.inference.data.job import Limits
 from airflow_provider_openai_batches.inference.data.output_schema import OutputSchema
 from airflow_provider_openai_batches.inference.settings import Settings, answer_by, max_age
+from airflow_provider_openai_batches.observability.traces import carrier_of
 from airflow_provider_openai_batches.pricing.prices import Prices
 
 if TYPE_CHECKING:
@@ -71,10 +72,14 @@ def config_of(service: Service, *, can_do_without: bool) -> ClientConfig | None:
         return None
 
 
-def tries_of(ti: Any, retries: int | None) -> dict[str, int]:
-    """Return the numbers of this try and of the first one since the task was cleared; Airflow counts on."""
-    first = int(getattr(ti, "max_tries", 0)) - (retries or 0) + 1
-    return {"try_number": int(ti.try_number), "first_try": first}
+def try_of(given: Any, ti: Any) -> dict[str, Any]:
+    """
+    Return the numbers of this try and of the first one since the task was cleared, and the task's span.
+
+    :param given: has the operator's arguments as attributes; Airflow counts its tries on.
+    """
+    first = int(getattr(ti, "max_tries", 0)) - (given.retries or 0) + 1
+    return {"try_number": int(ti.try_number), "first_try": first, "carrier": given.carrier or carrier_of(ti)}
 
 
 def settings_of(given: Any, config: ClientConfig | None, **more: Any) -> Settings:

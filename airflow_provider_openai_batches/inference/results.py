@@ -264,6 +264,7 @@ class JobResults:
         metrics.batch_over(batch, self._settings.prices)
         shard = next(each for each in job.shards if each.index == record.shard)
         if batch.status == "failed":
+            record.rejected_at = batch.failed_at or now
             return self._note_rejection(shard, record, batch)
         unfinished = self._findings(job, shard, names).unfinished(shard.requests)
         record.unfinished = (

@@ -25,6 +25,7 @@ from airflow_provider_openai_batches.inference.budget import Budget
 from airflow_provider_openai_batches.inference.data.job import JOB_FILE, Job
 from airflow_provider_openai_batches.inference.job_context import JobContext
 from airflow_provider_openai_batches.inference.job_report import Reporter
+from airflow_provider_openai_batches.inference.job_trace import JobTrace
 from airflow_provider_openai_batches.inference.live_files import live_lines
 from airflow_provider_openai_batches.inference.outlook import Outlook
 from airflow_provider_openai_batches.inference.preparation import Preparation
@@ -70,6 +71,7 @@ class Runner:
 
     job: Job
     records: Records
+    _job_trace: JobTrace | None = None
 
     def __init__(
         self,
@@ -99,6 +101,8 @@ class Runner:
             raise
         finally:
             self._reporter.ended(vars(self).get("job"), error)
+            if self._job_trace and isinstance(error, Exception):
+                self._job_trace.failed(self.job, error, self._clock())
             self.workspace.close()
 
     # -- the beginning -------------------------------------------------------------------------------------
@@ -198,9 +202,8 @@ class Runner:
         self.job, self.records = job, records
         records.stopped.update(shard.index for shard in job.shards if shard.round in records.cut)
         records.cut = set()
-        task = self.submitter.task
+        task, service = self.submitter.task, self.submitter.service
         kind = task.dag_id, task.task_id
-        service = self.submitter.service
         budget = Budget(self.settings, service, records, task.task_key, kind)
         outlook = Outlook(self.settings, records, budget, service=service, kind=kind, log=self._log)
         purse = Purse(self.settings, records, outlook, partial(live_lines, self.workspace))
@@ -209,7 +212,7 @@ class Runner:
         self._context, self._budget, self._purse, self._outlook = context, budget, purse, outlook
         self._schedule = Schedule(self.settings, records, budget, self._log, self._clock)
         self._submissions, self._results = Submissions(context), JobResults(context)
-        self._rounds = Rounds(context, self._results)
+        self._rounds, self._job_trace = Rounds(context, self._results), JobTrace(context)
         self._reporter.begin(context, self._schedule, self._results)
 
     # -- from wait to wait ---------------------------------------------------------------------------------
@@ -333,6 +336,8 @@ class Runner:
         """
         self._context.hold(self._clock(), self.cancel)
         manifest = self._results.finish(self.job, self._clock())
+        if self._job_trace:
+            self._job_trace.complete(self.job, manifest, self._clock())
         place = self.workspace
         self.submitter.service.note_outputs(place.output if place.is_local else place.uri)
         self._clean_up(self.records)

@@ -55,6 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     :param key_columns: kept columns whose values, together, each row must have alone.
     :param deadline_seconds: how long one try may take in total; None: as long as its batches may run.
     :param must_end: the Unix time at which this try has to end in any case.
+    :param carrier: the W3C trace context of the task's own span in Airflow's traces; None: there is none.
     """
 
     spec: BatchSpec
@@ -90,6 +91,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     poll_interval: float = 60.0
     deadline_seconds: float | None = None
     must_end: float | None = None
+    carrier: Mapping[str, str] | None = None
 
     @property
     def retry_schema(self) -> OutputSchema | None:

@@ -34,6 +34,8 @@ class Record(msgspec.Struct, omit_defaults=True):
     :param usage: the tokens of its answers, once the batch is over and where it says them.
     :param model: its model, as far as the batch says it.
     :param estimated_tokens: its input tokens, as its requests' sizes suggest.
+    :param rejected_at: when the service rejected its batch.
+    :param is_traced: whether its batch has a span in Airflow's traces.
     :param unfinished: how many of its rows may have to be asked again, and are in no other shard yet.
     """
 
@@ -58,11 +60,18 @@ class Record(msgspec.Struct, omit_defaults=True):
     model: str | None = None
     estimated_tokens: int = 0
     is_too_large: bool = False
+    rejected_at: float = 0
+    is_traced: bool = False
 
     @property
     def is_active(self) -> bool:
         """Whether its batch runs, or has ended and is not downloaded yet."""
         return self.batch_id is not None and self.files is None and self.error is None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its batch is over and downloaded, or was rejected."""
+        return self.batch_id is not None and not self.is_active
 
     @property
     def needs_batch(self) -> bool:
@@ -109,7 +118,7 @@ class Record(msgspec.Struct, omit_defaults=True):
         if self.is_keyless:
             self.input_file_id = None
         self.batch_id, self.error, self.files, self.status, self.is_own = None, None, None, "", True
-        self.usage = None
+        self.usage, self.rejected_at, self.is_traced = None, 0, False
 
     def ended(self, batch: Batch, now: float) -> None:
         """Note when the batch was over."""

@@ -23,7 +23,7 @@ from airflow_provider_openai_batches.exceptions import BatchTimeout, OpenAIBatch
 from airflow_provider_openai_batches.hooks.openai_batches import OpenAIBatchesHook
 from airflow_provider_openai_batches.idempotency import cancel
 from airflow_provider_openai_batches.idempotency.keys import UNNAMED, TaskIdentity
-from airflow_provider_openai_batches.observability import metrics
+from airflow_provider_openai_batches.observability import metrics, traces
 from airflow_provider_openai_batches.pricing.account import say_costs
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ else:
 # runs, Airflow ends the deferral this much later.
 AIRFLOW_WAITS = timedelta(minutes=5)
 # What a try knows when it is resumed: its number, when it began (Airflow 3.0 and 3.1 give the time of the
-# resumption as the task's start), when batch_timeout ends its wait (both in Unix seconds), and whether its
-# batches may be another Airflow's, so that none of them is cancelled.
-_CARRIED = ("_of_try", "_try_began", "_wait_ends", "_may_be_anothers")
+# resumption as the task's start), when batch_timeout ends its wait (both in Unix seconds), whether its
+# batches may be another Airflow's, so that none of them is cancelled, and the task's span in traces.
+_CARRIED = ("_of_try", "_try_began", "_wait_ends", "_may_be_anothers", "carrier")
 
 
 def deployment_id() -> str:
@@ -137,6 +137,7 @@ class TimeLimited(_Operator):
     _try_began: float | None = None
     _wait_ends: float | None = None
     _may_be_anothers: bool | None = None
+    carrier: dict[str, str] | None = None
 
     def must_end(self, context: Context) -> float | None:
         """Return the Unix time at which the ``execution_timeout`` of this try is over."""
@@ -156,6 +157,7 @@ class TimeLimited(_Operator):
             trigger.end_time = limit if trigger.end_time is None else min(limit, trigger.end_time)
             timeout = timedelta(seconds=max(0.0, limit - time.time())) + AIRFLOW_WAITS
         self._of_try = context["ti"].try_number
+        self.carrier = self.carrier or traces.carrier_of(context["ti"])
         carried = {name: value for name in _CARRIED if (value := getattr(self, name))}
         self.defer(trigger=trigger, method_name=method_name, kwargs={**kwargs, **carried}, timeout=timeout)
 
@@ -165,7 +167,7 @@ class TimeLimited(_Operator):
             setattr(self, name, kwargs.pop(name, None))
         if self._of_try not in {None, context["ti"].try_number}:
             # Airflow 3.0 begins a retry with the last event of the try before.
-            self._of_try = self._try_began = self._wait_ends = self._may_be_anothers = None
+            self._of_try = self._try_began = self._wait_ends = self._may_be_anothers = self.carrier = None
             return self.execute(context)
         if kwargs.get("error") == TriggerFailureReason.TRIGGER_TIMEOUT:
             self.on_no_event(context)
@@ -239,9 +241,7 @@ class WaitingOperator(TimeLimited, BatchOperator):
         return self._wait(context, method_name)
 
     def _trigger(self, batch_ids: list[str], end_time: float | None, **more: Any) -> OpenAIBatchTrigger:
-        from airflow_provider_openai_batches.triggers.openai_batches import (  # noqa: PLC0415 - not when a DAG is parsed
-            OpenAIBatchTrigger,
-        )
+        from airflow_provider_openai_batches.triggers.openai_batches import OpenAIBatchTrigger  # noqa: PLC0415 - not when a DAG is parsed
 
         return OpenAIBatchTrigger(
             openai_conn_id=self.openai_conn_id,
@@ -279,6 +279,7 @@ class WaitingOperator(TimeLimited, BatchOperator):
         prices = self.say_costs(batches)
         for batch in batches:
             metrics.batch_over(batch, prices)
+        traces.batches_over(batches, context, self.hook.config, prices, self.carrier)
         return self.finish(batches)
 
     def say_costs(self, batches: list[Batch]) -> Prices:

@@ -10,7 +10,7 @@ import msgspec
 from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
 from airflow_provider_openai_batches.idempotency.ledger import Ledger
 from airflow_provider_openai_batches.idempotency.submit import Submitter
-from airflow_provider_openai_batches.inference.job_context import config_of, settings_of, tries_of
+from airflow_provider_openai_batches.inference.job_context import config_of, settings_of, try_of
 from airflow_provider_openai_batches.inference.job_report import JOB_REPORT, Reporter
 from airflow_provider_openai_batches.inference.runner import Runner
 from airflow_provider_openai_batches.inference.workspace import Workspace
@@ -68,7 +68,7 @@ def _runner_of(
         given,
         config_of(given.hook, can_do_without=given.is_dry_run),
         must_end=given.must_end(context) if given.deferrable else None,
-        **tries_of(context["ti"], given.retries),
+        **try_of(given, context["ti"]),
         key_columns=given.key_columns(),
     )
     return Runner(

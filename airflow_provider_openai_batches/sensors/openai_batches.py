@@ -25,6 +25,7 @@ from airflow_provider_openai_batches.links import (
     store_batch_link,
     store_link_to_origin,
 )
+from airflow_provider_openai_batches.observability import traces
 from airflow_provider_openai_batches.operators.base import TimeLimited, raise_unless_good
 from airflow_provider_openai_batches.pricing.account import say_costs
 
@@ -83,14 +84,14 @@ class OpenAIBatchSensor(TimeLimited, BaseSensorOperator):
             return super().execute(context)
         batch = self._look(context)
         if batch is not None and batch.is_over:
-            return self._finish(batch)
+            return self._finish(context, batch)
         return self._defer(context, time.time() + self.timeout)
 
     def poke(self, context: Context) -> PokeReturnValue:
         batch = self._look(context)
         if batch is None or not batch.is_over:
             return PokeReturnValue(is_done=False)
-        return PokeReturnValue(is_done=True, xcom_value=self._finish(batch))
+        return PokeReturnValue(is_done=True, xcom_value=self._finish(context, batch))
 
     def _look(self, context: Context) -> Batch | None:
         """Return the batch, or None while the service has a temporary fault."""
@@ -134,15 +135,16 @@ class OpenAIBatchSensor(TimeLimited, BaseSensorOperator):
             is_its_own = limit is None or end_time is None or end_time <= limit
             return self._fail((AirflowSensorTimeout if is_its_own else BatchTimeout)(event["message"]))
         batch = self._look(context)
-        return self._finish(batch) if batch is not None else self._defer(context, end_time)
+        return self._finish(context, batch) if batch is not None else self._defer(context, end_time)
 
     def on_no_event(self, context: Context) -> None:
         said = "The execution_timeout is over, and no triggerer has ended the wait. Is the triggerer running?"
         self._fail(BatchTimeout(said))
 
-    def _finish(self, batch: Batch) -> dict[str, Any]:
+    def _finish(self, context: Context, batch: Batch) -> dict[str, Any]:
         batch = self.hook.settled(batch)
-        say_costs([batch], self.hook.config, self.log.info)
+        prices = say_costs([batch], self.hook.config, self.log.info)
+        traces.batches_over([batch], context, self.hook.config, prices, self.carrier)
         try:
             raise_unless_good(self.hook, batch)
         except BatchError as error:
