@@ -241,10 +241,16 @@ class ListWatch:
             raise failure
 
     async def _show_one(self, batch_id: str, before: str | None) -> None:
-        if before is not None:
-            self._show(await self._client.list_batches(before), before)
-            if batch_id in self._shown:
-                return
+        try:
+            if before is not None:
+                self._show(await self._client.list_batches(before), before)
+        except APIError as error:
+            if error.status not in {HTTPStatus.NOT_FOUND, HTTPStatus.BAD_REQUEST}:
+                raise  # else the batch that is the cursor is gone
+        if batch_id not in self._shown:
+            await self._retrieve(batch_id)
+
+    async def _retrieve(self, batch_id: str) -> None:
         try:
             batch = await self._client.retrieve_batch(batch_id)
         except APIError as error:
