@@ -49,8 +49,9 @@ class OpenAIBatchEndedTrigger(BaseEventTrigger):
     :param metadata: only batches whose metadata has these pairs, and perhaps others.
     :param statuses: only batches that end so: ``completed``, ``failed``, ``expired`` or ``cancelled``.
     :param include_airflow: also batches of this provider's own tasks, which wait for them in any case; for
-        their results there are outlets.
-    :param poll_interval: seconds between two looks at the list; of a connection's triggers the shortest.
+        their results there are outlets. A service that gives no metadata back does not tell them apart.
+    :param poll_interval: seconds between two looks at the list. If the triggers of a connection have
+        different ones, the shortest holds for all.
     """
 
     def __init__(

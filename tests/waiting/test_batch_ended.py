@@ -13,7 +13,7 @@ import pytest
 from airflow.sdk import DAG, Asset, AssetWatcher
 from airflow.triggers.base import BaseEventTrigger
 from support import as_stored
-from waiting_room import CONN, connection, notebook_of, requests, run, seed, until
+from waiting_room import CONN, connection, ids_of, notebook_of, requests, run, seed, until
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.idempotency.keys import KEY
@@ -100,6 +100,20 @@ class Watching:
         assert self.task.cancelled()
 
 
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of watchers at each look that has begun."""
+    counted: list[int] = []
+    look = list_watch.ListWatch._look
+
+    async def counting(self: list_watch.ListWatch, watchers: list[list_watch.Watcher]) -> None:
+        counted.append(len(watchers))
+        await look(self, watchers)
+
+    monkeypatch.setattr(list_watch.ListWatch, "_look", counting)
+    return counted
+
+
 def looks(server: DevServer) -> int:
     return requests(server)["list_batches"]
 
@@ -151,40 +165,54 @@ def test_a_batch_that_is_submitted_later_is_seen(server: DevServer) -> None:
     run(watch)
 
 
-def test_many_watchers_share_one_request_a_look(server: DevServer) -> None:
+def test_many_watchers_share_one_request_a_look(server: DevServer, counted: list[int]) -> None:
     """Each of ten gets what it is about; the awaited batches are on the first page."""
     ids = [seed(server, 1, metadata={"team": str(number)})[0] for number in range(10)]
 
     async def watch() -> None:
-        several = [Watching(metadata={"team": str(number)}, poll_interval=0.5) for number in range(10)]
+        several = [Watching(metadata={"team": str(number)}) for number in range(10)]
         await several[-1].began()
-        before, rounds = requests(server), 4
-        await after_looks(server, rounds)
-        assert requests(server)["retrieve_batch"] == before["retrieve_batch"] == 0
-        assert before["list_batches"] == 1
+        await after_looks(server)
         end(server, *ids)
         await until(lambda: all(one.told for one in several))
         assert [one.told for one in several] == [[batch_id] for batch_id in ids]
         await asyncio.gather(*(one.stop() for one in several))
 
     run(watch)
+    assert set(counted) == {10}
+    assert sum(requests(server).values()) <= len(counted)
 
 
-def test_older_batches_take_one_page_for_a_hundred(server: DevServer) -> None:
+def test_older_batches_take_one_page_for_a_hundred(server: DevServer, counted: list[int]) -> None:
     """Fifty running batches below 1,000 others: two pages a look, and all of them are told."""
     ids = seed(server, 50, newer=1_000)
 
     async def watch() -> None:
-        one = Watching(poll_interval=0.4)
+        one = Watching()
         await one.began()
-        asked = looks(server)
-        assert asked == 11
-        await until(lambda: looks(server) > asked)
-        await after_looks(server, 4)
+        await after_looks(server, 6)
         end(server, *ids)
         await until(lambda: len(one.told) == 50)
         assert sorted(one.told) == sorted(ids)
-        assert requests(server)["retrieve_batch"] == 0
+        await one.stop()
+
+    run(watch)
+    assert requests(server)["retrieve_batch"] == 0
+    assert looks(server) <= 11 + 2 * (len(counted) - 1)
+
+
+def test_a_first_look_that_breaks_off_is_taken_again(server: DevServer) -> None:
+    """What it has not shown may have ended before the watch began."""
+    seed(server, 1, newer=150)
+    end(server, *(one for one in ids_of(server)[-1:]))
+
+    async def watch() -> None:
+        server.faults([{"operation": "list_batches", "action": "status", "skip": 1, "times": 1}])
+        one = Watching()
+        await one.began()
+        assert looks(server) >= 4
+        await after_looks(server)
+        assert one.told == []
         await one.stop()
 
     run(watch)
