@@ -43,7 +43,12 @@ def get_provider_info() -> dict[str, Any]:
             },
         ],
         "sensors": [{"integration-name": NAME, "python-modules": [f"{PACKAGE}.sensors.openai_batches"]}],
-        "triggers": [{"integration-name": NAME, "python-modules": [f"{PACKAGE}.triggers.openai_batches"]}],
+        "triggers": [
+            {
+                "integration-name": NAME,
+                "python-modules": [f"{PACKAGE}.triggers.openai_batches", f"{PACKAGE}.triggers.batch_ended"],
+            }
+        ],
         "task-decorators": [
             {
                 "name": "openai_batch",

@@ -1,8 +1,8 @@
 """
 Runs a DAG in Airflow's own test runner, in a process of its own: ``dag_runner.py FILE CONF``.
 
-It parses the file, serializes its one DAG into the metadata database, runs it, and prints the final state of
-each task.
+It parses the file, serializes its DAGs into the metadata database, runs one after the other, and prints the
+final state of each task.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def main(path: str, conf: str) -> None:
         module.sync_bag_to_db(bag, BUNDLE, None)
     else:  # Airflow 3.0
         bag.sync_to_db(BUNDLE, None)
-    (dag,) = bag.dags.values()
-    run = dag.test(run_conf=json.loads(conf))
-    print("RESULT", json.dumps({ti.task_id: str(ti.state) for ti in run.get_task_instances()}))  # noqa: T201 - the test reads it
+    runs = [dag.test(run_conf=json.loads(conf)) for dag in bag.dags.values()]
+    states = {ti.task_id: str(ti.state) for run in runs for ti in run.get_task_instances()}
+    print("RESULT", json.dumps(states))  # noqa: T201 - the test reads it
 
 
 if __name__ == "__main__":

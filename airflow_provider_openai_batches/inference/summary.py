@@ -171,6 +171,17 @@ def cost_of(cost: Cost | None) -> dict[str, Any] | None:
     }
 
 
+def extra_of(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a summary that an asset event carries: as little as another task needs to go on."""
+    extra = {name: summary[name] for name in ("dry_run", "output_uri", "rows", "counts") if name in summary}
+    if "cost" in summary:
+        cost = summary["cost"]
+        extra["cost"] = cost and {name: cost[name] for name in ("usd", "is_known")}
+    if "table" in summary:
+        extra["table"] = summary["table"]["table"]
+    return extra
+
+
 def errors_in_words(merged: Merged) -> str:
     """Name the most frequent errors, for a message."""
     groups = sorted(merged.errors.items(), key=lambda item: -item[1].count)[:5]

@@ -266,7 +266,7 @@ class OpenAIBatchInferenceOperator(TableOutput):
                 runner.submitter.known.update(self._batch_ids)
             if runner.resume(name):
                 self._heard(runner, event, until)
-                return self.with_table(self._run(context, runner))
+                return self.with_table(context, self._run(context, runner))
         self.log.warning("The files of job %s are gone: reading the rows and finding the batches again", name)
         return self._start(context, began(context), deployment_id)
 
@@ -279,11 +279,11 @@ class OpenAIBatchInferenceOperator(TableOutput):
             if since is None or self.is_dry_run:
                 self.check_table()
             if self.is_dry_run:
-                return runner.rehearse(requests)
+                return self.reported(context, runner.rehearse(requests))
             known = self.output_table is not None and runner.done_before()
             known = known or runner.prepare(requests)
             store_job_link(context, self.openai_conn_id)
-            return self.with_table(known or self._run(context, runner))
+            return self.with_table(context, known or self._run(context, runner))
 
     def _run(self, context: Context, runner: Runner) -> Any:
         """Do what can be done and wait, until nothing is left to wait for."""

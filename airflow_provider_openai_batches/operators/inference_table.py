@@ -10,6 +10,8 @@ from airflow_provider_openai_batches.operators.base import WaitingOperator
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from airflow.providers.common.compat.sdk import Context
+
     from airflow_provider_openai_batches.api.retry import Log
     from airflow_provider_openai_batches.sql.columns import Filling
 
@@ -136,7 +138,7 @@ class TableOutput(WaitingOperator):
         except (InvalidInputError, LoadFailed) as error:
             raise type(error)(f"{error}. Nothing was sent") from error.__cause__
 
-    def with_table(self, summary: dict[str, Any]) -> dict[str, Any]:
+    def with_table(self, context: Context, summary: dict[str, Any]) -> dict[str, Any]:
         """
         Write the results of a job that is complete, and add to its summary what was done.
 
@@ -144,7 +146,7 @@ class TableOutput(WaitingOperator):
         :raises LoadFailed: if the database refused or went away.
         """
         if self.output_table is None:
-            return summary
+            return self.reported(context, summary)
         self.end_if_killed()
         try:
             table = write_to_table(
@@ -160,7 +162,16 @@ class TableOutput(WaitingOperator):
         except InvalidInputError as error:
             said = f"{error}. {self._safe(summary, 'Mend the table or the task, and clear it: it')}"
             raise InvalidInputError(said) from error.__cause__
-        return {**summary, "table": table}
+        return self.reported(context, {**summary, "table": table})
+
+    def reported(self, context: Context, summary: dict[str, Any]) -> dict[str, Any]:
+        """Return the summary of a task that is done, and put the main part of it into its asset events."""
+        if self.outlets:
+            from airflow_provider_openai_batches.inference.summary import extra_of  # noqa: PLC0415 - only with outlets
+            from airflow_provider_openai_batches.observability import assets  # noqa: PLC0415 - as above
+
+            assets.report(self, context, extra_of(summary), summary["output_uri"])
+        return summary
 
     def _safe(self, summary: dict[str, Any], who: str) -> str:
         """Say what is safe when a load fails, and what the next try does."""

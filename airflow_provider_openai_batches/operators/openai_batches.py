@@ -18,6 +18,7 @@ from airflow_provider_openai_batches.exceptions import (
 )
 from airflow_provider_openai_batches.idempotency.ledger import Ledger
 from airflow_provider_openai_batches.idempotency.submit import BatchSpec, Submitter
+from airflow_provider_openai_batches.observability import assets
 from airflow_provider_openai_batches.operators.base import (
     BatchOperator,
     WaitingOperator,
@@ -331,13 +332,11 @@ class OpenAIDownloadBatchResultsOperator(BatchOperator):
                 f"Batch {batch.id} is {batch.status}: it has no results yet. "
                 "Put an OpenAIBatchSensor before this task."
             )
-        result: dict[str, Any] = {
-            "batch_id": batch.id,
-            "status": batch.status,
-            "request_counts": plain(batch.counts),
-        }
+        counts = plain(batch.counts)
+        result: dict[str, Any] = {"batch_id": batch.id, "status": batch.status, "request_counts": counts}
         for name, file_id in (("output", batch.output_file_id), ("errors", batch.error_file_id)):
             result[name] = self._download(file_id, result_file_name(batch.id, name)) if file_id else None
+        assets.report(self, context, result, self.output_uri)
         return result
 
     def _download(self, file_id: str, name: str) -> dict[str, Any]:

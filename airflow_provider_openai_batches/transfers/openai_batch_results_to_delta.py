@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
+from airflow_provider_openai_batches.observability import assets
 from airflow_provider_openai_batches.operators.base import no_retry_of_bad_input
 
 if TYPE_CHECKING:
@@ -83,4 +84,6 @@ class OpenAIBatchResultsToDeltaOperator(BaseOperator):
         )
         said = "were there already; nothing was written" if done.before else f"are there ({self.mode})"
         self.log.info("%s: the %s rows %s", self.table_uri, f"{done.rows:,}", said)
-        return {"table_uri": self.table_uri, "rows": done.rows, "loaded_before": done.before}
+        summary = {"table_uri": self.table_uri, "rows": done.rows, "loaded_before": done.before}
+        assets.report(self, context, summary, self.table_uri)
+        return summary

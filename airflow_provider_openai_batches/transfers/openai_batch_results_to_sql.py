@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
+from airflow_provider_openai_batches.observability import assets
 from airflow_provider_openai_batches.operators.base import no_retry_of_bad_input
 from airflow_provider_openai_batches.operators.inference_table import write_to_table
 
@@ -91,7 +92,7 @@ class OpenAIBatchResultsToSqlOperator(BaseOperator):
 
     @no_retry_of_bad_input()
     def execute(self, context: Context) -> dict[str, Any]:
-        return write_to_table(
+        done = write_to_table(
             self.results,
             self.conn_id,
             self.table,
@@ -99,3 +100,5 @@ class OpenAIBatchResultsToSqlOperator(BaseOperator):
             create_table=self.create_table,
             log=self.log,
         )
+        assets.report(self, context, done)
+        return done

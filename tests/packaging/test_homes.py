@@ -147,6 +147,7 @@ PUBLIC = (
     "operators.openai_batches.OpenAIRetrieveBatchOperator",
     "sensors.openai_batches.OpenAIBatchSensor",
     "triggers.openai_batches.OpenAIBatchTrigger",
+    "triggers.batch_ended.OpenAIBatchEndedTrigger",
     "decorators.openai_batch.openai_batch_task",
     "transfers.openai_batch_results_to_sql.OpenAIBatchResultsToSqlOperator",
     "transfers.openai_batch_results_to_delta.OpenAIBatchResultsToDeltaOperator",
