@@ -384,6 +384,7 @@ with DAG("traced", schedule=None):
 """
 
 
+@pytest.mark.timeout(300)
 def test_a_dag(airflow_database: dict[str, str], server: DevServer, out: Path, collector: Collector) -> None:
     """In Airflow's own test runner, which does not tell a task of its span; a live test has one that does."""
     dag = out.with_name("traced.py")
