@@ -206,20 +206,24 @@ def test_the_span_of_a_try_that_was_deferred_twice(
     server: DevServer, out: Path, collector: Collector
 ) -> None:
     """It is that of the process in which the try began: Airflow 3.0 and 3.1 have one for each process."""
+    server.settings(batch_seconds=60)
     operator = job(out, requests=rows(1, {0: "fail:429*1"}))
     context = traced(operator)
     with pytest.raises(TaskDeferred) as first:
         operator.execute(context)
     context["ti"].context_carrier = {"traceparent": f"00-{TRACE}-{'1' * 16}-01"}
     with pytest.raises(TaskDeferred) as second:
-        resume(fresh(operator), context, _ended(first.value), first.value.kwargs)
+        resume(fresh(operator), context, _ended(server, first.value), first.value.kwargs)
     context["ti"].context_carrier = {"traceparent": f"00-{TRACE}-{'2' * 16}-01"}
-    resume(fresh(operator), context, _ended(second.value), second.value.kwargs)
+    resume(fresh(operator), context, _ended(server, second.value), second.value.kwargs)
     (whole,), _ = spans(collector)
     assert (whole.trace_id, whole.parent_id) == (TRACE, TASK)
 
 
-def _ended(wait: TaskDeferred) -> Any:
+def _ended(server: DevServer, wait: Any) -> Any:
+    """End what a task waits for, and return the event."""
+    for batch_id in wait.trigger.batch_ids:
+        server.force(batch_id, status="completed")
     return asyncio.run(first_event(rebuilt(wait.trigger)))
 
 
@@ -380,6 +384,7 @@ with DAG("traced", schedule=None):
 """
 
 
+@pytest.mark.timeout(300)
 def test_a_dag(airflow_database: dict[str, str], server: DevServer, out: Path, collector: Collector) -> None:
     """In Airflow's own test runner, which does not tell a task of its span; a live test has one that does."""
     dag = out.with_name("traced.py")
