@@ -12,12 +12,13 @@ from airflow_provider_openai_batches.inference.summary import progress_of
 from airflow_provider_openai_batches.inference.wait_words import in_words, waiting_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from airflow_provider_openai_batches.api.retry import Log
     from airflow_provider_openai_batches.inference.data.job import Job
     from airflow_provider_openai_batches.inference.data.manifest import Manifest
     from airflow_provider_openai_batches.inference.job_context import JobContext
+    from airflow_provider_openai_batches.inference.results import JobResults
     from airflow_provider_openai_batches.inference.schedule import Schedule, WaitFor
     from airflow_provider_openai_batches.inference.wait_words import Held
 
@@ -90,9 +91,9 @@ class Reporter:
         self._listener, self._log, self._clock = listener, log, clock
         self._context: JobContext | None = None
 
-    def begin(self, context: JobContext, schedule: Schedule) -> None:
+    def begin(self, context: JobContext, schedule: Schedule, results: JobResults) -> None:
         """Take note of the job."""
-        self._context, self._schedule = context, schedule
+        self._context, self._schedule, self._results = context, schedule, results
 
     def waits(self, job: Job, held: Held, wait: WaitFor) -> None:
         """
@@ -144,17 +145,28 @@ class Reporter:
         if self._listener is None:
             return
         try:
-            known = {} if self._context is None or job is None else _known(self._context, job)
+            known = (
+                {}
+                if self._context is None or job is None
+                else _known(self._context, job, self._results.counts)
+            )
             fields = {**known, **more(self._context), "at": self._clock()}
             self._listener(JobReport(state=state, **fields))
         except Exception as failure:  # noqa: BLE001 - the job goes on, or ends as it does
             self._log.warning("What is known of the job could not be stored for others to see: %s", failure)
 
 
-def _known(context: JobContext, job: Job) -> dict[str, Any]:
-    """Return what is known of a job; nothing is asked of the service."""
+def _known(context: JobContext, job: Job, counts: Mapping[str, int]) -> dict[str, Any]:
+    """
+    Return what is known of a job; nothing is asked of the service.
+
+    :param counts: the number of rows by status; empty before the results are written.
+    """
     progress, rows = progress_of(context.records, job), job.rows
-    answered = min(progress["completed"], rows)
+    answered, failed = min(progress["completed"], rows), progress["failed"]
+    if counts:
+        answered = counts.get("succeeded", 0)
+        failed = rows - answered - counts.get("missing", 0)
     whole = context.outlook.whole(job)
     spent = context.purse.spent(job)
     return {
@@ -162,7 +174,7 @@ def _known(context: JobContext, job: Job) -> dict[str, Any]:
         "finished": progress["finished"],
         "rows": rows,
         "answered": answered,
-        "failed": min(progress["failed"], rows - answered),  # some of these were answered live, or elsewhere
+        "failed": min(failed, rows - answered),  # some of these were answered live, or elsewhere
         "again": progress["again"],
         "rounds": progress["round"],
         "live": progress["live"],

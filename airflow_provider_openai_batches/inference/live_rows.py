@@ -35,7 +35,7 @@ class LiveRows:
     """
     The rows of a job that are asked live, and when.
 
-    :param tell: is called with the job before rows are asked.
+    :param tell: is called with the job before rows are asked, and once a minute while they are.
     """
 
     def __init__(
@@ -104,7 +104,6 @@ class LiveRows:
         self._records.save(self._workspace.local)
         self._workspace.store([RECORDS_FILE])
         self._purse.begin_live(job)
-        self._tell(job)
         again = self._settings.max_rounds if self._settings.retry_invalid else 0
         for part in job.live_parts():
             for number in range(0 if self._purse.is_empty else 1 + again):
@@ -117,6 +116,7 @@ class LiveRows:
     def _ask_part(self, job: Job, part: LivePart, number: int, rows: int) -> None:
         files = LiveFiles(self._workspace, part.name, number)
         index = self._results.index(job)
+        self._records.live_rows = index.live_rows
         wanted = index.open_rows()
         wanted[rows:] = bytes(len(wanted[rows:]))
         files.mend()  # after the index, which may have dropped them
@@ -124,15 +124,19 @@ class LiveRows:
             wanted[row] = 0
         total = sum(wanted[row] for shard in part.shards for row, _ in read_ids(index.work, shard))
         if total:
+            self._tell(job)
             lines = _lines(index, part, wanted)
             bill = Bill(self._settings.prices)
 
             def note(line: bytes) -> None:
-                add_live(bill, line, spec_of(job.endpoint), job.only_model)
+                self._records.live_rows += add_live(bill, line, spec_of(job.endpoint), job.only_model)
                 self._purse.paid(line)
 
             try:
-                tally = run_beside(lambda has_to_end: self._run(files, lines, total, note, has_to_end))
+                tally = run_beside(
+                    lambda has_to_end: self._run(files, lines, total, note, has_to_end),
+                    meanwhile=lambda: self._tell(job),
+                )
             finally:
                 self._report(bill)
             self._purse.is_empty = tally.is_out_of_money

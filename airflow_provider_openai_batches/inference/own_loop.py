@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextvars import copy_context
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,11 +12,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
 Result = TypeVar("Result")
-# Seconds that an interrupted coroutine has to end.
-ENDS_WITHIN = 10.0
+# Seconds that an interrupted coroutine has to end, and how often something is done meanwhile.
+ENDS_WITHIN, MEANWHILE = 10.0, 60.0
 
 
-def run_beside(main: Callable[[Callable[[], bool]], Coroutine[Any, Any, Result]]) -> Result:
+def run_beside(
+    main: Callable[[Callable[[], bool]], Coroutine[Any, Any, Result]],
+    meanwhile: Callable[[], object] = lambda: None,
+) -> Result:
     """
     Run a coroutine to its end, in a loop in a thread of its own.
 
@@ -24,6 +27,7 @@ def run_beside(main: Callable[[Callable[[], bool]], Coroutine[Any, Any, Result]]
     loop there would log it and go on, without the callback that it hit.
 
     :param main: is given what says whether it has to end, because this thread was interrupted.
+    :param meanwhile: is called once a minute, in this thread.
     """
     interrupted, future, context = Event(), Future[Result](), copy_context()
 
@@ -38,6 +42,8 @@ def run_beside(main: Callable[[Callable[[], bool]], Coroutine[Any, Any, Result]]
     thread = Thread(target=context.run, args=(work,), name="openai-batches-loop", daemon=True)
     thread.start()
     try:
+        while not wait([future], MEANWHILE).done:
+            meanwhile()
         return future.result()
     finally:
         interrupted.set()

@@ -55,7 +55,7 @@ class Records(msgspec.Struct):
     :param stuck_since: when the first of them began.
     :param counts_from: since when the time of ``answer_by`` counts.
     :param has_live: whether rows were asked live; their answers are in files of their own.
-    :param live_rows: how many rows were answered live, before anything was submitted or at the end.
+    :param live_rows: how many rows were answered live, as far as they were counted.
     :param has_canary: whether the first rows were asked live, and were good enough.
     :param measured: the prompt tokens of the canary, divided by what they were estimated to be.
     :param canary_output: the output tokens of a row of the canary.

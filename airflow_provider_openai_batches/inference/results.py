@@ -54,12 +54,17 @@ _GONE = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
 
 
 class JobResults:
-    """Downloads what the batches answered, says what must be asked again, and writes the rest into parts."""
+    """
+    Downloads what the batches answered, says what must be asked again, and writes the rest into parts.
+
+    ``counts`` has the number of rows by status once they are written.
+    """
 
     def __init__(self, context: JobContext) -> None:
         self._settings, self._submitter, self._workspace, self._records, self._log = context[:5]
         self._budget, self._purse = context.budget, context.purse
         self._limits_before: dict[str, int] = {}  # what was known when a collection began
+        self.counts: dict[str, int] = {}
         self._answered: bytearray | None = None  # 1 for each row that needs not be asked
 
     def collect(self, job: Job, now: float) -> bool:
@@ -166,7 +171,6 @@ class JobResults:
         settings, place = self._settings, self._workspace
         place.fetch([ROWS_FILE])
         index = self.index(job)
-        self._records.live_rows = index.live_rows
         reusable = None if settings.answers_uri is None else bytearray(job.rows)
         merged = merge(
             index,
@@ -180,6 +184,7 @@ class JobResults:
             partition_by=settings.partition_by,
             reusable=reusable,
         )
+        self.counts = merged.counts
         if reusable is not None:
             self._share(index, reusable, now)
         problem = rejection_of(self._records, job) or failure(merged.counts, settings.fail_on)

@@ -210,7 +210,7 @@ class Runner:
         self._schedule = Schedule(self.settings, records, budget, self._log, self._clock)
         self._submissions, self._results = Submissions(context), JobResults(context)
         self._rounds = Rounds(context, self._results)
-        self._reporter.begin(context, self._schedule)
+        self._reporter.begin(context, self._schedule, self._results)
 
     # -- from wait to wait ---------------------------------------------------------------------------------
 

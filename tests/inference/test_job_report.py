@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -13,7 +14,9 @@ from pricekit import ONE_BY_ONE, full_cost, price
 from support import fresh, run_task, task_context
 
 from airflow_provider_openai_batches.exceptions import BatchFailed, InvalidInputError, OpenAIBatchesError
+from airflow_provider_openai_batches.inference import own_loop
 from airflow_provider_openai_batches.inference.job_report import JOB_REPORT, JobReport
+from airflow_provider_openai_batches.inference.live_files import LiveFiles
 from airflow_provider_openai_batches.operators.inference_faults import LastingError, UnusableInputError
 
 if TYPE_CHECKING:
@@ -86,7 +89,7 @@ def assert_true(told: Told, *, live: float | None = None) -> None:
 
 def test_one_batch(priced: DevServer, out: Path) -> None:
     """Once before its wait, and once at the end; what it is estimated to cost is the same in both."""
-    waits, end = reports(job(out, requests=rows(3)), priced)
+    waits, *_, end = reports(job(out, requests=rows(3)), priced)
     assert_true(waits)
     assert_true(end)
     (batch,) = priced.batches()
@@ -106,7 +109,7 @@ def test_two_rounds(priced: DevServer, out: Path) -> None:
     told = reports(job(out, requests=rows(6, {1: "fail:429*2", 4: "fail:500*1", 5: "fail:400"})), priced)
     for each in told[:-1]:
         assert_true(each)
-    assert [each.report.waits_for for each in told] == [
+    assert list(dict.fromkeys(each.report.waits_for for each in told)) == [
         "1 batch runs",
         "1 of 2 batches runs; 2 rows are asked again, round 1",
         "1 of 3 batches runs; 1 row is asked again, round 2",
@@ -167,17 +170,50 @@ def test_a_job_that_is_asked_live(priced: DevServer, out: Path) -> None:
     assert live.report.cost.usd == 0
 
 
+def test_a_live_phase_that_takes_long(priced: DevServer, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every minute it is said how far it is; here, more often."""
+    monkeypatch.setattr(own_loop, "MEANWHILE", 0.05)
+    priced.faults([{"operation": "live", "action": "delay", "seconds": 0.5, "skip": 20, "times": None}])
+    told = [each.report for each in reports(job(out, requests=rows(30), mode="live"), priced)]
+    assert {each.state for each in told[:-1]} == {"live"}
+    assert sorted(each.live for each in told) == [each.live for each in told]
+    halfway = [each for each in told if 0 < each.live < 30]
+    assert halfway
+    assert all(each.live == each.answered and each.cost and each.cost.usd > 0 for each in halfway)
+    assert told[-1].live == 30
+
+
+def test_a_live_phase_after_a_kill(priced: DevServer, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the first try was answered counts, and what the service refused has failed."""
+    write, written = LiveFiles.write, count(1)
+
+    async def dying(self: LiveFiles, line: bytes) -> None:
+        if next(written) > 12:
+            raise Crash
+        await write(self, line)
+
+    operator = job(out, requests=rows(30, {1: "fail:400", 25: "fail:400"}), mode="live", fail_on="any")
+    with monkeypatch.context() as patch:
+        patch.setattr(LiveFiles, "write", dying)
+        with pytest.raises(Crash):
+            run_task(operator)
+    told = [each.report for each in reports(fresh(operator), priced, try_number=2)]
+    assert told[0].state == "live"
+    assert 0 < told[0].live == told[0].answered <= 12
+    assert (told[-1].state, told[-1].answered, told[-1].failed, told[-1].live) == ("failed", 28, 2, 28)
+
+
 def test_a_canary(priced: DevServer, out: Path) -> None:
     """Its rows count as answered while the batch of the others runs, and so does what they cost."""
     context = task_context(operator := job(out, requests=rows(9), canary=3))
     told = watched(context, priced)
     summary = run_task(operator, context)
-    assert [each.report.state for each in told] == ["live", "waiting", "complete"]
+    assert list(dict.fromkeys(each.report.state for each in told)) == ["live", "waiting", "complete"]
     live = price(summary["live"]["usage"], 1.0)
     assert_true(told[1], live=live)
     assert told[1].report.answered == told[1].report.live == 3
-    assert told[2].report.cost is not None
-    assert told[2].report.cost.usd == pytest.approx(summary["cost"]["usd"])
+    assert told[-1].report.cost is not None
+    assert told[-1].report.cost.usd == pytest.approx(summary["cost"]["usd"])
 
 
 def test_a_deadline(priced: DevServer, out: Path) -> None:
@@ -239,13 +275,17 @@ def test_a_job_that_was_rejected(priced: DevServer, out: Path) -> None:
     assert told[-1].report.state == "failed"
 
 
-def test_a_service_that_is_not_available(priced: DevServer, out: Path) -> None:
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_a_service_that_is_not_available(priced: DevServer, out: Path, deferrable: bool) -> None:
+    """It is said while it lasts, and not any more when the service is back."""
     priced.faults([{"operation": "create_batch", "action": "status", "status": 503, "times": 12}])
-    told = reports(job(out, requests=rows(2), poll_interval=0.2), priced)
-    assert told[0].report.waits_for.startswith("the service is not available; the next try is at 20")
-    assert "HTTP 503" in told[0].report.waits_for
-    assert told[0].report.running == []
-    assert told[-1].report.state == "complete"
+    operator = job(out, requests=rows(2), poll_interval=0.2, deferrable=deferrable)
+    first, *_, last, end = (each.report for each in reports(operator, priced))
+    assert first.waits_for.startswith("the service is not available; the next try is at 20")
+    assert "HTTP 503" in first.waits_for
+    assert first.running == []
+    assert last.waits_for == "1 batch runs"
+    assert end.state == "complete"
 
 
 def test_bad_input(server: DevServer, out: Path) -> None:

@@ -181,7 +181,7 @@ def test_what_airflow_knows_of_the_buttons(tmp_path: Path) -> None:
     def prompts() -> list[str]:
         return []
 
-    asked = {"endpoint": ENDPOINT, "model": "m"}
+    asked: dict[str, Any] = {"endpoint": ENDPOINT, "model": "m"}
     with DAG("d", schedule=None) as dag:
         create_task: Any = OpenAICreateBatchOperator(task_id="create", endpoint=ENDPOINT, input_file_id="f")
         OpenAIBatchSensor(task_id="sensor", batch_id="b")

@@ -193,3 +193,18 @@ def ran(_database: None) -> Iterator[Callable[..., None]]:
     with create_session() as session:
         session.execute(delete(stored))
         session.execute(delete(instances))
+
+
+@pytest.fixture
+def refuse(airflow_app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str | None], None]:
+    """Let the auth manager refuse one thing for DAG ``mine``, and allow all others."""
+
+    def of(refused_method: str, refused_entity: str | None) -> None:
+        def allows(*, method: str, user: Any, access_entity: Any = None, details: Any = None) -> bool:
+            asked = method, getattr(access_entity, "value", None)
+            is_mine = details is not None and details.id == "mine"
+            return not (is_mine and asked == (refused_method, refused_entity))
+
+        monkeypatch.setattr(airflow_app.state.auth_manager, "is_authorized_dag", allows)
+
+    return of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ import scene
 from airflow.providers.common.compat.sdk import AirflowPlugin
 from airflow_stack import AirflowStack, free_ports
 from page import Account, BatchesPage
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 from support import request_lines
 
 from airflow_provider_openai_batches.devserver import DevServer
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser, BrowserContext, StorageState
 
+# Milliseconds: other tests may need the machine at the same time.
+expect.set_options(timeout=20_000)
 DAGS = Path(__file__).parent / "dags"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = [
@@ -107,7 +110,10 @@ def airflow(
         for name, host in hosts.items()
     }
     variables = {"UI_WORK": str(work), "AIRFLOW__OPENAI_BATCHES__DEPLOYMENT_ID": scene.DEPLOYMENT}
-    with AirflowStack(work / "airflow", DAGS, {**variables, **connections}) as stack:
+    with ExitStack() as ends:
+        # Its name is in a picture.
+        variables["UI_OUTPUT"] = ends.enter_context(tempfile.TemporaryDirectory(prefix="reviews-"))
+        stack = ends.enter_context(AirflowStack(work / "airflow", DAGS, {**variables, **connections}))
         started = list(stack.processes.values())
         for dag_id in ("ask", "classify_table", "classify_reviews", "embed_products", "nightly_summaries"):
             stack.wait_for_dag(dag_id)

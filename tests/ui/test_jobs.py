@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from typing import TYPE_CHECKING
+from urllib.parse import quote, urljoin
 
 import scene
 from playwright.sync_api import expect
@@ -145,6 +146,30 @@ def test_cancel_a_job(page: BatchesPage, airflow: AirflowStack, services: dict[s
     service.settings(freeze=False)
     time.sleep(ROUNDS)
     assert sum(batch["metadata"]["airflow_run_id"] == run_id for batch in service.batches()) == 2
+
+
+def test_from_a_task_to_its_job_and_back(
+    page: BatchesPage, airflow: AirflowStack, services: dict[str, DevServer]
+) -> None:
+    """A button on the task leads to the job, which links back; tabs of the run and the DAG have it too."""
+    services["jobs"].settings(freeze=False)
+    run_id = airflow.trigger("classify_table")
+    assert airflow.wait_for_run("classify_table", run_id) == "success"
+    page.page.goto(f"{airflow.url}/dags/classify_table/runs/{quote(run_id)}/tasks/classify/details")
+    button = page.page.get_by_role("link", name="Job on the OpenAI Batches page")
+    page.page.goto(urljoin(airflow.url + "/", button.get_attribute("href") or ""))
+    expect(page.job_panel.locator("h2")).to_have_text("classify_table · classify")
+    expect(page.frame.locator("h1")).to_have_text("OpenAI batches of this job")
+    expect(page.job()).to_have_count(1)
+    expect(page.job_panel.locator(".batches .open")).to_have_count(3)
+    page.job_panel.get_by_role("link", name="classify", exact=True).click()
+    page.page.wait_for_url("**/tasks/classify")
+    page.page.goto(f"{airflow.url}/dags/classify_table/plugin/openai-batches-dag?conn_id=jobs")
+    expect(page.frame.locator("h1")).to_have_text("OpenAI batches of this DAG")
+    expect(page.job(run_id)).to_have_count(1)
+    page.open_run("classify_table", run_id, conn_id="jobs", view="jobs")
+    expect(page.frame.locator("h1")).to_have_text("OpenAI batches of this run")
+    expect(page.job()).to_have_count(1)
 
 
 def test_a_bug_report(page: BatchesPage, airflow: AirflowStack, services: dict[str, DevServer]) -> None:

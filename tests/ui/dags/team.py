@@ -36,14 +36,12 @@ with DAG("classify_table", schedule=None):
         requests=[
             {
                 "model": "gpt-5-mini",
-                "messages": [
-                    {"role": "user", "content": f"Is review {number} friendly? It is secret-{number}."}
-                ],
+                "messages": [{"role": "user", "content": f"Is review {number} friendly? secret-{number}"}],
                 "max_completion_tokens": 50,
             }
             for number in range(6)
         ],
-        output_uri=str(Path(os.environ["UI_WORK"]) / "out" / "{{ run_id }}"),
+        output_uri=os.environ["UI_OUTPUT"] + "/{{ run_id }}",
         max_requests_per_batch=2,
         max_active_batches=2,
         poll_interval=1,
