@@ -56,6 +56,10 @@ export const sumUpDays = (params) => call("costs/days", params);
 export const sumUpJob = (params) => call("jobs/summary", params);
 export const cancelJob = (params) => call("jobs/cancel", params, POST);
 
+/** How tasks are, and what they report; the service is not asked. */
+export const listTasks = (tasks, params) =>
+  call("jobs/tasks", params, { ...POST, body: JSON.stringify({ tasks }) });
+
 /** Set a task to failed through Airflow's own API, so that it stops, and asks for nothing again. */
 export function failTask(origin) {
   const e = encodeURIComponent;

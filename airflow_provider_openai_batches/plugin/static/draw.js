@@ -163,7 +163,7 @@ export function drawNotice(list, shown, page) {
 
 export function drawRest(list, shown, { view, isSearch }) {
   const { store, goesOn, loading } = list;
-  const all = view === "jobs" ? store.members.size : store.size;
+  const all = view === "jobs" ? store.jobCount : store.size;
   for (const name of Object.keys(STATUSES)) byId(name).hidden = name !== view || !shown.length;
   byId("more").hidden = !goesOn || !store.size;
   byId("older").disabled = loading;

@@ -17,6 +17,7 @@ const TONES = {
   running: "in_progress",
   "asked live": "in_progress",
   finishing: "in_progress",
+  "about to start": "validating",
 };
 
 export function stateBadge({ state, is_over: isOver }) {
@@ -48,6 +49,7 @@ export function jobTimeLeft(job, now) {
   const left = job.counts.total - job.counts.completed - job.counts.failed;
   if (pace && left) return { text: `≈ ${duration(left / pace)}`, why: "At the pace so far." };
   if (!job.expires_at) return { text: "–", why: "" };
+  if (job.planned > job.batches.length) return { text: "–", why: "Some of its batches are still to be submitted." };
   const window = job.expires_at - now;
   const why = "Until the window of its last batch closes.";
   return window > 0 ? { text: `≤ ${duration(window)}`, why } : { text: "overdue", why };
@@ -66,7 +68,7 @@ function titleCell(job, open) {
   const opener = el(
     "button.open",
     { type: "button", title: named ? job.origin.dag_id : job.id, onclick: () => open(job.id) },
-    named ? el("span.strong", {}, foreign(job.origin.dag_id)) : foreign(job.batches[0].id),
+    named ? el("span.strong", {}, foreign(job.origin.dag_id)) : foreign(job.batches[0]?.id ?? job.id),
     named && el("span.unseen", {}, ", ", foreign(taskName(job.origin)), ", ", foreign(job.origin.run_id)),
   );
   if (!named) return [opener, el("span.line.small.muted", {}, "not made by a DAG")];

@@ -1,15 +1,6 @@
 // A job: all batches of one task of a DAG run, and what Airflow knows of that task.
 
-const ACTIVE = new Set([
-  "running",
-  "deferred",
-  "scheduled",
-  "queued",
-  "restarting",
-  "up_for_retry",
-  "up_for_reschedule",
-]);
-const ENDED = { success: "complete", failed: "failed", upstream_failed: "failed" };
+import { groupOf, isActive, noteOf, stateOf } from "./job_state.js";
 
 /** What tells jobs apart. A batch that no DAG made is a job of its own. */
 export function keyOf(batch) {
@@ -24,71 +15,53 @@ function add(batches, read) {
   return batches.reduce((sum, batch) => sum + (read(batch) ?? 0), 0);
 }
 
+/** The batches whose rows are not in the report's own figures. */
+function uncounted(batches, report) {
+  if (!report?.rows) return batches;
+  const ids = new Set(report.running);
+  const isCut = (report.running_total ?? 0) > ids.size;
+  return batches.filter((batch) => ids.has(batch.id) || (isCut && !batch.is_over));
+}
+
 /** Rows with an answer, rows that failed, and all of them. */
 function rowsOf(batches, report) {
   // Only the task knows which requests were sent a second time, so its own figures come first.
-  const waited = report ? batches.filter((batch) => report.running.includes(batch.id)) : batches;
+  const waited = uncounted(batches, report);
   const total = report?.rows || add(batches, (batch) => batch.counts.total);
   const answered = Math.min(total, (report?.answered ?? 0) + add(waited, (batch) => batch.counts.completed));
   const failed = (report?.failed ?? 0) + add(waited, (batch) => batch.counts.failed);
   return { total, completed: answered, failed: Math.min(failed, total - answered) };
 }
 
+/** What the job has cost: its report has live answers too, its batches also those of tries that began anew. */
 function costOf(batches, report) {
-  const isComplete = report?.state === "complete";
-  const counted = report?.cost ? batches.filter((batch) => report.running.includes(batch.id)) : batches;
-  const usd = (report?.cost?.usd ?? 0) + (isComplete ? 0 : add(counted, (batch) => batch.cost_usd));
-  const isKnown =
-    (report?.cost?.is_known ?? true) && counted.every((batch) => batch.cost_is_known || !batch.is_over);
-  return { usd, is_known: isKnown };
+  const cost = report?.rows ? report.cost : null;
+  const known = (some) => some.every((batch) => batch.cost_is_known || !batch.is_over);
+  const ofBatches = { usd: add(batches, (batch) => batch.cost_usd), is_known: known(batches) };
+  if (!cost) return ofBatches;
+  const waited = uncounted(batches, report);
+  const ofReport = {
+    usd: cost.usd + (report.state === "complete" ? 0 : add(waited, (batch) => batch.cost_usd)),
+    is_known: cost.is_known && known(waited),
+  };
+  return ofBatches.usd > ofReport.usd * 1.000001 ? ofBatches : ofReport;
 }
 
-/** The state in words, and whether the task or a batch still runs. */
-function stateOf(batches, task, report) {
-  const running = batches.some((batch) => !batch.is_over);
-  if (!task) return [running ? "running" : endOf(batches), !running];
-  if (!ACTIVE.has(task.state)) {
-    const end = ENDED[task.state] ?? task.state ?? "cleared";
-    return end === "complete" && running ? ["running", false] : [end, !running];
-  }
-  return [wordsOf(task, report), false];
-}
+const newestFirst = (batches) => [...batches].sort((one, other) => (other.created_at ?? 0) - (one.created_at ?? 0));
 
-function wordsOf(task, report) {
-  if (task.state === "up_for_retry") return "waiting to retry";
-  if (report?.state === "live") return "asked live";
-  if (report?.state === "complete") return "finishing";
-  if (report && report.batches - report.finished > report.running.length) return "waiting for room";
-  return report?.rounds ? "asked again" : "running";
-}
-
-function endOf(batches) {
-  const statuses = new Set(batches.map((batch) => batch.status));
-  if (statuses.size > 1) return statuses.has("completed") ? "ended" : "failed";
-  const [status] = statuses;
-  return status === "completed" ? "complete" : status;
-}
-
-/** What the job waits for, or what is wrong with it: a sentence, and whether it needs somebody. */
-function noteOf(batches, task, report, state, isOver) {
-  const running = batches.filter((batch) => !batch.is_over).length;
-  if (task && !ACTIVE.has(task.state) && running && state !== "running") {
-    const runs = running === 1 ? "1 batch still runs" : `${running} batches still run`;
-    return { text: `The task has ended, and ${runs}.`, isAmiss: true };
-  }
-  if (isOver) return { text: report?.error ?? "", isAmiss: true };
-  return { text: report?.waits_for ?? "", isAmiss: false };
-}
-
-/** The filter that a job belongs to. */
-const GROUPS = { complete: "complete", ended: "complete" };
-
-export function makeJob(id, batches, facts) {
-  const { task = null, report = null } = facts ?? {};
+/**
+ * @param {Object[]} loaded the batches of it that are loaded; none, if it has none
+ * @param {{origin: Object, task: ?Object, report: ?Object, may_cancel: boolean}} [facts] what Airflow says
+ * @param {string} conn the connection that is looked at
+ */
+export function makeJob(id, loaded, facts, conn) {
+  const batches = newestFirst(loaded);
+  const task = facts?.task ?? null;
+  const report = facts?.report && [conn, ""].includes(facts.report.conn_id) ? facts.report : null;
   const [state, isOver] = stateOf(batches, task, report);
-  const [newest] = batches;
   const ends = batches.map((batch) => batch.ended_at).filter(Boolean);
   const starts = batches.map((batch) => batch.created_at).filter(Boolean);
+  const planned = Math.max(report?.batches ?? 0, batches.length);
   return {
     id,
     batches,
@@ -96,22 +69,22 @@ export function makeJob(id, batches, facts) {
     report,
     state,
     is_over: isOver,
-    is_active: Boolean(task && ACTIVE.has(task.state)),
-    group: isOver ? (GROUPS[state] ?? "failed") : "running",
-    note: noteOf(batches, task, report, state, isOver),
-    origin: newest.origin,
-    dag_known: newest.dag_known,
+    is_active: isActive(task),
+    group: groupOf(state, isOver),
+    note: noteOf(batches, task, report, isOver),
+    origin: batches[0]?.origin ?? facts.origin,
+    dag_known: batches[0]?.dag_known ?? true,
     counts: rowsOf(batches, report),
-    planned: Math.max(report?.batches ?? 0, batches.length),
-    ended: Math.max(report?.finished ?? 0, batches.filter((batch) => batch.is_over).length),
+    planned,
+    ended: Math.min(planned, Math.max(report?.finished ?? 0, batches.filter((batch) => batch.is_over).length)),
     rounds: report?.rounds ?? 0,
     tokens: add(batches, (batch) => batch.tokens?.total),
     cost: costOf(batches, report),
     estimate: report?.estimate ?? null,
-    created_at: starts.length ? Math.min(...starts) : null,
-    newest_at: newest.created_at,
-    ended_at: isOver && ends.length ? Math.max(...ends) : null,
-    expires_at: Math.max(...batches.map((batch) => (batch.is_over ? 0 : (batch.expires_at ?? 0)))) || null,
+    created_at: starts.length ? Math.min(...starts) : (task?.began ?? null),
+    newest_at: starts.length ? Math.max(...starts) : null,
+    ended_at: isOver ? Math.max(...ends, task?.ended ?? 0) || null : null,
+    expires_at: Math.max(...batches.map((batch) => (batch.is_over ? 0 : (batch.expires_at ?? 0))), 0) || null,
     may_cancel: batches.some((batch) => batch.may_cancel) || Boolean(!isOver && facts?.may_cancel),
   };
 }

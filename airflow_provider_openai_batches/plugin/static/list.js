@@ -1,12 +1,13 @@
 // The list of batches: which pages are loaded, and when to load them again.
 
 import { place } from "./address.js";
-import { listBatches } from "./api.js";
+import { listBatches, listTasks } from "./api.js";
 
-export const INTERVAL = 5; // seconds between two requests while a batch is running
-const IDLE_INTERVAL = 60; // seconds between two requests while no batch is running
+export const INTERVAL = 5; // seconds between two requests while something is running
+const IDLE_INTERVAL = 60; // seconds between two looks at the list while no batch is running
 export const RETRY_INTERVAL = 15; // seconds from a problem to the next request
 const MAX_PAGES = 10; // how many pages a search or a run loads at most in one go
+const MAX_TASKS = 100; // how many tasks are asked about at once
 const SEARCH_ROWS = 50; // a search for older batches stops when it has found that many
 
 export class BatchList {
@@ -31,15 +32,21 @@ export class BatchList {
     this.problem = null;
     this.looked = false;
     this.loading = false;
-    this.store.clear();
+    this.lookedAt = 0; // when the newest page was loaded last
+    this.store.clear(this.conn);
   }
 
   now() {
     return Date.now() / 1000 + this.skew;
   }
 
-  get runs() {
+  /** Whether a batch runs. */
+  get isBusy() {
     return this.store.pages.some((page) => this.store.isRunning(page));
+  }
+
+  get runs() {
+    return this.isBusy || this.store.silentTasks.length > 0;
   }
 
   /** Run ``work`` and keep its problem, if any. False if another round has begun in the meantime. */
@@ -56,7 +63,11 @@ export class BatchList {
     if (!valid()) return false;
     this.problem = problem;
     this.looked = true;
-    this.changed();
+    try {
+      this.changed();
+    } catch (error) {
+      console.error(error); // the page goes on looking
+    }
     return true;
   }
 
@@ -82,6 +93,7 @@ export class BatchList {
       for (let count = 1; place && this.goesOn && count < MAX_PAGES && valid(); count += 1) {
         await this.loadNext(valid);
       }
+      if (place?.task_id && valid()) await this.askForTasks(valid);
     });
     if (current) this.schedule();
   }
@@ -97,6 +109,7 @@ export class BatchList {
     const after = this.next;
     const answer = await this.fetch(after);
     if (!valid()) return;
+    if (after === null) this.lookedAt = this.now();
     this.store.append(after, answer);
     this.next = answer.next;
     this.hidden += answer.hidden;
@@ -124,19 +137,57 @@ export class BatchList {
     this.changed();
   }
 
-  /** Load the newest page again, and the pages on which something is running. */
-  async refresh() {
+  /**
+   * Load the newest page again, and the pages on which a batch is running; and ask Airflow about tasks at work.
+   *
+   * @param {boolean} all load the newest page although no batch runs, and it is not time for it yet
+   */
+  async refresh(all = false) {
     const { store } = this;
     if (!store.pages.length) return this.load();
+    const isDue = all || this.isBusy || this.now() - this.lookedAt >= IDLE_INTERVAL - 1;
     const current = await this.attempt(async (valid) => {
-      for (const page of store.pages.filter((one, at) => at === 0 || store.isRunning(one)).slice(0, MAX_PAGES)) {
-        const answer = await this.fetch(page.after);
-        if (!valid()) return;
-        if (page.after === null && this.isGap(answer)) return void setTimeout(() => this.load());
-        store.refresh(page, answer);
+      const pages = store.pages.filter((one, at) => (at === 0 && isDue) || store.isRunning(one));
+      for (const page of pages.slice(0, MAX_PAGES)) {
+        if (!(await this.reload(page, valid))) return;
       }
+      await this.askForTasks(valid);
     });
     if (current) this.schedule();
+  }
+
+  /** Load a page again, and go on as far as newer batches have moved its running ones. False to stop. */
+  async reload(page, valid) {
+    const seen = new Set();
+    let after = page.after;
+    for (let count = 0; count < MAX_PAGES; count += 1) {
+      const answer = await this.fetch(after);
+      if (!valid()) return false;
+      if (after === null) this.lookedAt = this.now();
+      if (after === null && this.isGap(answer)) {
+        setTimeout(() => this.load());
+        return false;
+      }
+      this.store.refresh(page, answer);
+      for (const { id } of answer.batches) seen.add(id);
+      const missing = page.ids.map((id) => this.store.get(id)).filter((one) => !one.is_over && !seen.has(one.id));
+      const oldest = answer.batches.at(-1)?.created_at;
+      if (!answer.next || missing.every((one) => oldest < one.created_at)) return true;
+      after = answer.next;
+    }
+    return true;
+  }
+
+  /** Ask Airflow, and not the service, about tasks at work of which no batch runs, and about the place's task. */
+  async askForTasks(valid) {
+    const tasks = this.store.silentTasks;
+    if (place?.task_id && !this.store.members.size) {
+      const { map_index: index, ...names } = place;
+      tasks.push({ ...names, map_index: Number(index ?? -1) });
+    }
+    if (!tasks.length || !valid()) return;
+    const answer = await listTasks(tasks.slice(0, MAX_TASKS), { conn_id: this.conn });
+    if (valid()) this.store.takeFacts(answer.jobs);
   }
 
   /** Whether a whole page is new, because there may be others between it and the known ones. */

@@ -78,7 +78,7 @@ function passes(item, haystack, but = "") {
 
 function draw() {
   const table = tables[filter.view];
-  if (!store.size) for (const each of Object.values(tables)) each.clear();
+  if (!store.pages.length) for (const each of Object.values(tables)) each.clear();
   table.show(filter.view === "jobs" ? store.jobPages : store.batchPages, list.now());
   const shown = shownItems();
   drawTotals(shown, filter.view);
@@ -120,7 +120,7 @@ function askJob(job) {
 }
 
 function retry() {
-  return list.conn ? list.refresh() : begin();
+  return list.conn ? list.refresh(true) : begin();
 }
 
 function clearFilter() {
@@ -188,6 +188,7 @@ async function begin() {
   });
   if (list.problem) setTimeout(begin, RETRY_INTERVAL * 1000);
   else if (list.conn) await list.load();
+  if (filter.text && list.goesOn && !draw()) await list.loadOlder(); // a link to a batch further down
 }
 
 followTheme();

@@ -4,6 +4,8 @@ import { cancelBatch, cancelJob, failTask } from "./api.js";
 import { announce, byId, el, foreign } from "./dom.js";
 import { number, progress } from "./format.js";
 
+const CONFLICT = 409;
+
 /**
  * @param {{title: string, what: Node, sentences: string[], yes: string, said: string}} question
  * @param {function(): Promise<?string>} act does it; returns what did not work, if anything
@@ -55,27 +57,55 @@ export function askAndCancel(batch, params, done) {
   ask(question, async () => done((await cancelBatch(batch.id, params)).batch));
 }
 
-/** Ask, then set a job's task to failed and cancel all its batches; ``done`` gets those. */
+/** Cancel each running batch of a job that no task of this Airflow made. */
+async function cancelEach(job, params) {
+  const answer = { batches: [], problems: [], complete: true };
+  for (const { id } of job.batches.filter((batch) => batch.may_cancel)) {
+    try {
+      answer.batches.push((await cancelBatch(id, params)).batch);
+    } catch ({ message }) {
+      answer.problems.push({ batch_id: id, message });
+    }
+  }
+  return answer;
+}
+
+/** Cancel all batches of a task. While it is at work the server refuses that, because it would ask again. */
+async function cancelTask(job, params) {
+  const wanted = { ...params, ...job.origin };
+  try {
+    return await cancelJob(wanted);
+  } catch (problem) {
+    if (problem.status !== CONFLICT) throw problem;
+  }
+  try {
+    await failTask(job.origin);
+  } catch (problem) {
+    if (problem.status !== CONFLICT) throw problem; // it has failed meanwhile
+  }
+  return cancelJob(wanted);
+}
+
+/** Ask, then cancel a whole job; ``done`` gets its batches. */
 export function askAndCancelJob(job, params, done) {
   const { total, completed, failed } = job.counts;
   const running = job.batches.filter((batch) => !batch.is_over).length;
-  const fails = job.task && job.is_active;
+  const isTask = Boolean(job.dag_known && job.origin.task_id);
+  const names = [job.origin.dag_id, job.origin.run_id, job.origin.task_id].filter(Boolean);
   const question = {
     title: "Cancel this job?",
-    what: foreign([job.origin.dag_id, job.origin.run_id, job.origin.task_id].filter(Boolean).join(" · ")),
+    what: foreign(names.join(" · ") || job.batches[0].id),
     sentences: [
       `${number(completed + failed)} of ${number(total)} requests are done. They ${PAID}`,
-      fails
-        ? "Airflow sets the task to failed, without a retry, so that nothing is asked again. Clear the task to go on later."
-        : "Its task is not running.",
+      isTask &&
+        "If its task is at work, Airflow sets it to failed, without a retry, so that nothing is asked again. Clear it to go on later.",
       running === 1 ? "1 batch of it runs now." : `${number(running)} batches of it run now.`,
-    ],
+    ].filter(Boolean),
     yes: "Cancel the job",
-    said: "The job is being cancelled.",
+    said: "The job is cancelled.",
   };
   ask(question, async () => {
-    if (fails) await failTask(job.origin);
-    const answer = await cancelJob({ ...params, ...job.origin });
+    const answer = await (isTask ? cancelTask : cancelEach)(job, params);
     done(answer.batches);
     const failures = answer.problems.map(({ batch_id: id, message }) => `${id}: ${message}`);
     if (!answer.complete) failures.push("There may be older batches of this job that were not looked at.");

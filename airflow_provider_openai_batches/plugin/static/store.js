@@ -2,12 +2,16 @@
 
 import { keyOf, keyOfOrigin, makeJob } from "./jobs.js";
 
+const isSame = (one, other) => JSON.stringify(one) === JSON.stringify(other);
+
 export class Store {
   constructor() {
-    this.clear();
+    this.clear(null);
   }
 
-  clear() {
+  /** @param {?string} conn the connection that is looked at from now on */
+  clear(conn) {
+    this.conn = conn;
     this.pages = []; // {after, ids}
     this.byId = new Map();
     this.members = new Map(); // the ids of a job's batches
@@ -19,8 +23,8 @@ export class Store {
     return this.byId.size;
   }
 
-  get batches() {
-    return [...this.byId.values()];
+  get jobCount() {
+    return this.members.size + this.withoutBatches.length;
   }
 
   get(id) {
@@ -48,58 +52,75 @@ export class Store {
 
   takeNew(batches) {
     const fresh = batches.filter((batch) => !this.byId.has(batch.id));
-    for (const batch of fresh) {
-      this.byId.set(batch.id, batch);
-      const key = keyOf(batch);
-      if (!this.members.has(key)) this.members.set(key, []);
-      this.members.get(key).push(batch.id);
-      this.made.delete(key);
-    }
+    for (const batch of fresh) this.put(batch);
     return fresh.map((batch) => batch.id);
+  }
+
+  put(batch) {
+    const key = keyOf(batch);
+    this.byId.set(batch.id, batch);
+    if (!this.members.has(key)) this.members.set(key, new Set());
+    this.members.get(key).add(batch.id);
+    this.made.delete(key);
   }
 
   update(batch) {
     const before = this.byId.get(batch.id);
-    if (!before || JSON.stringify(before) === JSON.stringify(batch)) return;
-    this.byId.set(batch.id, batch);
-    this.made.delete(keyOf(batch));
+    if (!before || isSame(before, batch)) return;
+    const key = keyOf(before);
+    this.members.get(key).delete(batch.id); // it may be another job's now: its DAG was deleted, or is back
+    if (!this.members.get(key).size) this.members.delete(key);
+    this.made.delete(key);
+    this.put(batch);
   }
 
   takeFacts(jobs = []) {
     for (const facts of jobs) {
       const key = keyOfOrigin(facts.origin, true);
-      if (JSON.stringify(this.facts.get(key)) === JSON.stringify(facts)) continue;
+      if (isSame(this.facts.get(key), facts)) continue;
       this.facts.set(key, facts);
       this.made.delete(key);
     }
   }
 
   job(key) {
-    const ids = this.members.get(key);
-    if (!ids) return null;
+    const [ids, facts] = [this.members.get(key), this.facts.get(key)];
+    if (!ids && !facts) return null;
     if (!this.made.has(key)) {
-      const batches = ids.map((id) => this.byId.get(id));
-      this.made.set(key, makeJob(key, batches, this.facts.get(key)));
+      const batches = [...(ids ?? [])].map((id) => this.byId.get(id));
+      this.made.set(key, makeJob(key, batches, facts, this.conn));
     }
     return this.made.get(key);
+  }
+
+  /** Jobs of which Airflow knows, and the loaded pages have no batch. */
+  get withoutBatches() {
+    const told = [...this.facts].filter(([key, { task, report }]) => !this.members.has(key) && (task || report));
+    return told.map(([key]) => key);
   }
 
   /** The jobs whose newest batch is on each page. */
   get jobPages() {
     const seen = new Set();
-    return this.batchPages.map((batches) => {
+    const pages = this.batchPages.map((batches) => {
       const keys = [...new Set(batches.map(keyOf))].filter((key) => !seen.has(key));
       for (const key of keys) seen.add(key);
       return keys.map((key) => this.job(key));
     });
+    if (pages.length) pages[0].unshift(...this.withoutBatches.map((key) => this.job(key)));
+    return pages;
   }
 
-  get jobs() {
-    return this.jobPages.flat();
-  }
-
-  /** Whether something on a page may still change. */
+  /** Whether a batch on a page still runs. */
   isRunning({ ids }) {
-    return ids.some((id) => !this.byId.get(id).is_over || !this.job(keyOf(this.byId.get(id))).is_over);
+    return ids.some((id) => !this.byId.get(id).is_over);
+  }
+
+  /** The tasks that are at work although no loaded batch of theirs runs: the list alone says nothing of them. */
+  get silentTasks() {
+    const jobs = [...new Set([...this.members.keys(), ...this.facts.keys()])].map((key) => this.job(key));
+    return jobs
+      .filter((job) => job.is_active && job.batches.every((batch) => batch.is_over))
+      .map((job) => job.origin);
   }
 }

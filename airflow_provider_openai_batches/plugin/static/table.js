@@ -33,6 +33,13 @@ class Row {
   }
 }
 
+/** Put a row where it belongs; what has the focus in it would lose it. */
+function insert(group, row, next) {
+  const focused = row.contains(document.activeElement) ? document.activeElement : null;
+  group.insertBefore(row, next);
+  focused?.focus();
+}
+
 /** Hide a group without visible rows as a whole: that is much faster than hiding each row. */
 function showGroup(group, rows, count) {
   if (group.hidden === count > 0) group.hidden = count === 0;
@@ -65,6 +72,12 @@ export class Table {
       this.groups[at] ??= this.element.appendChild(el("div.group", { role: "rowgroup" }));
       this.fill(this.groups[at], items, now);
     }
+    const ids = new Set(pages.flatMap((items) => items.map((item) => item.id)));
+    for (const [id, row] of this.rows) {
+      if (ids.has(id)) continue;
+      row.element.remove();
+      this.rows.delete(id);
+    }
   }
 
   fill(group, items, now) {
@@ -73,7 +86,7 @@ export class Table {
       const row = this.rowOf(item, now);
       row.group = group;
       if (row.element === next) next = next.nextSibling;
-      else group.insertBefore(row.element, next);
+      else insert(group, row.element, next);
     }
   }
 
