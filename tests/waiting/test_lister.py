@@ -200,7 +200,9 @@ def test_a_walk_that_was_interrupted_is_taken_up_later(
     async def waits() -> None:
         several = waiting(ids, poll_interval=1)
         await seen(several)
-        assert requests(server) == {"list_batches": 3, "retrieve_batch": 50}
+        first = requests(server)  # on a busy machine the next round may have begun
+        assert first["retrieve_batch"] == 50
+        assert 3 <= first["list_batches"] <= 5
         await until(lambda: requests(server)["list_batches"] >= 7)
         assert requests(server)["retrieve_batch"] <= 51
         assert not [line for one in several for line in one.lines if "again" in line]
