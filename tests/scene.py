@@ -204,9 +204,9 @@ DAILY = (
 def fill_month(server: DevServer) -> None:
     """A batch of each DAG on each of the last 28 days, with what it used."""
     chance = random.Random(5)  # noqa: S311 - always the same
-    last_noon = int(time.time()) // (24 * HOUR) * 24 * HOUR - 12 * HOUR
+    last = int(time.time()) - 60
     made = [
-        (made_by(dag, f"scheduled__{day}", task), model, last_noon - day * 24 * HOUR, millions)
+        (made_by(dag, f"scheduled__{day}", task), model, last - day * 24 * HOUR, millions)
         for day in range(28)
         for dag, task, model, millions in DAILY
     ]
