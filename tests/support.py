@@ -51,6 +51,10 @@ class FakeTaskInstance:
         json.dumps(value)  # an XCom value must be plain JSON
         self.xcoms[key] = value
 
+    def xcom_pull(self, task_ids: str, key: str, map_indexes: int) -> Any:
+        assert (task_ids, map_indexes) == (self.task_id, self.map_index)
+        return self.xcoms.get(key)
+
 
 class FakeDagRun:
     def __init__(self, run_after: datetime) -> None:

@@ -15,6 +15,7 @@ from airflow.models.log import Log
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
 from airflow.utils.session import create_session
+from airflow.utils.state import State
 from sqlalchemy import String, cast, func, select, tuple_
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ _MAX_ID = 250
 _AT_ONCE = 100
 _TASK = ("dag_id", "run_id", "task_id", "map_index")
 _STATE = ("state", "try_number", "start_date", "end_date")
+_ENDED = frozenset(state.value for state in State.finished)
 
 # ``dag_id``, ``run_id``, ``task_id`` and ``map_index``.
 TaskKey: TypeAlias = tuple[str, str, str, int]
@@ -43,6 +45,11 @@ class TaskState(NamedTuple):
     try_number: int
     began: float | None
     ended: float | None
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether it runs, waits, or is going to run; a task that was cleared has no state."""
+        return self.state not in _ENDED
 
 
 def teams_by_dag(dag_ids: Iterable[str]) -> dict[str, str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 # The key of the XCom.
 JOB_REPORT = "openai_batches_job"
-SHOWN_RUNNING, SHOWN_ERROR = 200, 500
+SHOWN_RUNNING, SHOWN_ERROR = 1_000, 500
+# How many characters of JSON the ids may have: the page reads no report of more than 65,536.
+SHOWN_IDS = 45_000
 
 State: TypeAlias = Literal["waiting", "live", "complete", "failed"]
 
@@ -52,7 +55,9 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
     :param again: how many times a row was asked again.
     :param rounds: the latest round in which rows are asked again.
     :param live: rows that were answered live; ``answered`` has them too.
-    :param running: the ids of the batches that are waited for; the first ones, if they are many.
+    :param running: the ids of the batches that are at the service, or whose results are not collected yet;
+        the first ones, if they are many.
+    :param running_total: how many these batches are.
     :param cost: what was spent; None: it is not known what was.
     :param estimate: what the whole job is estimated to cost.
     :param at: when this was known, in Unix seconds.
@@ -70,6 +75,7 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
     rounds: int = 0
     live: int = 0
     running: list[str] = []
+    running_total: int = 0
     cost: Dollars | None = None
     estimate: Dollars | None = None
     at: float = 0
@@ -90,6 +96,7 @@ class Reporter:
     def __init__(self, listener: Listener | None, log: Log, clock: Callable[[], float] = time.time) -> None:
         self._listener, self._log, self._clock = listener, log, clock
         self._context: JobContext | None = None
+        self._last: JobReport | None = None
 
     def begin(self, context: JobContext, schedule: Schedule, results: JobResults) -> None:
         """Take note of the job."""
@@ -103,8 +110,7 @@ class Reporter:
         """
 
         def more(context: JobContext) -> dict[str, Any]:
-            words = in_words(waiting_of(context, job, self._schedule, held, wait))
-            return {"waits_for": words, "running": wait.batch_ids[:SHOWN_RUNNING]}
+            return {"waits_for": in_words(waiting_of(context, job, self._schedule, held, wait))}
 
         self._tell("waiting", job, more)
 
@@ -132,9 +138,16 @@ class Reporter:
         self._tell("complete", job, lambda _: final)
 
     def ended(self, job: Job | None, error: BaseException | None) -> None:
-        """Tell that the job failed, if it did so with an error of this provider."""
+        """
+        Tell that the task failed, if it did so with an error of this provider.
+
+        A job that was complete before, such as one whose table refuses the rows, keeps its figures.
+        """
         if isinstance(error, OpenAIBatchesError):
-            self._tell("failed", job, lambda _: {"error": str(error)[:SHOWN_ERROR]})
+            said = {"error": str(error)[:SHOWN_ERROR]}
+            last = self._last
+            done = msgspec.structs.asdict(last) if last and last.state == "complete" else {}
+            self._tell("failed", None if done else job, lambda _: {**done, **said, "state": "failed"})
 
     def _tell(
         self,
@@ -150,10 +163,28 @@ class Reporter:
                 if self._context is None or job is None
                 else _known(self._context, job, self._results.counts)
             )
-            fields = {**known, **more(self._context), "at": self._clock()}
-            self._listener(JobReport(state=state, **fields))
+            report = JobReport(**{"state": state, **known, **more(self._context), "at": self._clock()})
+            self._last = report
+            self._listener(report)
         except Exception as failure:  # noqa: BLE001 - the job goes on, or ends as it does
             self._log.warning("What is known of the job could not be stored for others to see: %s", failure)
+
+
+def with_figures(report: JobReport, last: JobReport) -> JobReport:
+    """Return the report of a failed task with the figures of the last one."""
+    new = {name: getattr(report, name) for name in ("state", "conn_id", "error", "at")}
+    return msgspec.structs.replace(last, waits_for="", **new)
+
+
+def _running(ids: list[str]) -> dict[str, Any]:
+    """Return how many batches run, and the ids of as many as a report has room for."""
+    shown, left = [], SHOWN_IDS
+    for batch_id in ids[:SHOWN_RUNNING]:
+        left -= len(json.dumps(json.dumps(batch_id)))  # Airflow may store JSON in JSON
+        if left < 0:
+            break
+        shown.append(batch_id)
+    return {"running": shown, "running_total": len(ids)}
 
 
 def _known(context: JobContext, job: Job, counts: Mapping[str, int]) -> dict[str, Any]:
@@ -178,6 +209,7 @@ def _known(context: JobContext, job: Job, counts: Mapping[str, int]) -> dict[str
         "again": progress["again"],
         "rounds": progress["round"],
         "live": progress["live"],
+        **_running([str(record.batch_id) for record in context.records.active]),
         "cost": Dollars(spent.usd, spent.is_known),
         "estimate": Dollars(whole.cost.usd, whole.is_known),
     }

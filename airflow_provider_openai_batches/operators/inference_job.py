@@ -11,15 +11,13 @@ from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
 from airflow_provider_openai_batches.idempotency.ledger import Ledger
 from airflow_provider_openai_batches.idempotency.submit import Submitter
 from airflow_provider_openai_batches.inference.job_context import config_of, settings_of, try_of
-from airflow_provider_openai_batches.inference.job_report import JOB_REPORT, Reporter
+from airflow_provider_openai_batches.inference.job_report import JOB_REPORT, JobReport, Reporter, with_figures
 from airflow_provider_openai_batches.inference.runner import Runner
 from airflow_provider_openai_batches.inference.workspace import Workspace
 from airflow_provider_openai_batches.operators.base import runs_on_one_machine, task_identity
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
-
-    from airflow_provider_openai_batches.inference.job_report import JobReport
 
 
 def runner_of(given: Any, context: Context, since: float | None, deployment_id: str) -> Runner:
@@ -39,9 +37,26 @@ def runner_of(given: Any, context: Context, since: float | None, deployment_id: 
 
 
 def _push(context: Context, conn_id: str, report: JobReport) -> None:
-    """Leave the report as an XCom of the task."""
+    """
+    Leave the report as an XCom of the task.
+
+    A try can fail when nothing is known of its job any more, or not yet: the figures of its last report stay.
+    """
     report = msgspec.structs.replace(report, conn_id=conn_id)
+    if report.state == "failed" and not report.rows and (last := _last(context["ti"])):
+        report = with_figures(report, last)
     context["ti"].xcom_push(JOB_REPORT, msgspec.to_builtins(report))
+
+
+def _last(ti: Any) -> JobReport | None:
+    """Return the last report of this try; Airflow deletes those of earlier ones."""
+    index = -1 if ti.map_index is None else ti.map_index
+    try:
+        return msgspec.convert(
+            ti.xcom_pull(task_ids=ti.task_id, key=JOB_REPORT, map_indexes=index), JobReport
+        )
+    except Exception:  # noqa: BLE001 - there is none, or it cannot be read: the new one says less
+        return None
 
 
 def _runner_of(

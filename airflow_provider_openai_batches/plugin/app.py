@@ -14,6 +14,8 @@ Route                                   Asks the auth manager for
 ``GET /api/batches/{batch_id}``         reading the batch's DAG
 ``POST /api/batches/{batch_id}/cancel`` reading the batch's DAG and editing its task instances
 ``GET /api/jobs/summary``               reading the DAG and its XComs
+``POST /api/jobs/tasks``                reading DAGs; then, for each task, reading its DAG, and the DAG's task
+                                        instances and XComs
 ``POST /api/jobs/cancel``               reading the DAG and editing its task instances
 ======================================  ==================================================================
 
@@ -54,7 +56,7 @@ from airflow_provider_openai_batches.plugin.http_errors import (
     unknown_cursor,
 )
 from airflow_provider_openai_batches.plugin.job_routes import jobs_api
-from airflow_provider_openai_batches.plugin.jobs import jobs_of
+from airflow_provider_openai_batches.plugin.jobs import jobs_of, tasks_of
 from airflow_provider_openai_batches.plugin.serving import (
     ConnId,
     OptionalText,
@@ -152,7 +154,7 @@ async def list_batches(
     allowed = await asyncio.to_thread(rights, user, conn_id, asked, of_jobs=True)
     return {
         "batches": [row_of(client, batch, allowed) for batch in asked if allowed.may_read(batch)],
-        "jobs": await asyncio.to_thread(jobs_of, asked, allowed),
+        "jobs": await asyncio.to_thread(jobs_of, tasks_of(asked, allowed), allowed),
         "hidden": sum(not allowed.may_read(batch) for batch in asked),
         "next": _cursor(conn_id, found, began),
         "now": time.time(),

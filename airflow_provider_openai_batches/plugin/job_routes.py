@@ -12,8 +12,9 @@ import msgspec
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
 from airflow.models.xcom import XCOM_RETURN_KEY
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
+from pydantic import BaseModel, Field
 
-from airflow_provider_openai_batches.compat.dag_tables import audit, run_began, xcoms
+from airflow_provider_openai_batches.compat.dag_tables import audit, run_began, task_states, xcoms
 from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
 from airflow_provider_openai_batches.hooks.openai_batches import CLOCK_SKEW
 from airflow_provider_openai_batches.idempotency.keys import Origin
@@ -21,7 +22,7 @@ from airflow_provider_openai_batches.plugin import costs
 from airflow_provider_openai_batches.plugin.access import rights_in
 from airflow_provider_openai_batches.plugin.http_errors import failure, service_error
 from airflow_provider_openai_batches.plugin.job_summary import MAX_SUMMARY, summary_in
-from airflow_provider_openai_batches.plugin.jobs import task_in
+from airflow_provider_openai_batches.plugin.jobs import jobs_of, task_in
 from airflow_provider_openai_batches.plugin.serving import (
     ConnId,
     Text,
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 MAX_CANCELS = 250
 CANCELS_AT_ONCE = 4
 MAX_INDEX = 10**9
+# How many tasks one request asks about.
+MAX_TASKS = 100
 
 jobs_api = APIRouter(prefix="/api/jobs", dependencies=[Depends(requires_access_dag("GET"))])
 
@@ -57,6 +60,22 @@ def _origin(
 
 
 OriginDep = Annotated[Origin, Depends(_origin)]
+Name = Annotated[str, Field(min_length=1, max_length=512)]
+
+
+class AskedTask(BaseModel):
+    """A task whose job the page shows."""
+
+    dag_id: Name
+    run_id: Name
+    task_id: Name
+    map_index: Annotated[int, Field(ge=-1, lt=MAX_INDEX)] = -1
+
+
+class AskedTasks(BaseModel):
+    """The tasks that a request asks about."""
+
+    tasks: Annotated[list[AskedTask], Field(max_length=MAX_TASKS)]
 
 
 @jobs_api.get("/summary")
@@ -73,6 +92,18 @@ async def show_summary(user: GetUserDep, conn_id: ConnId, origin: OriginDep) -> 
     return {"summary": summary, "now": time.time()}
 
 
+@jobs_api.post("/tasks", dependencies=[Depends(same_site)])
+async def show_tasks(user: GetUserDep, conn_id: ConnId, asked: AskedTasks) -> dict[str, Any]:
+    """
+    How tasks are, and what they report, from Airflow's database alone.
+
+    A task can end although none of its batches changes. Tasks whose DAG the user may not read are left out.
+    """
+    tasks = [(task.dag_id, task.run_id, task.task_id, task.map_index) for task in asked.tasks]
+    allowed = await asyncio.to_thread(rights_in, user, conn_id, {task[0] for task in tasks}, of_jobs=True)
+    return {"jobs": await asyncio.to_thread(jobs_of, tasks, allowed), "now": time.time()}
+
+
 @jobs_api.post("/cancel", dependencies=[Depends(same_site)])
 async def cancel_job(
     request: Request, user: GetUserDep, conn_id: ConnId, origin: OriginDep
@@ -80,12 +111,14 @@ async def cancel_job(
     """
     Cancel all batches of a task that are running; Airflow's audit log records who asked for it.
 
-    ``complete`` is false if there may be more of them: ask again.
+    ``complete`` is false if there may be more of them: ask again. A task that is at work is not touched: it
+    would ask again for what is cancelled.
     """
     dag_id, run_id, *_ = task_in(origin)
     allowed = await _allowed_in(user, conn_id, dag_id)
     if dag_id not in allowed.editable_dags:
         raise failure(HTTPStatus.FORBIDDEN, f"You may not edit the tasks of DAG {dag_id!r}.")
+    await asyncio.to_thread(_refuse_if_at_work, origin)
     began = await asyncio.to_thread(run_began, dag_id, run_id)
     async with client_of(request, user, conn_id) as client:
         page = partial(page_after, client, conn_id, now=True)
@@ -111,6 +144,20 @@ async def _allowed_in(user: Any, conn_id: str, dag_id: str, *, of_jobs: bool = F
         # One sentence for both, so that it does not say which DAGs there are.
         raise failure(HTTPStatus.FORBIDDEN, f"This Airflow has no DAG {dag_id!r}, or you may not read it.")
     return allowed
+
+
+def _refuse_if_at_work(origin: Origin) -> None:
+    """Blocks."""
+    task = task_in(origin)
+    found = task_states([task]).get(task)
+    if found is not None and found.is_at_work:
+        index = "" if origin.map_index < 0 else f" [{origin.map_index}]"
+        state = str(found.state).replace("_", " ") if found.state else "about to run"
+        raise failure(
+            HTTPStatus.CONFLICT,
+            f"Task {origin.task_id!r}{index} is {state}: it would ask again. Set it to failed first; nothing "
+            "was cancelled.",
+        )
 
 
 def _is_cancelled(batch: Batch, origin: Origin, allowed: Rights) -> bool:

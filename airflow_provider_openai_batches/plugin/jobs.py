@@ -29,9 +29,14 @@ MAX_WORDS = 500
 MOST = 2**53
 
 
-def jobs_of(batches: Iterable[Batch], allowed: Rights) -> list[dict[str, Any]]:
-    """Return the tasks that made these batches, as far as the user may see them, the newest first. Blocks."""
-    tasks = list(dict.fromkeys(task_in(Origin.of(batch)) for batch in batches if _is_shown(batch, allowed)))
+def tasks_of(batches: Iterable[Batch], allowed: Rights) -> list[TaskKey]:
+    """Return the tasks that made these batches, as far as the user may see them, the newest first."""
+    return list(dict.fromkeys(task_in(Origin.of(batch)) for batch in batches if _is_shown(batch, allowed)))
+
+
+def jobs_of(tasks: Iterable[TaskKey], allowed: Rights) -> list[dict[str, Any]]:
+    """Return how these tasks are, and what they report, as far as the user may see their DAGs. Blocks."""
+    tasks = [task for task in dict.fromkeys(tasks) if task[0] in allowed.readable_dags]
     states = task_states(task for task in tasks if task[0] in allowed.dags_with_tasks)
     reports = xcoms((task for task in tasks if task[0] in allowed.dags_with_xcoms), JOB_REPORT, MAX_REPORT)
     return [
