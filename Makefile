@@ -15,6 +15,7 @@ CONSTRAINTS = constraints/airflow-$(AIRFLOW).txt
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 PYTEST = $(BIN)/python -m pytest
 TESTS = not ui and not long and not databases and not stores
+UI = ui
 SERVERS = postgresql mariadb-server libmariadb-dev pkg-config
 FILES =
 SERVICE ?= local
@@ -68,7 +69,7 @@ test: $(VENV)/.dev
 	$(PYTEST) -m "$(TESTS)" $(FILES)
 
 test-ui: $(VENV)/.dev
-	$(PYTEST) -m ui
+	$(PYTEST) -m "$(UI)"
 
 test-airflow:
 	@test -n "$(VERSION)" || { echo "Say which version: make test-airflow VERSION=3.1.8"; exit 1; }

@@ -119,7 +119,13 @@ STATES = {
 }
 
 
-@pytest.mark.parametrize("state", STATES)
+# These are left out of the short run.
+RARE = {"nothing", "a dead service", "batches, narrow", "jobs, narrow", "costs, narrow"}
+
+
+@pytest.mark.parametrize(
+    "state", [pytest.param(name, marks=pytest.mark.long) if name in RARE else name for name in STATES]
+)
 def test_axe_finds_nothing(page: BatchesPage, ids: Ids, axe_core: str, state: str) -> None:
     """The rules of WCAG 2.2 AA that a program can check, and what axe recommends; in light and dark."""
     STATES[state](page, ids)
@@ -142,6 +148,7 @@ def test_axe_finds_nothing_in_hostile_metadata(page: BatchesPage, account: Accou
     assert faults(page, axe_core) == []
 
 
+@pytest.mark.long
 def test_axe_finds_nothing_outside_airflow(page: BatchesPage, ids: Ids, axe_core: str) -> None:
     """Open by itself, the page has its landmarks and heading."""
     page.page.goto(page.home)
@@ -164,6 +171,7 @@ def hostile(account: Account) -> None:
         account.server.force(batch_id, model=name, errors={"data": [{"code": name, "message": name}]})
 
 
+@pytest.mark.long
 def test_texts_that_run_to_the_left(page: BatchesPage, account: Account) -> None:
     """Foreign texts stand apart, so that they turn nothing around them; the page itself runs to the right."""
     hostile(account)
@@ -269,6 +277,7 @@ def test_the_focus_after_a_cancel(page: BatchesPage, account: Account) -> None:
     expect(page.frame.locator("#said")).to_have_text(f"Batch {batch_id} is being cancelled.")
 
 
+@pytest.mark.long
 def test_the_focus_stays_while_a_batch_goes_on(page: BatchesPage, account: Account) -> None:
     """The panel is redrawn every few seconds; what has the focus keeps it, or the panel does."""
     server, conn_id = account
@@ -306,6 +315,7 @@ def test_a_single_character_does_nothing(page: BatchesPage, ids: Ids) -> None:
     expect(focused(page)).to_have_id("text")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_edges_are_seen(page: BatchesPage, ids: Ids, theme: str) -> None:
     """Fields stand out from the ground by 3 to 1; axe looks at texts alone."""
@@ -316,6 +326,7 @@ def test_edges_are_seen(page: BatchesPage, ids: Ids, theme: str) -> None:
         assert contrast(page, *page.document.evaluate(f"[{edge}, {ground}]")) >= 3
 
 
+@pytest.mark.long
 def test_nothing_moves_for_those_who_asked_for_it(page: BatchesPage, ids: Ids) -> None:
     show_batches(page, ids)
     moving = "document.getAnimations().length"
@@ -328,6 +339,7 @@ def test_nothing_moves_for_those_who_asked_for_it(page: BatchesPage, ids: Ids) -
     )
 
 
+@pytest.mark.long
 def test_the_systems_own_colours(page: BatchesPage, ids: Ids) -> None:
     """What is shown by its ground alone is still seen in high contrast: bars, and the chosen filter."""
     show_batches(page, ids)
@@ -347,6 +359,7 @@ def test_the_systems_own_colours(page: BatchesPage, ids: Ids) -> None:
 WIDTHS: dict[str, Any] = {"200 %": {"width": 720, "height": 450}, "400 %": {"width": 320, "height": 300}}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("zoom", WIDTHS)
 @pytest.mark.parametrize("view", ["jobs", "batches"])
 def test_zoom(page: BatchesPage, ids: Ids, view: str, zoom: str) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     Ids = dict[str, str]
 
+pytestmark = pytest.mark.long
 EVIL = '<img src=x onerror="window.top.broken = 1">\u202e'
 SECONDS = 1_000
 ROUTE = "**/openai-batches/api/costs/days?*"

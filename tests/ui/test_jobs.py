@@ -7,11 +7,11 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urljoin
 
+import pytest
 import scene
 from playwright.sync_api import expect
 
 if TYPE_CHECKING:
-    import pytest
     from airflow_stack import AirflowStack
     from page import Account, BatchesPage
     from playwright.sync_api import Browser, Locator, StorageState
@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 SECONDS = 1_000
 ROUNDS = 3
 VIEWERS = 20
+
+
+@pytest.fixture(scope="session")
+def complete(airflow: AirflowStack, services: dict[str, DevServer]) -> str:
+    """A run whose job is complete."""
+    services["jobs"].settings(freeze=False)
+    run_id = airflow.trigger("classify_table")
+    assert airflow.wait_for_run("classify_table", run_id) == "success"
+    return run_id
 
 
 def several(server: DevServer, number: int, run_id: str = "run_1", task_id: str = "classify") -> list[str]:
@@ -68,6 +77,19 @@ def test_batches_of_a_task_are_one_row(page: BatchesPage, account: Account) -> N
     page.page.keyboard.press("Escape")
     expect(page.panel).to_have_count(0)
     expect(opened).to_be_visible()
+
+
+def test_cancel_what_no_task_made(page: BatchesPage, account: Account) -> None:
+    """A batch from elsewhere is cancelled by itself."""
+    server, conn_id = account
+    foreign = scene.create(server, metadata={"team": "search"})
+    page.open(view="jobs", conn_id=conn_id)
+    page.job("not made by a DAG").get_by_role("button", name="Cancel").click()
+    question = page.frame.locator("#question[open]")
+    expect(question).to_contain_text(foreign)
+    question.get_by_role("button", name="Cancel the job").click()
+    expect(question).to_have_count(0)
+    assert [(one["id"], one["status"]) for one in server.batches()] == [(foreign, "cancelling")]
 
 
 def test_the_switch(page: BatchesPage, ids: Ids) -> None:
@@ -132,10 +154,11 @@ def test_cancel_a_job(page: BatchesPage, airflow: AirflowStack, services: dict[s
     run_id = airflow.trigger("classify_table")
     page.open(view="jobs", conn_id="jobs")
     row = waiting(page, run_id)
+    page.expected = (*page.expected, "409")  # the task has to be stopped first
     row.get_by_role("button", name="Cancel").click()
     question = page.frame.locator("#question[open]")
     expect(question).to_contain_text("0 of 6 requests are done")
-    expect(question).to_contain_text("Airflow sets the task to failed")
+    expect(question).to_contain_text("Airflow sets it to failed, without a retry")
     question.get_by_role("button", name="Cancel the job").click()
     expect(question).to_have_count(0, timeout=30 * SECONDS)
     assert airflow.wait_for_run("classify_table", run_id) == "failed"
@@ -148,13 +171,9 @@ def test_cancel_a_job(page: BatchesPage, airflow: AirflowStack, services: dict[s
     assert sum(batch["metadata"]["airflow_run_id"] == run_id for batch in service.batches()) == 2
 
 
-def test_from_a_task_to_its_job_and_back(
-    page: BatchesPage, airflow: AirflowStack, services: dict[str, DevServer]
-) -> None:
+def test_from_a_task_to_its_job_and_back(page: BatchesPage, airflow: AirflowStack, complete: str) -> None:
     """A button on the task leads to the job, which links back; tabs of the run and the DAG have it too."""
-    services["jobs"].settings(freeze=False)
-    run_id = airflow.trigger("classify_table")
-    assert airflow.wait_for_run("classify_table", run_id) == "success"
+    run_id = complete
     page.page.goto(f"{airflow.url}/dags/classify_table/runs/{quote(run_id)}/tasks/classify/details")
     button = page.page.get_by_role("link", name="Job on the OpenAI Batches page")
     page.page.goto(urljoin(airflow.url + "/", button.get_attribute("href") or ""))
@@ -172,11 +191,9 @@ def test_from_a_task_to_its_job_and_back(
     expect(page.job()).to_have_count(1)
 
 
-def test_a_bug_report(page: BatchesPage, airflow: AirflowStack, services: dict[str, DevServer]) -> None:
+def test_a_bug_report(page: BatchesPage, services: dict[str, DevServer], complete: str) -> None:
     """It names versions, the task and each batch, and can be copied; no prompt and no key is in it."""
-    services["jobs"].settings(freeze=False)
-    run_id = airflow.trigger("classify_table")
-    assert airflow.wait_for_run("classify_table", run_id) == "success"
+    run_id = complete
     page.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.open(view="jobs", conn_id="jobs")
     page.job(run_id).locator(".open").click()
@@ -198,6 +215,7 @@ def test_a_bug_report(page: BatchesPage, airflow: AirflowStack, services: dict[s
     assert "friendly" not in text
 
 
+@pytest.mark.long
 def test_ten_thousand_batches_in_two_thousand_jobs(
     page: BatchesPage, services: dict[str, DevServer], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -243,6 +261,7 @@ def test_ten_thousand_batches_in_two_thousand_jobs(
     assert all_asked <= 110
 
 
+@pytest.mark.long
 def test_twenty_viewers(
     browser: Browser,
     login: StorageState,

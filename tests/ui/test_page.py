@@ -7,11 +7,11 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+import pytest
 import scene
 from playwright.sync_api import expect
 
 if TYPE_CHECKING:
-    import pytest
     from airflow_stack import AirflowStack
     from page import Account, BatchesPage
     from playwright.sync_api import Browser
@@ -251,6 +251,7 @@ def test_an_unknown_connection(page: BatchesPage) -> None:
     expect(page.rows.first).to_be_visible()
 
 
+@pytest.mark.long
 def test_ten_thousand(page: BatchesPage, capsys: pytest.CaptureFixture[str]) -> None:
     """The first rows are there at once, all can be reached, and the page stays fast with all of them."""
     page.open(conn_id="large")

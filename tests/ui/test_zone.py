@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from page import Account
     from playwright.sync_api import Browser, BrowserContext, Page, StorageState
 
+pytestmark = pytest.mark.long
 CREATED = 1_795_000_000
 KOLKATA = "Asia/Kolkata"
 

@@ -68,10 +68,13 @@ export class Store {
     const before = this.byId.get(batch.id);
     if (!before || isSame(before, batch)) return;
     const key = keyOf(before);
-    this.members.get(key).delete(batch.id); // it may be another job's now: its DAG was deleted, or is back
-    if (!this.members.get(key).size) this.members.delete(key);
+    this.members.get(key).delete(batch.id);
     this.made.delete(key);
     this.put(batch);
+    if (this.members.get(key).size) return;
+    // It is another job's now: its DAG was deleted, or is back.
+    this.members.delete(key);
+    this.facts.delete(key);
   }
 
   takeFacts(jobs = []) {
