@@ -6,6 +6,7 @@ Airflow shows what a task has stored under the key of a link, so a button is the
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.api.config import ClientConfig
     from airflow_provider_openai_batches.api.models import Batch
 
+log = logging.getLogger(__name__)
 # Without a slash at the start: browsers resolve it against the base of Airflow's UI, which may have a path.
 # Workers need not know that base.
 PAGE = "plugin/openai-batches"
@@ -46,7 +48,7 @@ class OpenAIBatchJobLink(_StoredLink):
 def store_batch_link(context: Context, config: ClientConfig, batch_id: str) -> None:
     """Store the link to a batch at once, so that the button is there while the task waits."""
     if link := config.batch_link(batch_id):
-        context["ti"].xcom_push(OpenAIBatchLink().xcom_key, link)
+        _push(context, OpenAIBatchLink(), link)
 
 
 def store_job_link(context: Context, conn_id: str) -> None:
@@ -69,7 +71,15 @@ def store_link_to_origin(context: Context, conn_id: str, batch_id: str, batch: B
 
 def _store(context: Context, address: str) -> None:
     if has_pages():
-        context["ti"].xcom_push(OpenAIBatchJobLink().xcom_key, address)
+        _push(context, OpenAIBatchJobLink(), address)
+
+
+def _push(context: Context, link: BaseOperatorLink, address: str) -> None:
+    """Store a link. If that fails, a button is missing, and the task goes on: its batch may run already."""
+    try:
+        context["ti"].xcom_push(link.xcom_key, address)
+    except Exception as failure:  # noqa: BLE001 - see above; a custom XCom backend can raise anything
+        log.warning("The button %r has no link, because it could not be stored: %s", link.name, failure)
 
 
 def job_address(conn_id: str, job: Origin) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from airflow_provider_openai_batches.api.async_client import AsyncBatchesClient
 from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
 from airflow_provider_openai_batches.plugin.cache import CallCache
 from airflow_provider_openai_batches.plugin.connections import load_config
-from airflow_provider_openai_batches.plugin.throttle import Throttle
+from airflow_provider_openai_batches.plugin.throttle import Throttle, TooFastError
 from airflow_provider_openai_batches.pricing.prices import Prices
 
 if TYPE_CHECKING:
@@ -40,6 +39,8 @@ class CachedClient:
         self._cache = CallCache(seconds)
         self._throttle = Throttle()
         self.user = ""
+        # The users who are cancelling a job; all users' clients have the same set.
+        self.cancelling: set[str] = set()
 
     def of(self, user: str) -> CachedClient:
         """The same client, for another user."""
@@ -63,7 +64,7 @@ class CachedClient:
         return batch
 
     async def page_now(self, after: str | None) -> BatchPage:
-        """The page as it is at this moment, however long its turn takes to come."""
+        """The page as it is at this moment, when no other request waits for its turn."""
         page: BatchPage = await self._in_turn(lambda: self._client.list_batches(after, PAGE_SIZE))
         return page
 
@@ -86,12 +87,14 @@ class CachedClient:
 
     async def cancel_in_turn(self, batch_id: str) -> Batch:
         """
-        Cancel a batch that this user may cancel, however long its turn takes to come.
+        Cancel a batch that this user may cancel, when no other request waits for its turn.
 
         A failed cancel may have been carried out: the batch itself says so.
         """
         try:
             batch: Batch = await self._in_turn(lambda: self._client.cancel_batch(batch_id))
+        except TooFastError:  # it was not sent
+            raise
         except OpenAIBatchesError as error:
             batch = await self._looked_at(batch_id, error)
         finally:
@@ -108,7 +111,7 @@ class CachedClient:
         return batch
 
     async def _in_turn(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        return await self._throttle.paced(self.user, call, math.inf)()
+        return await self._throttle.patiently(self.user, call)
 
     async def _cached(self, key: tuple[str, str | None], call: Callable[[], Awaitable[Any]]) -> Any:
         return await self._cache.get(key, self._throttle.paced(self.user, call))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import msgspec
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
@@ -32,9 +33,10 @@ from airflow_provider_openai_batches.plugin.serving import (
     row_of,
     same_site,
 )
+from airflow_provider_openai_batches.plugin.throttle import TooFastError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from airflow_provider_openai_batches.api.models import Batch
     from airflow_provider_openai_batches.plugin.access import Rights
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 # How many batches are cancelled by one request: as many as take less than a minute, at the page's pace.
 MAX_CANCELS = 250
 CANCELS_AT_ONCE = 4
+# In how many seconds a user may ask for another cancel, while one is at work.
+ASK_AGAIN = 10
 MAX_INDEX = 10**9
 # How many tasks one request asks about.
 MAX_TASKS = 100
@@ -121,21 +125,39 @@ async def cancel_job(
     await asyncio.to_thread(_refuse_if_at_work, origin)
     began = await asyncio.to_thread(run_began, dag_id, run_id)
     async with client_of(request, user, conn_id) as client:
-        page = partial(page_after, client, conn_id, now=True)
-        since = began - CLOCK_SKEW if began else 0
-        found = await costs.newest(page, since, (OpenAIBatchesError, HTTPException))
-        running = [batch for batch in found.batches if _is_cancelled(batch, origin, allowed)]
-        some = running[:MAX_CANCELS]
-        if some:
-            # Before the cancels, because they may succeed although their answers are lost.
-            await asyncio.to_thread(_audit, user, conn_id, origin, some)
-        cancelled, problems = await _cancelled(client, conn_id, some)
+        with _alone(client, conn_id):
+            page = partial(page_after, client, conn_id, now=True)
+            since = began - CLOCK_SKEW if began else 0
+            found = await costs.newest(page, since, (OpenAIBatchesError, HTTPException))
+            running = [batch for batch in found.batches if _is_cancelled(batch, origin, allowed)]
+            some = running[:MAX_CANCELS]
+            if some:
+                # Before the cancels, because they may succeed although their answers are lost.
+                await asyncio.to_thread(_audit, user, conn_id, origin, some)
+            ends = await _cancelled(client, conn_id, some)
     return {
-        "batches": [row_of(client, batch, allowed) for batch in cancelled],
-        "problems": problems,
-        "complete": found.is_whole and some == running,
+        "batches": [row_of(client, batch, allowed) for batch in ends.cancelled],
+        "problems": ends.problems,
+        "complete": found.is_whole and some == running and not ends.is_cut,
         "now": time.time(),
     }
+
+
+@contextmanager
+def _alone(client: CachedClient, conn_id: str) -> Iterator[None]:
+    """Let each user cancel one job of a connection at a time, because all users share its pace."""
+    if client.user in client.cancelling:
+        raise failure(
+            HTTPStatus.TOO_MANY_REQUESTS,
+            f"Another job of connection {conn_id!r} is being cancelled for you. Wait until that is done, and "
+            "try again.",
+            {"Retry-After": str(ASK_AGAIN)},
+        )
+    client.cancelling.add(client.user)
+    try:
+        yield
+    finally:
+        client.cancelling.discard(client.user)
 
 
 async def _allowed_in(user: Any, conn_id: str, dag_id: str, *, of_jobs: bool = False) -> Rights:
@@ -172,21 +194,39 @@ def _audit(user: Any, conn_id: str, origin: Origin, batches: Iterable[Batch]) ->
     audit(user, ("cancel_openai_job", job), *entries, task=msgspec.structs.asdict(origin))
 
 
-async def _cancelled(
-    client: CachedClient, conn_id: str, batches: Iterable[Batch]
-) -> tuple[list[Batch], list[dict[str, str]]]:
-    """Cancel batches, a few at a time; return those that do not run on, and what is wrong with the others."""
-    turns = asyncio.Semaphore(CANCELS_AT_ONCE)
+class _Ends(NamedTuple):
+    """
+    What became of batches.
+
+    :param cancelled: those that do not run on.
+    :param problems: what is wrong with others.
+    :param is_cut: whether some were not tried, because no turn was free for long.
+    """
+
+    cancelled: list[Batch]
+    problems: list[dict[str, str]]
+    is_cut: bool
+
+
+async def _cancelled(client: CachedClient, conn_id: str, batches: Iterable[Batch]) -> _Ends:
+    """Cancel batches, a few at a time, until no turn is free for long."""
+    turns, is_cut = asyncio.Semaphore(CANCELS_AT_ONCE), False
     problems: list[dict[str, str]] = []
 
     async def cancel(batch: Batch) -> Batch | None:
+        nonlocal is_cut
         async with turns:
+            if is_cut:
+                return None
             try:
                 return await client.cancel_in_turn(batch.id)
+            except TooFastError:
+                is_cut = True
+                return None
             except OpenAIBatchesError as error:
                 sentence = service_error(error, conn_id, client.config).detail
                 problems.append({"batch_id": batch.id, "message": sentence})
                 return None
 
     done = await asyncio.gather(*map(cancel, batches))
-    return [batch for batch in done if batch is not None], problems
+    return _Ends([batch for batch in done if batch is not None], problems, is_cut)

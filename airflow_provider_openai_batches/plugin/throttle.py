@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
 
@@ -18,6 +19,10 @@ PER_SECOND_AND_USER = 5.0
 # So many seconds' worth of requests may be sent at once.
 BURST_SECONDS = 10.0
 MAX_WAIT = 2.0
+# How long a request waits that nobody looks at a page for.
+MAX_PATIENCE = 30.0
+# The shortest sleep between two attempts of such a request.
+LEAST_SLEEP = 0.01
 
 
 class TooFastError(OpenAIBatchesError):
@@ -43,6 +48,8 @@ class Throttle:
         self._clock = clock
         # Until when the requests so far take the whole pace: of each user, and of all of them (None).
         self._taken: dict[str | None, float] = {}
+        # The patient requests of each user stand in a line; a line that is empty is forgotten.
+        self._lines: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def turn(self, user: str, most: float = MAX_WAIT) -> float:
         """
@@ -61,15 +68,36 @@ class Throttle:
         self._taken |= taken
         return wait
 
-    def paced(
-        self, user: str, call: Callable[[], Awaitable[Any]], most: float = MAX_WAIT
-    ) -> Callable[[], Awaitable[Any]]:
+    def paced(self, user: str, call: Callable[[], Awaitable[Any]]) -> Callable[[], Awaitable[Any]]:
         """
         Return the call in its turn; see :meth:`turn`.
 
         A refusal is raised when it is called, not when it is awaited, so that a cache does not keep it.
         """
-        return lambda: _after(self.turn(user, most), call)
+        return lambda: _after(self.turn(user), call)
+
+    async def patiently(self, user: str, call: Callable[[], Awaitable[Any]]) -> Any:
+        """
+        Call as soon as a turn is free, and book none before: all others, who do not wait long, go first.
+
+        :raises TooFastError: if none was free for ``MAX_PATIENCE``.
+        """
+        until = self._clock() + MAX_PATIENCE
+        line = self._lines.setdefault(user, asyncio.Lock())
+        async with line:
+            await self._free_turn(user, until)
+        return await call()
+
+    async def _free_turn(self, user: str, until: float) -> None:
+        while True:
+            try:
+                self.turn(user, 0.0)
+            except TooFastError as error:
+                if self._clock() + error.seconds > until:
+                    raise
+                await asyncio.sleep(max(error.seconds, LEAST_SLEEP))
+            else:
+                return
 
 
 async def _after(seconds: float, call: Callable[[], Awaitable[Any]]) -> Any:

@@ -158,6 +158,36 @@ def test_a_cancelled_batch(server: DevServer) -> None:
     assert context["ti"].xcoms[KEY] == OTHERS
 
 
+@pytest.mark.parametrize("kind", ["create", "cancel", "sensor", "job"])
+def test_a_button_that_cannot_be_stored(
+    server: DevServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The task goes on: it may have a batch, which would run on for nobody. A worker's server may be away."""
+    connection = json.loads(server.environment["AIRFLOW_CONN_OPENAI_BATCHES_DEFAULT"])
+    connection["extra"] = {"console_url": "https://console.example/batches/"}
+    monkeypatch.setenv("AIRFLOW_CONN_OPENAI_BATCHES_DEFAULT", json.dumps(connection))
+    if kind in {"cancel", "sensor"}:
+        batch_id = others(MADE_BY)
+    operator = {
+        "create": create,
+        "cancel": lambda: OpenAICancelBatchOperator(task_id="t", batch_id=batch_id),
+        "sensor": lambda: OpenAIBatchSensor(task_id="t", batch_id=batch_id, poll_interval=0.1),
+        "job": lambda: job(tmp_path, requests=rows(2)),
+    }[kind]()
+    context = task_context(operator, run_id=RUN)
+    store, refused = context["ti"].xcom_push, []
+
+    def push(key: str, value: Any) -> None:
+        if key.startswith("_link_"):
+            refused.append(key)
+            raise RuntimeError("API_SERVER_ERROR: the server is away")
+        store(key, value)
+
+    context["ti"].xcom_push = push
+    run_task(operator, context)
+    assert set(refused) == {KEY, *(["_link_OpenAIBatchLink"] if kind in {"create", "sensor"} else [])}
+
+
 def test_an_airflow_without_the_page(
     server: DevServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,16 +1,16 @@
-"""A job is not cancelled behind the back of its task, which would ask again for what is cancelled."""
+"""When a job is not cancelled: while its task would ask again, and while its user cancels another one."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from scene import create, made_by
+from support import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import httpx
 
     from airflow_provider_openai_batches.devserver import DevServer
 
@@ -29,9 +29,9 @@ def _frozen(server: DevServer) -> None:
     server.settings(freeze=True)
 
 
-def cancel(client: httpx.Client, **of: Any) -> httpx.Response:
+def cancel(client: httpx.Client, timeout: float = 120, **of: Any) -> httpx.Response:
     params = {"conn_id": "openai_batches_default", **NAMES, **of}
-    return client.post(PATH, params=params, json={}, timeout=120)
+    return client.post(PATH, params=params, json={}, timeout=timeout)
 
 
 @pytest.mark.parametrize("state", [*AT_WORK, None])
@@ -92,3 +92,43 @@ def test_every_state_of_this_airflow_is_one_or_the_other() -> None:
         state.value for state in TaskInstanceState if not TaskState(state.value, 1, None, None).is_at_work
     }
     assert ended == set(OVER)
+
+
+# -- one at a time -------------------------------------------------------------------------------------------
+
+
+def test_one_job_at_a_time(login: Login, server: DevServer) -> None:
+    """A user's second one is refused and costs no request; another user's is not. Afterwards it may go on."""
+    create(server, metadata=made_by(*TASK))
+    server.faults([{"operation": "list_batches", "action": "delay", "seconds": 4}])
+    with pytest.raises(httpx.ReadTimeout):
+        cancel(login("user"), timeout=0.5)  # it goes on
+    answer = cancel(login("user"))
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "10")
+    assert answer.json()["detail"] == (
+        "Another job of connection 'openai_batches_default' is being cancelled for you. Wait until that is "
+        "done, and try again."
+    )
+    assert cancel(login("admin")).status_code == 200
+    client = login("user")
+    until(lambda: cancel(client).status_code == 200)
+
+
+def test_a_cancel_that_fails_is_over(login: Login, server: DevServer) -> None:
+    server.faults([{"operation": "list_batches", "action": "status", "status": 401, "times": 1}])
+    client = login("user")
+    assert [cancel(client).status_code for _ in range(2)] == [502, 200]
+
+
+def test_no_turn_is_free(login: Login, server: DevServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has its turn is cancelled; then it is said that there are more."""
+    from airflow_provider_openai_batches.plugin import throttle
+
+    for _ in range(8):
+        create(server, metadata=made_by(*TASK))
+    monkeypatch.setattr(throttle, "PER_SECOND_AND_USER", 0.001)
+    monkeypatch.setattr(throttle, "BURST_SECONDS", 4_000)
+    found = cancel(login("user")).json()
+    assert (len(found["batches"]), found["problems"], found["complete"]) == (3, [], False)
+    states = [batch["status"] for batch in server.batches()]
+    assert (states.count("cancelling"), states.count("validating")) == (3, 5)

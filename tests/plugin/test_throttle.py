@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import math
+import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import virtual_time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scene import create, made_by
@@ -14,7 +16,7 @@ from airflow_provider_openai_batches.plugin import throttle
 from airflow_provider_openai_batches.plugin.throttle import Throttle, TooFastError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     import httpx
 
@@ -93,13 +95,90 @@ def test_after_the_time_that_a_refusal_names_the_request_is_sent() -> None:
     assert pace.turn("a") == pytest.approx(0, abs=1e-6)
 
 
+async def _nothing() -> None:
+    pass
+
+
+def virtual(main: Callable[[Throttle, Callable[[], float]], Coroutine[Any, Any, None]]) -> None:
+    """Run something with a pace whose clock is the loop's, in which minutes take no time."""
+
+    async def run() -> None:
+        clock = asyncio.get_running_loop().time
+        await main(Throttle(clock), clock)
+
+    virtual_time.run(run())
+
+
+async def many(pace: Throttle, user: str, count: int, at_once: int = 500) -> list[Any]:
+    """Send requests of a user that may wait; return the refusals."""
+    turns = asyncio.Semaphore(at_once)
+
+    async def one() -> None:
+        async with turns:
+            await pace.patiently(user, _nothing)
+
+    ends = await asyncio.gather(*(one() for _ in range(count)), return_exceptions=True)
+    return [end for end in ends if end is not None]
+
+
 def test_who_may_wait_is_not_refused() -> None:
-    """And takes a turn like any other: the next one waits longer."""
-    pace = Throttle(Clock())
-    while turn(pace, "a") is not None:
-        pass
-    first, second = pace.turn("a", math.inf), pace.turn("a", math.inf)
-    assert throttle.MAX_WAIT < first < second
+    """As many as a job has batches, at the pace of one user, a few at a time."""
+
+    async def main(pace: Throttle, clock: Callable[[], float]) -> None:
+        assert await many(pace, "a", 250, at_once=4) == []
+        burst = throttle.PER_SECOND_AND_USER * throttle.BURST_SECONDS
+        assert clock() == pytest.approx((250 - burst) / throttle.PER_SECOND_AND_USER, abs=2)
+
+    virtual(main)
+
+
+def test_who_may_wait_does_not_wait_for_ever() -> None:
+    """500 at once cannot all have their turn in time."""
+
+    async def main(pace: Throttle, clock: Callable[[], float]) -> None:
+        refused = await many(pace, "a", 500)
+        assert {type(end) for end in refused} == {TooFastError}
+        assert 0 < len(refused) < 500
+        assert clock() <= throttle.MAX_PATIENCE + 1
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("users", [1, 2, 12])
+def test_who_may_wait_leaves_the_others_their_turns(users: int) -> None:
+    """However many cancel a job at the same time: nothing is booked in advance, and who looks goes first."""
+
+    async def main(pace: Throttle, clock: Callable[[], float]) -> None:
+        cancels = [asyncio.ensure_future(many(pace, f"cancels {n}", 500)) for n in range(users)]
+        waited = []
+        while clock() < throttle.MAX_PATIENCE:
+            await asyncio.sleep(0.7)
+            waited += [pace.turn("looks"), pace.turn("looks too")]
+        assert max(waited) < 1
+        await asyncio.gather(*cancels)
+
+    virtual(main)
+
+
+def test_patient_requests_keep_the_pace() -> None:
+    """Of each user, and of all."""
+
+    async def main(pace: Throttle, clock: Callable[[], float]) -> None:
+        sent: list[tuple[str, float]] = []
+
+        async def one(user: str) -> None:
+            async def note() -> None:
+                sent.append((user, clock()))
+
+            with suppress(TooFastError):
+                await pace.patiently(user, note)
+
+        await asyncio.gather(*(one(user) for user in "abc" for _ in range(200)))
+        within(sorted(time for _, time in sent), throttle.PER_SECOND)
+        for user in "abc":
+            within(sorted(time for name, time in sent if name == user), throttle.PER_SECOND_AND_USER)
+
+    virtual(main)
 
 
 def test_who_is_quiet_is_forgotten() -> None:
