@@ -13,7 +13,6 @@ import msgspec
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
 from airflow.models.xcom import XCOM_RETURN_KEY
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
-from pydantic import BaseModel, Field
 
 from airflow_provider_openai_batches.compat.dag_tables import audit, run_began, task_states, xcoms
 from airflow_provider_openai_batches.exceptions import OpenAIBatchesError
@@ -23,7 +22,7 @@ from airflow_provider_openai_batches.plugin import costs
 from airflow_provider_openai_batches.plugin.access import rights_in
 from airflow_provider_openai_batches.plugin.http_errors import failure, service_error
 from airflow_provider_openai_batches.plugin.job_summary import MAX_SUMMARY, summary_in
-from airflow_provider_openai_batches.plugin.jobs import jobs_of, task_in
+from airflow_provider_openai_batches.plugin.jobs import UNREADABLE, jobs_of, task_in
 from airflow_provider_openai_batches.plugin.serving import (
     ConnId,
     Text,
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from airflow_provider_openai_batches.api.models import Batch
+    from airflow_provider_openai_batches.compat.dag_tables import TaskKey
     from airflow_provider_openai_batches.plugin.access import Rights
     from airflow_provider_openai_batches.plugin.clients import CachedClient
 
@@ -64,22 +64,33 @@ def _origin(
 
 
 OriginDep = Annotated[Origin, Depends(_origin)]
-Name = Annotated[str, Field(min_length=1, max_length=512)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
 
 
-class AskedTask(BaseModel):
+class AskedTask(msgspec.Struct, frozen=True):
     """A task whose job the page shows."""
 
     dag_id: Name
     run_id: Name
     task_id: Name
-    map_index: Annotated[int, Field(ge=-1, lt=MAX_INDEX)] = -1
+    map_index: Annotated[int, msgspec.Meta(ge=-1, lt=MAX_INDEX)] = -1
 
 
-class AskedTasks(BaseModel):
+class AskedTasks(msgspec.Struct, frozen=True):
     """The tasks that a request asks about."""
 
-    tasks: Annotated[list[AskedTask], Field(max_length=MAX_TASKS)]
+    tasks: Annotated[list[AskedTask], msgspec.Meta(max_length=MAX_TASKS)]
+
+
+async def _asked(request: Request) -> list[TaskKey]:
+    try:
+        asked = msgspec.json.decode(await request.body(), type=AskedTasks)
+    except UNREADABLE as error:
+        raise failure(HTTPStatus.UNPROCESSABLE_ENTITY, f"The request cannot be read. {error}.") from None
+    return [(task.dag_id, task.run_id, task.task_id, task.map_index) for task in asked.tasks]
+
+
+TasksDep = Annotated[list[tuple[str, str, str, int]], Depends(_asked)]
 
 
 @jobs_api.get("/summary")
@@ -97,13 +108,12 @@ async def show_summary(user: GetUserDep, conn_id: ConnId, origin: OriginDep) -> 
 
 
 @jobs_api.post("/tasks", dependencies=[Depends(same_site)])
-async def show_tasks(user: GetUserDep, conn_id: ConnId, asked: AskedTasks) -> dict[str, Any]:
+async def show_tasks(user: GetUserDep, conn_id: ConnId, tasks: TasksDep) -> dict[str, Any]:
     """
     How tasks are, and what they report, from Airflow's database alone.
 
     A task can end although none of its batches changes. Tasks whose DAG the user may not read are left out.
     """
-    tasks = [(task.dag_id, task.run_id, task.task_id, task.map_index) for task in asked.tasks]
     allowed = await asyncio.to_thread(rights_in, user, conn_id, {task[0] for task in tasks}, of_jobs=True)
     return {"jobs": await asyncio.to_thread(jobs_of, tasks, allowed), "now": time.time()}
 

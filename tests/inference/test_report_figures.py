@@ -66,8 +66,11 @@ def test_what_has_ended_and_cannot_be_collected(priced: DevServer, out: Path) ->
     priced.faults([fault])
     operator = job(out, requests=rows(4), max_requests_per_batch=2, poll_interval=0.2)
     context, said = task_context(operator), []
-    push = context["ti"].xcom_push
-    context["ti"].xcom_push = lambda key, value: (push(key, value), said.append((key, value)))
+
+    def push(key: str, value: Any) -> None:
+        said.append((key, value))
+
+    context["ti"].xcom_push = push
     run_task(operator, context)
     reports = [msgspec.convert(value, JobReport) for key, value in said if key == JOB_REPORT]
     away = [each for each in reports if "not available" in each.waits_for]
@@ -105,7 +108,7 @@ def test_a_table_that_refuses_the_rows(
 
     table_of(tmp_path, monkeypatch)
     monkeypatch.setattr(inference_table, "write_to_table", refuses)
-    given = {"output_table": "t", "output_conn_id": "db"}
+    given: dict[str, Any] = {"output_table": "t", "output_conn_id": "db"}
     operator = job(out, requests=rows(4, {1: "fail:400"}), max_requests_per_batch=2, **given)
     said = []
     for number in (1, 2):
@@ -200,7 +203,11 @@ def test_a_report_stays_small(batch_id: str, count: int) -> None:
     """The page reads no larger one, whichever way Airflow stores it; whatever a service's ids look like."""
     from airflow_provider_openai_batches.plugin.jobs import MAX_REPORT, report_in
 
-    most = {"error": "\U0001f600" * 500, "waits_for": "\U0001f600" * 400, "conn_id": "\U0001f600" * 250}
+    most: dict[str, Any] = {
+        "error": "\U0001f600" * 500,
+        "waits_for": "\U0001f600" * 400,
+        "conn_id": "\U0001f600" * 250,
+    }
     report = JobReport(
         rows=2**53, answered=2**53, failed=2**53, at=1.7e9, **most, **_running([batch_id] * count)
     )

@@ -25,6 +25,7 @@ from airflow_provider_openai_batches.operators.openai_batches import (
 from airflow_provider_openai_batches.sensors.openai_batches import OpenAIBatchSensor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from airflow_provider_openai_batches.devserver import DevServer
@@ -168,12 +169,13 @@ def test_a_button_that_cannot_be_stored(
     monkeypatch.setenv("AIRFLOW_CONN_OPENAI_BATCHES_DEFAULT", json.dumps(connection))
     if kind in {"cancel", "sensor"}:
         batch_id = others(MADE_BY)
-    operator = {
+    operators: dict[str, Callable[[], Any]] = {
         "create": create,
         "cancel": lambda: OpenAICancelBatchOperator(task_id="t", batch_id=batch_id),
         "sensor": lambda: OpenAIBatchSensor(task_id="t", batch_id=batch_id, poll_interval=0.1),
         "job": lambda: job(tmp_path, requests=rows(2)),
-    }[kind]()
+    }
+    operator = operators[kind]()
     context = task_context(operator, run_id=RUN)
     store, refused = context["ti"].xcom_push, []
 
