@@ -170,6 +170,9 @@ class Server:
         self.asked: list[str] = []
         page.page.route("**/openai-batches/api/batches?*", self._list)
         page.page.route("**/openai-batches/api/jobs/tasks?*", self._tasks)
+        page.page.route(
+            "**/openai-batches/api/jobs/summary?*", lambda route: route.fulfill(json={"summary": None})
+        )
 
     def put(self, *pages: list[dict[str, Any]]) -> None:
         ends = len(pages) - 1

@@ -13,7 +13,7 @@ function lineOf(batch) {
 function reportOf(report) {
   const kept = ["state", "batches", "finished", "rows", "answered", "failed", "again", "rounds", "live"];
   const words = kept.map((name) => `${name}=${report[name]}`).join(" ");
-  return `report of ${iso(report.at)}: ${words} running=${report.running.length}`;
+  return `report of ${iso(report.at)}: ${words} running=${report.running_total}`;
 }
 
 export function bugReport(job, versions, now) {
