@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Route
 
 CONN = "openai_batches_default"
+EVIL = '<img src=x onerror="window.top.broken = 1">'
 ORIGIN = {"dag_id": "classify_reviews", "run_id": "run_1", "task_id": "classify", "map_index": -1}
 MAKE = """async ([batches, facts, conn]) => {
     const { makeJob } = await import("./static/jobs.js");
@@ -167,12 +168,11 @@ class Server:
     def __init__(self, page: BatchesPage) -> None:
         self.lists: dict[str, Any] = {}
         self.jobs: list[dict[str, Any]] = []
+        self.summary: dict[str, Any] | None = None
         self.asked: list[str] = []
         page.page.route("**/openai-batches/api/batches?*", self._list)
         page.page.route("**/openai-batches/api/jobs/tasks?*", self._tasks)
-        page.page.route(
-            "**/openai-batches/api/jobs/summary?*", lambda route: route.fulfill(json={"summary": None})
-        )
+        page.page.route("**/openai-batches/api/jobs/summary?*", self._summary)
 
     def put(self, *pages: list[dict[str, Any]]) -> None:
         ends = len(pages) - 1
@@ -191,6 +191,9 @@ class Server:
         cursor = route.request.url.partition("after=")[2].partition("&")[0]
         self.asked.append(cursor)
         route.fulfill(json=self.lists[cursor])
+
+    def _summary(self, route: Route) -> None:
+        route.fulfill(json={"summary": self.summary})
 
     def _tasks(self, route: Route) -> None:
         self.asked.append("tasks")
@@ -252,6 +255,43 @@ def test_a_job_without_a_batch(page: BatchesPage) -> None:
     page.open(view="", **place)
     expect(page.job_panel).to_contain_text("Answered live30")
     expect(page.job_panel.locator(".head .badge")).to_have_text("asked live")
+
+
+def test_what_a_manifest_says(page: BatchesPage) -> None:
+    """Rows by status, errors with a sample, parts, the table, the cost by model; all as plain text."""
+    server = Server(page)
+    server.jobs = [facts("success", **DONE)]
+    server.put([ONE, TWO])
+    server.summary = {
+        "rows": 200,
+        "output_uri": "s3://reviews/out",
+        "counts": {"succeeded": 190, "failed": 10, "expired": 0},
+        "errors": {"server_error": {"count": 7, "message": EVIL, "custom_id": "row-17"}},
+        "errors_total": 3,
+        "parts": [f"part-{number:05}.jsonl" for number in range(12)],
+        "parts_total": 90,
+        "table": {"table": "reviews.classified", "rows": 190},
+        "cost": {
+            "usd": 2.5,
+            "is_known": False,
+            "unpriced": ["mystery"],
+            "items": [{"model": "gpt-5-mini", "way": "batch", "usd": 2.5, "tokens": 1_234_567}],
+        },
+    }
+    page.open(view="jobs")
+    page.job().locator(".open").click()
+    panel = page.job_panel
+    expect(panel).to_contain_text("Errors (1 of 3 kinds)")
+    expect(panel.locator(".errors li")).to_contain_text("server_error 7 rows, first row-17")
+    expect(panel.locator(".errors li")).to_contain_text(EVIL)
+    expect(panel).to_contain_text("succeeded190")
+    expect(panel).not_to_contain_text("expired0")
+    expect(panel).to_contain_text("part-00009.jsonl and 80 more")
+    expect(panel).to_contain_text("reviews.classified · 190 rows")
+    expect(panel).to_contain_text("Cost by model: ≥ $2.50")
+    expect(panel.get_by_role("table", name="Cost by model")).to_contain_text("1,234,567")
+    expect(panel).to_contain_text("No price: mystery.")
+    assert page.page.evaluate("window.broken") is None
 
 
 def test_a_second_press_goes_on(page: BatchesPage) -> None:

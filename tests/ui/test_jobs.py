@@ -96,6 +96,7 @@ def test_the_switch(page: BatchesPage, ids: Ids) -> None:
     """Jobs come first; batches are one click away, and the address keeps what was chosen."""
     page.open(view="")
     expect(page.job()).to_have_count(len(ids))
+    page.picture("jobs.png")
     page.chip("failed").click()
     expect(page.job("expired")).to_have_count(1)
     page.frame.get_by_role("button", name="Batches", exact=True).click()
