@@ -105,6 +105,7 @@ def wait_until_kept(airflow: AirflowStack, batch_id: str) -> None:
     airflow.wait_until(is_kept, 60, "the position is stored")
 
 
+@pytest.mark.long
 def test_a_batch_from_elsewhere_starts_one_run_when_it_ends(
     airflow: AirflowStack, service: DevServerClient, watched: str
 ) -> None:

@@ -226,6 +226,7 @@ def focus(page: BatchesPage) -> str:
     return words
 
 
+@pytest.mark.long
 def test_the_keys_reach_everything(page: BatchesPage, ids: Ids) -> None:
     """In the order in which it stands there, and it is seen where the focus is."""
     show_batches(page, ids)
@@ -264,6 +265,7 @@ def test_the_focus_comes_back(page: BatchesPage, ids: Ids) -> None:
     expect(focused(page)).to_have_text("Cancel batch")
 
 
+@pytest.mark.long
 def test_the_focus_after_a_cancel(page: BatchesPage, account: Account) -> None:
     """The button that was pressed is gone: the row has the focus, and it is said what happened."""
     server, conn_id = account
@@ -294,6 +296,7 @@ def test_the_focus_stays_while_a_batch_goes_on(page: BatchesPage, account: Accou
     expect(focused(page)).to_have_text("Close")
 
 
+@pytest.mark.long
 def test_what_is_said(page: BatchesPage, ids: Ids) -> None:
     """How many rows a filter leaves, and what a sum is."""
     show_batches(page, ids)
@@ -305,6 +308,7 @@ def test_what_is_said(page: BatchesPage, ids: Ids) -> None:
     expect(said).to_have_text(re.compile(r"Costs of \d+ batches: ≥ \$"))
 
 
+@pytest.mark.long
 def test_a_single_character_does_nothing(page: BatchesPage, ids: Ids) -> None:
     """Speech input presses keys unawares: the key of the search needs Control."""
     show_batches(page, ids)

@@ -232,18 +232,20 @@ def test_a_dag_that_is_deleted_meanwhile(page: BatchesPage) -> None:
 
 
 def test_a_task_at_work_without_a_running_batch(page: BatchesPage) -> None:
-    """Airflow is asked about it every few seconds, and the service only once a minute."""
+    """Airflow is asked about it every few seconds; the service each minute, and when the task goes on."""
     server = Server(page)
-    server.jobs = [facts("running", **{**DONE, "state": "waiting"})]
+    server.jobs = [facts("running", **{**DONE, "state": "waiting", "at": 1})]
     server.put([ONE, TWO])
     page.open(view="jobs")
     expect(page.job().locator(".status")).to_have_text("running")
     page.page.wait_for_timeout(11_000)
     assert server.asked.count("tasks") >= 2
     assert server.asked.count("") == 1
-    server.jobs = [facts("success", **DONE)]
-    expect(page.job().locator(".status")).to_have_text("complete")
-    assert server.asked.count("") == 1
+    server.put([batch(3, "in_progress"), ONE, TWO])
+    server.jobs = [facts("deferred", batches=3, finished=2, **ids(batch(3)))]
+    expect(page.job().locator(".batches")).to_have_text("2 of 3")
+    expect(page.job().locator(".note")).to_have_count(0)
+    assert server.asked.count("") >= 2
 
 
 def test_a_job_without_a_batch(page: BatchesPage) -> None:

@@ -187,7 +187,10 @@ export class BatchList {
     }
     if (!tasks.length || !valid()) return;
     const answer = await listTasks(tasks.slice(0, MAX_TASKS), { conn_id: this.conn });
-    if (valid()) this.store.takeFacts(answer.jobs);
+    if (!valid()) return;
+    this.store.takeFacts(answer.jobs);
+    // A task that has reported something since may have made a batch.
+    if (answer.jobs.some(({ report }) => report?.at > this.lookedAt)) this.lookedAt = 0;
   }
 
   /** Whether a whole page is new, because there may be others between it and the known ones. */
