@@ -6,6 +6,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from playwright.sync_api import expect
 
 if TYPE_CHECKING:
@@ -215,6 +216,7 @@ def test_newer_batches_push_running_ones_down(page: BatchesPage) -> None:
     expect(page.frame.locator("#freshness")).to_have_text("Nothing is running")
 
 
+@pytest.mark.long
 def test_a_dag_that_is_deleted_meanwhile(page: BatchesPage) -> None:
     """Its job goes on as that of a DAG unknown here, and the page goes on looking."""
     server = Server(page)
@@ -231,6 +233,7 @@ def test_a_dag_that_is_deleted_meanwhile(page: BatchesPage) -> None:
     expect(page.job().locator(".status")).to_have_text("complete")
 
 
+@pytest.mark.long
 def test_a_task_at_work_without_a_running_batch(page: BatchesPage) -> None:
     """Airflow is asked about it every few seconds; the service each minute, and when the task goes on."""
     server = Server(page)
