@@ -49,6 +49,7 @@ def traced(
         yield stack
 
 
+@pytest.mark.long
 def test_a_job_that_is_deferred(traced: AirflowStack, service: DevServerClient, collector: Collector) -> None:
     """Twice: it asks a row again. Its span ends in another process than it began."""
     service.reset()

@@ -120,6 +120,7 @@ def test_the_time(page: BatchesPage, ids: Ids) -> None:
     expect(page.page).to_have_url(re.compile("hours=1"))
 
 
+@pytest.mark.long
 def test_a_job_from_beginning_to_end(
     page: BatchesPage, airflow: AirflowStack, services: dict[str, DevServer]
 ) -> None:
@@ -172,6 +173,7 @@ def test_cancel_a_job(page: BatchesPage, airflow: AirflowStack, services: dict[s
     assert sum(batch["metadata"]["airflow_run_id"] == run_id for batch in service.batches()) == 2
 
 
+@pytest.mark.long
 def test_from_a_task_to_its_job_and_back(page: BatchesPage, airflow: AirflowStack, complete: str) -> None:
     """A button on the task leads to the job, which links back; tabs of the run and the DAG have it too."""
     run_id = complete
@@ -192,6 +194,7 @@ def test_from_a_task_to_its_job_and_back(page: BatchesPage, airflow: AirflowStac
     expect(page.job()).to_have_count(1)
 
 
+@pytest.mark.long
 def test_a_bug_report(page: BatchesPage, services: dict[str, DevServer], complete: str) -> None:
     """It names versions, the task and each batch, and can be copied; no prompt and no key is in it."""
     run_id = complete
