@@ -30,6 +30,7 @@ ROUTES = [
     ("GET", "/api/costs/days"),
     ("GET", "/api/jobs/summary"),
     ("POST", "/api/jobs/cancel"),
+    ("POST", "/api/jobs/tasks"),
     ("GET", "/api/batches/batch_x"),
     ("POST", "/api/batches/batch_x/cancel"),
 ]
