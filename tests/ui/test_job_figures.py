@@ -241,11 +241,13 @@ def test_a_task_at_work_without_a_running_batch(page: BatchesPage) -> None:
     server.put([ONE, TWO])
     page.open(view="jobs")
     expect(page.job().locator(".status")).to_have_text("running")
-    page.page.wait_for_timeout(11_000)
+    deadline = time.monotonic() + 40
+    while server.asked.count("tasks") < 2 and time.monotonic() < deadline:
+        page.page.wait_for_timeout(250)
     assert server.asked.count("tasks") >= 2
     assert server.asked.count("") == 1
-    server.put([batch(3, "in_progress"), ONE, TWO])
     server.jobs = [facts("deferred", batches=3, finished=2, **ids(batch(3)))]
+    server.put([batch(3, "in_progress"), ONE, TWO])
     expect(page.job().locator(".batches")).to_have_text("2 of 3")
     expect(page.job().locator(".note")).to_have_count(0)
     assert server.asked.count("") >= 2
