@@ -42,6 +42,7 @@ def several(server: DevServer, number: int, run_id: str = "run_1", task_id: str 
 
 def waiting(page: BatchesPage, run_id: str) -> Locator:
     """The row of a job that waits for room; the page looks every minute while nothing runs."""
+    expect(page.frame.locator("h1")).to_be_visible()
     row = page.job(run_id)
     deadline = time.monotonic() + 90
     while row.locator(".status").all_text_contents() != ["waiting for room"]:
