@@ -2,7 +2,7 @@
 axe-core, which finds faults of accessibility, as it is in the npm registry.
 
 The tests of the page fetch it themselves, without npm: one file of a fixed version, checked against its
-digest, and kept in a folder that git ignores. It is fetched from the registry that npm would use here.
+digest, and kept in a folder that git ignores. It is fetched from the registry that npm is set to use here.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import http.client
 import io
 import os
 import re
+import shutil
+import subprocess
 import tarfile
 import time
 import urllib.error
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 VERSION = "4.14.1"
 # What `npm view axe-core@4.14.1 dist.integrity` says.
 INTEGRITY = "sha512-FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ=="
-REGISTRY = "https://registry.npmjs.org"
 FOLDER = Path(__file__).parents[1] / ".axe"
 TRIES = 4
 SECONDS = 30  # of silence, after which a request is given up
@@ -38,14 +39,32 @@ class AxeMissingError(Exception):
 
 
 def registry(environment: Mapping[str, str] = os.environ) -> str:
-    """The registry that npm would use: of its environment, else of the user's file, else npm's own."""
+    """
+    The registry that npm would use: of its environment, else of the user's file, else what npm itself says.
+
+    :raises AxeMissingError: if none of them says it.
+    """
     settings = {name.lower(): value for name, value in environment.items() if value}
     home = Path(settings.get("home", "~")).expanduser()
     file = Path(settings.get("npm_config_userconfig") or home / ".npmrc")
     lines = file.read_text(errors="replace") if file.is_file() else ""
     found = re.findall(r"""^\s*registry\s*=\s*["']?([^\s"']+)""", lines, re.MULTILINE)
-    chosen = settings.get("npm_config_registry") or (found[-1] if found else REGISTRY)
+    chosen = settings.get("npm_config_registry") or (found[-1] if found else _of_npm())
+    if not chosen:
+        raise AxeMissingError(
+            f"The tests of accessibility need axe-core {VERSION}, and nothing says where npm packages are. "
+            f"Set npm_config_registry, install npm, or put axe-core-{VERSION}.tgz into {FOLDER}."
+        )
     return chosen.rstrip("/")
+
+
+def _of_npm() -> str:
+    npm = shutil.which("npm")
+    if npm is None:
+        return ""
+    words = [npm, "config", "get", "registry"]
+    asked = subprocess.run(words, check=False, capture_output=True, text=True, timeout=SECONDS)
+    return asked.stdout.strip()
 
 
 def source(

@@ -108,10 +108,17 @@ def test_a_registry_without_it_is_asked_once(npm: Registry, tmp_path: Path) -> N
     assert len(npm.paths) == 1
 
 
-def test_the_registry_is_npms(tmp_path: Path) -> None:
-    """Its environment comes first, as npm reads it, then the user's file."""
+def test_the_registry_is_npms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its environment comes first, as npm reads it, then the user's file, then npm's own word."""
     home = {"HOME": str(tmp_path)}
-    assert axe.registry(home) == "https://registry.npmjs.org"
+    program = tmp_path / "npm"
+    program.write_text("#!/bin/sh\necho https://own/\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert axe.registry(home) == "https://own"
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    with pytest.raises(axe.AxeMissingError, match="Set npm_config_registry"):
+        axe.registry(home)
     (tmp_path / ".npmrc").write_text(
         'audit=false\n@ours:registry=https://ours\nregistry = "https://mirror/npm/"\n'
     )
