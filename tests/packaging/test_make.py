@@ -1,4 +1,4 @@
-"""Which Python `make` takes, and into which environment: with stand-ins for Pythons, which only write what they are asked."""
+"""Which Python `make` takes, and into which environment. Stand-ins for Pythons say how they were called."""
 
 from __future__ import annotations
 
