@@ -85,8 +85,7 @@ test: $(VENV)/.dev
 	$(PYTEST) -m "$(TESTS)" $(FILES)
 
 # For one more Python: what is most likely to differ, and one whole task in a real Airflow.
-SHORT = tests/unit tests/hook tests/operators tests/job tests/packaging \
-	tests/live/test_live.py::test_a_deferred_wait_succeeds_and_its_log_tells_of_it
+SHORT = tests/unit tests/operators tests/live/test_live.py::test_a_deferred_wait_succeeds_and_its_log_tells_of_it
 
 test-short: $(VENV)/.dev
 	$(PYTEST) -m "$(TESTS)" $(SHORT)
@@ -138,7 +137,7 @@ $(WHEEL)/.installed: $(VENV)/bin/python $(CONSTRAINTS) $(PACKAGE_FILES) CHANGELO
 	test -x $(WHEEL)/tools/bin/twine || { $(BIN)/python -m venv $(WHEEL)/tools && \
 		$(WHEEL)/tools/bin/pip install --quiet --disable-pip-version-check build twine; }
 	rm -rf $(WHEEL)/dist
-	$(WHEEL)/tools/bin/python -m build --outdir $(WHEEL)/dist . > /dev/null
+	$(WHEEL)/tools/bin/python -m build --outdir $(WHEEL)/dist . > $(WHEEL)/build.log 2>&1 || { cat $(WHEEL)/build.log; exit 1; }
 	test -x $(WHEEL)/bin/python || $(BIN)/python -m venv $(WHEEL)
 	$(WHEEL_PIP) --constraint $(CONSTRAINTS) apache-airflow==$(AIRFLOW) $(WHEEL)/dist/*.whl
 	$(WHEEL_PIP) --force-reinstall --no-deps $(WHEEL)/dist/*.whl

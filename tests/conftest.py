@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from airflow_provider_openai_batches.devserver import DevServer
@@ -24,6 +25,12 @@ os.environ |= {
     "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
     "NO_PROXY": "127.0.0.1,localhost",
 }
+
+# The same examples in every run, and no limit of time, which a busy machine would pass.
+settings.register_profile(
+    "house", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("house")
 
 pytest_plugins = ["airflow_provider_openai_batches.devserver.pytest_plugin"]
 
