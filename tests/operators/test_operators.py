@@ -208,7 +208,8 @@ def test_an_output_id_that_lags_is_waited_for(
 def test_a_deadline_cancels_and_says_so(server: DevServer, input_file: str) -> None:
     """Nothing keeps running that nobody waits for."""
     server.settings(freeze=True)
-    ends = r"(in_progress|validating|was never seen).*Cancelled: batch_\w+ is cancel"  # not seen if it is too slow
+    # On a busy machine the deadline comes before the first look.
+    ends = r"(in_progress|validating|was never seen).*Cancelled: batch_\w+ is cancel"
     with pytest.raises(BatchTimeout, match=ends):
         run_task(create(input_file, batch_timeout=0.3))
     assert server.stats()["requests"]["cancel_batch"] == 1

@@ -187,4 +187,7 @@ def test_nothing_is_told_to_anyone() -> None:
 
 def test_prices_are_those_of_the_installed_package() -> None:
     """genai-prices would fetch newer ones for whoever starts its UpdatePrices."""
-    no("Prices are fetched:", (path for path in FOLDER.rglob("*.py") if "UpdatePrices" in path.read_text()))
+    no(
+        "Prices are fetched:",
+        (str(path) for path in FOLDER.rglob("*.py") if "UpdatePrices" in path.read_text()),
+    )

@@ -27,7 +27,8 @@ def service(installation: Installation) -> Iterator[str]:
     with installation.start(*server) as process:
         assert process.stdout
         url = process.stdout.readline().strip()
+        # In the environment, because in Airflow's test runner a trigger cannot read one of the database.
         connection = json.dumps({"conn_type": "openai_batches", "host": url, "password": "sk-none"})
-        installation.airflow("connections", "add", "openai_batches_default", "--conn-json", connection)
+        installation.environment["AIRFLOW_CONN_OPENAI_BATCHES_DEFAULT"] = connection
         yield url
         process.terminate()

@@ -100,21 +100,26 @@ def test_airflow_finds_no_fault_with_the_plugin(installation: Installation) -> N
     assert PROJECT["name"] in str(ours["source"])
 
 
-def test_a_dag_runs_and_the_command_line_shows_its_batch(
-    installation: Installation, service: str, tmp_path: Path
-) -> None:
-    """From rows to results, in Airflow's own test runner."""
-    (tmp_path / "places.csv").write_text(ROWS)
+@pytest.fixture(scope="module")
+def output(installation: Installation, service: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of a DAG, in Airflow's own test runner; the name begins with the batch's id."""
+    work = tmp_path_factory.mktemp("work")
+    (work / "places.csv").write_text(ROWS)
     example = {
-        "EXAMPLE_ROWS": str(tmp_path / "places.csv"),
-        "EXAMPLE_WORK": str(tmp_path),
+        "EXAMPLE_ROWS": str(work / "places.csv"),
+        "EXAMPLE_WORK": str(work),
         "EXAMPLE_POLL_INTERVAL": "0.2",
     }
     dag = ROOT / "example_dags" / "one_batch.py"
     said = installation.run(str(ROOT / "tests" / "dag_runner.py"), str(dag), "{}", **example)
     (result,) = (line for line in said.splitlines() if line.startswith("RESULT "))
     assert set(json.loads(result.removeprefix("RESULT ")).values()) == {"success"}
-    (output,) = tmp_path.glob("results/*/*-output.jsonl")
+    (found,) = work.glob("results/*/*-output.jsonl")
+    return found
+
+
+def test_a_dag_runs_and_the_command_line_shows_its_batch(installation: Installation, output: Path) -> None:
+    """From rows to results."""
     assert len(output.read_bytes().splitlines()) == 5
     (batch,) = json.loads(installation.airflow("openai-batches", "list", "--output", "json"))
     assert batch["status"] == "completed"
@@ -122,7 +127,7 @@ def test_a_dag_runs_and_the_command_line_shows_its_batch(
 
 
 @pytest.fixture(scope="module")
-def api_server(installation: Installation) -> Iterator[AirflowApi]:
+def api_server(installation: Installation, service: str) -> Iterator[AirflowApi]:
     port = installation.url.rpartition(":")[2]
     with installation.start("-m", "airflow", "api-server", "--apps", "core", "--port", port) as process:
         api = AirflowApi(installation.url)
@@ -140,7 +145,7 @@ def answers(url: str) -> bool:
         return False
 
 
-def test_the_page_answers(api_server: AirflowApi, service: str) -> None:
+def test_the_page_answers(api_server: AirflowApi, output: Path) -> None:
     """Its files are in the wheel, and its API lists the batches of the connection."""
     page = httpx.get(f"{api_server.url}/openai-batches/", timeout=60)
     assert page.is_success
@@ -149,4 +154,5 @@ def test_the_page_answers(api_server: AirflowApi, service: str) -> None:
         file = httpx.get(f"{api_server.url}/openai-batches/static/{name}", timeout=60)
         assert file.content == (FOLDER / "plugin" / "static" / name).read_bytes()
     shown = api_server.api("GET", "/openai-batches/api/batches?conn_id=openai_batches_default", prefix="")
-    assert isinstance(shown["batches"], list)
+    (batch,) = shown["batches"]
+    assert output.name == f"{batch['id']}-output.jsonl"
