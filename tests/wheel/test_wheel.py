@@ -43,12 +43,9 @@ def built(pattern: str) -> Path:
 
 def test_twine_finds_no_fault() -> None:
     """Also not with the README, as the package index shows it."""
-    command = [
-        ENVIRONMENT / "tools" / "bin" / "twine",
-        "check",
-        "--strict",
-        *(ENVIRONMENT / "dist").iterdir(),
-    ]
+    twine = str(ENVIRONMENT / "tools" / "bin" / "twine")
+    files = map(str, (ENVIRONMENT / "dist").iterdir())
+    command = [twine, "check", "--strict", *files]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
