@@ -91,7 +91,7 @@ def test_airflow_lists_the_provider(installation: Installation) -> None:
     assert ours["version"] == PROJECT["version"]
 
 
-def test_airflow_finds_no_fault_with_the_plugin(installation: Installation) -> None:
+def test_airflow_loads_the_plugin(installation: Installation) -> None:
     plugins = json.loads(installation.airflow("plugins", "--output", "json"))
     (ours,) = (item for item in plugins if item["name"] == "openai_batches")
     assert PROJECT["name"] in str(ours["source"])
