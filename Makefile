@@ -112,11 +112,12 @@ bench-databases: $(VENV)/.databases
 # The clients of three clouds would slow down and hide much in the environment of the other tests. Azurite comes
 # from npm; without Node.js the tests of Azure Blob are skipped, and say so.
 STORES = .venv-stores
+STORES_PYTHON ?= $(call found,python3.11 python3.12 python3.13)
 AZURITE = 3.35.0
 
 $(STORES)/.stores: pyproject.toml constraints/stores-$(AIRFLOW).txt
 	@echo "Installing Airflow $(AIRFLOW) and the clients of three stores into $(STORES) ..."
-	test -x $(STORES)/bin/python || $(call found,$(PYTHON)) -m venv $(STORES)
+	test -x $(STORES)/bin/python || $(STORES_PYTHON) -m venv $(STORES)
 	$(STORES)/bin/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints/stores-$(AIRFLOW).txt --editable '.[demo,stores]' apache-airflow==$(AIRFLOW)
 	if command -v npm > /dev/null; then \
