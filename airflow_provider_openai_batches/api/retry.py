@@ -51,15 +51,28 @@ _TOO_LARGE = re.compile(r"request too large|must be reduced", re.IGNORECASE)
 _LAST_STATUS = 599
 _ERROR_STATUS = re.compile(r"[45]\d\d")
 _ERRORS = [status for status in HTTPStatus if status >= HTTPStatus.BAD_REQUEST]
+# Their names. RFC 9110 changed some: Python has the older ones until 3.12, and the newer ones from 3.13.
+_PHRASES: dict[str, int] = {
+    **{status.phrase: status for status in _ERRORS},
+    "Request Entity Too Large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "Payload Too Large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "Content Too Large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "Request-URI Too Long": HTTPStatus.REQUEST_URI_TOO_LONG,
+    "URI Too Long": HTTPStatus.REQUEST_URI_TOO_LONG,
+    "Requested Range Not Satisfiable": HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+    "Range Not Satisfiable": HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+    "Unprocessable Entity": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "Unprocessable Content": HTTPStatus.UNPROCESSABLE_ENTITY,
+}
 # How clients and servers write a status into a message: after a word for it, or in front of its own name.
 _IN_WORDS = re.compile(
     r"\b(?:error[ _]code|status(?:[ _]?code)?|http(?:/[\d.]+)?(?:[ _]?(?:error|status))?)\W{0,3}([45]\d\d)\b"
-    rf"|\b([45]\d\d) (?:client error|server error|{'|'.join(status.phrase for status in _ERRORS)})\b",
+    rf"|\b([45]\d\d) (?:client error|server error|{'|'.join(_PHRASES)})\b",
     re.IGNORECASE,
 )
 # Names of errors without "error", case and signs.
 _NAMES: dict[str, int] = {
-    **{re.sub("error|[^a-z]", "", status.phrase.lower()): status for status in _ERRORS},
+    **{re.sub("error|[^a-z]", "", phrase.lower()): status for phrase, status in _PHRASES.items()},
     "authentication": HTTPStatus.UNAUTHORIZED,
     "permission": HTTPStatus.FORBIDDEN,
     "permissiondenied": HTTPStatus.FORBIDDEN,
@@ -68,7 +81,6 @@ _NAMES: dict[str, int] = {
     "contextlengthexceeded": HTTPStatus.BAD_REQUEST,
     "contentfilter": HTTPStatus.BAD_REQUEST,
     "contentpolicyviolation": HTTPStatus.BAD_REQUEST,
-    "unprocessableentity": HTTPStatus.UNPROCESSABLE_ENTITY,
     "validation": HTTPStatus.UNPROCESSABLE_ENTITY,
     "ratelimit": HTTPStatus.TOO_MANY_REQUESTS,
     "timeout": HTTPStatus.REQUEST_TIMEOUT,
