@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from typing import TYPE_CHECKING
@@ -45,9 +46,9 @@ class Machine:
         self.install(version, runs=False)
         return self.install(version, place=self.home / f".pyenv/versions/{version}.9/bin")
 
-    def make(self, *arguments: str) -> str:
-        """What make says as it makes the environment that these arguments lead to."""
-        environment = {"PATH": str(self.path), "HOME": str(self.home)}
+    def make(self, *arguments: str, **variables: str) -> str:
+        """What make says as it makes the environment that these arguments and variables lead to."""
+        environment = {"PATH": str(self.path), "HOME": str(self.home), **variables}
         make = [shutil.which("make") or "make", "--silent", "--directory", str(self.home)]
         command = [*make, f"--makefile={ROOT / 'Makefile'}", "environment", *arguments]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -106,3 +107,13 @@ def test_each_airflow_and_python_has_an_environment_of_its_own(machine: Machine)
     assert "Making .venv-py3.12 with" in machine.make(f"PYTHON={python}")
     assert "Making .venv-3.1.8-py3.12 with" in machine.make(f"PYTHON={python}", "VERSION=3.1.8")
     assert "Making mine with" in machine.make(f"PYTHON={python}", "VENV=mine")
+
+
+def test_the_check_keeps_its_python_and_its_environment(machine: Machine) -> None:
+    """By variables of the environment."""
+    for version in ("3.11", "3.12", "3.13"):
+        machine.install(version)
+    exports = re.findall(r"(\w+)=\$\{\w+:-(\S+)\}", (ROOT / ".ci" / "run").read_text())
+    assert "Making .venv with Python 3.11.9" in machine.make(**dict(exports))
+    oldest = re.findall(r'^requires-python = ">=(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert dict(exports)["PYTHON"] == f"python{oldest[0]}"
