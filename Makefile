@@ -2,14 +2,25 @@
 # make test    all tests but those that need a browser
 # The rest is listed by: make help
 
-PYTHON ?= python3.11
 AIRFLOW ?= 3.3.2
-VENV ?= .venv
-# Another Airflow has an environment of its own: make test-ui VERSION=3.1.8
+# Another Airflow, and another Python, have an environment of their own:
+#   make test-ui VERSION=3.1.8     .venv-3.1.8
+#   make test PYTHON=python3.12    .venv-py3.12
 ifeq ($(origin VERSION), command line)
 AIRFLOW = $(VERSION)
-VENV = .venv-$(VERSION)
+OTHER_AIRFLOW = -$(VERSION)
 endif
+# The Pythons that this project is tried with, the one that is taken first; Airflow 3.0 is not made for 3.13.
+PYTHONS = $(if $(filter 3.0.%,$(AIRFLOW)),,python3.13) python3.12 python3.11
+# The first of some Pythons that is there, also one of pyenv's that is not switched on.
+found = $(shell for name in $(1); do for python in $$name $(HOME)/.pyenv/versions/*/bin/$$name; \
+	do $$python -c "" 2> /dev/null && echo $$python && exit; done; done)
+ifeq ($(origin PYTHON), undefined)
+PYTHON = $(PYTHONS)
+else
+OTHER_PYTHON := -py$(shell "$(call found,$(PYTHON))" -c "import sys; print('%d.%d' % sys.version_info[:2])" 2> /dev/null)
+endif
+VENV ?= .venv$(OTHER_AIRFLOW)$(OTHER_PYTHON)
 BIN = $(VENV)/bin
 CONSTRAINTS = constraints/airflow-$(AIRFLOW).txt
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
@@ -23,22 +34,24 @@ SERVICE ?= local
 ROWS_OF_CLUSTER = $(or $(ROWS),200000)
 CLUSTER = .venv-cluster
 CLUSTER_CONSTRAINTS = constraints/cluster-$(AIRFLOW).txt
-CLUSTER_FILES = $(CLUSTER_CONSTRAINTS) deploy/cluster/requirements.txt pyproject.toml README.md LICENSE
-CLUSTER_FILES += $(shell find airflow_provider_openai_batches -type f -not -name '*.pyc')
-# Python 3.12 if there is one, also one of pyenv's that is not switched on; else the newest of the others.
-CLUSTER_PYTHON ?= $(shell for python in python3.12 $(HOME)/.pyenv/versions/3.12.*/bin/python3.12 \
-	python3.13 python3.11; do $$python -c "" 2> /dev/null && echo $$python && break; done)
+PACKAGE_FILES = pyproject.toml README.md LICENSE
+PACKAGE_FILES += $(shell find airflow_provider_openai_batches -type f -not -name '*.pyc')
+CLUSTER_FILES = $(CLUSTER_CONSTRAINTS) deploy/cluster/requirements.txt $(PACKAGE_FILES)
+# Airflow's image has 3.12.
+CLUSTER_PYTHON ?= $(call found,python3.12 python3.13 python3.11)
 
-.PHONY: help demo ui test test-ui test-airflow test-databases test-stores bench-databases lint bench chaos cluster clean
+.PHONY: help environment demo ui test test-short test-ui test-airflow test-databases test-stores test-wheel bench-databases lint bench chaos cluster clean
 
 help:
 	@echo "make demo                         run the quickstart on real rows (SERVICE=openai for the real service)"
 	@echo "make ui                           leave Airflow running with everything configured"
 	@echo "make test                         all tests but those that need a browser or many minutes"
+	@echo "make test-short PYTHON=python3.12 a part of them, for one more Python"
 	@echo "make test-ui                      the tests of the page, in headless Chromium (VERSION=3.1.8 for another Airflow)"
 	@echo "make test-airflow VERSION=3.1.8   the suite on another Airflow"
 	@echo "make test-databases               loads into PostgreSQL, MariaDB and DuckDB; needs their servers"
 	@echo "make test-stores                  whole jobs on S3, GCS and Azure Blob, which it starts on this machine"
+	@echo "make test-wheel                   builds the package, and tries it without this checkout"
 	@echo "make lint                         ruff and mypy --strict"
 	@echo "make bench                        the benchmarks, compared with the other providers"
 	@echo "make bench-databases              a load into PostgreSQL, compared with psql"
@@ -46,8 +59,12 @@ help:
 	@echo "make cluster                      a job from table to table on a cluster, parts of which are killed"
 
 $(VENV)/bin/python:
-	@command -v $(PYTHON) > /dev/null || { echo "$(PYTHON) is missing. Install it, or set PYTHON=/path/to/python."; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@python="$(call found,$(PYTHON))"; \
+	test -n "$$python" || { echo "Python is missing: $(strip $(PYTHON)). Install one, or set PYTHON=/path/to/python."; exit 1; }; \
+	echo "Making $(VENV) with $$($$python -V), $$python ..."; \
+	$$python -m venv $(VENV)
+
+environment: $(VENV)/bin/python
 
 $(VENV)/.demo: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
 	@echo "Installing Airflow $(AIRFLOW) and this provider into $(VENV) ..."
@@ -67,6 +84,12 @@ ui: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	$(PYTEST) -m "$(TESTS)" $(FILES)
+
+# For one more Python: what is most likely to differ, and one whole task in a real Airflow.
+SHORT = tests/unit tests/operators tests/live/test_live.py::test_a_deferred_wait_succeeds_and_its_log_tells_of_it
+
+test-short: $(VENV)/.dev
+	$(PYTEST) -m "$(TESTS)" $(SHORT)
 
 test-ui: $(VENV)/.dev
 	$(PYTEST) -m "$(UI)"
@@ -90,11 +113,12 @@ bench-databases: $(VENV)/.databases
 # The clients of three clouds would slow down and hide much in the environment of the other tests. Azurite comes
 # from npm; without Node.js the tests of Azure Blob are skipped, and say so.
 STORES = .venv-stores
+STORES_PYTHON ?= $(call found,python3.11 python3.12 python3.13)
 AZURITE = 3.35.0
 
 $(STORES)/.stores: pyproject.toml constraints/stores-$(AIRFLOW).txt
 	@echo "Installing Airflow $(AIRFLOW) and the clients of three stores into $(STORES) ..."
-	test -x $(STORES)/bin/python || $(PYTHON) -m venv $(STORES)
+	test -x $(STORES)/bin/python || $(STORES_PYTHON) -m venv $(STORES)
 	$(STORES)/bin/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints/stores-$(AIRFLOW).txt --editable '.[demo,stores]' apache-airflow==$(AIRFLOW)
 	if command -v npm > /dev/null; then \
@@ -103,6 +127,26 @@ $(STORES)/.stores: pyproject.toml constraints/stores-$(AIRFLOW).txt
 
 test-stores: $(STORES)/.stores
 	$(STORES)/bin/python -m pytest tests/stores
+
+# What users get: built, the wheel from the source distribution, and installed without this checkout.
+WHEEL = $(VENV)-wheel
+# uv does this in a tenth of the time, where it is there.
+WHEEL_PIP = $(if $(shell command -v uv),uv pip install --quiet --python $(WHEEL)/bin/python,\
+	$(WHEEL)/bin/python -m pip install --quiet --disable-pip-version-check)
+
+$(WHEEL)/.installed: $(VENV)/bin/python $(CONSTRAINTS) $(PACKAGE_FILES) CHANGELOG.md $(shell find example_dags tests -name '*.py')
+	@echo "Building the distributions and installing the wheel, with Airflow $(AIRFLOW), into $(WHEEL) ..."
+	test -x $(WHEEL)/tools/bin/twine || { $(BIN)/python -m venv $(WHEEL)/tools && \
+		$(WHEEL)/tools/bin/pip install --quiet --disable-pip-version-check build twine; }
+	rm -rf $(WHEEL)/dist
+	$(WHEEL)/tools/bin/python -m build --outdir $(WHEEL)/dist . > $(WHEEL)/build.log 2>&1 || { cat $(WHEEL)/build.log; exit 1; }
+	test -x $(WHEEL)/bin/python || $(BIN)/python -m venv $(WHEEL)
+	$(WHEEL_PIP) --constraint $(CONSTRAINTS) apache-airflow==$(AIRFLOW) $(WHEEL)/dist/*.whl
+	$(WHEEL_PIP) --force-reinstall --no-deps $(WHEEL)/dist/*.whl
+	@touch $@
+
+test-wheel: $(VENV)/.dev $(WHEEL)/.installed
+	WHEEL=$(abspath $(WHEEL)) $(PYTEST) tests/wheel
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

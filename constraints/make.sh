@@ -5,6 +5,9 @@
 #   constraints/make.sh 3.1.8 2026-03-14          needs uv (pip install uv)
 #   constraints/make.sh 3.3.2 2026-11-20 stores   with the extra of that name, in a file of its own
 #   constraints/make.sh 3.3.2 2026-11-20 cluster  those of the cluster of `make cluster`, on Python 3.12
+#
+# One file serves every Python: its versions are those that the oldest one can have, and what only newer ones need
+# is added. Where a newer Python can't have one of these versions, this ends with an error.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 airflow=$1 day=$2 part=${3:-}
@@ -12,18 +15,22 @@ airflow=$1 day=$2 part=${3:-}
 # leaves a connection open that is cancelled as it comes up, which fails tests now and then; prices are to be new.
 newer=(apache-airflow-providers-common-compat anyio typing-extensions genai-prices httpx2 httpcore2 truststore)
 newer=("${newer[@]/%/=2026-11-20}")
-python=3.11
+pythons=(3.11 3.12)
+[[ $airflow == 3.0.* ]] || pythons+=(3.13)  # Airflow 3.0 is not made for it
 file=constraints/${part:-airflow}-$airflow.txt
 wanted=(--extra=demo --extra=dev pyproject.toml)
 case $part in
-    cluster) python=3.12 wanted=(pyproject.toml deploy/cluster/requirements.txt) ;;
+    cluster) pythons=(3.12) wanted=(pyproject.toml deploy/cluster/requirements.txt) ;;
     stores) wanted+=(--extra=stores) ;;
     *) [[ $airflow == 3.0.* ]] || wanted+=(--extra=databases) ;;  # DuckDB's provider needs Airflow 3.1
 esac
-{
-    echo "# Written by: constraints/make.sh $*"
+new=$(mktemp -d)
+trap 'rm -r "$new"' EXIT
+echo "apache-airflow==$airflow" > "$new/all"
+for python in "${pythons[@]}"; do
     uv pip compile --quiet --no-header --no-annotate --python-version "$python" \
         --exclude-newer "$day" "${newer[@]/#/--exclude-newer-package=}" \
-        --constraint <(echo "apache-airflow==$airflow") "${wanted[@]}"
-} > "$file.new"
-mv "$file.new" "$file"
+        --constraint "$new/all" "${wanted[@]}" > "$new/more"
+    LC_ALL=C sort --unique --field-separator== --key=1,1 --output "$new/all" "$new/all" "$new/more"
+done
+{ echo "# Written by: constraints/make.sh $*"; cat "$new/all"; } > "$file"

@@ -52,7 +52,7 @@ def test_a_job_whose_processes_are_killed(
     service.settings(latency=SLOW, batch_seconds=600)
     run = airflow.trigger(DAG)
     airflow.wait_until(
-        lambda: requests(service, "create_batch") >= SHARDS // 3, 60, "some of the shards are submitted"
+        lambda: requests(service, "create_batch") >= SHARDS // 3, 150, "some of the shards are submitted"
     )
     airflow.kill_tasks()
     before = requests(service, "create_batch")
@@ -66,7 +66,7 @@ def test_a_job_whose_processes_are_killed(
     service.settings(batch_seconds=1)  # for the next round; these are ended by hand
     for batch in service.batches():
         service.force(batch["id"], status="completed")
-    airflow.wait_until(lambda: requests(service, "download_file") >= SHARDS // 3, 60, "some results")
+    airflow.wait_until(lambda: requests(service, "download_file") >= SHARDS // 3, 150, "some results")
     airflow.kill_tasks()
     revive(airflow, run, "success")
     assert airflow.wait_for_run(DAG, run) == "success"

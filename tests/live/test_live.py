@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,7 +75,7 @@ def test_a_triggerer_that_dies_costs_nothing(
 def test_the_key_is_nowhere(airflow: AirflowStack, work: Path) -> None:
     """Not in the metadata database, not in a log, not in what the tasks wrote."""
     database = airflow.home / "airflow.db"
-    with sqlite3.connect(database) as connection:
+    with closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         (stored,) = connection.execute("select password from connection").fetchone()
     assert stored

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -59,6 +60,15 @@ def test_each_name_can_be_imported(name: str) -> None:
     except ModuleNotFoundError:
         module, attribute = name.rsplit(".", 1)
         assert hasattr(importlib.import_module(module), attribute)
+
+
+def test_the_page_has_one_way_into_airflow() -> None:
+    """Its entry point. A plugin that the provider info names too is reported as registered already."""
+    assert "plugins" not in INFO
+    entries = importlib.metadata.entry_points(group="airflow.plugins")
+    assert [entry.value for entry in entries if entry.name == "openai_batches"] == [
+        "airflow_provider_openai_batches.plugin:OpenAIBatchesPlugin"
+    ]
 
 
 def airflow_says(*arguments: str) -> str:
