@@ -29,7 +29,7 @@ CLUSTER_FILES += $(shell find airflow_provider_openai_batches -type f -not -name
 CLUSTER_PYTHON ?= $(shell for python in python3.12 $(HOME)/.pyenv/versions/3.12.*/bin/python3.12 \
 	python3.13 python3.11; do $$python -c "" 2> /dev/null && echo $$python && break; done)
 
-.PHONY: help demo ui test test-ui test-airflow test-databases test-stores bench-databases lint bench chaos cluster clean
+.PHONY: help demo ui test test-ui test-airflow test-databases test-stores bench-databases lint docs docs-links bench chaos cluster clean
 
 help:
 	@echo "make demo                         run the quickstart on real rows (SERVICE=openai for the real service)"
@@ -40,6 +40,8 @@ help:
 	@echo "make test-databases               loads into PostgreSQL, MariaDB and DuckDB; needs their servers"
 	@echo "make test-stores                  whole jobs on S3, GCS and Azure Blob, which it starts on this machine"
 	@echo "make lint                         ruff and mypy --strict"
+	@echo "make docs                         the documentation site, in docs/_build; warnings and dead links are errors"
+	@echo "make docs-links                   asks each address outside that the site names; needs a network"
 	@echo "make bench                        the benchmarks, compared with the other providers"
 	@echo "make bench-databases              a load into PostgreSQL, compared with psql"
 	@echo "make chaos                        kill processes at random, and count what was lost or paid twice"
@@ -109,6 +111,25 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The site needs no Airflow, and its tools are no part of the other environments. Only installing them needs a network.
+DOCS = .venv-docs
+SPHINX = $(DOCS)/bin/sphinx-build --fail-on-warning --keep-going --quiet
+
+$(DOCS)/.installed: docs/requirements.txt constraints/docs.txt
+	@echo "Installing the tools of the documentation into $(DOCS) ..."
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints/docs.txt --requirement docs/requirements.txt
+	@touch $@
+
+# --fresh-env: a page that did not change may name one that is gone.
+docs: $(DOCS)/.installed
+	$(SPHINX) --fresh-env --builder html docs docs/_build/html
+	@echo "The site is in docs/_build/html/index.html"
+
+docs-links: $(DOCS)/.installed
+	$(SPHINX) --builder linkcheck docs docs/_build/links
+
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/waits.py
 	$(BIN)/python benchmarks/landing.py
@@ -135,4 +156,4 @@ cluster: $(CLUSTER)/.installed
 		$(if $(BATCH_SECONDS),--batch-seconds $(BATCH_SECONDS)) $(if $(MINUTES),--minutes $(MINUTES))
 
 clean:
-	rm -rf .venv* .axe .bench .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv* .axe .bench .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_api docs/_build

@@ -1,0 +1,65 @@
+"""
+How `make docs` builds the site. Airflow is not needed: the reference is made from the source, which is not imported.
+
+Sphinx, because Airflow's registry finds the page of a class by `objects.inv`, which Sphinx writes, and because the
+docstrings are reST, as Airflow's own. Nothing on a page comes from another server.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PACKAGE = "airflow_provider_openai_batches"
+# What the reference has: the rooms that DAGs import from.
+PUBLIC = ("exceptions", "hooks", "operators", "results", "sensors", "transfers", "triggers")
+# What is in these rooms for the sake of others.
+INTERNAL = ("operators.base", "operators.inference_table", "operators.mapped", "operators.inference_faults")
+
+project = "airflow-provider-openai-batches"
+copyright = "its authors; Apache License 2.0"  # noqa: A001 - Sphinx's name
+extensions = ["autoapi.extension", "myst_parser", "sphinx_copybutton"]
+exclude_patterns = ["_build"]
+
+# A warning ends the build: a link to a page, a heading, a file or a class that is not there, a page in no menu.
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", ".*")]
+suppress_warnings = ["autoapi.python_import_resolution"]
+linkcheck_timeout = 20
+linkcheck_anchors = False
+
+myst_heading_anchors = 4
+
+autoapi_dirs = [str(HERE.parent / PACKAGE)]
+autoapi_root = "_api"  # as in the documentation of Airflow's own providers
+autoapi_add_toctree_entry = False
+autoapi_python_class_content = "both"
+autoapi_options = ["members", "show-module-summary"]
+autoapi_member_order = "bysource"
+
+html_theme = "furo"
+html_title = "OpenAI Batches for Airflow"
+html_show_sphinx = False
+html_show_sourcelink = False
+html_copy_source = False
+# Prompts are no part of what is copied.
+copybutton_prompt_text = "$ "
+copybutton_only_copy_prompt_lines = True
+copybutton_copy_empty_lines = False
+
+
+def is_public(name: str) -> bool:
+    """Whether a module, or something in one, belongs to the reference."""
+    inner = name.removeprefix(PACKAGE).removeprefix(".")
+    if any(inner == room or inner.startswith(f"{room}.") for room in INTERNAL):
+        return False
+    return not inner or inner.split(".")[0] in PUBLIC
+
+
+def skip(_app: Any, kind: str, name: str, _item: Any, skips: bool, _options: Any) -> bool:
+    return skips or not is_public(name) or kind == "data"
+
+
+def setup(app: Any) -> None:
+    app.connect("autoapi-skip-member", skip)
