@@ -1,8 +1,8 @@
 """
-How `make docs` builds the site. Airflow is not needed: the reference is made from the source, which is not imported.
+How `make docs` builds the site. Airflow is not needed: the reference is made of source that nobody imports.
 
-Sphinx, because Airflow's registry finds the page of a class by `objects.inv`, which Sphinx writes, and because the
-docstrings are reST, as Airflow's own. Nothing on a page comes from another server.
+Sphinx, because Airflow's registry finds the page of a class by `objects.inv`, which Sphinx writes, and
+because the docstrings are reST, as Airflow's own. Nothing on a page comes from another server.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ copyright = "its authors; Apache License 2.0"  # noqa: A001 - Sphinx's name
 extensions = ["autoapi.extension", "myst_parser", "sphinx_copybutton"]
 exclude_patterns = ["_build"]
 
-# A warning ends the build: a link to a page, a heading, a file or a class that is not there, a page in no menu.
+# A warning ends the build: a page in no menu, a link to a page, heading, file or class that is not there.
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", ".*")]
 suppress_warnings = ["autoapi.python_import_resolution"]
@@ -58,6 +58,8 @@ def is_public(name: str) -> bool:
 
 
 def skip(_app: Any, kind: str, name: str, _item: Any, skips: bool, _options: Any) -> bool:
+    if kind in {"module", "package"}:
+        return not is_public(name)  # also one without a docstring
     return skips or not is_public(name) or kind == "data"
 
 

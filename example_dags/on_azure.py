@@ -16,7 +16,7 @@ with DAG("on_azure", schedule=None, tags=["openai"], doc_md=__doc__):
     OpenAIBatchInferenceOperator(
         task_id="label_places",
         openai_conn_id="azure_openai",
-        endpoint="/chat/completions",
+        endpoint="/v1/chat/completions",
         model="my-global-batch-deployment",
         input_uri=ROWS,
         id_column="iata",

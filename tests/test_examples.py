@@ -66,7 +66,9 @@ def test_an_example_runs(name: str, database: dict[str, str], server: DevServer,
 
 
 def other_services(server: DevServer) -> dict[str, str]:
-    """The connections of the examples on Azure and through a gateway, as the guides to these have them."""
+    """The connections of the examples on Azure and through a gateway, as the guides have them; and prices."""
+    ((name, default),) = server.environment.items()
+    priced = json.loads(default) | {"extra": {"prices": {"gpt-5-mini": {"input": 0.25, "output": 2}}}}
     address = server.base_url.removesuffix("/v1")
     azure = {
         "conn_type": "openai_batches",
@@ -82,6 +84,7 @@ def other_services(server: DevServer) -> dict[str, str]:
         "extra": {"headers": {"X-Team": "search"}, "prices": prices, "batch_discount": 1},
     }
     return {
+        name: json.dumps(priced),
         "AIRFLOW_CONN_AZURE_OPENAI": json.dumps(azure),
         "AIRFLOW_CONN_GATEWAY": json.dumps(gateway),
     }
