@@ -12,15 +12,26 @@ from typing import Any
 
 HERE = Path(__file__).parent
 PACKAGE = "airflow_provider_openai_batches"
-# What the reference has: the rooms that DAGs import from.
-PUBLIC = ("exceptions", "hooks", "operators", "results", "sensors", "transfers", "triggers")
-# What is in these rooms for the sake of others.
-INTERNAL = ("operators.base", "operators.inference_table", "operators.mapped", "operators.inference_faults")
+# What the reference has: the modules that DAGs import from.
+PUBLIC = (
+    "exceptions",
+    "hooks.openai_batches",
+    "operators.inference",
+    "operators.openai_batches",
+    "results",
+    "sensors.openai_batches",
+    "transfers.openai_batch_results_to_delta",
+    "transfers.openai_batch_results_to_sql",
+    "triggers.batch_ended",
+    "triggers.openai_batches",
+)
 
 project = "airflow-provider-openai-batches"
 copyright = "its authors; Apache License 2.0"  # noqa: A001 - Sphinx's name
 extensions = ["autoapi.extension", "myst_parser", "sphinx_copybutton"]
-exclude_patterns = ["_build"]
+# Some pages only list modules, as the reference does.
+exclude_patterns = ["_build", f"_api/{PACKAGE}/index.rst"]
+exclude_patterns += [f"_api/{PACKAGE}/{name.split('.')[0]}/index.rst" for name in PUBLIC if "." in name]
 
 # A warning ends the build: a page in no menu, a link to a page, heading, file or class that is not there.
 nitpicky = True
@@ -37,6 +48,8 @@ autoapi_add_toctree_entry = False
 autoapi_python_class_content = "both"
 autoapi_options = ["members", "show-module-summary"]
 autoapi_member_order = "bysource"
+python_maximum_signature_line_length = 80
+add_module_names = False
 
 html_theme = "furo"
 html_title = "OpenAI Batches for Airflow"
@@ -50,11 +63,11 @@ copybutton_copy_empty_lines = False
 
 
 def is_public(name: str) -> bool:
-    """Whether a module, or something in one, belongs to the reference."""
+    """Whether a package or module, or something in one, belongs to the reference."""
     inner = name.removeprefix(PACKAGE).removeprefix(".")
-    if any(inner == room or inner.startswith(f"{room}.") for room in INTERNAL):
-        return False
-    return not inner or inner.split(".")[0] in PUBLIC
+    return not inner or any(
+        f"{inner}.".startswith(f"{one}.") or one.startswith(f"{inner}.") for one in PUBLIC
+    )
 
 
 def skip(_app: Any, kind: str, name: str, _item: Any, skips: bool, _options: Any) -> bool:

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 import pytest
 from import_graph import ROOT
 
+from airflow_provider_openai_batches.get_provider_info import get_provider_info
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -61,6 +63,16 @@ def test_each_example_is_in_a_document() -> None:
     pages = "".join(path.read_text() for path in [DOCS / "start.md", *GUIDES])
     examples = [path.stem for path in (ROOT / "example_dags").glob("*.py")]
     assert [name for name in examples if f'"[START {name}]"' not in pages] == []
+
+
+def test_the_reference_has_each_module_that_airflow_is_told_of() -> None:
+    """A new operator is in the provider info, or Airflow does not know it; so it is in the reference."""
+    kinds = ("hooks", "operators", "sensors", "triggers")
+    info = get_provider_info()
+    modules = [module for kind in kinds for entry in info[kind] for module in entry["python-modules"]]
+    modules += [entry["python-module"] for entry in info["transfers"]]
+    reference = (DOCS / "operators" / "reference.md").read_text()
+    assert [name for name in modules if f"../_api/{name.replace('.', '/')}/index>" not in reference] == []
 
 
 def texts_of_the_package() -> str:
