@@ -56,6 +56,8 @@ html_title = "OpenAI Batches for Airflow"
 html_show_sphinx = False
 html_show_sourcelink = False
 html_copy_source = False
+html_use_index = False  # the search finds more
+html_domain_indices = False
 # Prompts are no part of what is copied.
 copybutton_prompt_text = "$ "
 copybutton_only_copy_prompt_lines = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ from airflow_provider_openai_batches.get_provider_info import get_provider_info
 if TYPE_CHECKING:
     from pathlib import Path
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 README = (ROOT / "README.md").read_text()
 DOCS = ROOT / "docs"
 GUIDES = sorted(path for path in (DOCS / "guides").glob("*.md") if path.stem != "index")
@@ -37,7 +39,9 @@ def test_the_links_of_the_readme_are_absolute_and_lead_to_files() -> None:
     links = [urlsplit(inline or named) for inline, named in found]
     assert all(link.scheme == "https" for link in links)
     ours = [link.path.split("/", 3)[1:] for link in links if "github" in link.netloc]
-    assert len({(organisation, name) for organisation, name, _ in ours}) == 1
+    homes = {f"{organisation}/{name}" for organisation, name, _ in ours}
+    homes |= {"/".join(urlsplit(url).path.split("/")[1:3]) for url in PROJECT.get("urls", {}).values()}
+    assert len(homes) == 1, "README.md and pyproject.toml name two repositories."
     assert [path for *_, path in ours if not (ROOT / BRANCH.sub("", path, count=1)).is_file()] == []
 
 
