@@ -62,6 +62,7 @@ html_domain_indices = False
 copybutton_prompt_text = "$ "
 copybutton_only_copy_prompt_lines = True
 copybutton_copy_empty_lines = False
+copybutton_line_continuation_character = "\\"
 
 
 def is_public(name: str) -> bool:
