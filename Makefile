@@ -40,7 +40,8 @@ CLUSTER_FILES = $(CLUSTER_CONSTRAINTS) deploy/cluster/requirements.txt $(PACKAGE
 # Airflow's image has 3.12.
 CLUSTER_PYTHON ?= $(call found,python3.12 python3.13 python3.11)
 
-.PHONY: help environment demo ui test test-short test-ui test-airflow test-databases test-stores test-wheel bench-databases lint bench chaos cluster clean
+.PHONY: help environment demo ui test test-short test-ui test-airflow test-databases test-stores test-wheel
+.PHONY: bench-databases lint docs docs-links bench chaos cluster clean
 
 help:
 	@echo "make demo                         run the quickstart on real rows (SERVICE=openai for the real service)"
@@ -53,6 +54,8 @@ help:
 	@echo "make test-stores                  whole jobs on S3, GCS and Azure Blob, which it starts on this machine"
 	@echo "make test-wheel                   builds the package, and tries it without this checkout"
 	@echo "make lint                         ruff and mypy --strict"
+	@echo "make docs                         the documentation site, in docs/_build; warnings and dead links are errors"
+	@echo "make docs-links                   asks each address outside that the site names; needs a network"
 	@echo "make bench                        the benchmarks, compared with the other providers"
 	@echo "make bench-databases              a load into PostgreSQL, compared with psql"
 	@echo "make chaos                        kill processes at random, and count what was lost or paid twice"
@@ -153,6 +156,25 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The site needs no Airflow, and its tools are no part of the other environments. Only installing them needs a network.
+DOCS = .venv-docs
+SPHINX = $(DOCS)/bin/sphinx-build --fail-on-warning --keep-going --quiet
+
+$(DOCS)/.installed: docs/requirements.txt constraints/docs.txt
+	@echo "Installing the tools of the documentation into $(DOCS) ..."
+	test -x $(DOCS)/bin/python || $(call found,$(PYTHON)) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints/docs.txt --requirement docs/requirements.txt
+	@touch $@
+
+# --fresh-env: a page that did not change may name one that is gone.
+docs: $(DOCS)/.installed
+	$(SPHINX) --fresh-env --builder html docs docs/_build/html
+	@echo "The site is in docs/_build/html/index.html"
+
+docs-links: $(DOCS)/.installed
+	$(SPHINX) --builder linkcheck docs docs/_build/links
+
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/waits.py
 	$(BIN)/python benchmarks/landing.py
@@ -179,4 +201,4 @@ cluster: $(CLUSTER)/.installed
 		$(if $(BATCH_SECONDS),--batch-seconds $(BATCH_SECONDS)) $(if $(MINUTES),--minutes $(MINUTES))
 
 clean:
-	rm -rf .venv* .axe .bench .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv* .axe .bench .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_api docs/_build

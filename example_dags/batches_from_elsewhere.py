@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+# [START batches_from_elsewhere]
 import os
 from typing import Any
 
@@ -26,3 +27,4 @@ with DAG("batches_from_elsewhere", schedule=[BATCHES], tags=["openai"], doc_md=_
     OpenAIDownloadBatchResultsOperator.partial(
         task_id="fetch", output_uri=f"{WORK}/search/{{{{ run_id }}}}"
     ).expand(batch_id=ended())
+# [END batches_from_elsewhere]

@@ -7,6 +7,7 @@ the first try, the rows without an answer are asked live too.
 
 from __future__ import annotations
 
+# [START by_the_morning]
 import os
 from datetime import timedelta
 
@@ -33,3 +34,4 @@ with DAG("by_the_morning", schedule=None, tags=["openai"], doc_md=__doc__):
         poll_interval=float(os.environ.get("EXAMPLE_POLL_INTERVAL", "60")),
         retries=3,
     )
+# [END by_the_morning]

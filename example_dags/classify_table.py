@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+# [START classify_table]
 import os
 
 from airflow.sdk import DAG
@@ -30,3 +31,4 @@ with DAG("classify_table", schedule=None, tags=["openai"], doc_md=__doc__):
         poll_interval=float(os.environ.get("EXAMPLE_POLL_INTERVAL", "60")),
         retries=3,
     )
+# [END classify_table]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+# [START embed_documents]
 import os
 from pathlib import Path
 from typing import Any
@@ -39,3 +40,4 @@ with DAG("embed_documents", schedule=None, tags=["openai"], doc_md=__doc__):
         return sorted(score, key=lambda name: -score[name])[:count]
 
     nearest(embeddings.output)
+# [END embed_documents]

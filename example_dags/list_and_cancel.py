@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+# [START list_and_cancel]
 import time
 
 from airflow.sdk import DAG, Param, get_current_context, task
@@ -25,3 +26,4 @@ with DAG(
         return [batch.id for batch in running if (batch.created_at or 0) < oldest]
 
     OpenAICancelBatchOperator.partial(task_id="cancel").expand(batch_id=find_old())
+# [END list_and_cancel]

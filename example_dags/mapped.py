@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+# [START mapped]
 import os
 from pathlib import Path
 from typing import Any
@@ -38,3 +39,4 @@ with DAG("mapped", schedule=None, tags=["openai"], doc_md=__doc__):
         task_id="results",
         output_uri=f"{WORK}/results",
     ).expand(batch_id=ids(batches.output))
+# [END mapped]

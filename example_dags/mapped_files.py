@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+# [START mapped_files]
 import os
 from pathlib import Path
 
@@ -34,3 +35,4 @@ with DAG("mapped_files", schedule=None, tags=["openai"], doc_md=__doc__):
         poll_interval=float(os.environ.get("EXAMPLE_POLL_INTERVAL", "60")),
         retries=3,
     ).expand(input_uri=find_files())
+# [END mapped_files]

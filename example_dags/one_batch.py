@@ -6,6 +6,7 @@ For most jobs, the single task in quickstart.py is simpler. This DAG shows what 
 
 from __future__ import annotations
 
+# [START one_batch]
 import csv
 import json
 import os
@@ -52,3 +53,4 @@ with DAG("one_batch", schedule=None, tags=["openai"], doc_md=__doc__):
         batch_id="{{ ti.xcom_pull(task_ids='batch')['id'] }}",
         output_uri=f"{WORK}/results/{{{{ run_id }}}}",
     ).set_upstream(batch)
+# [END one_batch]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+# [START outlets]
 import os
 from typing import Any
 
@@ -42,3 +43,4 @@ with DAG("publish_labels", schedule=[LABELS], tags=["openai"], doc_md=__doc__):
         return labels
 
     publish()
+# [END outlets]

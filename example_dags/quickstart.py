@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+# [START quickstart]
 import os
 
 from airflow.sdk import DAG
@@ -29,3 +30,4 @@ with DAG("quickstart", schedule=None, tags=["openai"], doc_md=__doc__):
         poll_interval=float(os.environ.get("EXAMPLE_POLL_INTERVAL", "60")),
         retries=3,
     )
+# [END quickstart]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+# [START sensor_handoff]
 import os
 from typing import Any
 
@@ -36,3 +37,4 @@ with DAG("sensor_handoff", schedule=None, tags=["openai"], doc_md=__doc__):
 
     submit >> wait
     report(wait.output)
+# [END sensor_handoff]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+# [START structured_extraction]
 import os
 from typing import Literal
 
@@ -37,3 +38,4 @@ with DAG("structured_extraction", schedule=None, tags=["openai"], doc_md=__doc__
         poll_interval=float(os.environ.get("EXAMPLE_POLL_INTERVAL", "60")),
         retries=3,
     )
+# [END structured_extraction]

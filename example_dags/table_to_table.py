@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+# [START table_to_table]
 import os
 from typing import Literal
 
@@ -61,3 +62,4 @@ with DAG("table_to_table", schedule=None, tags=["openai"], doc_md=__doc__):
         output_schema=Airport,
         retries=3,
     )
+# [END table_to_table]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+# [START taskflow]
 import csv
 import os
 from pathlib import Path
@@ -37,3 +38,4 @@ with DAG("taskflow", schedule=None, tags=["openai"], doc_md=__doc__):
         return f"{summary['counts']['succeeded']} of {summary['rows']} slogans for {tokens} tokens"
 
     report(slogans(ROWS))
+# [END taskflow]

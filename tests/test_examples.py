@@ -48,6 +48,7 @@ def test_an_example_runs(name: str, database: dict[str, str], server: DevServer,
         **database,
         **server.environment,
         "AIRFLOW_CONN_WAREHOUSE": json.dumps({"conn_type": "sqlite", "host": f"{tmp_path}/warehouse.db"}),
+        **other_services(server),
         "EXAMPLE_ROWS": str(tmp_path / "places.csv"),
         "EXAMPLE_WORK": str(tmp_path),
         "EXAMPLE_REQUESTS": str(tmp_path / "requests-0.jsonl"),
@@ -62,6 +63,31 @@ def test_an_example_runs(name: str, database: dict[str, str], server: DevServer,
     stats = server.stats()
     assert stats["batches"]["stored"] >= 1 or name in WAITS_FOR_OTHERS
     assert stats["paid_more_than_once"] == 0
+
+
+def other_services(server: DevServer) -> dict[str, str]:
+    """The connections of the examples on Azure and through a gateway, as the guides have them; and prices."""
+    ((name, default),) = server.environment.items()
+    priced = json.loads(default) | {"extra": {"prices": {"gpt-5-mini": {"input": 0.25, "output": 2}}}}
+    address = server.base_url.removesuffix("/v1")
+    azure = {
+        "conn_type": "openai_batches",
+        "host": f"{address}/openai/v1",
+        "password": "sk-azure",
+        "extra": {"api_type": "azure"},
+    }
+    prices = {"my-model": {"input": 0.25, "output": 2}}
+    gateway = {
+        "conn_type": "openai_batches",
+        "host": f"{address}/v1",
+        "password": "sk-gateway",
+        "extra": {"headers": {"X-Team": "search"}, "prices": prices, "batch_discount": 1},
+    }
+    return {
+        name: json.dumps(priced),
+        "AIRFLOW_CONN_AZURE_OPENAI": json.dumps(azure),
+        "AIRFLOW_CONN_GATEWAY": json.dumps(gateway),
+    }
 
 
 def prepare_inputs(folder: Path) -> None:

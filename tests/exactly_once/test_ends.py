@@ -1,4 +1,4 @@
-"""The README's table of ends is true: each operator meets each end of a batch."""
+"""The table of ends in the documents is true: each operator meets each end of a batch."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from airflow_provider_openai_batches.devserver import DevServer
 
 pytestmark = pytest.mark.usefixtures("patience")
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "promise.md"
 ROWS = 4
 
 
 def table() -> list[tuple[str, str, str]]:
     """The table's cells: the end, the operator, and what the operator does."""
-    lines = README.read_text().partition("| the batch is ")[2].partition("\n\n")[0].splitlines()
+    lines = PAGE.read_text().partition("| the batch is ")[2].partition("\n\n")[0].splitlines()
     names = re.findall(r"`(\w+)`", lines[0])
     found = []
     for line in lines[2:]:

@@ -166,7 +166,7 @@ def test_a_data_frame_of_another_task(server: DevServer, out: Path, kind: str) -
 
 
 def test_mapped_tasks_with_a_directory_each(server: DevServer, tmp_path: Path, out: Path) -> None:
-    """By the template that the README and the refusal of a second task name."""
+    """By the template that the documents and the refusal of a second task name."""
     for name in ("a", "b"):
         (tmp_path / f"{name}.csv").write_text(f"text\n{name}\n")
     files = [str(tmp_path / "a.csv"), str(tmp_path / "b.csv")]

@@ -30,7 +30,7 @@ EXTRAS = {
     if extra not in {"dev", "stores"}
     for text in texts
 }
-CONSTRAINTS = sorted((ROOT / "constraints").glob("*.txt"))
+CONSTRAINTS = sorted((ROOT / "constraints").glob("*-*.txt"))  # docs.txt has no Airflow
 DISTRIBUTIONS = importlib.metadata.packages_distributions()
 
 
