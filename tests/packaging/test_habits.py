@@ -160,12 +160,12 @@ def test_each_file_that_a_text_names_is_there(name: str) -> None:
 
 
 def test_the_address_of_the_project_is_in_one_place() -> None:
-    """So that a new home changes one file."""
+    """And in the links of the README, which the package index shows too: test_documents.py compares them."""
     organisations = {urlsplit(url).path.split("/")[1] for url in PROJECT["urls"].values()}
     (organisation,) = organisations
     command = ["git", "grep", "--files-with-matches", "--fixed-strings", f"{organisation}/"]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert found.stdout.split() == ["pyproject.toml"]
+    assert found.stdout.split() == ["README.md", "pyproject.toml"]
 
 
 def hosts(source: Source) -> Iterator[tuple[str, int]]:
@@ -191,3 +191,13 @@ def test_prices_are_those_of_the_installed_package() -> None:
         "Prices are fetched:",
         (str(path) for path in FOLDER.rglob("*.py") if "UpdatePrices" in path.read_text()),
     )
+
+
+def test_the_changelog_has_the_version_on_top() -> None:
+    """Below what is not released yet."""
+    headings = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    released = [heading for heading in headings if heading != "Unreleased"]
+    assert headings in (released, ["Unreleased", *released])
+    assert released[0] == PROJECT["version"]
+    numbers = [[int(part) for part in text.split(".")] for text in released]
+    assert numbers == sorted(numbers, reverse=True)
