@@ -27,6 +27,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constra
 PYTEST = $(BIN)/python -m pytest
 TESTS = not ui and not long and not databases and not stores
 UI = ui
+WORKERS = 4
 SERVERS = postgresql mariadb-server libmariadb-dev pkg-config
 FILES =
 SERVICE ?= local
@@ -85,8 +86,15 @@ demo: $(VENV)/.demo
 ui: $(VENV)/.demo
 	@$(BIN)/python demo/run.py --service $(SERVICE) --ui
 
+# Most tests wait more than they compute, so several processes run them side by side; those that start an Airflow come
+# after them. LIVE=no leaves these out.
 test: $(VENV)/.dev
+ifneq ($(FILES),)
 	$(PYTEST) -m "$(TESTS)" $(FILES)
+else
+	$(PYTEST) --numprocesses $(WORKERS) --dist worksteal -m "not live and ($(TESTS))"
+	$(if $(filter no,$(LIVE)),,$(PYTEST) -m "live and ($(TESTS))")
+endif
 
 # For one more Python: what is most likely to differ, and one whole task in a real Airflow.
 SHORT = tests/unit tests/operators tests/live/test_live.py::test_a_deferred_wait_succeeds_and_its_log_tells_of_it

@@ -126,7 +126,7 @@ PROSE = json.dumps(
         (PROSE.encode("utf-16-be"), "NUL bytes: is the file UTF-16"),
         (PROSE.encode("latin-1"), r"byte \d+ of the line .0xe9. is not UTF-8: is the file Latin-1"),
         (PROSE.encode("cp1252"), "is not UTF-8: is the file Latin-1 or Windows-1252. Save it as UTF-8"),
-        (gzip.compress(PROSE.encode()), "compressed with gzip; decompress it first"),
+        (gzip.compress(PROSE.encode(), mtime=0), "compressed with gzip; decompress it first"),
         (b"PAR1", "the file is Parquet; it must be JSONL"),
         (b"PK\x03\x04", "a zip archive; unpack it first"),
         (b'{"custom_id":"a","body":' + b"[" * 100_000, "not a request line"),
