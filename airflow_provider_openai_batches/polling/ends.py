@@ -94,12 +94,12 @@ class Ends:
         ended = ended_at(batch)
         if batch.is_over:
             self._latest = max(self._latest, min(ended, int(now)))
-        if not self._wanted.takes(batch):
-            return False
+        if not self._wanted.takes(batch) or batch.id in self._told:
+            return False  # also if an older copy of the list shows it as running again
         if not batch.is_over:
             self._running.add(batch.id)
             return True
-        if batch.id in self._told or not self._is_new(batch, ended):
+        if not self._is_new(batch, ended):
             return False
         if batch.lacks_files and now - self._without_files.setdefault(batch.id, now) < FILES_WITHIN:
             self._running.add(batch.id)

@@ -80,6 +80,20 @@ def test_a_batch_that_ends_while_the_first_look_goes_on_is_told() -> None:
     assert told(ends) == ["a"]
 
 
+def test_a_list_that_shows_an_end_and_then_an_older_copy_is_told_once() -> None:
+    """The copy must not count as a batch that runs: its end would be told again when it is long ago."""
+    running = batch("a", created_at=NOW)
+    ends = watching(running)
+    ends.saw(ended("a", NOW + 50), NOW + 60)
+    assert told(ends) == ["a"]
+    assert not ends.saw(running, NOW + 61), "nobody waits for it any more"
+    for later in (100, 3 * LATE, 3 * LATE + 60):
+        ends.saw(ended("a", NOW + 50), NOW + later)
+        ends.saw(ended(f"b{later}", NOW + later), NOW + later)
+        ends.looked()
+    assert told(ends) == [f"b{later}" for later in (100, 3 * LATE, 3 * LATE + 60)]
+
+
 def test_in_an_empty_account_the_first_batch_is_told() -> None:
     ends = Ends(ALL, stored(watching()))
     ends.saw(ended("first"), NOW)
