@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import msgspec
 import pytest
@@ -123,6 +124,14 @@ def test_statuses_in_other_spellings(word: str, status: str) -> None:
 def test_no_mixture_of_capitals_hides_an_end(status: str, data: st.DataObject) -> None:
     word = "".join(data.draw(st.sampled_from([sign, sign.upper()])) for sign in status)
     assert Batch("b", word).status == status
+
+
+@pytest.mark.parametrize("none", [-62_135_596_800, "0001-01-01T00:00:00Z", -1, 10**30, 1e300])
+def test_what_is_no_time_is_missing(none: Any) -> None:
+    """Some servers send the year 1 for an event that has not been: it must not count as a batch's end."""
+    document = {"id": "b", "status": "failed", "created_at": 5, "completed_at": none, "failed_at": 9}
+    batch = read(msgspec.json.encode(document), Batch)
+    assert (batch.created_at, batch.completed_at, batch.failed_at, batch.ended_at) == (5, None, 9, None)
 
 
 TIMES = st.datetimes(datetime(2001, 1, 1), datetime(2100, 1, 1)).map(  # noqa: DTZ001 - the zone is added
