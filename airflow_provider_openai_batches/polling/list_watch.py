@@ -205,11 +205,13 @@ class ListWatch:
         :return: the ids on the first page.
         """
         top: set[str] = set()
+        seen: set[str] = set()
         cursor: str | None = None
         while True:
             page = await self._client.list_batches(cursor)
             ids = {batch.id for batch in page.data}
-            is_old = ids <= self._shown  # also if there is none
+            is_old = ids <= seen  # also if there is none
+            seen |= ids
             self._show(page, cursor)
             top = top or ids
             if is_old or not page.has_more or self._is_far_enough(page, back_to):

@@ -231,6 +231,22 @@ def test_the_list_is_read_as_far_back_as_a_batch_can_run(server: DevServer) -> N
     run(watch)
 
 
+def test_a_list_that_goes_round_in_a_circle_is_left(server: DevServer) -> None:
+    """The service does not heed the cursor, and gives a batch no status: the look takes two requests."""
+    odd = {"data": [{"id": "batch_odd", "created_at": int(time.time())}], "has_more": True}
+
+    async def watch() -> None:
+        server.faults(
+            [{"operation": "list_batches", "action": "status", "status": 200, "body": odd, "times": None}]
+        )
+        one = Watching(poll_interval=60)
+        await one.began()
+        assert looks(server) == 2
+        await one.stop()
+
+    run(watch)
+
+
 def test_no_fault_ends_the_watch(server: DevServer) -> None:
     """Errors, broken answers and refusals; what ends meanwhile is told after them."""
     ids = seed(server, 4)
