@@ -103,7 +103,7 @@ class ListWatch:
         self._watchers: dict[Watcher, None] = {}
         self._task: asyncio.Task[None] | None = None
         self._arrived = asyncio.Event()
-        # What the first page of the last complete look showed: further down, the list is known.
+        # What the first page showed in the last look that got to known ones: further down, the list is known.
         self._top: set[str] = set()
         self._awaited: dict[str, _Awaited] = {}
         self._shown: set[str] = set()
@@ -193,9 +193,9 @@ class ListWatch:
         self._shown = set()
         new = [watcher for watcher in watchers if not watcher.has_looked]
         back_to = min((watcher.ends.since or time.time() for watcher in new), default=None)
-        top = await self._pages_from_the_top(None if back_to is None else back_to - WINDOW)
+        # Known from now on, whatever becomes of older ones: else each look would go down to the same place.
+        self._top = await self._pages_from_the_top(None if back_to is None else back_to - WINDOW)
         await self._older_ones()
-        self._top = top
 
     async def _pages_from_the_top(self, back_to: float | None) -> set[str]:
         """
