@@ -167,7 +167,7 @@ class ListWatch:
     async def _read_connection_again(self) -> None:
         try:
             await self._client.refresh()
-        except OpenAIBatchesError as error:
+        except Exception as error:  # noqa: BLE001 - nothing ends the watch, also if no certificates can be read
             log.warning("Connection %s: %s", self.conn_id, error)
 
     def _say(self, error: Exception | None) -> None:
