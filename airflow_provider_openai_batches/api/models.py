@@ -36,6 +36,7 @@ _OTHER_WORDS = {
 # Times above these are nanoseconds, microseconds, milliseconds: as seconds, they are after the year 5137.
 _SMALLER_UNITS = ((10**17, 10**9), (10**14, 10**6), (10**11, 10**3))
 _LATEST = 10**11
+_MOST = 10**15  # no batch has more requests, and no float holds numbers of many digits
 # What reading JSON can raise; the last one is for a document that is nested too deeply.
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 MAX_REQUESTS = 50_000
@@ -69,6 +70,11 @@ class BatchRequestCounts(msgspec.Struct, frozen=True):
     total: int = 0
     completed: int = 0
     failed: int = 0
+
+    def __post_init__(self) -> None:
+        for field in self.__struct_fields__:
+            if not 0 <= (count := getattr(self, field)) <= _MOST:  # some servers send -1 for "not known"
+                msgspec.structs.force_setattr(self, field, min(max(0, count), _MOST))
 
 
 class BatchErrorItem(msgspec.Struct, frozen=True):
