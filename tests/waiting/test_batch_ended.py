@@ -455,6 +455,8 @@ def test_batches_of_tasks_are_left_out(server: DevServer) -> None:
     ("arguments", "words"),
     [
         ({"poll_interval": 0}, "poll_interval is 0"),
+        ({"statuses": []}, "statuses is empty"),
+        ({"metadata": [["a", 1]]}, "metadata"),
         ({"statuses": ["done"]}, "statuses has 'done'; a batch ends as one of cancelled, completed"),
         ({"statuses": "done"}, "statuses has 'done'"),
         ({"metadata": {"a": 1}}, "metadata"),
