@@ -104,3 +104,13 @@ for (let look = 0; look < 5; look += 1) {
 say([store.get("b24").status, Math.max(...most)]);
 """
     assert run(LIST + script) == ["completed", 10]
+
+
+def test_a_bug_report_of_a_job_whose_report_has_no_real_time() -> None:
+    """Any task can write the XCom; browsers have no such date, and the button did nothing."""
+    script = """
+const { bugReport } = await load("bug_report.js");
+const report = { state: "waiting", at: 2 ** 53 };
+say(bugReport({ origin: origin(1), task: null, report, state: "running", counts, batches: [] }, {}, 1));
+"""
+    assert ": state=waiting" in run(script)
