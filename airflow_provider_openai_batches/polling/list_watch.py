@@ -77,7 +77,7 @@ class Watcher:
     def tell(self, *, is_complete: bool) -> None:
         """End a look; in one that is not complete, requests have failed."""
         if is_complete:
-            self.ends.looked()
+            self.ends.looked(time.time())
             self.has_looked = True
         self._news.set()
 
@@ -194,7 +194,8 @@ class ListWatch:
         new = [watcher for watcher in watchers if not watcher.has_looked]
         back_to = min((watcher.ends.since or time.time() for watcher in new), default=None)
         # Known from now on, whatever becomes of older ones: else each look would go down to the same place.
-        self._top = await self._pages_from_the_top(None if back_to is None else back_to - WINDOW)
+        top = await self._pages_from_the_top(None if back_to is None else back_to - WINDOW)
+        self._top = top or self._top  # an empty list may be a mistake
         await self._older_ones()
 
     async def _pages_from_the_top(self, back_to: float | None) -> set[str]:

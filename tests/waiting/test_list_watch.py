@@ -54,3 +54,19 @@ def test_a_batch_that_never_comes_makes_no_look_longer() -> None:
             asyncio.run(watch._look([watcher]))
         assert account.pages == 2, "the new ones, as far as those that are known"
         assert len(watcher.ends.take()[0]) == 120
+
+
+def test_after_an_empty_answer_the_list_is_not_read_to_its_end() -> None:
+    """What was known before is known still."""
+    account, watch = Account(), ListWatch("conn")
+    watcher = Watcher("conn", Ends(Filter()), 60)
+    watch._client = account  # type: ignore[assignment]
+    watch._watchers[watcher] = None
+    account.add(1_000, "old")
+    full = account.batches
+    for batches in (full, [], full):
+        account.batches, account.pages = batches, 0
+        asyncio.run(watch._look([watcher]))
+        watcher.tell(is_complete=True)
+    assert account.pages == 1
+    assert watcher.ends.take()[0] == []
