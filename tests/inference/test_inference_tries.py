@@ -57,6 +57,17 @@ def test_a_crash_at_any_call(server: DevServer, out: Path, operation: str, count
     good(out, server)
 
 
+def test_an_answer_that_is_no_list_is_no_empty_list(server: DevServer, out: Path) -> None:
+    """The batches that a gateway's ``{}`` does not show are looked for again, and none is paid twice."""
+    operator = mortal(out)
+    killed(operator, "create_batch", "after", 2)
+    shutil.rmtree(out)
+    odd = {"operation": "list_batches", "action": "status", "status": 200, "body": {"status": "ok"}}
+    server.faults([{**odd, "times": 2}])
+    assert again(operator)["counts"]["succeeded"] == 11
+    good(out, server)
+
+
 def deferred(operator: Any, **context: Any) -> TaskDeferred:
     """Run a task until it waits."""
     with pytest.raises(TaskDeferred) as raised:
