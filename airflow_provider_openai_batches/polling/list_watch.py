@@ -223,7 +223,8 @@ class ListWatch:
         if back_to is None:
             return any(batch.id in self._top for batch in page.data)
         is_awaited = any(batch.id in self._awaited for batch in page.data)
-        return not is_awaited and (page.data[-1].created_at or 0) < back_to
+        times = [batch.created_at for batch in page.data if batch.created_at]
+        return not is_awaited and (times[-1] if times else 0) < back_to
 
     async def _older_ones(self) -> None:
         """Show the awaited batches that stand further down."""

@@ -70,3 +70,18 @@ def test_after_an_empty_answer_the_list_is_not_read_to_its_end() -> None:
         watcher.tell(is_complete=True)
     assert account.pages == 1
     assert watcher.ends.take()[0] == []
+
+
+def test_a_batch_without_a_time_does_not_end_the_first_look() -> None:
+    """The last one of a page: the batches below it were never seen, and their ends not told."""
+    account, watch = Account(), ListWatch("conn")
+    watcher = Watcher("conn", Ends(Filter({"team": "x"})), 60)
+    watch._client = account  # type: ignore[assignment]
+    watch._watchers[watcher] = None
+    account.batches = [Batch(f"b{n}", "in_progress", created_at=NOW - n) for n in range(99)]
+    account.batches += [
+        Batch("odd"),
+        Batch("ours", "in_progress", created_at=NOW - 100, metadata={"team": "x"}),
+    ]
+    asyncio.run(watch._look([watcher]))
+    assert set(watch._awaited) == {"ours"}
