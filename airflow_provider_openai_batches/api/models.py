@@ -113,7 +113,8 @@ class BatchUsage(msgspec.Struct, frozen=True):
 
 def _convert_times(found: msgspec.Struct) -> None:
     for field in found.__struct_fields__:
-        if field.endswith("_at") and (time := getattr(found, field)) and not 0 < time <= _LATEST:
+        time = getattr(found, field) if field.endswith("_at") else None
+        if time is not None and not 0 < time <= _LATEST:
             msgspec.structs.force_setattr(found, field, _in_seconds(time))
 
 
