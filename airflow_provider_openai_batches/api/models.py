@@ -35,6 +35,8 @@ _OTHER_WORDS = {
 }
 # Times above these are nanoseconds, microseconds, milliseconds: as seconds, they are after the year 5137.
 _SMALLER_UNITS = ((10**17, 10**9), (10**14, 10**6), (10**11, 10**3))
+_LATEST = 10**11
+_MOST = 10**15  # no batch has more requests, and no float holds numbers of many digits
 # What reading JSON can raise; the last one is for a document that is nested too deeply.
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 MAX_REQUESTS = 50_000
@@ -58,14 +60,21 @@ def status_of(word: str) -> str:
     return _OTHER_WORDS.get(plain_word, plain_word)
 
 
-def _in_seconds(time: int) -> int:
-    return next((time // unit for least, unit in _SMALLER_UNITS if time > least), time)
+def _in_seconds(time: int) -> int | None:
+    """Return Unix seconds; None for what is no time: some servers send that of the year 1 for "none"."""
+    seconds = next((time // unit for least, unit in _SMALLER_UNITS if time > least), time)
+    return seconds if 0 < seconds <= _LATEST else None
 
 
 class BatchRequestCounts(msgspec.Struct, frozen=True):
     total: int = 0
     completed: int = 0
     failed: int = 0
+
+    def __post_init__(self) -> None:
+        for field in self.__struct_fields__:
+            if not 0 <= (count := getattr(self, field)) <= _MOST:  # some servers send -1 for "not known"
+                msgspec.structs.force_setattr(self, field, min(max(0, count), _MOST))
 
 
 class BatchErrorItem(msgspec.Struct, frozen=True):
@@ -104,7 +113,8 @@ class BatchUsage(msgspec.Struct, frozen=True):
 
 def _convert_times(found: msgspec.Struct) -> None:
     for field in found.__struct_fields__:
-        if field.endswith("_at") and (time := getattr(found, field)) and time > _SMALLER_UNITS[-1][0]:
+        time = getattr(found, field) if field.endswith("_at") else None
+        if time is not None and not 0 < time <= _LATEST:
             msgspec.structs.force_setattr(found, field, _in_seconds(time))
 
 

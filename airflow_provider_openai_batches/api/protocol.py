@@ -200,13 +200,13 @@ def read_file(reply: HttpReply) -> File:
 
 
 def read_page(reply: HttpReply) -> BatchPage:
-    page = _read(reply, BatchPage)
+    page = _read_list(reply, BatchPage)
     batches = [_with_clean_errors(batch, reply) for batch in page.data if is_id(batch.id)]
     return replace(page, data=batches)
 
 
 def read_file_page(reply: HttpReply) -> FilePage:
-    page = _read(reply, FilePage)
+    page = _read_list(reply, FilePage)
     return replace(page, data=[file for file in page.data if is_id(file.id)])
 
 
@@ -229,11 +229,26 @@ def _read(reply: HttpReply, kind: type[T]) -> T:
     try:
         return read(reply.body, kind)
     except UNREADABLE as error:
-        raise TransportError(
-            f"HTTP {reply.status}, but the answer is not a {kind.__name__} ({reply.redact(str(error))}): "
-            f"{excerpt(reply.body, reply.redact)!r}. "
-            "If this does not go away, check the connection's base URL."
-        ) from None
+        raise _is_no(kind, reply, reply.redact(str(error))) from None
+
+
+def _read_list(reply: HttpReply, kind: type[T]) -> T:
+    """
+    Read a page; it may be empty, but has to say so: what is not in the list is created again.
+
+    :raises TransportError: also for an object without ``data``.
+    """
+    page = _read(reply, kind)
+    if b'"data"' not in reply.body:
+        raise _is_no(kind, reply, "it has no data")
+    return page
+
+
+def _is_no(kind: type[msgspec.Struct], reply: HttpReply, why: str) -> TransportError:
+    return TransportError(
+        f"HTTP {reply.status}, but the answer is not a {kind.__name__} ({why}): "
+        f"{excerpt(reply.body, reply.redact)!r}. If this does not go away, check the connection's base URL."
+    )
 
 
 def failure(reply: HttpReply, config: ClientConfig, now: float) -> APIError | None:

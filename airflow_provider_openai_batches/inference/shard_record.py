@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -99,9 +100,11 @@ class Record(msgspec.Struct, omit_defaults=True):
 
     def saw(self, batch: Batch) -> None:
         """Note what the service says about the batch."""
+        # Some services do not say it. Without any time the batch would count as overdue, and be cancelled.
+        first_seen = self.created_at if batch.id == self.batch_id else 0
+        self.created_at = batch.created_at or first_seen or time.time()
         self.batch_id, self.status, self.uploaded = batch.id, batch.status, None
         self.input_file_id = batch.input_file_id or self.input_file_id
-        self.created_at = batch.created_at or self.created_at
         self.expires_at = batch.expires_at
         self.is_keyless = keys.Origin.of(batch).dag_id is None
         counts = batch.counts

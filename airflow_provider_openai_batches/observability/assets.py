@@ -9,7 +9,9 @@ https://airflow.apache.org/docs/apache-airflow/stable/authoring-and-scheduling/a
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context
 
 log = logging.getLogger(__name__)
+# A user and a password in a URI: whoever may see assets sees their names, and what their events say.
+_PASSWORD = re.compile(r'(?<=://)[^/?#\s"\\]*:[^/?#\s"\\]*@')
 
 
 def report(
@@ -28,7 +32,7 @@ def report(
 
     What the task's author has set by other means stays. Nothing here raises: the work is done and paid for.
 
-    :param extra: small, plain JSON.
+    :param extra: small, plain JSON; passwords in its URIs are left out.
     :param uri: the asset of the event, for outlets that are an ``AssetAlias``; without it they get none.
     """
     if not operator.outlets:
@@ -38,10 +42,12 @@ def report(
 
     for outlet in operator.outlets:
         try:
+            said = json.loads(_PASSWORD.sub("", json.dumps(dict(extra))))
             if isinstance(outlet, AssetAlias) and uri:
-                context["outlet_events"][outlet].add(Asset(uri), extra=dict(extra))
+                asset = Asset(_PASSWORD.sub("", str(uri)))
+                context["outlet_events"][outlet].add(asset, extra=said)
             elif isinstance(outlet, (Asset, AssetRef)):
                 event = context["outlet_events"][outlet]
-                event.extra = {**extra, **event.extra}
+                event.extra = {**said, **event.extra}
         except Exception as error:  # noqa: BLE001 - Airflow's releases differ in what they raise
             log.warning("The asset event of %r has no extra: %s", outlet, error)

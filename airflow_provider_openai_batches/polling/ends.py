@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 # Seconds. A list may show a batch's end this much later than those that ended after it.
 LATE = 900
+# Where no batch has ended, a watch begins so long before the time of its own clock: the service's may be
+# behind. Without this bound, a list that is empty by mistake would make news of all that ever ended.
+BEHIND = 3_600
 # File ids can lag behind a status; a batch that has ended is told this many seconds later without them.
 FILES_WITHIN = 120.0
 
@@ -94,12 +97,12 @@ class Ends:
         ended = ended_at(batch)
         if batch.is_over:
             self._latest = max(self._latest, min(ended, int(now)))
-        if not self._wanted.takes(batch):
-            return False
+        if not self._wanted.takes(batch) or batch.id in self._told:
+            return False  # also if an older copy of the list shows it as running again
         if not batch.is_over:
             self._running.add(batch.id)
             return True
-        if batch.id in self._told or not self._is_new(batch, ended):
+        if not self._is_new(batch, ended):
             return False
         if batch.lacks_files and now - self._without_files.setdefault(batch.id, now) < FILES_WITHIN:
             self._running.add(batch.id)
@@ -124,9 +127,15 @@ class Ends:
         self._running.discard(batch_id)
         self._without_files.pop(batch_id, None)
 
-    def looked(self) -> None:
-        """Note that all that the list has for this watch was shown to it."""
-        self._since = max(self._since or 0, self._latest)
+    def looked(self, now: float) -> None:
+        """
+        Note that all that the list has for this watch was shown to it.
+
+        :param now: as for :meth:`saw`.
+        """
+        if self._since is None:
+            self._since = self._latest or int(now) - BEHIND
+        self._since = max(self._since, self._latest)
         self._told = {one: ended for one, ended in self._told.items() if ended > self._since - LATE}
 
     def take(self) -> tuple[list[Batch], Position | None]:

@@ -77,7 +77,7 @@ class Watcher:
     def tell(self, *, is_complete: bool) -> None:
         """End a look; in one that is not complete, requests have failed."""
         if is_complete:
-            self.ends.looked()
+            self.ends.looked(time.time())
             self.has_looked = True
         self._news.set()
 
@@ -103,7 +103,7 @@ class ListWatch:
         self._watchers: dict[Watcher, None] = {}
         self._task: asyncio.Task[None] | None = None
         self._arrived = asyncio.Event()
-        # What the first page of the last complete look showed: further down, the list is known.
+        # What the first page showed in the last look that got to known ones: further down, the list is known.
         self._top: set[str] = set()
         self._awaited: dict[str, _Awaited] = {}
         self._shown: set[str] = set()
@@ -167,7 +167,7 @@ class ListWatch:
     async def _read_connection_again(self) -> None:
         try:
             await self._client.refresh()
-        except OpenAIBatchesError as error:
+        except Exception as error:  # noqa: BLE001 - nothing ends the watch, also if no certificates can be read
             log.warning("Connection %s: %s", self.conn_id, error)
 
     def _say(self, error: Exception | None) -> None:
@@ -193,9 +193,10 @@ class ListWatch:
         self._shown = set()
         new = [watcher for watcher in watchers if not watcher.has_looked]
         back_to = min((watcher.ends.since or time.time() for watcher in new), default=None)
+        # Known from now on, whatever becomes of older ones: else each look would go down to the same place.
         top = await self._pages_from_the_top(None if back_to is None else back_to - WINDOW)
+        self._top = top or self._top  # an empty list may be a mistake
         await self._older_ones()
-        self._top = top
 
     async def _pages_from_the_top(self, back_to: float | None) -> set[str]:
         """
@@ -205,11 +206,13 @@ class ListWatch:
         :return: the ids on the first page.
         """
         top: set[str] = set()
+        seen: set[str] = set()
         cursor: str | None = None
         while True:
             page = await self._client.list_batches(cursor)
             ids = {batch.id for batch in page.data}
-            is_old = ids <= self._shown  # also if there is none
+            is_old = ids <= seen  # also if there is none
+            seen |= ids
             self._show(page, cursor)
             top = top or ids
             if is_old or not page.has_more or self._is_far_enough(page, back_to):
@@ -220,7 +223,8 @@ class ListWatch:
         if back_to is None:
             return any(batch.id in self._top for batch in page.data)
         is_awaited = any(batch.id in self._awaited for batch in page.data)
-        return not is_awaited and (page.data[-1].created_at or 0) < back_to
+        times = [batch.created_at for batch in page.data if batch.created_at]
+        return not is_awaited and (times[-1] if times else 0) < back_to
 
     async def _older_ones(self) -> None:
         """Show the awaited batches that stand further down."""

@@ -89,11 +89,13 @@ class OpenAIBatchEndedTrigger(BaseEventTrigger):
         if unknown := sorted(set(statuses or ()) - TERMINAL_STATUSES):
             known = ", ".join(sorted(TERMINAL_STATUSES))
             raise InvalidInputError(f"statuses has {unknown[0]!r}; a batch ends as one of {known}.")
+        if statuses is not None and not statuses:
+            raise InvalidInputError("statuses is empty, so no batch would be told: leave it out to mean all.")
         given = self.metadata or {}
-        pairs = given if isinstance(given, list) else check_metadata(given).items()
+        pairs = check_metadata(dict(given) if isinstance(given, list) else given)
         return {
             "openai_conn_id": self.openai_conn_id,
-            "metadata": sorted([name, value] for name, value in pairs),
+            "metadata": sorted([name, value] for name, value in pairs.items()),
             "statuses": None if statuses is None else sorted(set(statuses)),
             "include_airflow": bool(self.include_airflow),
         }

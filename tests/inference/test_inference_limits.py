@@ -7,11 +7,13 @@ import time
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 from inferencekit import again, job, results, rows, waits
 from support import ENDPOINT, fresh, request_lines, resume, run_task, task_context
 
+from airflow_provider_openai_batches.api import models
 from airflow_provider_openai_batches.api.retry import is_passing
 from airflow_provider_openai_batches.exceptions import (
     APIError,
@@ -42,6 +44,28 @@ def test_no_more_batches_at_once_than_told(server: DevServer, out: Path) -> None
     assert max(alive) == 3
     assert len(results(out)) == 8
     assert server.stats()["paid_more_than_once"] == 0
+
+
+@pytest.mark.parametrize(
+    "silent", [{"created_at": None, "expires_at": None}, {"expires_at": -62_135_596_800}]
+)
+def test_a_service_that_says_no_times_keeps_its_batches(
+    server: DevServer, out: Path, monkeypatch: pytest.MonkeyPatch, silent: dict[str, Any]
+) -> None:
+    """Some send nothing, some the year 1. A batch that runs was cancelled when another one had ended."""
+    convert = models._convert_times
+
+    def without_times(found: Any) -> None:
+        if isinstance(found, models.Batch):
+            for name, value in silent.items():
+                msgspec.structs.force_setattr(found, name, value)
+        convert(found)
+
+    monkeypatch.setattr(models, "_convert_times", without_times)
+    server.settings(batch_seconds_by_number=[0.1, 1.0])
+    summary = run_task(job(out, requests=rows(6), max_requests_per_batch=2, max_active_batches=2))
+    assert summary["counts"]["succeeded"] == 6
+    assert server.stats()["batches"]["by_status"] == {"completed": 3}
 
 
 def test_the_enqueued_token_limit_is_waited_for(server: DevServer, out: Path) -> None:

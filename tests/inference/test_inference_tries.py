@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import msgspec
 import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 from inferencekit import Crash, MortalOperator, again, job, killed, results, rows, waits
 from support import fresh, resume, run_task, task_context, until
 
+from airflow_provider_openai_batches.api import models
 from airflow_provider_openai_batches.exceptions import InvalidInputError, OpenAIBatchesError, TaskKilled
 from airflow_provider_openai_batches.storage import as_path
 
@@ -53,6 +55,36 @@ def test_a_crash_at_any_call(server: DevServer, out: Path, operation: str, count
     killed(operator, operation, "before" if moment == "before" else "after", count)
     if moment == "lost":
         shutil.rmtree(out)
+    assert again(operator)["counts"]["succeeded"] == 11
+    good(out, server)
+
+
+def test_an_answer_that_is_no_list_is_no_empty_list(server: DevServer, out: Path) -> None:
+    """The batches that a gateway's ``{}`` does not show are looked for again, and none is paid twice."""
+    operator = mortal(out)
+    killed(operator, "create_batch", "after", 2)
+    shutil.rmtree(out)
+    odd = {"operation": "list_batches", "action": "status", "status": 200, "body": {"status": "ok"}}
+    server.faults([{**odd, "times": 2}])
+    assert again(operator)["counts"]["succeeded"] == 11
+    good(out, server)
+
+
+def test_a_service_whose_batches_were_created_at_0(
+    server: DevServer, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is no time: as one, it ended the search for earlier batches before the first."""
+    convert = models._convert_times
+
+    def at_zero(found: Any) -> None:
+        if isinstance(found, models.Batch):
+            msgspec.structs.force_setattr(found, "created_at", 0)
+        convert(found)
+
+    monkeypatch.setattr(models, "_convert_times", at_zero)
+    operator = mortal(out)
+    killed(operator, "create_batch", "after", 2)
+    shutil.rmtree(out)
     assert again(operator)["counts"]["succeeded"] == 11
     good(out, server)
 

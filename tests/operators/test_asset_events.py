@@ -6,12 +6,14 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Asset, AssetAlias
 from airflow.sdk.execution_time.context import OutletEventAccessors
 from inferencekit import again, job, rows
 from support import ENDPOINT, fresh, request_lines, run_task, task_context
 
 from airflow_provider_openai_batches.decorators.openai_batch import openai_batch_task
+from airflow_provider_openai_batches.observability.assets import report
 from airflow_provider_openai_batches.operators.openai_batches import (
     OpenAICreateBatchOperator,
     OpenAIDownloadBatchResultsOperator,
@@ -139,6 +141,35 @@ def test_a_download_says_which_batch_and_which_files(server: DevServer, tmp_path
     extra = events_of(download)[ANSWERS].extra
     assert (extra["batch_id"], extra["status"]) == (batch["id"], "completed")
     assert extra["output"]["uri"] == f"{tmp_path}/out/{batch['id']}-output.jsonl"
+
+
+def test_an_alias_of_a_download_takes_a_path_object(server: DevServer, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_bytes(request_lines())
+    batch = run_task(
+        OpenAICreateBatchOperator(
+            task_id="c", endpoint=ENDPOINT, input_file=str(tmp_path / "in.jsonl"), poll_interval=0.1
+        )
+    )
+    place: Any = tmp_path / "out"
+    alias = AssetAlias("files")
+    download = OpenAIDownloadBatchResultsOperator(
+        task_id="d", batch_id=batch["id"], output_uri=place, outlets=[alias]
+    )
+    (event,) = events_of(download)[alias].asset_alias_events
+    assert event.dest_asset_key.uri == str(place)
+
+
+@pytest.mark.parametrize("outlet", [AssetAlias("labels"), ANSWERS])
+def test_no_password_of_a_uri_is_in_an_event(outlet: Any) -> None:
+    """Airflow shows the names of assets, and what their events say, to everybody who may see assets."""
+    events = no_events()
+    place = "sftp://me:secret@host/labels"
+    said = {"output_uri": place, "output": {"uri": f"{place}/a:b@c"}, "rows": 2}
+    report(EmptyOperator(task_id="t", outlets=[outlet]), {"outlet_events": events}, said, place)
+    event = next(iter(events[outlet].asset_alias_events), events[outlet])
+    expected = {"output_uri": "sftp://host/labels", "output": {"uri": "sftp://host/labels/a:b@c"}, "rows": 2}
+    assert event.extra == expected
+    assert "secret" not in repr(event)
 
 
 def test_without_outlets_nothing_is_asked_of_airflow(server: DevServer, tmp_path: Path) -> None:

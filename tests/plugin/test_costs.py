@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Login = Callable[[str], httpx.Client]
     Connection = Callable[..., str]
 
-HOUR = 3600
+HOUR, NOW = 3600, 1_700_000_000
 # gpt-5-mini: https://developers.openai.com/api/docs/pricing
 MINI = {"input": 0.25, "cached_input": 0.025, "output": 2.0}
 MINE = made_by("mine", "run_1", "ask", 2)
@@ -168,13 +168,13 @@ class Pages:
             raise TooFastError(3)
         self.asked += 1
         start = int(after or 0)
-        batches = [Batch(id=str(n), created_at=-n * HOUR) for n in range(start + 1, start + 3)]
+        batches = [Batch(id=str(n), created_at=NOW - n * HOUR) for n in range(start + 1, start + 3)]
         return BatchPage(batches, start + 2 < 2 * self.count, last_id=batches[-1].id)
 
 
 def newest(pages: Pages, hours: float) -> tuple[int, int | None]:
-    found = asyncio.run(costs.newest(pages, -hours * HOUR))
-    return len(found.batches), found.reached
+    found = asyncio.run(costs.newest(pages, NOW - hours * HOUR))
+    return len(found.batches), None if found.reached is None else found.reached - NOW
 
 
 def test_pages_are_asked_for_until_they_are_old_enough() -> None:

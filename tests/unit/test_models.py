@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from airflow_provider_openai_batches.api.models import Batch, BatchPage, File, FilePage, read
 from airflow_provider_openai_batches.api.validation import result_file_name
 from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.polling import progress
 
 JSON = st.recursive(
     st.none()
@@ -123,6 +125,25 @@ def test_statuses_in_other_spellings(word: str, status: str) -> None:
 def test_no_mixture_of_capitals_hides_an_end(status: str, data: st.DataObject) -> None:
     word = "".join(data.draw(st.sampled_from([sign, sign.upper()])) for sign in status)
     assert Batch("b", word).status == status
+
+
+@pytest.mark.parametrize("none", [0, -62_135_596_800, "0001-01-01T00:00:00Z", -1, 10**30, 1e300])
+def test_what_is_no_time_is_missing(none: Any) -> None:
+    """Some servers send the year 1 for an event that has not been: it must not count as a batch's end."""
+    document = {"id": "b", "status": "failed", "created_at": 5, "completed_at": none, "failed_at": 9}
+    batch = read(msgspec.json.encode(document), Batch)
+    assert (batch.created_at, batch.completed_at, batch.failed_at, batch.ended_at) == (5, None, 9, None)
+
+
+@pytest.mark.parametrize(("sent", "read_as"), [(-1, 0), (10**400, 10**15)], ids=["negative", "huge"])
+def test_odd_counts_end_no_wait(sent: int, read_as: int) -> None:
+    """Some servers send -1 for "not known"; the line of a wait divided by zero, which failed the task."""
+    document = {"id": "b", "status": "in_progress", "in_progress_at": 5}
+    counts = f'"request_counts":{{"total":{sent},"completed":{sent},"failed":{sent}}}'
+    batch = read(f"{msgspec.json.encode(document).decode()[:-1]},{counts}}}", Batch)
+    assert msgspec.structs.astuple(batch.counts) == (read_as,) * 3
+    before = progress.JobProgress(completed=2, batches=3)
+    assert "of 3 batches done" in progress.several([progress.Seen.of(batch, 9.0)] * 2, before, 10.0)
 
 
 TIMES = st.datetimes(datetime(2001, 1, 1), datetime(2100, 1, 1)).map(  # noqa: DTZ001 - the zone is added

@@ -296,6 +296,15 @@ def test_an_id_that_leads_elsewhere_is_no_answer(reader: Any, odd: str) -> None:
 
 
 @pytest.mark.parametrize("reader", [protocol.read_page, protocol.read_file_page])
+@pytest.mark.parametrize("body", [b"{}", b'{"status":"ok"}', b'{"object":"list","has_more":false}'])
+def test_an_object_without_data_is_no_empty_list(reader: Any, body: bytes) -> None:
+    """A gateway may answer so in passing. What is not in the list would be created, and paid, once more."""
+    with pytest.raises(TransportError, match="it has no data"):
+        reader(HttpReply(200, {}, body))
+    assert reader(HttpReply(200, {}, b'{"data":null}')).data == []
+
+
+@pytest.mark.parametrize("reader", [protocol.read_page, protocol.read_file_page])
 def test_an_id_that_leads_elsewhere_does_not_hide_the_others(reader: Any) -> None:
     body = msgspec.json.encode({"data": [{"id": odd} for odd in [*ODD_IDS, "good_1"]], "has_more": True})
     assert [item.id for item in reader(HttpReply(200, {}, body)).data] == ["good_1"]

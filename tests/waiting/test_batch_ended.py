@@ -18,6 +18,7 @@ from waiting_room import CONN, connection, ids_of, notebook_of, requests, run, s
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.idempotency.keys import KEY
 from airflow_provider_openai_batches.polling import ends, list_watch
+from airflow_provider_openai_batches.polling.client import SharedClient
 from airflow_provider_openai_batches.triggers import batch_ended
 from airflow_provider_openai_batches.triggers.batch_ended import OpenAIBatchEndedTrigger
 
@@ -231,6 +232,22 @@ def test_the_list_is_read_as_far_back_as_a_batch_can_run(server: DevServer) -> N
     run(watch)
 
 
+def test_a_list_that_goes_round_in_a_circle_is_left(server: DevServer) -> None:
+    """The service does not heed the cursor, and gives a batch no status: the look takes two requests."""
+    odd = {"data": [{"id": "batch_odd", "created_at": int(time.time())}], "has_more": True}
+
+    async def watch() -> None:
+        server.faults(
+            [{"operation": "list_batches", "action": "status", "status": 200, "body": odd, "times": None}]
+        )
+        one = Watching(poll_interval=60)
+        await one.began()
+        assert looks(server) == 2
+        await one.stop()
+
+    run(watch)
+
+
 def test_no_fault_ends_the_watch(server: DevServer) -> None:
     """Errors, broken answers and refusals; what ends meanwhile is told after them."""
     ids = seed(server, 4)
@@ -243,6 +260,31 @@ def test_no_fault_ends_the_watch(server: DevServer) -> None:
             end(server, batch_id)
             await until(partial(one.has_told, batch_id))
         assert one.told == ids
+        await one.stop()
+
+    run(watch)
+
+
+def test_a_new_client_that_cannot_be_made_does_not_end_the_watch(
+    server: DevServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a refusal the connection is read again; the triggerer may have no more files to open then."""
+    (batch_id,) = seed(server, 1)
+    failures: list[None] = []
+
+    async def broken(_: SharedClient) -> None:
+        failures.append(None)
+        raise OSError(24, "Too many open files")
+
+    async def watch() -> None:
+        one = Watching()
+        await one.began()
+        with monkeypatch.context() as patch:
+            patch.setattr(SharedClient, "refresh", broken)
+            server.faults([{"operation": "list_batches", "action": "status", "status": 401}])
+            await until(lambda: failures)
+        end(server, batch_id)
+        await until(lambda: one.told == [batch_id])
         await one.stop()
 
     run(watch)
@@ -413,6 +455,8 @@ def test_batches_of_tasks_are_left_out(server: DevServer) -> None:
     ("arguments", "words"),
     [
         ({"poll_interval": 0}, "poll_interval is 0"),
+        ({"statuses": []}, "statuses is empty"),
+        ({"metadata": [["a", 1]]}, "metadata"),
         ({"statuses": ["done"]}, "statuses has 'done'; a batch ends as one of cancelled, completed"),
         ({"statuses": "done"}, "statuses has 'done'"),
         ({"metadata": {"a": 1}}, "metadata"),

@@ -2,7 +2,10 @@
 
 import { byId, el } from "./dom.js";
 
-const iso = (seconds) => (seconds ? new Date(seconds * 1000).toISOString() : "–");
+function iso(seconds) {
+  const at = new Date(seconds * 1000);
+  return seconds && !Number.isNaN(at.getTime()) ? at.toISOString() : "–"; // a report may name any number
+}
 
 function lineOf(batch) {
   const { total, completed, failed } = batch.counts;

@@ -6,9 +6,16 @@ import { listBatches, listTasks } from "./api.js";
 export const INTERVAL = 5; // seconds between two requests while something is running
 const IDLE_INTERVAL = 60; // seconds between two looks at the list while no batch is running
 export const RETRY_INTERVAL = 15; // seconds from a problem to the next request
-const MAX_PAGES = 10; // how many pages a search or a run loads at most in one go
+const MAX_PAGES = 10; // how many pages a search, a run or a look loads at most in one go
 const MAX_TASKS = 100; // how many tasks are asked about at once
 const SEARCH_ROWS = 50; // a search for older batches stops when it has found that many
+
+/** As many of them as one look takes: if they are more, each gets its turn. */
+function inTurn(all, most, look) {
+  if (all.length <= most) return all;
+  const from = (look * most) % all.length;
+  return [...all.slice(from), ...all.slice(0, from)].slice(0, most);
+}
 
 export class BatchList {
   /**
@@ -33,6 +40,7 @@ export class BatchList {
     this.looked = false;
     this.loading = false;
     this.lookedAt = 0; // when the newest page was loaded last
+    this.looks = 0; // how often it was looked again
     this.store.clear(this.conn);
   }
 
@@ -146,9 +154,11 @@ export class BatchList {
     const { store } = this;
     if (!store.pages.length) return this.load();
     const isDue = all || this.isBusy || this.now() - this.lookedAt >= IDLE_INTERVAL - 1;
+    this.looks += 1;
     const current = await this.attempt(async (valid) => {
-      const pages = store.pages.filter((one, at) => (at === 0 && isDue) || store.isRunning(one));
-      for (const page of pages.slice(0, MAX_PAGES)) {
+      const [newest, ...older] = store.pages;
+      const running = inTurn(older.filter((one) => store.isRunning(one)), MAX_PAGES - 1, this.looks);
+      for (const page of isDue ? [newest, ...running] : running) {
         if (!(await this.reload(page, valid))) return;
       }
       await this.askForTasks(valid);
@@ -186,7 +196,7 @@ export class BatchList {
       tasks.push({ ...names, map_index: Number(index ?? -1) });
     }
     if (!tasks.length || !valid()) return;
-    const answer = await listTasks(tasks.slice(0, MAX_TASKS), { conn_id: this.conn });
+    const answer = await listTasks(inTurn(tasks, MAX_TASKS, this.looks), { conn_id: this.conn });
     if (!valid()) return;
     this.store.takeFacts(answer.jobs);
     // A task that has reported something since may have made a batch.
