@@ -14,7 +14,7 @@ from playwright.sync_api import expect
 if TYPE_CHECKING:
     from airflow_stack import AirflowStack
     from page import Account, BatchesPage
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Route
 
     from airflow_provider_openai_batches.devserver import DevServer
 
@@ -169,6 +169,30 @@ def test_cancel_that_comes_too_late(page: BatchesPage, account: Account) -> None
     question = page.frame.locator("#question[open]")
     question.get_by_role("button", name="Cancel the batch").click()
     expect(question.get_by_role("alert")).to_contain_text("is completed: there is nothing left to cancel")
+
+
+def test_a_slow_cancel_leaves_the_next_question_alone(page: BatchesPage, account: Account) -> None:
+    """It was closed with Escape, and another question was asked before the answer came."""
+    server, conn_id = account
+    slow, other = (scene.create(server, metadata=scene.made_by("classify_reviews", "r", one)) for one in "ab")
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.page.route("**/openai-batches/api/batches/*/cancel?*", hold)
+    page.open(conn_id=conn_id)
+    question = page.frame.locator("#question[open]")
+    page.cell(slow, "actions").get_by_role("button", name="Cancel").click()
+    with page.page.expect_request("**/cancel?*"):
+        question.get_by_role("button", name="Cancel the batch").click()
+    page.page.keyboard.press("Escape")
+    expect(question).to_have_count(0)
+    page.cell(other, "actions").get_by_role("button", name="Cancel").click()
+    expect(question).to_contain_text(other)
+    held[0].continue_()
+    expect(page.cell(slow, "status")).to_have_text("cancelling")
+    expect(question).to_contain_text(other)
 
 
 def test_hostile_metadata(page: BatchesPage, account: Account) -> None:

@@ -37,7 +37,7 @@ function figures(job, now) {
 }
 
 function batchLine(batch, open) {
-  const opener = el("button.open", { type: "button", onclick: () => open(batch.id) }, foreign(batch.id));
+  const opener = el("button.open", { type: "button", onclick: () => open(batch) }, foreign(batch.id));
   return el(
     "tr",
     {},
@@ -111,10 +111,11 @@ function summaryParts(summary) {
 export class JobPanel {
   /**
    * @param {{params: function(): Object, job: function(string): ?Object, now: function(): number,
-   *     versions: function(): Object, openBatch: function(string), ask: function(Object)}} page
+   *     versions: function(): Object, openBatch: function(Object), ask: function(Object)}} page
    */
   constructor(page) {
     this.page = page;
+    this.loads = 0;
     this.dialog = byId("job-panel");
     this.dialog.addEventListener("close", () => (this.key = null));
     this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.dialog.close());
@@ -144,12 +145,15 @@ export class JobPanel {
 
   async load(job) {
     if (!job.report && !job.task) return;
+    this.loads += 1;
+    const load = this.loads;
+    const isLatest = () => this.key === job.id && this.loads === load;
     try {
       const { summary } = await sumUpJob({ ...this.page.params(), ...job.origin });
-      if (this.key !== job.id) return;
+      if (!isLatest()) return;
       Object.assign(this, { summary, problem: null });
     } catch (problem) {
-      if (this.key !== job.id) return;
+      if (!isLatest()) return;
       this.problem = problem.status === 403 ? null : problem;
     }
     this.draw(this.drawn);

@@ -61,7 +61,7 @@ const jobPanel = new JobPanel({
   job: (key) => store.job(key),
   now: () => list.now(),
   versions: () => versions,
-  openBatch: (id) => panel.open(store.get(id)),
+  openBatch: (batch) => panel.open(batch),
   ask: askJob,
 });
 const costs = new Costs(params);

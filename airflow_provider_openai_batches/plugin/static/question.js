@@ -24,9 +24,11 @@ function ask({ title, what, sentences, yes, said }, act) {
       problem.textContent = error.message;
     }
     go.disabled = false;
-    if (problem.textContent) return;
-    dialog.close();
-    announce(said);
+    // It may have been closed meanwhile, and another question asked.
+    const isAsked = dialog.open && go.isConnected;
+    if (isAsked && problem.textContent) return;
+    if (isAsked) dialog.close();
+    announce(problem.textContent || said);
   });
   dialog.replaceChildren(
     el("h2", { id: "question-title" }, title),
