@@ -24,6 +24,17 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def batch_id(server: DevServer) -> str:
+    return created()
+
+
+@pytest.fixture
+def running_id(server: DevServer) -> str:
+    """Does not end by itself, however busy the machine is."""
+    server.settings(freeze=True)
+    return created()
+
+
+def created() -> str:
     import io
 
     hook = OpenAIBatchesHook()
@@ -42,16 +53,15 @@ def test_it_returns_the_completed_batch(batch_id: str, *, deferrable: bool) -> N
     assert (result["id"], result["status"]) == (batch_id, "completed")
 
 
-def test_reschedule_mode_gives_the_slot_back(server: DevServer, batch_id: str) -> None:
+def test_reschedule_mode_gives_the_slot_back(server: DevServer, running_id: str) -> None:
     """It is rescheduled between two looks at the batch."""
-    server.settings(freeze=True)
-    operator = sensor(batch_id, deferrable=False, mode="reschedule")
+    operator = sensor(running_id, deferrable=False, mode="reschedule")
     context = task_context(operator)
     context["ti"].get_first_reschedule_date = lambda _: None
     with pytest.raises(AirflowRescheduleException):
         operator.execute(context)
     server.settings(freeze=False)
-    server.force(batch_id, status="completed")
+    server.force(running_id, status="completed")
     assert operator.execute(context)["status"] == "completed"
 
 
@@ -67,18 +77,17 @@ def test_what_ended_badly_fails_at_once(
 
 
 def test_a_batch_that_fails_while_it_waits_shows_the_services_errors(
-    server: DevServer, batch_id: str
+    server: DevServer, running_id: str
 ) -> None:
     """The list of errors comes along."""
-    server.settings(freeze=True)
-    operator = sensor(batch_id)
+    operator = sensor(running_id)
     with pytest.raises(TaskDeferred):
         operator.execute(task_context(operator))
     errors = {"object": "list", "data": [{"code": "invalid_json_line", "line": 7, "message": "no JSON"}]}
-    server.force(batch_id, status="failed", errors=errors)
-    event = {"status": "finished", "message": "", "batches": {batch_id: "failed"}}
+    server.force(running_id, status="failed", errors=errors)
+    event = {"status": "finished", "message": "", "batches": {running_id: "failed"}}
     with pytest.raises(AirflowFailException, match="invalid_json_line, line 7: no JSON"):
-        sensor(batch_id).execute_complete(task_context(operator), event, end_time=0.0)
+        sensor(running_id).execute_complete(task_context(operator), event, end_time=0.0)
 
 
 @pytest.mark.parametrize("deferrable", [True, False])
@@ -94,12 +103,11 @@ def test_soft_fail_skips(server: DevServer, batch_id: str, *, deferrable: bool) 
     ("soft_fail", "error"), [(False, AirflowSensorTimeout), (True, AirflowSkipException)]
 )
 def test_the_timeout_is_honoured(
-    server: DevServer, batch_id: str, error: type[Exception], *, deferrable: bool, soft_fail: bool
+    server: DevServer, running_id: str, error: type[Exception], *, deferrable: bool, soft_fail: bool
 ) -> None:
     """It says that the batch still runs, and never cancels it: somebody else submitted it."""
-    server.settings(freeze=True)
     with pytest.raises(error):
-        run_task(sensor(batch_id, deferrable=deferrable, timeout=0.3, soft_fail=soft_fail))
+        run_task(sensor(running_id, deferrable=deferrable, timeout=0.3, soft_fail=soft_fail))
     assert "cancel_batch" not in server.stats()["requests"]
 
 
