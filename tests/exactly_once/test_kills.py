@@ -228,7 +228,7 @@ def test_a_time_out_while_the_answer_is_lost_and_a_failed_batch_has_the_same_key
     earlier_batch_that_is_over(server, options)
     server.settings(list_lag_seconds=60)
     server.faults([{"operation": "create_batch", "action": "drop_after"}])
-    task = start(try_number=2, seconds=3)
+    task = start(try_number=2, seconds=8)
     reach(server, task, "", "create_batch", times=2)
     assert task.word() == "overdue"
     looks = requests(server, "list_batches")
