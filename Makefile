@@ -27,7 +27,7 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constra
 PYTEST = $(BIN)/python -m pytest
 TESTS = not ui and not long and not databases and not stores
 UI = ui
-WORKERS = 4
+WORKERS ?= 4
 SERVERS = postgresql mariadb-server libmariadb-dev pkg-config
 FILES =
 SERVICE ?= local
@@ -103,7 +103,7 @@ test-short: $(VENV)/.dev
 	$(PYTEST) -m "$(TESTS)" $(SHORT)
 
 test-ui: $(VENV)/.dev
-	$(PYTEST) -m "$(UI)"
+	$(PYTEST) -m "$(UI)" tests/ui
 
 test-airflow:
 	@test -n "$(VERSION)" || { echo "Say which version: make test-airflow VERSION=3.1.8"; exit 1; }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -48,6 +49,12 @@ def airflow_database() -> dict[str, str]:
         [sys.executable, "-W", "ignore", "-m", "airflow", "db", "migrate"], check=True, capture_output=True
     )
     return dict(os.environ)
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays to the end: looking through it again and again takes a tenth of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
