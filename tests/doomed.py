@@ -76,7 +76,7 @@ def live(report: Connection, environment: dict[str, str], plan: dict[str, Any]) 
     context["ti"].xcom_push = push_slowly
     operator.dawdle("start")
     try:
-        _within(plan["seconds"], lambda: _run(operator, context, plan["event"]))
+        _until_overdue(lambda: _run(operator, context, plan["event"]))
         word = "success"
     except TaskDeferred:
         word = "deferred"
@@ -96,16 +96,15 @@ def _run(operator: SlowOperator, context: Any, event: dict[str, Any] | None) -> 
         operator.execute(context)
 
 
-def _within(seconds: float | None, run: Callable[[], None]) -> None:
+def _until_overdue(run: Callable[[], None]) -> None:
     def ring(*_: object) -> None:
         raise ExecutionTimeoutError
 
     signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds or 0)
     try:
         run()
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
 
 
 class Doomed:
@@ -113,7 +112,6 @@ class Doomed:
     A task in a process of its own.
 
     :param slow: where it pauses for ``pause`` seconds: ``start``, ``input`` or ``xcom``.
-    :param seconds: its execution_timeout.
     :param event: the event with which the task is resumed; without one, it starts from the beginning.
     :param state: the state that Airflow reports for the task when it is killed.
     """
@@ -125,7 +123,6 @@ class Doomed:
         try_number: int = 1,
         slow: str = "",
         pause: float = PAUSE,
-        seconds: float | None = None,
         event: dict[str, Any] | None = None,
         state: str = "failed",
         max_tries: int = 0,
@@ -137,7 +134,6 @@ class Doomed:
             "try_number": try_number,
             "slow": slow,
             "pause": pause,
-            "seconds": seconds,
             "event": event,
         }
         prepare()
@@ -154,6 +150,10 @@ class Doomed:
             return str(self._words.recv())
         except EOFError:
             return "died"
+
+    def time_out(self) -> None:
+        """End its execution_timeout now, by the signal with which Airflow's timer does it."""
+        os.kill(self.process.pid or 0, signal.SIGALRM)
 
     def kill(self, seconds: float = 5) -> str:
         """Send SIGTERM, and SIGKILL five seconds later, as Airflow does; return the task's last word."""

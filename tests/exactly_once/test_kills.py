@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Start = Callable[..., Doomed]
 
 DELAY = 0.4
-OF_PROCESS = {"slow", "pause", "try_number", "event", "seconds", "state", "max_tries"}
+OF_PROCESS = {"slow", "pause", "try_number", "event", "state", "max_tries"}
 # Where the task is killed: what makes it slow there, and which requests have arrived by then.
 MOMENTS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "before it begins": ({"slow": "start"}, {}, ""),
@@ -228,8 +228,9 @@ def test_a_time_out_while_the_answer_is_lost_and_a_failed_batch_has_the_same_key
     earlier_batch_that_is_over(server, options)
     server.settings(list_lag_seconds=60)
     server.faults([{"operation": "create_batch", "action": "drop_after"}])
-    task = start(try_number=2, seconds=8)
+    task = start(try_number=2)
     reach(server, task, "", "create_batch", times=2)
+    task.time_out()
     assert task.word() == "overdue"
     looks = requests(server, "list_batches")
     until(lambda: requests(server, "list_batches") >= looks + 2)
@@ -278,8 +279,9 @@ def test_an_execution_timeout_leaves_nothing_running(
     """Airflow raises it wherever the task is, and calls on_kill() afterwards."""
     server.settings(list_lag_seconds=0 if how else 1.5)
     server.faults([fault])
-    task = start(seconds=1.2, **how)
+    task = start(**how)
     reach(server, task, how.get("slow", ""), fault["operation"])
+    task.time_out()
     assert (task.word(), task.word()) == ("overdue", "timeout")
     assert_none_runs(server)
     assert len(server.batches()) == stored
