@@ -1,20 +1,18 @@
-"""Scripts of the page that need no browser, run by Node.js where there is one."""
+"""Scripts of the page that need no browser, run by the Node.js that Playwright brings."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
+import playwright
 
 import airflow_provider_openai_batches
 
 STATIC = Path(airflow_provider_openai_batches.__file__).parent / "plugin" / "static"
-NODE = shutil.which("node")
-pytestmark = pytest.mark.skipif(NODE is None, reason="Node.js is not installed")
+NODE = Path(playwright.__file__).parent / "driver" / "node"
 
 # What the scripts use of a browser. Nothing is ever due by itself, and ``answer`` says what a request gets.
 BROWSER = """
