@@ -140,6 +140,40 @@ class BatchesPage:
     def cell(self, batch_id: str, name: str) -> Locator:
         return self.row(batch_id).locator(f".cell.{name}")
 
+    def first_shown(self) -> tuple[float, float]:
+        """Milliseconds to the first paint, and to the first rows."""
+        name = "performance.getEntriesByName('{}')[0].startTime"
+        paint, rows = map(name.format, ("first-contentful-paint", "batches-shown"))
+        return self.document.evaluate(paint), self.document.evaluate(rows)
+
+    def scroll_to(self, count: int, rows: str = ".row[data-id]") -> None:
+        """Load older batches until there are so many rows, or none come any more."""
+        self.document.evaluate(
+            """async ([rows, wanted]) => {
+                const count = () => document.querySelectorAll(rows).length;
+                for (let turn = 0; turn < 900 && count() < wanted; turn += 1) {
+                    scrollTo(0, document.documentElement.scrollHeight);
+                    document.getElementById('older').click();
+                    await new Promise((done) => setTimeout(done, 50));
+                }
+            }""",
+            [rows, count],
+        )
+
+    def filter_all(self) -> float:
+        """Enter words that no row has, and return the milliseconds until it is drawn."""
+        spent: float = self.document.evaluate(
+            """async () => {
+                const text = document.getElementById('text');
+                const began = performance.now();
+                text.value = 'no such thing';
+                text.dispatchEvent(new Event('input', { bubbles: true }));
+                await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+                return performance.now() - began;
+            }"""
+        )
+        return spent
+
 
 def contrast(page: BatchesPage, one: str, other: str) -> float:
     """How much two colours differ in lightness, from 1 to 21, as WCAG counts it."""
