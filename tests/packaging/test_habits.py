@@ -160,12 +160,12 @@ def test_each_file_that_a_text_names_is_there(name: str) -> None:
 
 
 def test_the_address_of_the_project_is_in_one_place() -> None:
-    """And in the links of the README, which the package index shows too: test_documents.py compares them."""
+    """And where others read it: test_documents.py and test_registry.py compare them."""
     organisations = {urlsplit(url).path.split("/")[1] for url in PROJECT["urls"].values()}
     (organisation,) = organisations
     command = ["git", "grep", "--files-with-matches", "--fixed-strings", f"{organisation}/"]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert found.stdout.split() == ["README.md", "pyproject.toml"]
+    assert found.stdout.split() == [".airflow-registry.yaml", "README.md", "pyproject.toml"]
 
 
 def hosts(source: Source) -> Iterator[tuple[str, int]]:
