@@ -68,6 +68,7 @@ help:
 	@echo "make bench-databases              a load into PostgreSQL, compared with psql"
 	@echo "make chaos                        kill processes at random, and count what was lost or paid twice"
 	@echo "make cluster                      a job from table to table on a cluster, parts of which are killed"
+	@echo "make clean                        removes all environments, and what was built or cached"
 
 constraints/%.txt:
 	@echo "There is no $@, so this cannot be tried with that Airflow. There are:"

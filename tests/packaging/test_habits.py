@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 import subprocess
 import tomllib
@@ -80,6 +81,40 @@ def test_no_checkout_leaves_its_token_behind() -> None:
     assert all(step["with"]["persist-credentials"] is False for step in checkouts)
 
 
+def test_nothing_is_published_that_was_not_tested_and_built() -> None:
+    """What is published comes from the job before, by the name that this one gave it."""
+    jobs = WORKFLOWS["release.yml"]["jobs"]
+    assert jobs["tests"]["uses"] == "./.github/workflows/tests.yml"
+    assert jobs["build"]["needs"] == "tests"
+    assert jobs["publish"]["needs"] == "build"
+    names = [
+        step["with"]["name"]
+        for _, step in steps()
+        if re.search("(up|down)load-artifact", step.get("uses", ""))
+    ]
+    assert names == ["distributions", "distributions"]
+
+
+@pytest.mark.parametrize(
+    ("tag", "repository", "goes_on"),
+    [
+        (f"v{PROJECT['version']}", urlsplit(PROJECT["urls"]["Repository"]).path[1:], True),
+        ("v99.0.0", urlsplit(PROJECT["urls"]["Repository"]).path[1:], False),
+        (f"v{PROJECT['version']}", "somebody/else", False),
+    ],
+)
+def test_a_tag_that_does_not_fit_stops_the_release(tag: str, repository: str, goes_on: bool) -> None:
+    """Run as the runner does: bash ends at the first command that fails."""
+    (step,) = (
+        step for where, step in steps() if where == "release.yml: build" and "grep" in step.get("run", "")
+    )
+    given = {**os.environ, "GITHUB_REF_NAME": tag, "GITHUB_REPOSITORY": repository}
+    done = subprocess.run(
+        ["bash", "-e", "-c", step["run"]], cwd=ROOT, env=given, capture_output=True, check=False
+    )
+    assert (done.returncode == 0) is goes_on
+
+
 def test_each_job_ends() -> None:
     no(
         "Without a limit a job that hangs runs for six hours:",
@@ -118,7 +153,8 @@ def made_targets() -> Iterator[tuple[str, str]]:
             yield where, target
     for hook in HOOKS["repos"][0]["hooks"]:
         yield ".pre-commit-config.yaml", hook["entry"].removeprefix("make ")
-    for name in TEXTS:
+    documents = (str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
+    for name in (*TEXTS, "README.md", *documents):
         for target in re.findall(r"(?:`|\$ )make ([a-z-]+)", (ROOT / name).read_text()):
             yield name, target
 
@@ -127,6 +163,14 @@ def test_each_target_exists() -> None:
     found = set(made_targets())
     assert {"lint", "test", "test-ui", "test-wheel"} <= {target for _, target in found}
     no("make has no such target:", (f"{where}: {target}" for where, target in found if target not in TARGETS))
+
+
+def test_make_help_lists_what_there_is() -> None:
+    """But for itself, and the first step of the others."""
+    listed = set(re.findall(r'^\t@echo "make ([a-z-]+)', MAKEFILE, re.MULTILINE))
+    assert TARGETS - {"help", "environment"} == listed
+    phony = " ".join(re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE))
+    no("A file of that name would stand for it; add it to .PHONY:", TARGETS - set(phony.split()))
 
 
 def test_the_hook_is_make_lint() -> None:
