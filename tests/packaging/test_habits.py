@@ -66,6 +66,11 @@ def test_actions_are_named_by_their_commits() -> None:
     )
 
 
+def test_the_commits_are_moved_by_dependabot() -> None:
+    (update,) = yaml.safe_load((GITHUB / "dependabot.yml").read_text())["updates"]
+    assert (update["package-ecosystem"], update["directory"]) == ("github-actions", "/")
+
+
 def test_workflows_may_read_alone_and_one_job_may_publish() -> None:
     for file, workflow in WORKFLOWS.items():
         assert workflow["permissions"] == {"contents": "read"}, file
@@ -73,6 +78,36 @@ def test_workflows_may_read_alone_and_one_job_may_publish() -> None:
             wanted = {"id-token": "write"} if (file, name) == ("release.yml", "publish") else None
             assert job.get("permissions") == wanted, f"{file}: {name}"
     assert WORKFLOWS["release.yml"]["jobs"]["publish"]["environment"] == "pypi"
+    no(
+        "No key is to be kept:",
+        (path.name for path in GITHUB.rglob("*.yml") if "secrets." in path.read_text()),
+    )
+
+
+def test_each_change_is_checked_by_all_that_a_runner_can() -> None:
+    run = {target for where, target in made_targets() if where.startswith("tests.yml: ")}
+    assert run == {"docs", "lint", "test", "test-ui", "test-wheel"}
+
+
+def test_constraints_that_are_named_are_there() -> None:
+    """By make for the Airflow that it takes without VERSION, and as keys of caches."""
+    (version,) = re.findall(r"^AIRFLOW \?= (\S+)$", MAKEFILE, re.MULTILINE)
+    named = {
+        name.replace("$(AIRFLOW)", version)
+        for name in re.findall(r"constraints/[\w$().-]+\.txt", MAKEFILE)
+        if "*" not in name
+    }
+    named |= {
+        re.sub(r"\$\{\{ matrix\.airflow \}\}", version, step["with"]["cache-dependency-path"])
+        for _, step in steps()
+        if "cache" in step.get("with", {})
+    }
+    assert {
+        "constraints/docs.txt",
+        f"constraints/airflow-{version}.txt",
+        f"constraints/stores-{version}.txt",
+    } <= named
+    no("No such file:", (name for name in named if not (ROOT / name).is_file()))
 
 
 def test_no_checkout_leaves_its_token_behind() -> None:
@@ -201,6 +236,20 @@ def test_each_file_that_a_text_names_is_there(name: str) -> None:
     roots = (ROOT, FOLDER, ROOT / "tests")
     found = [path for path in [*links, *paths] if not path.startswith(".venv")]
     no(f"{name} names:", (path for path in found if not any((root / path).exists() for root in roots)))
+
+
+def test_each_name_that_a_recipe_tells_of_is_there() -> None:
+    """Of the tables, classes and functions that a new endpoint, service or format goes into."""
+    recipes = re.findall(
+        r"^## Add .*?(?=^## )", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    names = {name for recipe in recipes for name in re.findall(r"`(_?[A-Z]\w+)`", recipe)}
+    defined = "".join(path.read_text() for path in FOLDER.rglob("*.py"))
+    assert {"READERS", "PartWriter"} <= names
+    no(
+        "Not in the package:",
+        (name for name in names if not re.search(rf"^(class )?{name}\b", defined, re.MULTILINE)),
+    )
 
 
 def test_the_address_of_the_project_is_in_one_place() -> None:
