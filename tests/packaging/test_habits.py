@@ -252,6 +252,7 @@ def test_each_name_that_a_recipe_tells_of_is_there() -> None:
     )
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="a source distribution has no list of its files")
 def test_the_address_of_the_project_is_in_one_place() -> None:
     """And in the links of the README, which the package index shows too: test_documents.py compares them."""
     organisations = {urlsplit(url).path.split("/")[1] for url in PROJECT["urls"].values()}
