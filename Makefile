@@ -50,6 +50,8 @@ CLUSTER_PYTHON ?= python3.12 python3.13 python3.11
 
 .PHONY: help environment demo ui test test-short test-ui test-airflow test-databases test-stores test-wheel
 .PHONY: bench-databases lint docs docs-links bench chaos cluster clean
+# Also with --jobs: two targets at once would install into one environment.
+.NOTPARALLEL:
 
 help:
 	@echo "make demo                         run the quickstart on real rows (SERVICE=openai for the real service)"
