@@ -13,12 +13,15 @@ endif
 # The Pythons that this project is tried with, the one that is taken first; Airflow 3.0 is not made for 3.13.
 PYTHONS = $(if $(filter 3.0.%,$(AIRFLOW)),,python3.13) python3.12 python3.11
 # The first of some Pythons that is there, also one of pyenv's that is not switched on. A path may have spaces.
-found = $(shell for name in "$(strip $(1))" $(1); do for python in "$$name" "$(HOME)"/.pyenv/versions/*/bin/"$$name"; \
+found = $(shell for name in "$(strip $(1))" $(1); do \
+	for python in "$$name" "$(HOME)"/.pyenv/versions/*/bin/"$$name"; \
 	do "$$python" -c "" 2> /dev/null && echo "$$python" && exit; done; done)
-# Makes the environment $(1) with one of the Pythons $(2), unless it is there. One without pip was broken off.
+# Makes the environment $(1) with one of the Pythons $(2), unless it is there. One that has no pip was broken off.
+# $(3) is the variable that names another Python, if that is not PYTHON.
 define venv
 @$(1)/bin/python -m pip --version > /dev/null 2>&1 || { python="$(call found,$(2))"; \
-test -n "$$python" || { echo "Python is missing: $(strip $(2)). Install one, or set $(or $(3),PYTHON)=/path/to/python."; exit 1; }; \
+test -n "$$python" || { echo "Python is missing: $(strip $(2))." \
+	"Install one, or set $(or $(3),PYTHON)=/path/to/python."; exit 1; }; \
 echo "Making $(1) with $$("$$python" -V), $$python ..."; \
 "$$python" -m venv --clear $(1) || { rm -rf $(1); exit 1; }; }
 endef
