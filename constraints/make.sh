@@ -10,6 +10,8 @@
 # is added. Where a newer Python can't have one of these versions, this ends with an error.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+(($# >= 2)) || { echo "Say which Airflow and which day: constraints/make.sh 3.1.8 2026-03-14"; exit 1; }
+command -v uv > /dev/null || { echo "uv is missing. Get it with: pip install uv"; exit 1; }
 airflow=$1 day=$2 part=${3:-}
 # The same, new ones for every Airflow: common-compat is what makes one code run on all of them; anyio before 4.16
 # leaves a connection open that is cancelled as it comes up, which fails tests now and then; prices are to be new.

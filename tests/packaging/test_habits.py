@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 import subprocess
 import tomllib
@@ -65,6 +66,11 @@ def test_actions_are_named_by_their_commits() -> None:
     )
 
 
+def test_the_commits_are_moved_by_dependabot() -> None:
+    (update,) = yaml.safe_load((GITHUB / "dependabot.yml").read_text())["updates"]
+    assert (update["package-ecosystem"], update["directory"]) == ("github-actions", "/")
+
+
 def test_workflows_may_read_alone_and_one_job_may_publish() -> None:
     for file, workflow in WORKFLOWS.items():
         assert workflow["permissions"] == {"contents": "read"}, file
@@ -72,12 +78,76 @@ def test_workflows_may_read_alone_and_one_job_may_publish() -> None:
             wanted = {"id-token": "write"} if (file, name) == ("release.yml", "publish") else None
             assert job.get("permissions") == wanted, f"{file}: {name}"
     assert WORKFLOWS["release.yml"]["jobs"]["publish"]["environment"] == "pypi"
+    no(
+        "No key is to be kept:",
+        (path.name for path in GITHUB.rglob("*.yml") if "secrets." in path.read_text()),
+    )
+
+
+def test_each_change_is_checked_by_all_that_a_runner_can() -> None:
+    run = {target for where, target in made_targets() if where.startswith("tests.yml: ")}
+    assert run == {"docs", "lint", "test", "test-ui", "test-wheel"}
+
+
+def test_constraints_that_are_named_are_there() -> None:
+    """By make for the Airflow that it takes without VERSION, and as keys of caches."""
+    (version,) = re.findall(r"^AIRFLOW \?= (\S+)$", MAKEFILE, re.MULTILINE)
+    named = {
+        name.replace("$(AIRFLOW)", version)
+        for name in re.findall(r"constraints/[\w$().-]+\.txt", MAKEFILE)
+        if "*" not in name
+    }
+    named |= {
+        re.sub(r"\$\{\{ matrix\.airflow \}\}", version, step["with"]["cache-dependency-path"])
+        for _, step in steps()
+        if "cache" in step.get("with", {})
+    }
+    assert {
+        "constraints/docs.txt",
+        f"constraints/airflow-{version}.txt",
+        f"constraints/stores-{version}.txt",
+    } <= named
+    no("No such file:", (name for name in named if not (ROOT / name).is_file()))
 
 
 def test_no_checkout_leaves_its_token_behind() -> None:
     checkouts = [step for _, step in steps() if step.get("uses", "").startswith("actions/checkout@")]
     assert checkouts
     assert all(step["with"]["persist-credentials"] is False for step in checkouts)
+
+
+def test_nothing_is_published_that_was_not_tested_and_built() -> None:
+    """What is published comes from the job before, by the name that this one gave it."""
+    jobs = WORKFLOWS["release.yml"]["jobs"]
+    assert jobs["tests"]["uses"] == "./.github/workflows/tests.yml"
+    assert jobs["build"]["needs"] == "tests"
+    assert jobs["publish"]["needs"] == "build"
+    names = [
+        step["with"]["name"]
+        for _, step in steps()
+        if re.search("(up|down)load-artifact", step.get("uses", ""))
+    ]
+    assert names == ["distributions", "distributions"]
+
+
+@pytest.mark.parametrize(
+    ("tag", "repository", "goes_on"),
+    [
+        (f"v{PROJECT['version']}", urlsplit(PROJECT["urls"]["Repository"]).path[1:], True),
+        ("v99.0.0", urlsplit(PROJECT["urls"]["Repository"]).path[1:], False),
+        (f"v{PROJECT['version']}", "somebody/else", False),
+    ],
+)
+def test_a_tag_that_does_not_fit_stops_the_release(tag: str, repository: str, goes_on: bool) -> None:
+    """Run as the runner does: bash ends at the first command that fails."""
+    (step,) = (
+        step for where, step in steps() if where == "release.yml: build" and "grep" in step.get("run", "")
+    )
+    given = {**os.environ, "GITHUB_REF_NAME": tag, "GITHUB_REPOSITORY": repository}
+    done = subprocess.run(
+        ["bash", "-e", "-c", step["run"]], cwd=ROOT, env=given, capture_output=True, check=False
+    )
+    assert (done.returncode == 0) is goes_on
 
 
 def test_each_job_ends() -> None:
@@ -118,7 +188,8 @@ def made_targets() -> Iterator[tuple[str, str]]:
             yield where, target
     for hook in HOOKS["repos"][0]["hooks"]:
         yield ".pre-commit-config.yaml", hook["entry"].removeprefix("make ")
-    for name in TEXTS:
+    documents = (str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
+    for name in (*TEXTS, "README.md", *documents):
         for target in re.findall(r"(?:`|\$ )make ([a-z-]+)", (ROOT / name).read_text()):
             yield name, target
 
@@ -127,6 +198,14 @@ def test_each_target_exists() -> None:
     found = set(made_targets())
     assert {"lint", "test", "test-ui", "test-wheel"} <= {target for _, target in found}
     no("make has no such target:", (f"{where}: {target}" for where, target in found if target not in TARGETS))
+
+
+def test_make_help_lists_what_there_is() -> None:
+    """But for itself, and the first step of the others."""
+    listed = set(re.findall(r'^\t@echo "make ([a-z-]+)', MAKEFILE, re.MULTILINE))
+    assert TARGETS - {"help", "environment"} == listed
+    phony = " ".join(re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE))
+    no("A file of that name would stand for it; add it to .PHONY:", TARGETS - set(phony.split()))
 
 
 def test_the_hook_is_make_lint() -> None:
@@ -159,6 +238,21 @@ def test_each_file_that_a_text_names_is_there(name: str) -> None:
     no(f"{name} names:", (path for path in found if not any((root / path).exists() for root in roots)))
 
 
+def test_each_name_that_a_recipe_tells_of_is_there() -> None:
+    """Of the tables, classes and functions that a new endpoint, service or format goes into."""
+    recipes = re.findall(
+        r"^## Add .*?(?=^## )", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    names = {name for recipe in recipes for name in re.findall(r"`(_?[A-Z]\w+)`", recipe)}
+    defined = "".join(path.read_text() for path in FOLDER.rglob("*.py"))
+    assert {"READERS", "PartWriter"} <= names
+    no(
+        "Not in the package:",
+        (name for name in names if not re.search(rf"^(class )?{name}\b", defined, re.MULTILINE)),
+    )
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="a source distribution has no list of its files")
 def test_the_address_of_the_project_is_in_one_place() -> None:
     """And where others read it: test_documents.py and test_registry.py compare them."""
     organisations = {urlsplit(url).path.split("/")[1] for url in PROJECT["urls"].values()}
