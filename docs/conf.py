@@ -48,7 +48,7 @@ myst_heading_anchors = 4
 autoapi_dirs = [str(HERE.parent / PACKAGE)]
 autoapi_root = "_api"  # as in the documentation of Airflow's own providers
 autoapi_add_toctree_entry = False
-autoapi_python_class_content = "class"  # those of exceptions inherit a docstring of __init__ that says nothing
+autoapi_python_class_content = "class"  # exceptions inherit one of __init__ that says nothing
 autoapi_options = ["members", "show-module-summary"]
 autoapi_member_order = "bysource"
 # What Airflow calls, and what the package itself uses of a public module.
