@@ -23,7 +23,7 @@ class OpenAIBatchesError(Exception):
 
 
 class InvalidInputError(OpenAIBatchesError, ValueError):
-    """Something was refused before anything was sent or spent."""
+    """Something was refused before anything was sent or spent. It is a ``ValueError`` too."""
 
 
 class InvalidConnectionError(InvalidInputError):
@@ -118,7 +118,7 @@ class UnknownBatchError(OpenAIBatchesError):
 
 class BatchError(OpenAIBatchesError):
     """
-    A batch ended without usable results, or did not end in time.
+    A batch ended without usable results, or did not end in time. The base of the four below.
 
     :param batch: the batch as last seen.
     """

@@ -7,8 +7,11 @@ because the docstrings are reST, as Airflow's own. Nothing on a page comes from 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
+
+from docutils import nodes
 
 HERE = Path(__file__).parent
 PACKAGE = "airflow_provider_openai_batches"
@@ -45,10 +48,16 @@ myst_heading_anchors = 4
 autoapi_dirs = [str(HERE.parent / PACKAGE)]
 autoapi_root = "_api"  # as in the documentation of Airflow's own providers
 autoapi_add_toctree_entry = False
-autoapi_python_class_content = "both"
+autoapi_python_class_content = "class"  # exceptions inherit one of __init__ that says nothing
 autoapi_options = ["members", "show-module-summary"]
 autoapi_member_order = "bysource"
+# What Airflow calls, and what the package itself uses of a public module.
+INTERNAL = re.compile(
+    r"(operators|sensors|transfers|triggers)\.\w+\.\w+\.\w+"
+    r"|exceptions\.SeenBatch|results\.(all_results|wanted_statuses|ResultRows\.(read|parquet_schema))"
+)
 python_maximum_signature_line_length = 80
+python_use_unqualified_type_names = True
 add_module_names = False
 
 html_theme = "furo"
@@ -76,8 +85,18 @@ def is_public(name: str) -> bool:
 def skip(_app: Any, kind: str, name: str, _item: Any, skips: bool, _options: Any) -> bool:
     if kind in {"module", "package"}:
         return not is_public(name)  # also one without a docstring
-    return skips or not is_public(name) or kind == "data"
+    inner = name.removeprefix(f"{PACKAGE}.")
+    return skips or not is_public(name) or kind == "data" or bool(INTERNAL.fullmatch(inner))
+
+
+def short(_app: Any, _env: Any, node: Any, content: Any) -> Any:
+    """In a signature, name a type that has no page here by its last part, as those are that have one."""
+    target = str(node.get("reftarget"))
+    is_public_one = any(target.startswith(f"{PACKAGE}.{module}.") for module in PUBLIC)
+    is_type = node.get("refdomain") == "py" and isinstance(content, nodes.Text)
+    return None if is_public_one or not is_type else nodes.Text(target.rpartition(".")[2])
 
 
 def setup(app: Any) -> None:
     app.connect("autoapi-skip-member", skip)
+    app.connect("missing-reference", short)

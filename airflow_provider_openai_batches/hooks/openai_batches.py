@@ -39,9 +39,7 @@ SETTLED_AFTER = 3600
 
 class OpenAIBatchesHook(BaseHook):
     """
-    The Batch API and the files it needs.
-
-    https://developers.openai.com/api/reference/resources/batches
+    The Batch API and the files it needs. https://developers.openai.com/api/reference/resources/batches
 
     :param openai_conn_id: an Airflow connection of type ``openai_batches`` or ``openai``.
     :param recovery_seconds: how long a batch is looked for after the answer to its creation was lost;
@@ -159,6 +157,9 @@ class OpenAIBatchesHook(BaseHook):
         A create whose answer is lost is not repeated blindly: the newest batches are searched for the key
         that this one carries in its metadata (a one-time key unless the caller gives ``airflow_key``).
 
+        :param input_file_id: the id of a file that was uploaded for batches.
+        :param endpoint: such as ``/v1/responses``; the ``url`` of all lines of the file.
+        :param metadata: up to 15 pairs of strings.
         :param output_expires_after: seconds, or ``{"anchor": "created_at", "seconds": …}``.
         :param older: ids of batches that already carry the same ``airflow_key``, and are not this one.
         :param is_own_file: whether no other batch is made of the input file, which then is the second key; it
@@ -300,7 +301,7 @@ class OpenAIBatchesHook(BaseHook):
         """
         Download a file's content; if the connection breaks, the download continues where it stopped.
 
-        :param destination: a path, a URI (which appear whole or not at all), or a binary file object.
+        :param destination: a path or a URI, where the file appears whole or not at all, or a binary file.
         :return: the size in bytes.
         """
         with storage.whole(destination) as sink:

@@ -58,8 +58,9 @@ class OpenAIBatchInferenceOperator(TableOutput):
     :param model: the model for bodies that do not name one. (templated)
     :param id_column: the column that becomes the ``custom_id``; default: ``row-0``, ``row-1``, …
     :param keep_columns: columns of the rows to write beside the results.
-    :param output: ``"text"`` (the answer's text, embedding, …; with a schema, its value) or ``"body"``.
-    :param output_format: ``"jsonl"`` or ``"parquet"``.
+    :param output: ``"text"`` (the answer's text, embedding, …; with a schema, its value), or ``"body"`` for
+        the whole body of the answer.
+    :param output_format: ``"jsonl"``, or ``"parquet"``, which needs the extra ``[parquet]``.
     :param typed_output: in Parquet: an output has the type of its schema, a column ``output_text`` has what
         does not fit; vectors are lists of a fixed size if each row has one. Default: JSON in text, and lists.
     :param partition_by: a kept column: each of its values has a directory ``column=value/`` for its parts.
@@ -68,23 +69,25 @@ class OpenAIBatchInferenceOperator(TableOutput):
         spent. (templated)
     :param output_conn_id: an Airflow connection to the database of ``output_table``. (templated)
     :param output_columns: for each column of the table, where its values are: ``"output.city"``,
-        ``"custom_id"``, a kept column; see :class:`OpenAIBatchResultsToSqlOperator`, as for these two:
-    :param output_mode: ``"upsert"``, ``"append"`` or ``"replace"``.
-    :param output_key: the column of the table, or columns, that tell rows apart.
+        ``"custom_id"``, a kept column. This and the next two are ``columns``, ``mode`` and ``key`` of
+        :class:`.OpenAIBatchResultsToSqlOperator`.
+    :param output_mode: ``"upsert"`` (the default), ``"append"`` or ``"replace"``.
+    :param output_key: the column of the table, or columns, that tell rows apart; default: ``custom_id``.
     :param output_schema: a JSON schema or a pydantic model: it goes into each request, and each answer is
         checked. An answer that does not match gets the status ``invalid_output``, and its text as output.
     :param strict: hold the model to the schema; False sends schemas that strict mode refuses as they are.
     :param retry_invalid: ask again for answers that do not match.
-    :param max_requests_per_batch: at most 50,000.
-    :param max_bytes_per_batch: at most 200,000,000.
-    :param max_embedding_inputs_per_batch: at most 50,000.
-    :param max_active_batches: how many batches may be at the service at the same time.
+    :param max_requests_per_batch: up to 50,000, which is the default.
+    :param max_bytes_per_batch: up to 200,000,000 (200 MB), which is the default.
+    :param max_embedding_inputs_per_batch: up to 50,000, which is the default.
+    :param max_active_batches: how many batches of the job may be at the service at the same time.
     :param max_enqueued_tokens: how many prompt tokens of a model the account may have in line at the service;
         default: what the connection names, or what a rejection says.
     :param max_rounds: how many times requests are sent again if they expired, were cancelled, failed with
         408, 409, 429 or 5xx, or have no result line. A round in which the task was stopped does not count.
-    :param mode: ``"live"``: ask every row at its endpoint itself, at once and at the price of live requests.
-    :param canary: ask so many of the first rows live before anything is submitted. If their answers would
+    :param mode: ``"batch"``, or ``"live"``: ask every row at the endpoint itself, at once and at the price of
+        live requests.
+    :param canary: ask this many of the first rows live before anything is submitted. If their answers would
         fail the task (``output_schema``, ``fail_on``), it fails at once, without a retry.
     :param answer_by: when every row is to have its answer: seconds or a timedelta after the first try, or a
         time. Then the batches that run are cancelled, and what they answered is kept. (templated)
@@ -94,6 +97,7 @@ class OpenAIBatchInferenceOperator(TableOutput):
     :param answers_uri: a directory, as ``output_uri``, with answers that tasks share: a request that was
         answered before is not asked, and new answers go there. (templated)
     :param answers_max_age: seconds or a timedelta; a request with an older answer there is asked again.
+        Default: an answer is never too old.
     :param max_requests: refuse a job with more rows than this.
     :param max_cost: US dollars: refuse a job that is estimated to cost more, or whose price is unknown. While
         it runs, nothing is sent that would pass it; then the task fails, and with a higher limit goes on.
@@ -103,21 +107,25 @@ class OpenAIBatchInferenceOperator(TableOutput):
     :param dry_run: write the request files, count rows, bytes and tokens, and send nothing.
     :param overwrite: replace the results of another job in ``output_uri``.
     :param delete_input_files: delete the uploaded files when the job is complete.
-    :param output_expires_after: seconds (3,600 to 2,592,000) after which the service deletes the results.
+    :param output_expires_after: seconds (3,600 to 2,592,000) after which the service deletes the results;
+        default: what the service does by itself.
     :param input_expires_after: the same for the uploaded files.
     :param completion_window: ``24h`` at OpenAI. (templated)
     :param metadata: up to 11 pairs of strings for each batch. (templated)
-    :param deferrable: wait in the triggerer; if False, wait in the worker and hold its slot.
-    :param poll_interval: seconds between two polls of a batch.
+    :param openai_conn_id: an Airflow connection of type ``openai_batches`` or ``openai``; default:
+        ``openai_batches_default``. (templated)
+    :param deferrable: wait in the triggerer (the default); if False, wait in the worker and hold its slot.
+    :param poll_interval: seconds between two polls of a batch; default: 60.
     :param batch_timeout: seconds that one try may take in total; default: an hour past the batches' windows.
-    :param cancel_on_kill: cancel all batches of the job when the task is stopped.
+    :param cancel_on_kill: cancel all batches of the job when the task is stopped; default: True.
     :param cancel_on_timeout: cancel them when the time is up.
     :param reuse: use batches and results of earlier tries; if False, every try sends all requests.
     :return: a dict of output URI, parts, counts, tokens, batches, errors and times; small for any job size.
     :raises InvalidInputError: if an argument or a row is not valid, before anything is spent.
     :raises BatchFailed: as ``fail_on`` says, or if the service rejected a batch, once the others have ended.
     :raises BatchTimeout: if the time was up before the batches had ended.
-    :raises LastingError: if the canary fails, with ``then="fail"``, or if an endpoint has no live form.
+    :raises AirflowFailException: if the canary fails, ``max_cost`` is reached, an endpoint has no live form,
+        or, with ``then="fail"``, rows have no answer in time. No retry follows.
     """
 
     template_fields: Sequence[str] = (

@@ -59,10 +59,11 @@ class OpenAICreateBatchOperator(WaitingOperator):
     :param metadata: up to 11 pairs of strings; the provider adds 5 to find the batch again. (templated)
     :param output_expires_after: seconds (3,600 to 2,592,000) after which the service deletes the results.
     :param wait_for_completion: if False, the task ends when the batch is created.
-    :param deferrable: wait in the triggerer; if False, wait in the worker and hold its slot.
-    :param poll_interval: seconds between two polls of the batch.
+    :param openai_conn_id: an Airflow connection; default: ``openai_batches_default``. (templated)
+    :param deferrable: wait in the triggerer (the default); if False, wait in the worker and hold its slot.
+    :param poll_interval: seconds between two polls of the batch; default: 60.
     :param batch_timeout: seconds to wait at most; default: an hour past the batch's ``expires_at``.
-    :param cancel_on_kill: cancel the batch when the task is stopped.
+    :param cancel_on_kill: cancel the batch when the task is stopped; default: True.
     :param cancel_on_timeout: cancel the batch when the wait times out.
     :param reuse: use the batch of an earlier try; if False, every try submits a new one.
     :return: the batch as a dict; its id is in the XCom ``batch_id`` from the moment it exists.
@@ -219,11 +220,10 @@ class OpenAICreateBatchOperator(WaitingOperator):
 
 class OpenAIRetrieveBatchOperator(BatchOperator):
     """
-    Retrieve a batch.
-
-    https://developers.openai.com/api/reference/resources/batches/methods/retrieve
+    Retrieve a batch. https://developers.openai.com/api/reference/resources/batches/methods/retrieve
 
     :param batch_id: the batch's id. (templated)
+    :param openai_conn_id: an Airflow connection; default: ``openai_batches_default``. (templated)
     :return: the batch as a dict.
     """
 
@@ -242,11 +242,11 @@ class OpenAIRetrieveBatchOperator(BatchOperator):
 class OpenAIListBatchesOperator(BatchOperator):
     """
     List one page of batches, newest first.
-
     https://developers.openai.com/api/reference/resources/batches/methods/list
 
     :param after: the id of the last batch of the page before. (templated)
     :param limit: 1 to 100.
+    :param openai_conn_id: an Airflow connection; default: ``openai_batches_default``. (templated)
     :return: ``{"data": [...], "has_more": …, "first_id": …, "last_id": …}``.
     """
 
@@ -266,12 +266,13 @@ class OpenAIListBatchesOperator(BatchOperator):
 class OpenAICancelBatchOperator(WaitingOperator):
     """
     Cancel a batch; it is not an error if the batch has already ended.
-
     https://developers.openai.com/api/reference/resources/batches/methods/cancel
 
     :param batch_id: the batch's id. (templated)
     :param wait_for_completion: wait until ``cancelling`` (up to ten minutes) has become ``cancelled``.
     :param cancel_on_kill: cancel the batch even when this task is stopped before it has done so.
+    :param deferrable: this, ``poll_interval`` and ``batch_timeout`` are as in ``OpenAICreateBatchOperator``.
+    :param openai_conn_id: an Airflow connection; default: ``openai_batches_default``. (templated)
     :return: the batch as a dict.
     """
 
@@ -313,6 +314,7 @@ class OpenAIDownloadBatchResultsOperator(BatchOperator):
     :param batch_id: the batch's id. (templated)
     :param output_uri: a directory, as a path or any URI of Airflow's object storage; the files in it are
         named ``<batch id>-output.jsonl`` and ``<batch id>-errors.jsonl``. (templated)
+    :param openai_conn_id: an Airflow connection; default: ``openai_batches_default``. (templated)
     :return: id, status, counts, and the URI and size in bytes of each file.
     """
 

@@ -45,9 +45,12 @@ class OpenAIBatchSensor(TimeLimited, BaseSensorOperator):
     ``timeout`` has passed; after an ``execution_timeout`` it is retried, in every mode.
 
     :param batch_id: the batch's id. (templated)
-    :param openai_conn_id: an Airflow connection of type ``openai_batches`` or ``openai``. (templated)
+    :param openai_conn_id: an Airflow connection of type ``openai_batches`` or ``openai``; default:
+        ``openai_batches_default``. (templated)
     :param poll_interval: seconds between two polls of the batch, in every mode.
     :param deferrable: wait in the triggerer; if False, ``mode`` says how (``poke`` or ``reschedule``).
+    :param kwargs: what every sensor takes, such as ``timeout`` and ``soft_fail``. None of this cancels the
+        batch.
     :return: the batch as a dict.
     """
 

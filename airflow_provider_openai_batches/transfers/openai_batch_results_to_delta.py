@@ -26,7 +26,7 @@ class OpenAIBatchResultsToDeltaOperator(BaseOperator):
         output of mapped tasks. (templated)
     :param table_uri: a path, or a URI that ``deltalake`` knows, such as ``s3://bucket/table``. (templated)
     :param mode: ``"append"`` adds the rows of each job once; ``"overwrite"`` replaces all rows.
-    :param statuses: which rows are written.
+    :param statuses: which rows are written, by their ``status``.
     :param storage_options: the credentials and settings of the store, as ``deltalake`` takes them; or a
         function that returns them, which is called when the task runs, so that no key is in the DAG. Default:
         those of the environment.

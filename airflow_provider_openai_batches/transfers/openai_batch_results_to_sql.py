@@ -35,9 +35,9 @@ class OpenAIBatchResultsToSqlOperator(BaseOperator):
     :param mode: ``"upsert"`` replaces rows of the same key and adds the others, ``"append"`` adds the rows of
         each job once (a table ``openai_batches_loads`` notes which), ``"replace"`` empties the table first.
     :param key: the column of the table, or columns, that tell rows apart. One that ``columns`` does not name
-        is filled from the results' column of the same name. For an upsert, the table needs a primary key or
+        is filled from the results' column of the same name. For an upsert, the table needs a primary key or a
         unique constraint on it.
-    :param statuses: which rows are written.
+    :param statuses: which rows are written, by their ``status``.
     :param output_schema: the schema of the inference task, for the types of a table that is made, and to
         check ``columns``. Without it, the types are those of the values.
     :param create_table: make the table if it is missing.

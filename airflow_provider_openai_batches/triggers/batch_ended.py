@@ -45,9 +45,11 @@ class OpenAIBatchEndedTrigger(BaseEventTrigger):
     triggerer ran starts nothing.
     https://developers.openai.com/api/reference/resources/batches/methods/list
 
-    :param openai_conn_id: the Airflow connection; none of its secrets are stored with the trigger.
+    :param openai_conn_id: the Airflow connection; none of its secrets are stored with the trigger. Default:
+        ``openai_batches_default``.
     :param metadata: only batches whose metadata has these pairs, and perhaps others.
-    :param statuses: only batches that end so: ``completed``, ``failed``, ``expired`` or ``cancelled``.
+    :param statuses: only batches that end in one of these: ``completed``, ``failed``, ``expired``,
+        ``cancelled``. Default: all of them.
     :param include_airflow: also batches of this provider's own tasks, which wait for them in any case; for
         their results there are outlets. A service that gives no metadata back does not tell them apart.
     :param poll_interval: seconds between two looks at the list. If the triggers of a connection have

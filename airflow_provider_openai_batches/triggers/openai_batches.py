@@ -53,13 +53,14 @@ class OpenAIBatchTrigger(BaseTrigger):
     :param poll_interval: seconds between two polls of a batch.
     :param end_time: the deadline in Unix seconds. None means an hour after the last batch's ``expires_at``,
         or 25 hours after the beginning of the wait where that is unknown.
-    :param cancel_on_kill: whether :meth:`on_kill` cancels the batches that have not ended.
+    :param cancel_on_kill: cancel the batches that have not ended when the task is killed.
     :param return_when: ``ALL_COMPLETED``; ``FIRST_COMPLETED`` to end the wait when any batch has ended;
         ``ONE_LEFT`` to end it when, after a minute or more, one alone has not ended; ``FIRST_EXCEPTION`` for
         the same, or when one has ended and not all of its requests were answered.
     :param progress: what the job had done before, so that the log covers the whole job: any of the whole
-        numbers that :class:`~airflow_provider_openai_batches.polling.progress.JobProgress` explains.
-    :param max_poll_interval: seconds up to which the interval grows with a batch's age, to 2% of that age.
+        numbers that ``JobProgress`` in ``polling/progress.py`` explains.
+    :param max_poll_interval: if given, the interval grows with a batch's age, to 2% of it, up to this many
+        seconds.
     """
 
     def __init__(
