@@ -11,7 +11,8 @@ from airflow.sdk import DAG, task
 from airflow_provider_openai_batches.operators.inference import OpenAIBatchInferenceOperator
 
 WORK = os.environ.get("EXAMPLE_WORK", "include")
-ROWS = os.environ.get("EXAMPLE_ROWS", "include/places.csv")
+# A pattern: one task for each file that it fits.
+ROWS = os.environ.get("EXAMPLE_ROWS", "include/places*.csv")
 
 with DAG("mapped_files", schedule=None, tags=["openai"], doc_md=__doc__):
 

@@ -28,7 +28,7 @@ with DAG("one_batch", schedule=None, tags=["openai"], doc_md=__doc__):
     @task
     def write_requests() -> str:
         """Write one request per line, each with an id that its result will have too."""
-        target = Path(WORK) / "requests.jsonl"
+        target = Path(WORK) / "one_batch.jsonl"
         with (
             Path(ROWS).open(newline="", encoding="utf-8") as rows,
             target.open("w", encoding="utf-8") as lines,

@@ -16,7 +16,7 @@ QUESTION = (
     "Answer with one of: a big city, a small town, holiday makers, the military"
 )
 
-with DAG("quickstart", schedule=None, tags=["openai"], doc_md=__doc__):
+with DAG("quickstart", schedule=None, tags=["openai"], doc_md=__doc__) as dag:
     OpenAIBatchInferenceOperator(
         task_id="label_places",
         endpoint="/v1/chat/completions",

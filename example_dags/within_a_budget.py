@@ -21,7 +21,7 @@ with DAG("within_a_budget", schedule=None, tags=["openai"], doc_md=__doc__):
         id_column="iata",
         body={
             "messages": [{"role": "user", "content": "Describe {name} in {city} in one sentence."}],
-            # The most that an answer may cost; without it nobody can say what the job may cost.
+            # Bounds an answer, so that max_cost can be checked before anything is sent.
             "max_completion_tokens": 200,
         },
         output_uri=f"{WORK}/budget/{{{{ run_id }}}}",
