@@ -117,7 +117,7 @@ endif
 SHORT = tests/unit tests/operators tests/live/test_live.py::test_a_deferred_wait_succeeds_and_its_log_tells_of_it
 
 test-short: $(VENV)/.dev
-	$(PYTEST) -m "$(TESTS)" $(SHORT)
+	$(PYTEST) --numprocesses 2 --dist worksteal -m "$(TESTS)" $(SHORT)
 
 test-ui: $(VENV)/.dev
 	$(PYTEST) -m "$(UI)" tests/ui

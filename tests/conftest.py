@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from dagkit import DagRuns
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from airflow_provider_openai_batches.devserver import DevServer
 
 HOME = Path(tempfile.mkdtemp(prefix="airflow-tests-"))
@@ -49,6 +52,13 @@ def airflow_database() -> dict[str, str]:
         [sys.executable, "-W", "ignore", "-m", "airflow", "db", "migrate"], check=True, capture_output=True
     )
     return dict(os.environ)
+
+
+@pytest.fixture(scope="session")
+def dag_runs(airflow_database: dict[str, str]) -> Iterator[DagRuns]:
+    """DAGs in Airflow's own test runner, on the database of the tests."""
+    with DagRuns.started(airflow_database) as runs:
+        yield runs
 
 
 def pytest_collection_finish() -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,38 +12,27 @@ import pytest
 from support import request_lines
 
 if TYPE_CHECKING:
+    from dagkit import DagRuns
+
     from airflow_provider_openai_batches.devserver import DevServer
 
 EXAMPLES = Path(__file__).parent.parent / "example_dags"
 ROWS = "iata,name,city\n" + "".join(f"X{n},Field {n},Town {n}\n" for n in range(20))
 # Started by hand, it finds that no batch has ended, and skips what would fetch one.
 WAITS_FOR_OTHERS = {"batches_from_elsewhere.py"}
-RUNNER = Path(__file__).with_name("dag_runner.py")
-
-
-@pytest.fixture(scope="module")
-def database(airflow_database: dict[str, str]) -> dict[str, str]:
-    return airflow_database
-
-
-def run_dag(name: str, environment: dict[str, str], conf: dict[str, object] | None = None) -> dict[str, str]:
-    command = [sys.executable, "-W", "ignore", str(RUNNER), str(EXAMPLES / name), json.dumps(conf or {})]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110, check=False)
-    found = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    assert found, done.stdout[-3000:] + done.stderr[-3000:]
-    states: dict[str, str] = json.loads(found[0].removeprefix("RESULT "))
-    return states
 
 
 @pytest.mark.parametrize("name", [path.name for path in sorted(EXAMPLES.glob("*.py"))])
-def test_an_example_runs(name: str, database: dict[str, str], server: DevServer, tmp_path: Path) -> None:
+def test_an_example_runs(
+    name: str, dag_runs: DagRuns, airflow_database: dict[str, str], server: DevServer, tmp_path: Path
+) -> None:
     """All its tasks succeed, and what it submitted is over."""
     (tmp_path / "places.csv").write_text(ROWS)
     for number in range(2):
         (tmp_path / f"requests-{number}.jsonl").write_bytes(request_lines(5, prefix=f"{number}-"))
     prepare_inputs(tmp_path)
     environment = {
-        **database,
+        **airflow_database,
         **server.environment,
         "AIRFLOW_CONN_WAREHOUSE": json.dumps({"conn_type": "sqlite", "host": f"{tmp_path}/warehouse.db"}),
         **other_services(server),
@@ -57,9 +44,10 @@ def test_an_example_runs(name: str, database: dict[str, str], server: DevServer,
     if name == "list_and_cancel.py":
         server.settings(batch_seconds=60)
         start_a_batch(server)
-    states = run_dag(name, environment, {"hours": 0.5})
-    assert states
-    assert set(states.values()) - ({"skipped"} if name in WAITS_FOR_OTHERS else set()) == {"success"}
+    states, said = dag_runs.run(EXAMPLES / name, environment, {"hours": 0.5})
+    assert states, said[-3000:]
+    skipped = {"skipped"} if name in WAITS_FOR_OTHERS else set()
+    assert set(states.values()) - skipped == {"success"}, said[-3000:]
     stats = server.stats()
     assert stats["batches"]["stored"] >= 1 or name in WAITS_FOR_OTHERS
     assert stats["paid_more_than_once"] == 0

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +22,10 @@ from airflow_provider_openai_batches.operators.mapped import refuse_what_instanc
 from airflow_provider_openai_batches.storage import as_path
 
 if TYPE_CHECKING:
+    from dagkit import DagRuns
+
     from airflow_provider_openai_batches.devserver import DevServer
 
-RUNNER = Path(__file__).parents[1] / "dag_runner.py"
 CHAT: dict[str, Any] = {"task_id": "t", "endpoint": ENDPOINT, "model": "m"}
 ONE = "mapped, and output_uri=.* is one directory for all its instances"
 
@@ -166,7 +165,7 @@ with DAG("five_files", schedule=None):
 
 @pytest.mark.parametrize("ending", ["/{{ ti.map_index }}", ""])
 def test_five_files_in_a_real_dag(
-    server: DevServer, airflow_database: dict[str, str], tmp_path: Path, ending: str
+    server: DevServer, dag_runs: DagRuns, airflow_database: dict[str, str], tmp_path: Path, ending: str
 ) -> None:
     """With the template all of them arrive, in one table; without it nothing is sent."""
     for number in range(5):
@@ -180,20 +179,17 @@ def test_five_files_in_a_real_dag(
         **os.environ,
         "AIRFLOW_CONN_WAREHOUSE": json.dumps({"conn_type": "sqlite", "host": f"{tmp_path}/warehouse.db"}),
     }
-    command = [sys.executable, "-W", "ignore", str(RUNNER), str(tmp_path / "dag.py"), "{}"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=110, check=False)
-    said = done.stdout + done.stderr
-    (line,) = [each for each in done.stdout.splitlines() if each.startswith("RESULT ")] or [said]
+    states, said = dag_runs.run(tmp_path / "dag.py", environment)
     stats = server.stats()
     if ending:
-        assert json.loads(line.removeprefix("RESULT "))["ask"] == "success", said[-3000:]
+        assert states["ask"] == "success", said[-3000:]
         assert len([row for part in out.glob("*/*") for row in results(part)]) == 15
         with closing(sqlite3.connect(tmp_path / "warehouse.db")) as connection:
             assert connection.execute("SELECT COUNT(*) FROM labels").fetchone() == (15,)
         assert stats["paid_more_than_once"] == 0
         assert stats["requests"]["create_batch"] == 5
     else:
-        assert json.loads(line.removeprefix("RESULT "))["ask"] == "failed", said[-3000:]
+        assert states["ask"] == "failed", said[-3000:]
         assert not stats["requests"].get("upload_file")
         assert not out.exists()
         if not __version__.startswith("3.0."):  # dag.test does not show there why a task fails

@@ -20,6 +20,7 @@ from airflow_provider_openai_batches.inference import in_line
 from airflow_provider_openai_batches.inference.data import shards
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from airflow_provider_openai_batches.devserver import DevServer
@@ -32,9 +33,14 @@ def deferred(operator: Any, **context: Any) -> TaskDeferred:
     return raised.value
 
 
+def runs_until(lives: Iterator[TaskDeferred], server: DevServer, batches: int) -> None:
+    """Run a task until there are so many batches. It may wait more than once before the next one is due."""
+    assert any(len(server.batches()) == batches for _ in lives)
+
+
 def test_a_rejected_batch_is_waited_for_quietly(server: DevServer, out: Path) -> None:
     """Another batch left a row open that is not asked again any more; the third runs on for a while."""
-    server.settings(batch_seconds=0.6)
+    server.settings(batch_seconds=60)
     operator = job(out, requests=rows(3, {0: "fail:500*1"}), max_requests_per_batch=1, fail_on="any")
     deferral = deferred(operator)
     first, second, third = deferral.trigger.batch_ids
@@ -50,11 +56,7 @@ def test_a_rejected_batch_is_waited_for_quietly(server: DevServer, out: Path) ->
 
 def test_own_batches_that_are_being_cancelled_are_waited_for_quietly(server: DevServer, out: Path) -> None:
     """They fill the line, and no batch of this try runs: it looks again now and then."""
-    server.settings(
-        enqueued_token_limit=110,
-        batch_seconds=10,
-        validating_seconds=0.05,
-    )
+    server.settings(enqueued_token_limit=110, batch_seconds=100, validating_seconds=0.05)
     operator = job(
         out,
         requests=rows(8),
@@ -63,9 +65,7 @@ def test_own_batches_that_are_being_cancelled_are_waited_for_quietly(server: Dev
         max_enqueued_tokens=110,
         poll_interval=0.2,
     )
-    first = waits(operator)
-    next(first)
-    next(first)  # it begins with one batch, and then fills the line
+    runs_until(waits(operator), server, 2)  # it begins with one batch, and then fills the line
     before = len(server.batches())
     pauses = []
     for wait in waits(fresh(operator), try_number=2):
@@ -79,14 +79,11 @@ def test_own_batches_that_are_being_cancelled_are_waited_for_quietly(server: Dev
 
 def test_a_found_follow_up_that_is_rejected(server: DevServer, out: Path) -> None:
     """Nothing of it ran, and nobody knows which rows it had: they are asked in another one."""
+    server.settings(batch_seconds_by_number=[None, 60])
     operator = job(out, requests=rows(3, {0: "fail:500*1"}))
-    lives = waits(operator)
-    next(lives)
-    next(lives)  # the follow-up is submitted
+    runs_until(waits(operator), server, 2)  # the follow-up is submitted
     shutil.rmtree(out)
-    server.settings(freeze=True)
     deferral = deferred(operator, try_number=2)
-    server.settings(freeze=False)
     (batch_id,) = deferral.trigger.batch_ids
     server.force(batch_id, status="failed")
     event = {"status": "finished", "message": "", "batches": {batch_id: "failed"}}
