@@ -8,6 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError
+from airflow_provider_openai_batches.sql.database import database_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +23,8 @@ def rows_of_query(sql: str, conn_id: str) -> Iterator[dict[str, Any]]:
     :param conn_id: an Airflow connection whose hook gives a DB-API connection.
     :raises InvalidInputError: if the connection has no such hook, or the query returns no columns.
     """
-    with closing(_connect(conn_id)) as connection, closing(_cursor(connection)) as cursor:
+    _, hook = database_of(conn_id)
+    with closing(hook.get_conn()) as connection, closing(_cursor(connection)) as cursor:
         cursor.execute(sql)
         rows = cursor.fetchmany(SQL_CHUNK)  # a server-side cursor has no column names before this
         if cursor.description is None:
@@ -49,28 +51,6 @@ def _named(names: list[str], row: Any) -> dict[str, Any]:
             f"The cursors of sql_conn_id give a row as {type(row).__name__}, which does not name the columns "
             f"{', '.join(names)}: set the connection up for tuples or dicts."
         ) from None
-
-
-def _connect(conn_id: str) -> Any:
-    from airflow.providers.common.compat.sdk import (  # noqa: PLC0415 - only jobs with a query need it
-        AirflowException,
-        BaseHook,
-    )
-
-    connection = BaseHook.get_connection(conn_id)
-    try:
-        hook: Any = connection.get_hook()  # type: ignore[no-untyped-call]
-    except (AirflowException, ImportError) as error:
-        raise InvalidInputError(
-            f"sql_conn_id {conn_id!r} has the type {connection.conn_type!r}, for which there is no hook "
-            f"({error}). Install the provider of that database, for example "
-            f"apache-airflow-providers-{connection.conn_type}."
-        ) from error
-    if not hasattr(hook, "get_conn") or not hasattr(hook, "get_records"):
-        raise InvalidInputError(
-            f"sql_conn_id {conn_id!r} has the type {connection.conn_type!r}, which is not a database."
-        )
-    return hook.get_conn()
 
 
 def _cursor(connection: Any) -> Any:

@@ -6,7 +6,8 @@ import importlib
 from contextlib import closing, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Self
 
-from airflow_provider_openai_batches.exceptions import InvalidInputError, LoadFailed
+from airflow_provider_openai_batches.exceptions import LoadFailed
+from airflow_provider_openai_batches.sql.database import database_of
 from airflow_provider_openai_batches.sql.dialects import dialect_of
 
 if TYPE_CHECKING:
@@ -22,11 +23,11 @@ class Session:
     A connection that is closed when its context ends; what was not committed is undone then.
 
     :param conn_id: an Airflow connection to a database.
-    :raises InvalidInputError: if there is no hook for it, or it is no database.
+    :raises InvalidInputError: as :func:`database_of` does.
     """
 
     def __init__(self, conn_id: str) -> None:
-        kind, hook = _hook_of(conn_id)
+        kind, hook = database_of(conn_id)
         self.conn_id = conn_id
         self.dialect = dialect_of([str(getattr(hook, "dialect_name", "")), kind])
         self.placeholder = str(getattr(hook, "placeholder", "%s"))
@@ -129,29 +130,3 @@ def _driver_of(connection: Any) -> tuple[str, type[Exception]]:
 def _tuple(row: Any) -> tuple[Any, ...]:
     """Some connections are set up for cursors whose rows are dicts."""
     return tuple(row.values()) if isinstance(row, dict) else tuple(row)
-
-
-def _hook_of(conn_id: str) -> tuple[str, Any]:
-    from airflow.providers.common.compat.sdk import (  # noqa: PLC0415 - only tasks with a database need it
-        AirflowException,
-        AirflowNotFoundException,
-        BaseHook,
-    )
-
-    try:
-        connection = BaseHook.get_connection(conn_id)
-    except AirflowNotFoundException as error:
-        raise InvalidInputError(f"There is no connection {conn_id!r} ({said(error)})") from error
-    try:
-        hook: Any = connection.get_hook()  # type: ignore[no-untyped-call]
-    except (AirflowException, ImportError) as error:
-        raise InvalidInputError(
-            f"The connection {conn_id!r} has the type {connection.conn_type!r}, for which there is no hook "
-            f"({error}). Install airflow-provider-openai-batches[sql] and the provider of that database, for "
-            f"example apache-airflow-providers-{connection.conn_type}."
-        ) from error
-    if not hasattr(hook, "get_conn") or not hasattr(hook, "get_records"):
-        raise InvalidInputError(
-            f"The connection {conn_id!r} has the type {connection.conn_type!r}, which is not a database."
-        )
-    return str(connection.conn_type), hook

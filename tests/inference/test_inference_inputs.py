@@ -115,15 +115,23 @@ def test_a_bad_query(
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"), [("nosuch", "Install the provider"), ("fs", "which is not a database")]
+    ("kind", "said"),
+    [
+        ("nosuch", "Install the provider .* apache-airflow-providers-nosuch"),
+        ("generic", "Install the provider .* Then set the connection's type again"),
+        ("fs", "which is not a database"),
+        (None, "There is no connection 'db'"),
+    ],
 )
 def test_a_connection_that_is_no_database(
-    server: DevServer, out: Path, monkeypatch: pytest.MonkeyPatch, kind: str, said: str
+    server: DevServer, out: Path, monkeypatch: pytest.MonkeyPatch, kind: str | None, said: str
 ) -> None:
-    """A missing provider is named."""
-    monkeypatch.setenv("AIRFLOW_CONN_DB", json.dumps({"conn_type": kind}))
+    """A missing provider is named, also where Airflow did not know the type when the connection was made."""
+    if kind:
+        monkeypatch.setenv("AIRFLOW_CONN_DB", json.dumps({"conn_type": kind}))
     with pytest.raises(InvalidInputError, match=said):
         run_task(job(out, sql="SELECT 1", sql_conn_id="db", body=TEXT))
+    assert server.stats()["requests"] == {}
 
 
 @pytest.mark.parametrize(
@@ -255,13 +263,13 @@ def test_a_query_whose_cursor_gives_dicts(
     def as_dict(cursor: sqlite3.Cursor, row: tuple[Any, ...]) -> dict[str, Any]:
         return dict(zip([column[0] for column in cursor.description], row, strict=True))
 
-    def connect(_conn_id: str) -> sqlite3.Connection:
+    def connect(_hook: Any) -> sqlite3.Connection:
         connection = sqlite3.connect(tmp_path / "db.sqlite")
         connection.row_factory = {"dicts": as_dict, "rows": sqlite3.Row, "tuples": None}[factory]
         return connection
 
     table(tmp_path / "db.sqlite", 3, monkeypatch)
-    monkeypatch.setattr("airflow_provider_openai_batches.inference.query._connect", connect)
+    monkeypatch.setattr("airflow.providers.sqlite.hooks.sqlite.SqliteHook.get_conn", connect)
     sql = "SELECT id, text FROM places ORDER BY id"
     run_task(job(out, sql=sql, sql_conn_id="db", body=TEXT, keep_columns=["id"]))
     assert echoes(out) == ["t0", "t1", "t2"]
@@ -274,13 +282,13 @@ def test_a_query_whose_rows_have_no_columns(
 ) -> None:
     """Psycopg's class_row and scalar_row: refused before anything is sent."""
 
-    def connect(_conn_id: str) -> sqlite3.Connection:
+    def connect(_hook: Any) -> sqlite3.Connection:
         connection = sqlite3.connect(tmp_path / "db.sqlite")
         connection.row_factory = factory
         return connection
 
     table(tmp_path / "db.sqlite", 3, monkeypatch)
-    monkeypatch.setattr("airflow_provider_openai_batches.inference.query._connect", connect)
+    monkeypatch.setattr("airflow.providers.sqlite.hooks.sqlite.SqliteHook.get_conn", connect)
     sql = "SELECT id, text FROM places ORDER BY id"
     with pytest.raises(InvalidInputError, match=r"a row as \w+, which does not name the columns id, text"):
         run_task(job(out, sql=sql, sql_conn_id="db", body=TEXT))

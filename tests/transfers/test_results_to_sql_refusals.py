@@ -302,7 +302,7 @@ def test_a_connection_that_is_no_database(tmp_path: Path, monkeypatch: pytest.Mo
     refused(answers(tmp_path, "yes"), "the type 'openai_batches', which is not a database")
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps({"conn_type": "oracle", "password": "secret"}))
     with pytest.raises(
-        InvalidInputError, match=r"\[sql\] and the provider .* apache-airflow-providers-oracle"
+        InvalidInputError, match=r"Install the provider .* apache-airflow-providers-oracle"
     ) as found:
         check_table("warehouse", "labels")
     assert "secret" not in str(found.value)
