@@ -16,7 +16,7 @@ from airflow_provider_openai_batches.cli.request_file import counted
 from airflow_provider_openai_batches.pricing.account import AccountCosts
 from airflow_provider_openai_batches.pricing.cost import amount
 from airflow_provider_openai_batches.pricing.estimate import Load, estimate
-from airflow_provider_openai_batches.pricing.list_prices import HINT, list_price
+from airflow_provider_openai_batches.pricing.list_prices import list_price
 from airflow_provider_openai_batches.pricing.prices import Prices
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ _SHOWN = 10
 @with_hook
 def show_costs(args: Namespace, hook: OpenAIBatchesHook) -> int:
     """``airflow openai-batches cost``."""
-    costs = AccountCosts(args.by or ["dag"], Prices.of(hook.config))
+    prices = Prices.of(hook.config)
+    costs = AccountCosts(args.by or ["dag"], prices)
     for batch in hook.iter_batches_since(args.since):
         if batch.created_at is None or batch.created_at >= args.since:
             costs.add(batch)
@@ -62,7 +63,7 @@ def show_costs(args: Namespace, hook: OpenAIBatchesHook) -> int:
         lines = [_line(columns, names, group) for names, group in groups]
         lines += [_line(columns, ("all others",), others)] if others else []
         AirflowConsole().print_as([*lines, _line(columns, ("total",), costs.total)], args.output)
-    for note in (*_missing(costs.total), LIVE):
+    for note in (*_missing(costs.total, prices), LIVE):
         say(note)
     return 0
 
@@ -85,21 +86,21 @@ def _figures(group: CostSum) -> dict[str, str]:
     }
 
 
-def _missing(total: CostSum) -> list[str]:
+def _missing(total: CostSum, prices: Prices) -> list[str]:
     """Say what is not in a sum, and why."""
     notes = []
     if total.running:
         notes.append(f"Batches that still run, and cost more by their end: {total.running:,}.")
     if total.unmetered:
         notes.append(f"Batches of unknown cost, because they do not say what they used: {total.unmetered:,}.")
-    return notes + _unpriced(total.unpriced)
+    return notes + _unpriced(total.unpriced, prices)
 
 
-def _unpriced(models: Iterable[str]) -> list[str]:
+def _unpriced(models: Iterable[str], prices: Prices) -> list[str]:
     named = sorted(models)
     more = f" and {len(named) - _SHOWN:,} more" if len(named) > _SHOWN else ""
     shown = ", ".join(named[:_SHOWN]) + more
-    return [f"Without a price: {shown}. To have one: {HINT}."] if named else []
+    return [f"Without a price: {shown}. To have one: {prices.hint}."] if named else []
 
 
 @with_hook
@@ -117,7 +118,7 @@ def estimate_file(args: Namespace, hook: OpenAIBatchesHook) -> int:
             "Nobody knows how many output tokens there will be: only the input is in the cost. Give "
             "--output-tokens for each request, or a limit such as max_completion_tokens in the bodies."
         )
-    for note in (*_unpriced(batch.cost.unpriced), "Nothing was sent."):
+    for note in (*_unpriced(batch.cost.unpriced, prices), "Nothing was sent."):
         say(note)
     return 0
 

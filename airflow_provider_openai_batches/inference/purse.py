@@ -16,7 +16,6 @@ from airflow_provider_openai_batches.api.endpoints import spec_of
 from airflow_provider_openai_batches.exceptions import CostLimitReached, InvalidInputError
 from airflow_provider_openai_batches.inference.data.spending import add_live
 from airflow_provider_openai_batches.pricing.cost import Bill, Cost
-from airflow_provider_openai_batches.pricing.list_prices import HINT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -76,7 +75,7 @@ class Purse:
         if said.cost.unpriced:
             raise InvalidInputError(
                 f"max_cost={limit:g} needs a price, and there is none of {', '.join(said.cost.unpriced)}: "
-                f"{HINT}. Nothing was sent."
+                f"{self._settings.prices.hint}. Nothing was sent."
             )
         if said.cost.usd > limit:
             raise InvalidInputError(

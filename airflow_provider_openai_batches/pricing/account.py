@@ -15,7 +15,6 @@ from airflow_provider_openai_batches.api.usage import Usage
 from airflow_provider_openai_batches.exceptions import InvalidInputError
 from airflow_provider_openai_batches.idempotency.keys import Origin, model_of
 from airflow_provider_openai_batches.pricing.cost import Bill, Cost, amount
-from airflow_provider_openai_batches.pricing.list_prices import HINT
 from airflow_provider_openai_batches.pricing.prices import Prices
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def cost_in_words(batch: Batch, prices: Prices) -> str:
     if cost is None:
         return f"Batch {batch.id} does not say how many tokens it used: its cost is unknown"
     if cost.unpriced:
-        return f"The cost of batch {batch.id} is unknown: {cost.unpriced[0]} has no price; {HINT}"
+        return f"The cost of batch {batch.id} is unknown: {cost.unpriced[0]} has no price; {prices.hint}"
     return f"Batch {batch.id} cost {cost}"
 
 

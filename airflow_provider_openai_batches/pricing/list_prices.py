@@ -8,15 +8,20 @@ https://github.com/pydantic/genai-prices
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from typing import Any
 
 from airflow_provider_openai_batches.pricing.rates import ModelPrice, Rates
 
-HINT = "install airflow-provider-openai-batches[prices], or enter them in the connection's field 'prices'"
 # What these cost depends on more than counts of tokens: an image or a sound has tokens of another price. The
 # words are those of units, and of models whose prices are not all in the package.
 _OTHER_UNITS = ("image", "audio", "hours", "mchars")
 _OTHER_MODELS = (*_OTHER_UNITS, "tts", "realtime", "transcribe", "whisper", "live", "sora", "dall-e")
+
+
+def has_list_prices() -> bool:
+    """Whether the package is installed."""
+    return find_spec("genai_prices") is not None
 
 
 def list_price(model: str) -> ModelPrice | None:

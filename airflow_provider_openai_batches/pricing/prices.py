@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 from airflow_provider_openai_batches.api.config import OPENAI_HOST
-from airflow_provider_openai_batches.pricing.list_prices import list_price
+from airflow_provider_openai_batches.pricing.list_prices import has_list_prices, list_price
 from airflow_provider_openai_batches.pricing.rates import ModelPrice, Rates
 
 if TYPE_CHECKING:
@@ -57,6 +57,13 @@ class Prices:
         if name not in self._known:
             self._known[name] = self._find(name)
         return self._known[name]
+
+    @property
+    def hint(self) -> str:
+        """Say how models without a price get one. At other services, list prices would not help."""
+        enter = "enter them in the connection's field 'prices'"
+        would_help = self._listed is not None and not has_list_prices()
+        return f"install airflow-provider-openai-batches[prices], or {enter}" if would_help else enter
 
     def _find(self, name: str) -> ModelPrice | None:
         if not name:

@@ -164,7 +164,7 @@ def test_what_is_missing(run: Run, priced: DevServer) -> None:
     assert "≥ $0.12" in done.out
     assert "Batches that still run, and cost more by their end: 2." in done.err
     assert "do not say what they used: 1." in done.err
-    assert "Without a price: mine. To have one: install airflow-provider-openai-batches[prices]" in done.err
+    assert "Without a price: mine. To have one: enter them in the connection's field 'prices'" in done.err
     total = cost(run)["total"]
     assert (total["running"], total["without_usage"], total["is_known"]) == (2, 1, False)
 

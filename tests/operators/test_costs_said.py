@@ -89,7 +89,7 @@ def test_the_log_says_what_it_cost(way: str, logged: Callable[[], str]) -> None:
 def test_without_a_price_the_log_says_what_to_do(logged: Callable[[], str]) -> None:
     """A host of one's own has no list prices."""
     batch = run_task(created())
-    said = f"The cost of batch {batch['id']} is unknown: gpt-5-mini has no price; install airflow-provider-"
+    said = f"The cost of batch {batch['id']} is unknown: gpt-5-mini has no price; enter them in the "
     assert logged().count(said) == 1
 
 

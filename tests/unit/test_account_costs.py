@@ -79,8 +79,8 @@ def test_long_prompts(completed: int, usd: float) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (batch(model="x"), "The cost of batch b is unknown: x has no price; install airflow-"),
-        (batch(model=None), "The cost of batch b is unknown: no model named has no price; install"),
+        (batch(model="x"), "The cost of batch b is unknown: x has no price; enter them in the "),
+        (batch(model=None), "The cost of batch b is unknown: no model named has no price; enter"),
         (batch(None), "Batch b does not say how many tokens it used: its cost is unknown"),
         (batch(None, request_counts=None), "Batch b does not say how many tokens it used"),
         (batch(None, completed=0), "Batch b cost $0.00"),

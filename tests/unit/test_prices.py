@@ -97,6 +97,19 @@ def test_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.of_model("mine") == ModelPrice(rates=Rates(input=1.0, output=3.0))
 
 
+@pytest.mark.parametrize("is_installed", [True, False])
+@pytest.mark.parametrize("base_url", [OPENAI, "https://gateway.example/v1"])
+def test_the_extra_is_named_only_where_it_would_help(
+    base_url: str, *, is_installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At OpenAI, as long as it is missing."""
+    if not is_installed:
+        monkeypatch.setitem(sys.modules, "genai_prices", None)
+    hint = prices(base_url).hint
+    assert ("[prices], or " in hint) is (base_url == OPENAI and not is_installed)
+    assert hint.endswith("enter them in the connection's field 'prices'")
+
+
 @pytest.mark.parametrize(
     "base_url",
     [
