@@ -48,6 +48,7 @@ def test_an_example_runs(
     assert states, said[-3000:]
     skipped = {"skipped"} if name in WAITS_FOR_OTHERS else set()
     assert set(states.values()) - skipped == {"success"}, said[-3000:]
+    assert "The files of job" not in said, "They are there: the test runner forgets which job it is."
     stats = server.stats()
     assert stats["batches"]["stored"] >= 1 or name in WAITS_FOR_OTHERS
     assert stats["paid_more_than_once"] == 0
