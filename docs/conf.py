@@ -62,6 +62,7 @@ add_module_names = False
 
 html_theme = "furo"
 html_title = "OpenAI Batches for Airflow"
+html_logo = html_favicon = "logo.svg"
 html_show_sphinx = False
 html_show_sourcelink = False
 html_copy_source = False

@@ -1,7 +1,7 @@
 """
 The endpoints that a batch can use: one record each, with all that differs in requests and answers.
 
-A new endpoint is one more record in :data:`SPECS`, and a struct and a reader in ``answers`` if its answers
+A new endpoint is one more record in :data:`_ALL`, and a struct and a reader in ``answers`` if its answers
 have a new form.
 
 https://developers.openai.com/api/docs/guides/batch
