@@ -1,9 +1,14 @@
-"""Every example is parsed, serialized, and run against the dev server in Airflow's own test runner."""
+"""Every example, and what README and Start show, runs against the dev server in Airflow's test runner."""
 
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sqlite3
+import subprocess
+import sys
+import textwrap
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +21,8 @@ if TYPE_CHECKING:
 
     from airflow_provider_openai_batches.devserver import DevServer
 
-EXAMPLES = Path(__file__).parent.parent / "example_dags"
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "example_dags"
 ROWS = "iata,name,city\n" + "".join(f"X{n},Field {n},Town {n}\n" for n in range(20))
 # Started by hand, it finds that no batch has ended, and skips what would fetch one.
 WAITS_FOR_OTHERS = {"batches_from_elsewhere.py"}
@@ -52,6 +58,49 @@ def test_an_example_runs(
     stats = server.stats()
     assert stats["batches"]["stored"] >= 1 or name in WAITS_FOR_OTHERS
     assert stats["paid_more_than_once"] == 0
+
+
+def snippet(page: str, word: str) -> str:
+    """The block of Python on a page that has this word."""
+    blocks: list[str] = re.findall(
+        r"^ *```python\n(.*?)^ *```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE
+    )
+    (found,) = (block for block in blocks if word in block)
+    return textwrap.dedent(found)
+
+
+def test_the_dag_of_the_readme(
+    dag_runs: DagRuns, airflow_database: dict[str, str], server: DevServer, tmp_path: Path
+) -> None:
+    """With another folder, and shorter pauses."""
+    (tmp_path / "reviews.csv").write_text("review_id,text\n1,Great!\n2,Not for me.\n")
+    code = snippet("README.md", "with DAG(").replace("/data/", f"{tmp_path}/")
+    dag = tmp_path / "label_reviews.py"
+    dag.write_text(code.replace("retries=3", "retries=3, poll_interval=0.2"))
+    states, said = dag_runs.run(dag, {**airflow_database, **server.environment})
+    assert states == {"label": "success"}, said[-3000:]
+    (part,) = tmp_path.glob("labels/*/part-00000.jsonl")
+    assert [json.loads(line)["custom_id"] for line in part.read_text().splitlines()] == ["1", "2"]
+
+
+def test_the_test_of_a_dag_on_the_page_start(airflow_database: dict[str, str], tmp_path: Path) -> None:
+    """As the page says to run it."""
+    for name in ("dags", "tests"):
+        (tmp_path / name).mkdir()
+    shutil.copy(EXAMPLES / "quickstart.py", tmp_path / "dags")
+    (tmp_path / "places.csv").write_text(ROWS)
+    (tmp_path / "tests" / "test_my_dag.py").write_text(snippet("docs/start.md", "def test_my_dag"))
+    environment = {
+        **airflow_database,
+        "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path / "dags"),
+        "EXAMPLE_ROWS": str(tmp_path / "places.csv"),
+        "EXAMPLE_WORK": str(tmp_path),
+        "EXAMPLE_POLL_INTERVAL": "0.2",
+    }
+    command = [sys.executable, "-W", "ignore", "-m", "pytest", "-o", "pythonpath=dags", "tests"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "1 passed" in done.stdout
 
 
 def other_services(server: DevServer) -> dict[str, str]:
