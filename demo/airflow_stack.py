@@ -57,7 +57,6 @@ def settings(home: Path, dags: Path, url: str, execution_url: str) -> dict[str, 
         "AIRFLOW__CORE__MP_START_METHOD": "fork",
         # The default of 5 seconds is too short when ten tasks begin at once on two cores.
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db?timeout=15",
-        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
         "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
