@@ -2,6 +2,9 @@
 # make test    all tests but those that need a browser
 # The rest is listed by: make help
 
+# Tests start hundreds of Pythons, and some machines tell them to compile all that they import anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 AIRFLOW ?= 3.3.2
 # Another Airflow, and another Python, have an environment of their own:
 #   make test-ui VERSION=3.1.8     .venv-3.1.8
