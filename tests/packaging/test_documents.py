@@ -33,7 +33,6 @@ def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) <= 150
 
 
-@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="a source distribution has no pictures")
 def test_the_links_of_the_readme_are_absolute_and_lead_to_files() -> None:
     """The package index shows it too, where a link to a file beside it leads nowhere."""
     found = re.findall(r"\]\(([^)]+)\)|^\[[^\]]+\]: (\S+)$", README, re.MULTILINE)

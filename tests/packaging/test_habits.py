@@ -32,6 +32,7 @@ TEXTS = ("CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md", ".github/PULL_R
 AIRFLOWS = {path.stem.removeprefix("airflow-") for path in (ROOT / "constraints").glob("airflow-*.txt")}
 PYTHON = "Programming Language :: Python :: "
 PYTHONS = {text.removeprefix(PYTHON) for text in PROJECT["classifiers"] if text.startswith(PYTHON)}
+KINDS = (".js", ".md", ".py", ".toml", ".yaml", ".yml")
 MATRIX = WORKFLOWS["tests.yml"]["jobs"]["tests"]["strategy"]["matrix"]
 # Hosts that the package names: the one that it asks by default, and those that it only links to.
 ASKED = {"api.openai.com"}
@@ -252,14 +253,15 @@ def test_each_name_that_a_recipe_tells_of_is_there() -> None:
     )
 
 
-@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="a source distribution has no list of its files")
 def test_the_address_of_the_project_is_in_one_place() -> None:
     """And where others read it: test_documents.py and test_registry.py compare them."""
     organisations = {urlsplit(url).path.split("/")[1] for url in PROJECT["urls"].values()}
     (organisation,) = organisations
-    command = ["git", "grep", "--files-with-matches", "--fixed-strings", f"{organisation}/"]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert found.stdout.split() == [".airflow-registry.yaml", "README.md", "pyproject.toml"]
+    folders = (".github", "benchmarks", "demo", "deploy", "docs", "example_dags", "tests", FOLDER.name)
+    files = [*ROOT.iterdir(), *(path for folder in folders for path in (ROOT / folder).rglob("*"))]
+    texts = [path for path in files if path.suffix in KINDS and "_build" not in path.parts]
+    found = {str(path.relative_to(ROOT)) for path in texts if f"{organisation}/" in path.read_text()}
+    assert found == {".airflow-registry.yaml", "README.md", "pyproject.toml"}
 
 
 def hosts(source: Source) -> Iterator[tuple[str, int]]:

@@ -88,8 +88,7 @@ def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
 
     from airflow_provider_openai_batches.storage import as_path
 
-    if azurite_program() is None:
-        pytest.skip("Azurite needs Node.js and npm: see make test-stores")
+    assert azurite_program(), "Azurite needs Node.js and npm: see make test-stores"
     store = azurite(tmp_path_factory.mktemp("azure"))
     connect("wasb_default", azure_connection(store.url))
     as_path(f"abfs://wasb_default@{BUCKET}").fs.mkdir(BUCKET)

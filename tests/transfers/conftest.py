@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-import os
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from databasekit import DATABASES, kinds
 from sqlservers import MariaDBServer, PostgresServer, Server
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CONN_ID = "warehouse"
-DATABASES = ("sqlite", "postgres", "psycopg2", "mysql", "duckdb")
 _MODULES = {
     "postgres": ("psycopg", "airflow.providers.postgres.hooks.postgres"),
     "psycopg2": ("psycopg2", "airflow.providers.postgres.hooks.postgres"),
@@ -115,17 +114,14 @@ class Database:
 
 
 def _need(kind: str) -> None:
-    """Skip what is not installed, unless the databases are what is to be tested."""
+    """Fail where something is not installed."""
     try:
         for module in _MODULES.get(kind, ()):
             importlib.import_module(module)
         lacking = _SERVERS[kind].missing() if kind in _SERVERS else []
     except ImportError as error:
         lacking = [str(error.name)]
-    if lacking:
-        said = f"{kind} needs {', '.join(lacking)}: see make test-databases"
-        assert not os.environ.get("DATABASES_REQUIRED"), said
-        pytest.skip(said)
+    assert not lacking, f"{kind} needs {', '.join(lacking)}: see make test-databases"
 
 
 @pytest.fixture(scope="session")
@@ -138,11 +134,7 @@ def servers() -> Iterator[dict[type[Server], Server]]:
             stack.push(server.__exit__)
 
 
-def _marked(kind: str) -> Any:
-    return kind if kind == "sqlite" else pytest.param(kind, marks=pytest.mark.databases)
-
-
-@pytest.fixture(params=[_marked(kind) for kind in DATABASES])
+@pytest.fixture(params=kinds(DATABASES))
 def database(
     request: pytest.FixtureRequest,
     servers: dict[type[Server], Server],

@@ -124,9 +124,9 @@ def test_tables(tmp_path: Path, output_format: str) -> None:
     assert list(frame["output"]) == [f"Text {n}" for n in range(10)]
 
 
+@pytest.mark.databases  # Polars is installed beside them
 @pytest.mark.parametrize("output_format", ["jsonl", "parquet"])
 def test_a_polars_frame(tmp_path: Path, output_format: str) -> None:
-    pytest.importorskip("polars")
     uri = finished(tmp_path / "out", ROWS, keep_columns=["size"], output_format=output_format)
     assert read_results(uri).to_polars()["size"].to_list() == list(range(10))
 

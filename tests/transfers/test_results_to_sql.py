@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
+from databasekit import only
 from pydantic import BaseModel
 from resultskit import answers, finished, landed, row, write
 
@@ -246,12 +247,11 @@ def test_a_table_is_not_emptied_for_a_job_without_a_success(database: Database, 
     assert len(database.table()) == 1
 
 
+@only("postgres")
 def test_a_database_that_is_not_known(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By standard SQL alone; here PostgreSQL is such a database. The table must be there."""
-    if database.kind != "postgres":
-        pytest.skip("it needs a database that has all of standard SQL's")
     monkeypatch.setattr("airflow_provider_openai_batches.sql.dialects._BY_NAME", {})
     uri = answers(tmp_path, *NASTY[:3])
     with pytest.raises(InvalidInputError, match="none is made: this database's types are not known"):

@@ -10,6 +10,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from databasekit import WITH_A_SERVER, only
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from resultskit import landed, row, write
@@ -234,6 +235,7 @@ def test_two_jobs_into_one_new_table(database: Database, tmp_path: Path) -> None
     assert len(database.table()) == 100
 
 
+@only(*WITH_A_SERVER)
 @pytest.mark.parametrize("mode", ["upsert", "append", "replace"])
 @pytest.mark.parametrize("before", [BEFORE, None], ids=["a table", "no table"])
 def test_a_connection_that_breaks_off(
@@ -243,8 +245,6 @@ def test_a_connection_that_breaks_off(
     mode: str,
     before: dict[str, Any] | None,
 ) -> None:
-    if database.server is None:
-        pytest.skip("it is in this process")
     uri = job(tmp_path, ROWS)
     fresh(database, mode, before)
     with monkeypatch.context() as patch:
@@ -273,10 +273,10 @@ def break_off_after(rows: int, patch: pytest.MonkeyPatch, how: Callable[[], obje
     patch.setattr(RowValues, "read", read)
 
 
+@only(*WITH_A_SERVER)
 def test_a_server_that_dies(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = database.server
-    if server is None:
-        pytest.skip("it is in this process")
+    assert server
     uri = job(tmp_path, ROWS)
     fresh(database, "upsert", BEFORE)
     with monkeypatch.context() as patch:
@@ -292,12 +292,11 @@ def test_a_server_that_dies(database: Database, tmp_path: Path, monkeypatch: pyt
     assert database.table() == loaded_once("upsert", BEFORE, ROWS)
 
 
+@only(*WITH_A_SERVER)
 def test_a_connection_that_breaks_off_in_the_commit(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody knows whether the rows are there; the next try does the right thing either way."""
-    if database.server is None:
-        pytest.skip("it is in this process")
     uri = job(tmp_path, ROWS)
     fresh(database, "append", BEFORE)
     plain = Session.commit
@@ -319,10 +318,9 @@ def test_a_connection_that_breaks_off_in_the_commit(
         fresh(database, "append", BEFORE)
 
 
+@only(*WITH_A_SERVER)
 def test_a_worker_that_is_cut_off_is_noticed(database: Database) -> None:
     """Its transaction would hold its locks for hours."""
-    if database.server is None:
-        pytest.skip("it is in this process")
     with Session("warehouse") as session:
         session.rollback()
         setting = (
@@ -331,10 +329,9 @@ def test_a_worker_that_is_cut_off_is_noticed(database: Database) -> None:
         assert int(session.run(f"SELECT {setting}")[0][0]) in {60, 600}
 
 
+@only(*WITH_A_SERVER)
 def test_a_lock_that_another_program_holds_may_pass(database: Database, tmp_path: Path) -> None:
     """So the task fails in a way that a retry follows."""
-    if database.server is None:
-        pytest.skip("it takes five seconds to give up, or does not wait")
     before = {"z": "stays"}
     fresh(database, "upsert", before)
     brief = {"mysql": "SET GLOBAL innodb_lock_wait_timeout = 1"}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
+from databasekit import WITH_A_SERVER, only
 from resultskit import LABELS, answers, landed, row, write
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError, LoadFailed
@@ -109,16 +110,14 @@ def test_a_check_changes_nothing(database: Database, mode: str) -> None:
     assert not database.exists("openai_batches_loads")
 
 
+@only("sqlite", "postgres", "psycopg2", "duckdb")
 def test_a_check_finds_that_a_schema_is_missing(database: Database) -> None:
-    if database.kind == "mysql":
-        pytest.skip("it can be found out only by making the table")
     with pytest.raises(InvalidInputError, match=r"nowhere\.labels in 'warehouse' cannot be written to"):
         check_table("warehouse", "nowhere.labels", columns=LABELS)
 
 
+@only(*WITH_A_SERVER)
 def test_a_check_finds_that_rights_are_missing(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    if database.kind in {"sqlite", "duckdb"}:
-        pytest.skip("it has no users")
     database.run(KEYED)
     if database.kind == "mysql":
         database.run("CREATE USER IF NOT EXISTS reader@'%'", "GRANT SELECT ON warehouse.* TO reader@'%'")
@@ -193,9 +192,8 @@ def test_a_value_that_the_database_refuses(database: Database, tmp_path: Path, m
     assert database.table() == []
 
 
+@only(*WITH_A_SERVER)
 def test_text_that_is_too_long(database: Database, tmp_path: Path) -> None:
-    if database.kind in {"sqlite", "duckdb"}:
-        pytest.skip("it does not limit text")
     with database.connected() as connection:
         connection.cursor().execute(
             "CREATE TABLE labels (custom_id VARCHAR(9) PRIMARY KEY, label VARCHAR(3))"
@@ -207,9 +205,8 @@ def test_text_that_is_too_long(database: Database, tmp_path: Path) -> None:
     assert database.table() == []
 
 
+@only("mysql")
 def test_tables_without_transactions(database: Database, tmp_path: Path) -> None:
-    if database.kind != "mysql":
-        pytest.skip("all of its tables have them")
     database.run("CREATE TABLE labels (custom_id TEXT PRIMARY KEY, label TEXT) ENGINE = MyISAM")
     refused(answers(tmp_path, "yes"), "its engine, MyISAM, has no transactions")
 
@@ -226,9 +223,8 @@ def test_another_unique_key(database: Database, tmp_path: Path) -> None:
     assert database.table() == [("r0", "yes")]
 
 
+@only("sqlite", "postgres", "psycopg2", "mysql")
 def test_a_computed_column(database: Database, tmp_path: Path) -> None:
-    if database.kind == "duckdb":
-        pytest.skip("it does not say which columns are computed")
     computed = "label VARCHAR(9) GENERATED ALWAYS AS (custom_id) STORED"
     database.run(f"CREATE TABLE labels (custom_id TEXT PRIMARY KEY, {computed})")
     refused(answers(tmp_path, "yes"), "'label' of labels is computed")

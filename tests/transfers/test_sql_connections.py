@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from databasekit import only
 from resultskit import answers, write
 
 from airflow_provider_openai_batches.exceptions import InvalidInputError, LoadFailed
@@ -103,8 +104,6 @@ def test_a_key_of_several_texts_fits(keys: int, length: int) -> None:
 
 @pytest.fixture
 def postgres(database: Database) -> Iterator[Database]:
-    if database.kind not in {"postgres", "psycopg2"}:
-        pytest.skip("it is about PostgreSQL")
     yield database
     database.run("ALTER ROLE postgres RESET client_encoding")
 
@@ -128,6 +127,7 @@ def stored(table: str = "labels") -> list[Any]:
         return [row[0] for row in session.run(f"SELECT label FROM {table} ORDER BY custom_id")]  # noqa: S608
 
 
+@only("postgres", "psycopg2")
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
 @pytest.mark.parametrize("mode", ["upsert", "append"])
 def test_a_role_with_another_client_encoding(
@@ -142,6 +142,7 @@ def test_a_role_with_another_client_encoding(
     assert [row[1] for row in postgres.table()] == list(TEXTS)
 
 
+@only("postgres", "psycopg2")
 def test_a_client_encoding_of_the_environment(
     postgres: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +151,7 @@ def test_a_client_encoding_of_the_environment(
     assert stored() == list(TEXTS)
 
 
+@only("postgres", "psycopg2")
 def test_a_database_without_an_encoding(
     postgres: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +162,7 @@ def test_a_database_without_an_encoding(
     assert stored() == list(TEXTS)
 
 
+@only("postgres", "psycopg2")
 def test_a_database_that_lacks_letters(
     postgres: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,7 +31,7 @@ FILES = {
     for path in FOLDER.rglob("*")
     if path.is_file() and "__pycache__" not in path.parts
 }
-PICTURES = {str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.png")}
+PICTURES = {str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*-*.png")}
 STATIC = sorted(path.name for path in (FOLDER / "plugin" / "static").iterdir())
 ROWS = "iata,name,city\n" + "".join(f"X{n},Field {n},Town {n}\n" for n in range(5))
 pytestmark = pytest.mark.timeout(300)
